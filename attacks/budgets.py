@@ -1,0 +1,71 @@
+"""Budgets and random draws: radii written as fractions, their check, and one random stream per image."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Fraction(float):
+    """A number that may be written as a fraction, ``"8/255"``, and remembers how it was written.
+
+    Args:
+        text: ``"a/b"``, a plain number as text, or a number.
+
+    Raises:
+        ValueError: The text is neither a number nor ``"a/b"`` with a non-zero ``b``.
+
+    >>> Fraction("8/255") == 8 / 255, str(Fraction("8/255"))
+    (True, '8/255')
+    """
+
+    text: str
+
+    def __new__(cls, text: "str | float") -> "Fraction":
+        """Read the number."""
+        numerator, slash, denominator = str(text).partition("/")
+        try:
+            value = float(numerator) / float(denominator) if slash else float(numerator)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"expected a number or a fraction such as 8/255, got {text!r}") from None
+        self = super().__new__(cls, value)
+        self.text = str(text)
+        return self
+
+    def __str__(self) -> str:
+        """Give the number as it was written."""
+        return self.text
+
+    def __getnewargs__(self) -> tuple[str]:
+        """Let copies and pickles keep the text."""
+        return (self.text,)
+
+
+def check_radius(name: str, value: float, unit: str = "the [0, 1] image range") -> None:
+    """Refuse a radius or step outside (0, 1]; 8 instead of 8/255 is the usual slip.
+
+    Raises:
+        ValueError: ``value`` is not in (0, 1].
+    """
+    if not 0 < value <= 1:
+        meant = f" (did you mean {value:g}/255?)" if 1 < value <= 255 else ""
+        raise ValueError(f"{name} is in units of {unit} and lies in (0, 1], got {value:g}{meant}")
+
+
+def image_generator(seed: int, stream: str, id: str) -> torch.Generator:
+    """Random stream of one image: the same for (seed, stream, id) in any batch, order, rank and device."""
+    digest = hashlib.blake2b(f"{seed}/{stream}/{id}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def per_image_uniform(ids: Sequence[str], shape: Sequence[int], seed: int, stream: str, like: Tensor) -> Tensor:
+    """Uniform noise in [-1, 1], ``(N, *shape)``, on the device and in the dtype of ``like``.
+
+    Drawn on the CPU in float32, so that every device and precision starts from the same point, and never from the
+    global stream, so that one attack more does not change another one.
+    """
+    noise = torch.empty((len(ids), *shape), pin_memory=like.is_cuda)
+    for row, id in zip(noise, ids, strict=True):
+        row.uniform_(-1, 1, generator=image_generator(seed, stream, id))
+    return noise.to(like.device, like.dtype, non_blocking=True)

@@ -1,0 +1,212 @@
+"""The stepper of the sign-gradient family: one loop, of which FGSM, BIM, PGD, MIM and the others are settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attacks.base import Attack, Crafted, Objective, Step
+from attacks.budgets import Fraction, check_radius, per_image_uniform
+from attacks.diversity import diversify, draw_places
+from attacks.objectives import CrossEntropy
+from attacks.victims import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignGradient(Attack):
+    """Sign-gradient ascent, x <- Proj(x + step_size * sign(g)), g from grad_x J (Ma20 eq. 4-8).
+
+    Proj keeps the image within ``epsilon`` of the clean one in the maximum norm and inside [0, 1].
+
+    Args:
+        epsilon: Radius, in units of the [0, 1] image range (log domain: of the natural logarithm of an image).
+        steps: Number of steps; each costs one forward and one backward.
+        step_size: Length of one signed step, same units; None means the method's rule, here ``epsilon / steps``.
+        objective: What is raised; None means the method's own, here cross-entropy.
+        random_start: Start at a uniformly random point of the ball instead of at the clean image.
+        stop_when_fooled: Let an image leave the batch as soon as it fools the victim (judged on the image itself).
+            With False every image runs all its steps and ends with high confidence.
+        momentum: Decay mu of the accumulated gradient, each divided by its L1 norm before (Dong et al., CVPR 2018,
+            eq. 6); 0 uses the plain gradient.
+        diversity: Probability with which an image is resized and padded before each step (Xie et al., CVPR 2019).
+        smallest_side: Least size of the resized image, as a share of the side.
+        smoothing: Side of the Gaussian kernel that the gradient is convolved with, odd (Dong et al., CVPR 2019,
+            eq. 8); 0 leaves the gradient.
+        smoothing_deviations: Standard deviations that half the kernel spans.
+        domain: ``pixel`` adds to the image; ``log`` multiplies it, x_a = clip(x exp(B)), |B| <= epsilon (SBF20 eq. 3).
+        targeted: The targets are goals to reach instead of truths to leave.
+        seed: Seed of the per-image random streams.
+
+    Raises:
+        ValueError: A field is out of its range; says what was expected and what came.
+    """
+
+    epsilon: float | Fraction = 8 / 255
+    steps: int = 10
+    step_size: float | Fraction | None = None
+    objective: Objective | None = None
+    random_start: bool = False
+    stop_when_fooled: bool = False
+    momentum: float = 0.0
+    diversity: float = 0.0
+    smallest_side: float = 0.9
+    smoothing: int = 0
+    smoothing_deviations: float = 3.0
+    domain: Literal["pixel", "log"] = "pixel"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would give wrong numbers."""
+        unit = "the [0, 1] image range" if self.domain == "pixel" else "the natural logarithm of an image"
+        check_radius("epsilon", self.epsilon, unit)
+        if self.step_size is not None:
+            check_radius("step_size", self.step_size, unit)
+        if self.steps < 1:
+            raise ValueError(f"steps counts gradient steps and is at least 1, got {self.steps}")
+        if not self.momentum >= 0:
+            raise ValueError(f"momentum is a decay factor and is not negative, got {self.momentum}")
+        for name, share in (("diversity", self.diversity), ("smallest_side", self.smallest_side)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share and lies in [0, 1], got {share}")
+        if self.smoothing < 0 or (self.smoothing > 0 and self.smoothing % 2 == 0):
+            raise ValueError(f"smoothing is the side of a kernel, odd, or 0 for none, got {self.smoothing}")
+        if not self.smoothing_deviations > 0:
+            raise ValueError(f"smoothing_deviations is positive, got {self.smoothing_deviations}")
+
+    def step_length(self) -> float:
+        """Length of one step: ``step_size``, or the method's rule where it is None."""
+        return float(self.epsilon) / self.steps if self.step_size is None else float(self.step_size)
+
+    def raised(self) -> Objective:
+        """Objective that is raised: ``objective``, or the method's own where it is None."""
+        return CrossEntropy() if self.objective is None else self.objective
+
+    def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
+        """Run the loop; with ``stop_when_fooled`` on an ever smaller batch."""
+        objective, length = self.raised(), self.step_length()
+        result = images.clone()
+        forwards, backwards, zeros = (torch.zeros(len(images), dtype=torch.long, device=images.device) for _ in "fbz")
+        batch = _Active(images, targets, list(ids), torch.arange(len(images), device=images.device))
+        batch.lower, batch.upper = self._bounds(images)
+        batch.variable = self._start(batch)
+        batch.velocity = torch.zeros_like(images) if self.momentum else None
+        places = self._places(batch)
+        kernel = self._kernel(images) if self.smoothing else None
+
+        index = 0
+        while index < self.steps and batch.ids:
+            if self.stop_when_fooled and places is not None:
+                # what fools the victim after resizing need not fool it as it is: ask before the step
+                with torch.no_grad():
+                    fooled = self.reached(victim, victim(self._image(batch.variable, batch.clean)), batch.targets)
+                forwards[batch.rows] += 1
+                batch.keep(_leave(result, batch, self._image(batch.variable, batch.clean), fooled))
+                if not batch.ids:
+                    break
+            variable = batch.variable.detach().requires_grad_()
+            current = self._image(variable, batch.clean)
+            seen, truths = current, batch.targets
+            if places is not None:
+                seen, truths = diversify(current, batch.targets, places[index, batch.rows])
+            step = Step(victim, seen, batch.clean, truths, batch.ids, self.targeted, objective.layers, index)
+            values = objective(step)
+            fooled = None
+            if isinstance(truths, Tensor) or self.stop_when_fooled:
+                fooled = self.reached(victim, step.outputs, truths)
+            forwards[batch.rows] += step.forwards
+            kept = None
+            if self.stop_when_fooled and places is None and fooled is not None:
+                kept = _leave(result, batch, current.detach(), fooled)
+                if kept is not None and 2 * len(kept) < len(fooled):
+                    # a new forward of the few that stay costs less than a backward through the many that leave
+                    batch.keep(kept)
+                    continue
+            (gradient,) = torch.autograd.grad(values.sum(), variable)
+            backwards[batch.rows] += 1
+            vanished = gradient.flatten(1).abs().amax(1) == 0
+            vanished = vanished if step.vanished is None else vanished | step.vanished
+            zeros[batch.rows] += vanished if fooled is None else vanished & ~fooled
+            batch.keep(kept)
+            gradient = gradient if kept is None else gradient[kept]
+            if kernel is not None:
+                gradient = functional.conv2d(gradient, kernel, padding="same", groups=gradient.shape[1])
+            if batch.velocity is not None:
+                norms = gradient.abs().sum((1, 2, 3), keepdim=True)
+                gradient = batch.velocity = self.momentum * batch.velocity + gradient / norms.clamp(
+                    min=torch.finfo(norms.dtype).tiny
+                )
+            moved = torch.add(batch.variable, gradient.sign(), alpha=length)
+            batch.variable = torch.clamp(moved, batch.lower, batch.upper)
+            index += 1
+
+        if batch.ids:
+            result[batch.rows] = self._image(batch.variable, batch.clean).detach()
+        return Crafted(result, forwards, backwards, zeros)
+
+    def _bounds(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and largest value of the variable that is moved."""
+        if self.domain == "log":
+            return torch.full_like(clean, -self.epsilon), torch.full_like(clean, self.epsilon)
+        return (clean - self.epsilon).clamp(min=0), (clean + self.epsilon).clamp(max=1)
+
+    def _start(self, batch: "_Active") -> Tensor:
+        """Where the variable starts: no change, or a random point of the ball."""
+        start = torch.zeros_like(batch.clean) if self.domain == "log" else batch.clean
+        if not self.random_start:
+            return start
+        noise = per_image_uniform(batch.ids, start.shape[1:], self.seed, type(self).__name__, start)
+        return torch.clamp(start + self.epsilon * noise, batch.lower, batch.upper)
+
+    def _image(self, variable: Tensor, clean: Tensor) -> Tensor:
+        """Image that the variable stands for."""
+        return variable if self.domain == "pixel" else (clean * variable.exp()).clamp(0, 1)
+
+    def _places(self, batch: "_Active") -> Tensor | None:
+        """Every step's resizing of every image, drawn beforehand; None without diversity."""
+        if not self.diversity or not batch.ids:
+            return None
+        side = (batch.clean.shape[-2], batch.clean.shape[-1])
+        stream = f"{type(self).__name__}/diversity"
+        drawn = draw_places(batch.ids, self.steps, side, self.diversity, self.smallest_side, self.seed, stream)
+        return drawn.to(batch.clean.device, non_blocking=True)
+
+    def _kernel(self, like: Tensor) -> Tensor:
+        """Gaussian of ``smoothing`` pixels a side, for each channel, ``(C, 1, k, k)``."""
+        places = torch.linspace(-self.smoothing_deviations, self.smoothing_deviations, self.smoothing)
+        line = torch.exp(-places.double().square() / 2) if self.smoothing > 1 else torch.ones(1).double()
+        kernel = torch.outer(line, line)
+        return (kernel / kernel.sum()).to(like).expand(like.shape[1], 1, -1, -1)
+
+
+class _Active:
+    """The images still under attack; ``rows`` are their places in the batch that came."""
+
+    def __init__(self, clean: Tensor, targets: Any, ids: list[str], rows: Tensor) -> None:
+        self.clean, self.targets, self.ids, self.rows = clean, targets, ids, rows
+        self.variable = self.lower = self.upper = clean
+        self.velocity: Tensor | None = None
+
+    def keep(self, places: Tensor | None) -> None:
+        """Go on with the images at these places; None keeps all."""
+        if places is None:
+            return
+        chosen = places.tolist()
+        self.ids = [self.ids[place] for place in chosen]
+        self.targets = self.targets[places] if isinstance(self.targets, Tensor) else [self.targets[i] for i in chosen]
+        for name in ("clean", "rows", "variable", "lower", "upper", "velocity"):
+            tensor = getattr(self, name)
+            setattr(self, name, None if tensor is None else tensor[places])
+
+
+def _leave(result: Tensor, batch: _Active, images: Tensor, fooled: Tensor) -> Tensor | None:
+    """Store the images that fool the victim; give the places of the others, or None if none leaves.
+
+    ``nonzero`` is the one point of a step at which the host waits for the device.
+    """
+    places = (~fooled).nonzero().squeeze(1)
+    if len(places) == len(fooled):
+        return None
+    result[batch.rows] = torch.where(fooled[:, None, None, None], images, result[batch.rows])
+    return places

@@ -1,0 +1,93 @@
+"""Reading image files: any bit depth, palette, alpha and orientation to float32 in [0, 1]."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+EXPECTED = "a complete 8- or 16-bit JPEG or PNG image"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION_TAG = 0x0112
+
+
+def read_image(path: Path, channels: int) -> np.ndarray:
+    """The image of a file as float32 in [0, 1], upright.
+
+    8-bit values are divided by 255 and 16-bit values by 65535, palettes are expanded, alpha is dropped and the EXIF
+    orientation is applied. The content decides how a file is read, not its extension.
+
+    Args:
+        path: The image file.
+        channels: 1 for grey (ITU-R BT.601 luma of colour images) or 3 for RGB (grey is repeated).
+
+    Returns:
+        ``(H, W, channels)`` float32.
+
+    Raises:
+        ValueError: The file is missing, empty, truncated or not an image; the message names it.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: expected {EXPECTED}, but the file cannot be read ({error.strerror})") from None
+    if not data:
+        raise ValueError(f"{path}: expected {EXPECTED}, got an empty file")
+    try:
+        pixels = _decode(data)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        got = f"{len(data)} bytes that cannot be decoded ({reason})"
+        raise ValueError(f"{path}: expected {EXPECTED}, got {got}") from None
+    scaled = pixels.astype(np.float32, order="C") / np.iinfo(pixels.dtype).max
+    if scaled.ndim == 2:
+        return np.ascontiguousarray(np.repeat(scaled[:, :, None], channels, axis=2))
+    if channels == 1:
+        return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)[:, :, None])
+    return np.ascontiguousarray(scaled)
+
+
+def _decode(data: bytes) -> np.ndarray:
+    """Pixels of an encoded image: uint8 or uint16, ``(H, W)`` or ``(H, W, 3)`` in RGB order, upright."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()  # opening reads the header only: a truncated file shows here
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        if data.startswith(_PNG_SIGNATURE) and data[24] == 16:
+            pixels = _decode_deep_png(data)
+        elif image.mode.startswith("I;16"):
+            pixels = np.asarray(image).astype(np.uint16)
+        elif image.mode in ("1", "L"):
+            pixels = np.asarray(image.convert("L"))
+        elif image.mode in ("LA", "La"):
+            pixels = np.asarray(image.convert("LA").getchannel(0))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {image.mode!r} have no known range")
+        elif image.mode in ("P", "PA", "RGBA", "RGBa"):
+            pixels = np.asarray(image.convert("RGBA"))[:, :, :3]
+        else:
+            pixels = np.asarray(image.convert("RGB"))
+    return _upright(pixels, orientation)
+
+
+def _decode_deep_png(data: bytes) -> np.ndarray:
+    """Pixels of a 16-bit PNG; Pillow would keep only the upper byte of its colours."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("damaged 16-bit PNG")
+    if pixels.ndim == 2:
+        return np.asarray(pixels)
+    if pixels.shape[2] == 2:
+        return np.asarray(pixels[:, :, 0])
+    return np.asarray(pixels[:, :, 2::-1])
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels turned as the EXIF orientation (1 to 8) says; other values leave them alone."""
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels

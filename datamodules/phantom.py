@@ -1,0 +1,143 @@
+"""Phantom chest X-rays in the public layout: a dataset that needs no download."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from datamodules.chest_xray import LAYOUT, SUFFIXES, ChestXRay
+from datamodules.thorax import draw_anatomy, render
+
+MARKER = "phantom.json"
+VERSION = 1
+QUALITY = 95
+
+
+class PhantomChestXRay(ChestXRay):
+    """Generated chest X-rays, normal or with the opacities of pneumonia, written once under the root.
+
+    The pictures have the structure of real ones (thorax, lungs, ribs, clavicles, spine, heart, vessels) and their
+    nuisances (exposure, pose, noise, haze, breast and shoulder blade shadows), so that no simple statistic tells the
+    classes apart. An image depends on the generator's seed, its class, its patient and its number alone. Accuracies
+    on them say something about code, nothing about medicine.
+
+    Args:
+        root: Folder to generate into: absent, empty, or an earlier phantom set, which is replaced if its parameters
+            differ.
+        patients: Number of patients, at least 4; every third has two images and every ninth a third one.
+        prevalence: Share of the patients with pneumonia, above 0 and below 1.
+        side: Side of the written images, in pixels, at least 32.
+        generator_seed: Another seed gives other patients.
+        **kwargs: As `MedicalDataModule`.
+
+    Raises:
+        ValueError: An argument lies outside its range.
+    """
+
+    name = "phantom_chest_xray"
+
+    def __init__(
+        self,
+        root: str | Path,
+        patients: int = 900,
+        prevalence: float = 0.5,
+        side: int = 128,
+        generator_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        if patients < 4:
+            raise ValueError(f"patients is at least 4, got {patients}")
+        if not 0 < prevalence < 1:
+            raise ValueError(f"prevalence is a share above 0 and below 1, got {prevalence}")
+        if side < 32:
+            raise ValueError(f"side is at least 32 pixels, got {side}")
+        self.patients = patients
+        self.prevalence = prevalence
+        self.side = side
+        self.generator_seed = generator_seed
+
+    def parameters(self) -> dict[str, Any]:
+        """What decides the generated files, as the marker file states it."""
+        return {
+            "phantom": "chest_xray",
+            "version": VERSION,
+            "patients": self.patients,
+            "prevalence": self.prevalence,
+            "side": self.side,
+            "generator_seed": self.generator_seed,
+        }
+
+    def prepare_data(self) -> None:
+        """Generate the images unless they are there; a killed generation leaves no half-written set.
+
+        Raises:
+            ValueError: The root is a file, or a folder with content that is no phantom set.
+        """
+        root = self.root.absolute()
+        if self._complete(root):
+            return
+        if root.exists() and not root.is_dir():
+            raise ValueError(f"{root}: expected a folder to generate a phantom set into, got a file")
+        if root.exists() and any(root.iterdir()) and not (root / MARKER).is_file():
+            raise ValueError(f"{root}: expected an empty folder or a phantom set (with {MARKER}), got other files")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        try:
+            fresh = scratch / "set"
+            self._generate(fresh)
+            if not self._complete(root):  # another process may have been faster
+                if root.exists():
+                    root.rename(scratch / "old")
+                fresh.rename(root)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def describe(self) -> dict[str, Any]:
+        """What the data are, ready for JSON, with the generator's parameters."""
+        return super().describe() | {"generator": self.parameters()}
+
+    def _complete(self, root: Path) -> bool:
+        """Whether the root holds all images of these parameters."""
+        try:
+            marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        images = sum(path.suffix in SUFFIXES for path in root.glob("*/*/*"))
+        return bool(marker == self.parameters() | {"images": images, "layout": LAYOUT})
+
+    def _generate(self, folder: Path) -> None:
+        """Write all images, then the marker."""
+        for split in ("train", "val", "test"):
+            for class_name in self.class_names:
+                (folder / split / class_name).mkdir(parents=True)
+        images = 0
+        for target, patient, copies in self._people():
+            anatomy = draw_anatomy(self._random(target, patient))
+            split = {8: "val", 9: "test"}.get(patient % 10, "train")
+            for copy in range(1, copies + 1):
+                pixels = render(anatomy, self._random(target, patient, copy), self.side, opacities=target == 1)
+                stem = f"person{patient}_bacteria_{copy}" if target else f"IM-{patient:04d}-{copy:04d}"
+                encoded = cv2.imencode(".jpeg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+                (folder / split / self.class_names[target] / f"{stem}.jpeg").write_bytes(encoded.tobytes())
+                images += 1
+        marker = self.parameters() | {"images": images, "layout": LAYOUT}
+        (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+    def _people(self) -> Iterator[tuple[int, int, int]]:
+        """(class, patient's number, number of images) of everybody."""
+        ill = min(max(round(self.patients * self.prevalence), 1), self.patients - 1)
+        for target, number in ((0, self.patients - ill), (1, ill)):
+            for patient in range(1, number + 1):
+                yield target, patient, 1 + (patient % 3 == 0) + (patient % 9 == 0)
+
+    def _random(self, *key: int) -> np.random.Generator:
+        """The random stream of a patient (class, patient) or of an image (class, patient, copy)."""
+        digest = hashlib.blake2b("/".join(map(str, (self.generator_seed, *key))).encode(), digest_size=16).digest()
+        return np.random.default_rng(int.from_bytes(digest, "big"))

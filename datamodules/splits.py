@@ -1,0 +1,202 @@
+"""Splits of a dataset by patient: computed from a seed, written to and read from CSV."""
+
+import csv
+import dataclasses
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datamodules.samples import Sample
+
+SPLITS = ("train", "val", "adv_train", "adv_test")
+COLUMNS = ("id", "split", "target", "patient")
+
+
+@dataclass(frozen=True)
+class Fractions:
+    """Shares of the images that the four splits get.
+
+    Args:
+        train: Share to train the victim on, in [0, 1].
+        val: Share to choose its checkpoint by.
+        adv_train: Share to fit detectors on, attacked.
+        adv_test: Share to judge victims, attacks and detectors on.
+
+    Raises:
+        ValueError: A negative share, or a sum other than 1.
+    """
+
+    train: float = 0.65
+    val: float = 0.10
+    adv_train: float = 0.10
+    adv_test: float = 0.15
+
+    def __post_init__(self) -> None:
+        shares = dataclasses.asdict(self)
+        if any(not share >= 0 for share in shares.values()):
+            raise ValueError(f"fractions are each at least 0, got {shares}")
+        if abs(sum(shares.values()) - 1) > 1e-6:
+            raise ValueError(f"fractions sum to 1, got {shares}, which sum to {sum(shares.values()):g}")
+
+
+def split_by_patient(samples: Sequence[Sample], fractions: Fractions, seed: int) -> dict[str, list[Sample]]:
+    """Samples of the four splits, stratified by class; no patient is in two of them.
+
+    A patient belongs to the stratum of the most frequent label (the smallest of equally frequent ones). Patients of
+    a stratum are taken by number of images, largest first, ordered by a hash of seed and patient, and each goes to
+    the split that still lacks the largest part of its share (of equal ones, to the emptiest over all strata). The
+    result depends on the samples, the fractions and the seed alone: not on the order of the input, on Python's hash
+    seed or on a random generator's version.
+
+    Tolerance: in a stratum whose largest patient has m images, no split gets m or more images above its share, nor
+    3 m or more below it; with many single-image patients each split ends within one image or two.
+
+    Args:
+        samples: The samples, in any order.
+        fractions: Shares of the splits.
+        seed: Another seed gives another split.
+
+    Returns:
+        A list of samples, sorted by id, for each of ``train``, ``val``, ``adv_train``, ``adv_test``.
+    """
+    patients: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        patients[sample.patient].append(sample)
+    strata: dict[int, list[str]] = defaultdict(list)
+    for patient, images in patients.items():
+        counts = Counter(image.target for image in images)
+        strata[min(counts, key=lambda target: (-counts[target], target))].append(patient)
+
+    shares = {split: share for split, share in dataclasses.asdict(fractions).items() if share > 0}
+    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+
+    def need(split: str, filled: dict[str, int], total: int) -> tuple[float, float]:
+        return -filled[split] / (shares[split] * total), -len(splits[split]) / shares[split]
+
+    for stratum in sorted(strata):
+        total = sum(len(patients[patient]) for patient in strata[stratum])
+        filled = dict.fromkeys(shares, 0)
+        for patient in sorted(strata[stratum], key=lambda name: (-len(patients[name]), _order(seed, name))):
+            split = max(shares, key=partial(need, filled=filled, total=total))
+            filled[split] += len(patients[patient])
+            splits[split].extend(patients[patient])
+    return {split: sorted(members, key=lambda sample: sample.id) for split, members in splits.items()}
+
+
+def summarise(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[str]) -> dict[str, Any]:
+    """Numbers of images, patients and images per class of each split, ready for JSON."""
+    summary = {}
+    for split, members in splits.items():
+        counts = Counter(sample.target for sample in members)
+        summary[split] = {
+            "images": len(members),
+            "patients": len({sample.patient for sample in members}),
+            "classes": {name: counts[target] for target, name in enumerate(class_names)},
+        }
+    return summary
+
+
+def missing_classes(split: str, splits: Mapping[str, Sequence[Sample]], class_names: Sequence[str]) -> list[str]:
+    """Names of the classes that a split has no image of.
+
+    Raises:
+        ValueError: The split has no image at all.
+    """
+    if not splits[split]:
+        total = sum(map(len, splits.values()))
+        raise ValueError(
+            f"expected images in every split, but {split} is empty after splitting {total} images; "
+            "give it a larger fraction or the dataset more patients"
+        )
+    present = {sample.target for sample in splits[split]}
+    return [name for target, name in enumerate(class_names) if target not in present]
+
+
+def take(samples: Sequence[Sample], limit: int, seed: int) -> list[Sample]:
+    """At most `limit` of the samples, the classes in proportion, sorted by id.
+
+    Images are chosen by a hash of seed and id; the classes' numbers are rounded by largest remainder, and a class
+    keeps at least one image where the limit allows it.
+    """
+    if len(samples) <= limit:
+        return list(samples)
+    classes: dict[int, list[Sample]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda sample: _order(seed, sample.id)):
+        classes[sample.target].append(sample)
+    kept = dict.fromkeys(sorted(classes), 1 if limit >= len(classes) else 0)
+    while sum(kept.values()) < limit:
+        kept[max(kept, key=lambda target: limit * len(classes[target]) / len(samples) - kept[target])] += 1
+    return sorted((sample for target in kept for sample in classes[target][: kept[target]]), key=lambda s: s.id)
+
+
+def write_splits(path: Path, splits: Mapping[str, Sequence[Sample]]) -> None:
+    """Write splits as CSV with the columns id, split, target, patient."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for split in SPLITS:
+            writer.writerows((sample.id, split, sample.target, sample.patient) for sample in splits[split])
+
+
+def read_splits(path: Path, samples: Sequence[Sample], classes: int) -> dict[str, list[Sample]]:
+    """Samples of the four splits as a CSV file says; samples that it does not name are left out.
+
+    Args:
+        path: CSV with the columns id and split, and optionally target and patient. A patient given there replaces
+            the one read from the file name.
+        samples: The samples found on disk.
+        classes: Number of classes K; targets are in ``[0, K)``.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A wrong row; the message names the file and the row (the header is row 1).
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a split file with the columns {', '.join(COLUMNS)}, found no file")
+    known = {sample.id: sample for sample in samples}
+    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    rows: dict[str, int] = {}
+    homes: dict[str, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if missing := {"id", "split"} - set(reader.fieldnames or ()):
+                raise ValueError(f"{path}, row 1: expected the columns {', '.join(COLUMNS)}, missing {sorted(missing)}")
+            for row in reader:
+                place = f"{path}, row {reader.line_num}"
+                sample, split = _parse(row, place, known, classes)
+                if first := rows.get(sample.id):
+                    raise ValueError(f"{place}: expected each id once, got {sample.id!r} again after row {first}")
+                if (home := homes.setdefault(sample.patient, split)) != split:
+                    both = f"{sample.patient!r} in {home} and {split}"
+                    raise ValueError(f"{place}: expected each patient in one split, got {both}")
+                rows[sample.id] = reader.line_num
+                splits[split].append(sample)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected a CSV file in UTF-8, got {error}") from None
+    return {split: sorted(members, key=lambda sample: sample.id) for split, members in splits.items()}
+
+
+def _parse(row: dict[str, str | None], place: str, known: Mapping[str, Sample], classes: int) -> tuple[Sample, str]:
+    """The sample and the split of one row."""
+    id, split, target = row["id"] or "", row["split"] or "", row.get("target")
+    if id not in known:
+        raise ValueError(f"{place}: expected the id of an image under the root, got {id!r}")
+    if split not in SPLITS:
+        raise ValueError(f"{place}: expected a split among {', '.join(SPLITS)}, got {split!r}")
+    sample = known[id]
+    if target:
+        if not target.strip().isdecimal() or int(target) >= classes:
+            raise ValueError(f"{place}: expected a target from 0 to {classes - 1}, got {target!r}")
+        if int(target) != sample.target:
+            raise ValueError(f"{place}: expected target {sample.target} as the image's folder says, got {target}")
+    return dataclasses.replace(sample, patient=row.get("patient") or sample.patient), split
+
+
+def _order(seed: int, name: str) -> bytes:
+    """A place in a random order that only seed and name decide."""
+    return hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()

@@ -1,0 +1,6 @@
+"""Lightning modules: the victims, each fulfilling the contract that attacks and detectors rely on."""
+
+from lightning_modules.base import VictimModule
+from lightning_modules.classification import Classifier
+
+__all__ = ["Classifier", "VictimModule"]

@@ -1,0 +1,62 @@
+"""What all victims share: normalisation inside, features in one forward, a description in the checkpoint."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from networks.features import tapped
+
+
+class VictimModule(pl.LightningModule):
+    """A network to be fooled. It takes images in [0, 1] and normalises them itself.
+
+    Args:
+        network: Maps normalised images ``(N, C, H, W)`` to outputs.
+        mean: Mean to subtract, one number or one per channel.
+        std: Standard deviation to divide by, likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: float | list[float], std: float | list[float]) -> None:
+        """Keep the network and its normalisation."""
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
+        if not bool((self.std > 0).all()):
+            raise ValueError(f"std divides the images and is positive, got {std}")
+
+    def forward(self, images: Tensor) -> Any:
+        """Outputs for images ``(N, C, H, W)`` in [0, 1]."""
+        return self.network((images - self.mean) / self.std)
+
+    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
+        """Outputs and the named layers of the network averaged over space, ``(N, C)`` each, in one forward."""
+        with tapped(self.network, layers) as taps:
+            return self(images), taps
+
+    @abstractmethod
+    def loss(self, images: Tensor, targets: Any) -> Tensor:
+        """Loss of each image, ``(N,)``."""
+
+    @abstractmethod
+    def fooled(self, outputs: Any, targets: Any) -> Tensor:
+        """Whether each output is wrong about its target, bool ``(N,)``."""
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """What the network is, as plain values: kept in the checkpoint, compared when one is loaded."""
+
+    def decisions(self, outputs: Any) -> tuple[Tensor, Tensor] | None:
+        """Predicted class and its probability, ``(N,)`` each; None for victims that do not name one class."""
+        return None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down what the weights belong to."""
+        checkpoint["victim"] = self.description()

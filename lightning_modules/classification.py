@@ -1,0 +1,163 @@
+"""Classifiers as victims: fine-tuning, metrics, and what attacks need of them."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from lightning_modules.base import VictimModule
+from metrics.classification import ClassifierQuality
+from networks.classifiers import build_classifier
+
+
+class Classifier(VictimModule):
+    """Image classifier: any timm backbone, fine-tuned by (weighted) cross-entropy.
+
+    Args:
+        backbone: Name of a timm network.
+        num_classes: Number of classes K.
+        head: ``linear``, or ``dense`` for the 128 units with dropout of Ma20 section 3.3.
+        channels: Channels of the images.
+        weights: Where to start: ``hub`` (timm's download), a local file, or None for random weights.
+        options: Further arguments of the timm network, such as ``pad_type: same``.
+        mean: Mean that images in [0, 1] are reduced by, one number or one per channel; 0.5 and 0.5 give [-1, 1].
+        std: Standard deviation that they are divided by.
+        optimizer: Optimiser class with its settings; default AdamW, learning rate 3e-4.
+        schedule: ``constant``, ``cosine`` (5 % linear warm-up, then a half cosine to 0, by step), or a scheduler
+            class with its settings, stepped once an epoch (ReduceLROnPlateau watches ``val/loss``).
+        class_weights: ``balanced`` (inverse frequency in Train), one number a class, or None.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
+
+    Raises:
+        ValueError: An argument is out of its range, or the weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        num_classes: int = 2,
+        head: Literal["linear", "dense"] = "linear",
+        channels: int = 3,
+        weights: str | None = None,
+        options: dict[str, Any] | None = None,
+        mean: float | list[float] = 0.5,
+        std: float | list[float] = 0.5,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4),
+        schedule: Literal["constant", "cosine"] | LRSchedulerCallable = "cosine",
+        class_weights: Literal["balanced"] | list[float] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        """Build the network; nothing is read but a weight file."""
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is a share and lies in [0, 1), got {label_smoothing}")
+        if isinstance(class_weights, list) and len(class_weights) != num_classes:
+            raise ValueError(f"class_weights needs one number for each of {num_classes} classes, got {class_weights}")
+        super().__init__(build_classifier(backbone, num_classes, head, channels, weights, options), mean, std)
+        self.backbone, self.num_classes, self.head, self.channels = backbone, num_classes, head, channels
+        self.options = dict(options or {})
+        self.optimizer, self.schedule = optimizer, schedule
+        self.class_weights, self.label_smoothing = class_weights, label_smoothing
+        weights_of = torch.tensor(class_weights) if isinstance(class_weights, list) else torch.ones(num_classes)
+        self.register_buffer("loss_weights", weights_of, persistent=False)
+        self.quality = ClassifierQuality()
+
+    def setup(self, stage: str) -> None:
+        """Compare with the data, before anything is computed.
+
+        Raises:
+            ValueError: The data have another number of classes or channels than the network.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        for name, own in (("num_classes", self.num_classes), ("channels", self.channels)):
+            theirs = getattr(data, name, own)
+            if theirs != own:
+                raise ValueError(f"model.{name} is {own}, but the data set has {theirs}")
+        if stage == "fit" and self.class_weights == "balanced":
+            if data is None:
+                raise ValueError("class_weights: balanced counts the classes of a data module, and none is given")
+            self.loss_weights = data.class_weights().to(self.loss_weights)
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of each image, ``(N,)``, unweighted."""
+        return functional.cross_entropy(self(images), targets, reduction="none")
+
+    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Whether the largest logit is another class than the target, ``(N,)``."""
+        return outputs.argmax(1) != targets
+
+    def decisions(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted class and its softmax probability, ``(N,)`` each."""
+        confidences, predictions = outputs.float().softmax(1).max(1)
+        return predictions, confidences
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Weighted cross-entropy of a batch."""
+        loss = functional.cross_entropy(
+            self(batch["image"]), batch["target"], self.loss_weights, label_smoothing=self.label_smoothing
+        )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Gather the logits of a batch."""
+        self.quality.update(self(batch["image"]), batch["target"])
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Gather the logits of a batch."""
+        self.quality.update(self(batch["image"]), batch["target"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of all ranks' images."""
+        self._log_quality("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of all ranks' images."""
+        self._log_quality("test")
+
+    def _log_quality(self, stage: str) -> None:
+        values = self.quality.compute()
+        self.quality.reset()
+        for name, value in values.items():
+            # every rank holds the same number, gathered by the metric: sync_dist only quiets Lightning's warning
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("accuracy", "auroc"), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser and schedule as configured."""
+        optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        if self.schedule == "constant":
+            return optimizer
+        if self.schedule == "cosine":
+            factor = _warm_cosine(int(self.trainer.estimated_stepping_batches))
+            return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
+        assert callable(self.schedule)
+        scheduler = self.schedule(optimizer)
+        monitor = {"monitor": "val/loss"} if isinstance(scheduler, ReduceLROnPlateau) else {}
+        return [optimizer], [{"scheduler": scheduler, "interval": "epoch"} | monitor]
+
+    def description(self) -> dict[str, Any]:
+        """What the network is, as plain values."""
+        return {
+            "class": type(self).__name__,
+            "backbone": self.backbone,
+            "num_classes": self.num_classes,
+            "head": self.head,
+            "channels": self.channels,
+            "options": self.options,
+        }
+
+
+def _warm_cosine(steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at each step: linear to 1 over the first 5 %, then half a cosine to 0."""
+    warm = max(1, round(0.05 * steps))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+
+    return factor

@@ -1,0 +1,1 @@
+"""Metrics: what is measured of victims, of perturbations and of detectors."""

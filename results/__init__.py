@@ -1,0 +1,1 @@
+"""What an evaluation leaves behind: records of single images, summaries, tables, figures and reports."""

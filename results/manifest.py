@@ -1,0 +1,83 @@
+"""The manifest of an evaluation: what was attacked, with what, and where; and files that are replaced whole."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+def replace_file(path: Path, content: bytes) -> Path:
+    """Write a file so that a reader, or a kill at any moment, sees the old content or the new, never a part.
+
+    Args:
+        path: The file to create or replace; its folder is made if need be.
+        content: All of its bytes.
+
+    Returns:
+        `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> Path:
+    """Write a JSON object atomically, with its keys in the order given.
+
+    Raises:
+        ValueError: If a number is NaN or infinite: undefined is None here, everything else is a bug.
+    """
+    return replace_file(path, (json.dumps(value, allow_nan=False, indent=1) + "\n").encode())
+
+
+def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> Path:
+    """Write the manifest of an evaluation into its folder, after the checks of `read_manifest`."""
+    path = Path(folder) / MANIFEST
+    _check(manifest, path)
+    return write_json(path, manifest)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Read the manifest of an evaluation.
+
+    It is an object with `schema`, `run`, `data` (at least `images`, how many images the evaluation has) and `attacks`:
+    a list of objects with `attack` (configured name), `method` (class), `epsilon` (L-infinity radius in units of the
+    [0, 1] image range, or None), `key` (hash of victim, data and parameters), `parameters` and `control`. An attack may
+    say `norm`: a radius that is not measured by "linf" is not compared with the L-infinity norm of the perturbation.
+
+    Args:
+        folder: The folder of the evaluation.
+
+    Raises:
+        ValueError: If there is no manifest, it is not JSON, has another schema, or lacks one of these.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not the folder of an evaluation: it has no {MANIFEST}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    _check(manifest, path)
+    return dict(manifest)
+
+
+def _check(manifest: object, path: Path) -> None:
+    if not isinstance(manifest, Mapping) or manifest.get("schema") != SCHEMA:
+        schema = manifest.get("schema") if isinstance(manifest, Mapping) else None
+        raise ValueError(f"{path}: this version reads manifests of schema {SCHEMA}, got {schema}")
+    missing = [name for name in ("run", "data", "attacks") if name not in manifest]
+    if missing or "images" not in manifest["data"]:
+        raise ValueError(f"{path}: the manifest lacks {', '.join(missing) or 'data.images'}")
+    for entry in manifest["attacks"]:
+        if "attack" not in entry or "key" not in entry:
+            raise ValueError(f"{path}: every attack of a manifest has 'attack' and 'key', got {sorted(entry)}")

@@ -1,0 +1,72 @@
+"""The statistics of a robustness table: an interval for a rate, and a test for two rates on the same images."""
+
+import math
+
+Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
+    """Interval that covers the true rate with 95 % confidence (Wilson, J. Am. Stat. Assoc. 1927).
+
+    It holds every rate p that the observation does not contradict at the 5 % level, |p_hat - p| <= z * sqrt(p (1 - p) /
+    n): a quadratic in p, whose two roots are the limits. Unlike p_hat +- z * sqrt(p_hat (1 - p_hat) / n) it stays
+    within [0, 1] and has a width at 0 of n and n of n, where attacks usually end.
+
+    Args:
+        successes: How often the event was seen, 0 to `trials`.
+        trials: How often it could have been.
+
+    Returns:
+        The lower and the upper limit, in [0, 1]; None without trials.
+
+    Raises:
+        ValueError: If `successes` is not between 0 and `trials`.
+
+    >>> [round(limit, 4) for limit in wilson_interval(0, 10)]  # upper limit z^2 / (n + z^2)
+    [0.0, 0.2775]
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"successes lie between 0 and the number of trials, got {successes} of {trials}")
+    if not trials:
+        return None
+    rate, z2 = successes / trials, Z95**2
+    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    # at the two ends a root is exactly 0 or 1, which rounding would miss
+    return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
+
+
+def paired_p_value(only_first: int, only_second: int) -> float:
+    """Probability that chance alone favours the first of two attacks this much: one-sided exact McNemar test.
+
+    Both attacks were tried on the same images. Images that both fooled, or neither, say nothing about which is stronger;
+    among those that only one fooled, each is as likely to be the first's as the second's if the attacks are equally
+    strong. So the p-value is P(X >= only_first) for X ~ Binomial(only_first + only_second, 1/2).
+
+    Args:
+        only_first: Images that the first attack fooled and the second did not.
+        only_second: The reverse.
+
+    >>> paired_p_value(5, 0)  # 1/2^5
+    0.03125
+    >>> paired_p_value(3, 1)  # (4 + 1) / 2^4
+    0.3125
+    """
+    trials = only_first + only_second
+    if only_first <= only_second:  # the mass lies in this tail: sum the other one
+        return 1.0 - _upper_tail(only_second + 1, trials)
+    return _upper_tail(only_first, trials)
+
+
+def _upper_tail(start: int, trials: int) -> float:
+    """P(X >= start) for X ~ Binomial(trials, 1/2), for a start above the middle: the terms fall from there on."""
+    if start > trials:
+        return 0.0
+    log_first = math.lgamma(trials + 1) - math.lgamma(start + 1) - math.lgamma(trials - start + 1)
+    total, term = 0.0, 1.0
+    for count in range(start, trials + 1):
+        total += term
+        term *= (trials - count) / (count + 1)
+        if term < 1e-17 * total:
+            break
+    return min(1.0, total * math.exp(log_first - trials * math.log(2)))

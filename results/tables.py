@@ -1,0 +1,145 @@
+"""Tables of a summary: for the console (rich) and for documents (Markdown)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+DASH = "–"
+
+
+def format_epsilon(epsilon: float | None) -> str:
+    """Write a radius as the field does: "2/255", "0.3/255" or "1/256" if it is one, else with three digits.
+
+    Args:
+        epsilon: Radius in units of the [0, 1] image range; None if unbounded.
+
+    >>> format_epsilon(8 / 255), format_epsilon(0.5 / 255), format_epsilon(1 / 256), format_epsilon(0.05)
+    ('8/255', '0.5/255', '1/256', '0.05')
+    """
+    if epsilon is None:
+        return DASH
+    if abs(epsilon - round(epsilon, 2)) < 1e-9:  # 0.2 is also 51/255, and nobody means that
+        return f"{epsilon:.3g}"
+    for denominator, digits in ((255, 0), (256, 0), (255, 1), (256, 1)):
+        count = round(epsilon * denominator, digits)
+        if count > 0 and abs(epsilon - count / denominator) < 1e-6:
+            return f"{count:g}/{denominator}"
+    return f"{epsilon:.3g}"
+
+
+def format_percent(rate: float | None) -> str:
+    """Write a rate in [0, 1] with one decimal and its sign, "95.5 %"; a dash for None."""
+    return DASH if rate is None else f"{100 * rate:.1f} %"
+
+
+def format_interval(interval: list[float] | None) -> str:
+    """Write an interval of rates in percent, "91.7–97.6"; nothing for None."""
+    return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
+
+
+def format_passes(row: Mapping[str, Any]) -> str:
+    """Write the passes through the victim that an attack spent per image, forwards and backwards together."""
+    if row["mean_forwards"] is None:
+        return DASH
+    return f"{row['mean_forwards'] + row['mean_backwards']:.3g}"
+
+
+def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
+    """Table of an evaluation for the console.
+
+    Args:
+        summary: As `summarise` returns it.
+        width: Columns of the console. Intervals need 100, norms and passes 120.
+    """
+    wide, wider = width >= 100, width >= 120
+    data = summary["manifest"]["data"]
+    table = Table(
+        title=f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip(),
+        caption="right: of all images, after the attack. fooled: of those right before."
+        + (" [..]: 95 % interval." if wide else ""),
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+    )
+    table.add_column("attack", overflow="fold", min_width=12)
+    table.add_column("ε", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("right", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("", justify="right", no_wrap=True, style="dim")
+    table.add_column("fooled", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("", justify="right", no_wrap=True, style="dim")
+    if wider:
+        table.add_column("median L∞", justify="right", no_wrap=True)
+        table.add_column("median L2", justify="right", no_wrap=True)
+    table.add_column("passes", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)  # how many flags
+    rows = summary["rows"]
+    for index, row in enumerate(rows):
+        following = rows[index + 1] if index + 1 < len(rows) else None
+        last = following is not None and (following["kind"], following["attack"]) != (row["kind"], row["attack"])
+        table.add_row(*_cells(row, summary["flags"], wide, wider), end_section=last, style=_style(row))
+    return table
+
+
+def console_flags(summary: Mapping[str, Any]) -> RenderableType:
+    """The flags of an evaluation for the console, one line each; one quiet line if there are none."""
+    if not summary["flags"]:
+        made = sum(check["comparisons"] > 0 for check in summary["checks"])
+        return Text(f"All {made} self-checks passed.", style="green")
+    lines = []
+    for flag in summary["flags"]:
+        colour = "bold red" if flag["severity"] == "error" else "yellow"
+        epsilon = "" if flag["epsilon"] is None else f" (ε {format_epsilon(flag['epsilon'])})"
+        lines.append(Text.assemble((f"{flag['severity']}: ", colour), flag["message"], (epsilon, "dim")))
+    return Group(*lines)
+
+
+def markdown_table(summary: Mapping[str, Any]) -> str:
+    """Table of an evaluation in Markdown, with intervals, and its flags below."""
+    lines = [
+        "| attack | ε | n | right after the attack | 95 % | fooled of those right before | 95 % | passes |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in summary["rows"]:
+        cells = [_name(row), format_epsilon(row["epsilon"]), str(row["n"])]
+        for rate in ("accuracy_under_attack", "success_rate"):
+            cells += [format_percent(row[rate]), format_interval(row[f"{rate}_interval"])]
+        cells.append(format_passes(row))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    if summary["flags"]:
+        lines.append("")
+    for flag in summary["flags"]:
+        epsilon = "" if flag["epsilon"] is None else f" (ε {format_epsilon(flag['epsilon'])})"
+        lines.append(f"- **{flag['severity']}**: {flag['message']}{epsilon}")
+    return "\n".join(lines) + "\n"
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['attack']} (control)" if row["control"] else str(row["attack"])
+
+
+def _style(row: Mapping[str, Any]) -> str:
+    return {"clean": "bold", "control": "dim"}.get(row["kind"], "")
+
+
+def _cells(row: Mapping[str, Any], flags: list[dict[str, Any]], wide: bool, wider: bool) -> list[RenderableType]:
+    cells: list[RenderableType] = [Text(_name(row)), format_epsilon(row["epsilon"]), _count(row)]
+    for rate in ("accuracy_under_attack", "success_rate"):
+        cells.append(format_percent(row[rate]))
+        if wide:
+            cells.append(format_interval(row[f"{rate}_interval"]))
+    if wider:
+        cells += [DASH if row[name] is None else f"{row[name]:.3g}" for name in ("median_linf", "median_l2")]
+    mine = [flag for flag in flags if (flag["attack"], flag["epsilon"]) == (row["attack"], row["epsilon"])]
+    error = any(flag["severity"] == "error" for flag in mine)
+    mark = Text("!" * min(len(mine), 3), style="bold red" if error else "yellow")
+    return [*cells, format_passes(row), mark]
+
+
+def _count(row: Mapping[str, Any]) -> str:
+    return str(row["n"]) if row["complete"] else f"{row['n']}/{row['images']}"
