@@ -44,9 +44,9 @@ class SignGradient(Attack):
         ValueError: A field is out of its range; says what was expected and what came.
     """
 
-    epsilon: float | Fraction = 8 / 255
+    epsilon: Fraction | float = 8 / 255
     steps: int = 10
-    step_size: float | Fraction | None = None
+    step_size: Fraction | float | None = None
     objective: Objective | None = None
     random_start: bool = False
     stop_when_fooled: bool = False

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
@@ -165,7 +166,18 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Val in fixed order, each image once."""
+        """Val in fixed order, each image once.
+
+        Raises:
+            ValueError: Several ranks train, and Val is too small to give each of them the same number of batches.
+        """
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        images = len(self._samples("val"))
+        if fitting and not EachImageOnce(images, self.batch_size).even:  # DDP would wait for the missing batch for ever
+            raise ValueError(
+                f"val has {images} images, expected enough for the same number of batches of at most {self.batch_size} "
+                "on every rank: use fewer devices, another batch_size or a larger val"
+            )
         return self.dataloader_of("val")
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:

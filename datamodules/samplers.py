@@ -54,6 +54,12 @@ class EachImageOnce(Sampler[list[int]]):
         rank, world = rank_and_world()
         return min(self._batches(world), len(range(rank, self.length, world)))
 
+    @property
+    def even(self) -> bool:
+        """Whether every rank gets the same number of batches."""
+        _, world = rank_and_world()
+        return self._batches(world) <= self.length // world or self.length == 0
+
     def _batches(self, world: int) -> int:
         return math.ceil(math.ceil(self.length / world) / self.batch_size)
 

@@ -229,10 +229,10 @@ def _opacities(random: np.random.Generator, x: Array, y: Array, lungs: Array, ri
         place = int(np.searchsorted(np.cumsum(weight), random.random() * weight.sum()))
         x0, y0 = x.flat[min(place, x.size - 1)], y.flat[min(place, y.size - 1)]
         a, b = random.uniform(0.16, 0.34, 2)
-        ragged = 0.35 * _noise(random, side, (8, 16))
+        ragged = 0.30 * _noise(random, side, (8, 16))
         blob = _inside(np.hypot((x - x0) / a, (y - y0) / b) - 1 + ragged, random.uniform(0.12, 0.30))
-        texture = np.clip(1 + 0.35 * _noise(random, side, (16, 32)), 0, 2)
-        total = np.maximum(total, random.uniform(0.22, 0.43) * blob * texture * np.clip(lung, 0, 1))
+        texture = np.clip(1 + 0.2 * _noise(random, side, (16, 32)), 0, 2)
+        total = np.maximum(total, random.uniform(0.25, 0.45) * blob * texture * np.clip(lung, 0, 1))
     return total
 
 

@@ -1,9 +1,10 @@
-"""How good a classifier is on clean images: accuracy, AUROC, sensitivity and specificity, exact on any ranks."""
+"""How good a classifier is on clean images: loss, accuracy, AUROC, sensitivity and specificity, exact on any ranks."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
@@ -11,7 +12,7 @@ from metrics.separation import auroc
 
 
 class ClassifierQuality(Metric):
-    """Accuracy, AUROC, sensitivity and specificity from all images' logits, gathered over the ranks.
+    """Cross-entropy, accuracy, AUROC, sensitivity and specificity from all images' logits, gathered over the ranks.
 
     For two classes, class 1 is the positive one. For more, each class stands against the others and the mean over
     the classes that occur is given. AUROC is taken by ranks of z_k - logsumexp_{j != k} z_j in float64: a softmax in
@@ -35,7 +36,7 @@ class ClassifierQuality(Metric):
         self.targets.append(targets.detach())
 
     def compute(self) -> dict[str, Tensor]:
-        """Values in [0, 1] by name; NaN where a class never occurs."""
+        """Values by name, ``loss`` in nats, the others in [0, 1]; NaN where a class never occurs."""
         logits, targets = dim_zero_cat(self.logits).double(), dim_zero_cat(self.targets)
         predictions = logits.argmax(1)
         classes = [1] if logits.shape[1] == 2 else targets.unique().tolist()
@@ -55,5 +56,8 @@ class ClassifierQuality(Metric):
                 )
             )
         means = torch.stack(per_class).mean(0)
-        values = {"accuracy": (predictions == targets).double().mean()}
+        values = {
+            "loss": functional.cross_entropy(logits, targets),
+            "accuracy": (predictions == targets).double().mean(),
+        }
         return values | dict(zip(("auroc", "sensitivity", "specificity"), means.unbind(), strict=True))

@@ -4,12 +4,15 @@ A flag is `{"check", "severity", "attack", "epsilon", "message"}`: an "error" sa
 that a number means less than it seems. `attack` and `epsilon` are None if the whole evaluation is meant.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import polars as pl
 
+from results.formats import format_epsilon, format_percent
 from results.statistics import paired_p_value
 
 SIGNIFICANCE = 0.05
@@ -25,7 +28,7 @@ CHECKS = {
     "noise": "no attack is beaten by uniform noise of the same radius",
     "radius": "no attack gets weaker with a larger radius",
     "steps": "no attack gets weaker with more steps",
-    "zero_gradients": f"at most {MAX_ZERO_GRADIENTS:.0%} of an attack's gradients vanish",
+    "zero_gradients": f"at most {100 * MAX_ZERO_GRADIENTS:.0f} % of an attack's gradients vanish",
     "unbounded": "attacks without a bound fool every image",
 }
 
@@ -66,7 +69,7 @@ def check(
             _noise(row, noise, fooled)
             for row in attacks
             for noise in rows
-            if noise["kind"] == "control" and row["n"] and noise["n"] and noise["epsilon"] == row["epsilon"]
+            if noise["kind"] == "control" and row["n"] and noise["n"] and _same(row["epsilon"], noise["epsilon"])
         ],
         "radius": list(_radius(attacks, fooled)),
         "steps": list(_steps(attacks, parameters, fooled)),
@@ -117,25 +120,25 @@ def _weak_victim(clean: Row, records: pl.DataFrame) -> Iterator[Flag | None]:
     targets = records.unique("id", keep="first")["target"].drop_nulls()
     if targets.n_unique() < 2:  # not one class per image, or a single class, which nothing can beat
         return
-    largest = int(targets.value_counts()["count"].max()) / len(targets)  # type: ignore[arg-type]
+    largest = max(Counter(targets).values()) / len(targets)
     if clean["clean_accuracy"] > largest:
         yield None
         return
     yield _flag(
         "error",
         clean,
-        f"The victim has {clean['clean_accuracy']:.1%} of the images right; "
-        f"always naming the largest class has {largest:.1%}.",
+        f"The victim has {format_percent(clean['clean_accuracy'])} of the images right; "
+        f"always naming the largest class has {format_percent(largest)}.",
     )
 
 
 def _norm(row: Row, table: pl.DataFrame) -> Flag | None:
-    above = table.filter(pl.col("linf") > row["epsilon"] + TOLERANCE)
-    if above.is_empty():
+    above = [norm for norm in table["linf"] if norm > row["epsilon"] + TOLERANCE]
+    if not above:
         return None
     message = (
         f"{row['attack']} left its radius of {row['epsilon']:.6g} on {len(above)} of {row['n']} images, "
-        f"up to {above['linf'].max():.6g}."
+        f"up to {max(above):.6g}."
     )
     return _flag("error", row, message)
 
@@ -144,16 +147,17 @@ def _noise(row: Row, noise: Row, fooled: Mapping[str, dict[str, bool]]) -> Flag 
     if not _beats(fooled[noise["key"]], fooled[row["key"]]):
         return None
     message = (
-        f"Uniform noise of the same radius fools {noise['success_rate']:.1%} and {row['attack']} "
-        f"{row['success_rate']:.1%}: the attack's gradients do not help it."
+        f"Uniform noise of the same radius fools {format_percent(noise['success_rate'])} and {row['attack']} "
+        f"{format_percent(row['success_rate'])}: the attack's gradients do not help it."
     )
     return _flag("error", row, message)
 
 
 def _radius(attacks: Sequence[Row], fooled: Mapping[str, dict[str, bool]]) -> Iterator[Flag | None]:
     for name in dict.fromkeys(row["attack"] for row in attacks):
-        sweep = [row for row in attacks if row["attack"] == name and row["epsilon"] is not None and row["success_rate"]]
-        sweep += []
+        sweep = [
+            row for row in attacks if row["attack"] == name and row["epsilon"] is not None and row["n_correct_before"]
+        ]
         for index, larger in enumerate(sweep[1:], 1):
             smaller = max(sweep[:index], key=lambda row: row["success_rate"])
             if not _beats(fooled[smaller["key"]], fooled[larger["key"]]):
@@ -162,8 +166,9 @@ def _radius(attacks: Sequence[Row], fooled: Mapping[str, dict[str, bool]]) -> It
             yield _flag(
                 "warning",
                 larger,
-                f"{name} fools {smaller['success_rate']:.1%} at a radius of {smaller['epsilon']:.4g} and only "
-                f"{larger['success_rate']:.1%} at {larger['epsilon']:.4g}: the larger radius contains the smaller one.",
+                f"{name} fools {format_percent(smaller['success_rate'])} at {format_epsilon(smaller['epsilon'])} "
+                f"and only {format_percent(larger['success_rate'])} at {format_epsilon(larger['epsilon'])}, "
+                "although the larger radius contains the smaller one.",
             )
 
 
@@ -174,32 +179,29 @@ def _steps(
         mine, theirs = parameters[one["key"]], parameters[other["key"]]
         differing = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
         alike = (one["method"], one["epsilon"]) == (other["method"], other["epsilon"])
-        if (
-            not alike
-            or not one["n"]
-            or not other["n"]
-            or "steps" not in differing
-            or differing - {"steps", "step_size"}
-        ):
+        if not alike or not one["n"] or not other["n"] or not _only_steps(differing, mine, theirs):
             continue
-        short, long = sorted((one, other), key=lambda row: parameters[row["key"]].get("steps") or 0)
+        short, long = sorted((one, other), key=lambda row: parameters[row["key"]]["steps"])
         if not _beats(fooled[short["key"]], fooled[long["key"]]):
             yield None
             continue
-        yield _flag(
-            "warning",
-            long,
-            f"{long['attack']} fools {long['success_rate']:.1%} in {parameters[long['key']]['steps']} steps and "
-            f"{short['attack']} {short['success_rate']:.1%} in {parameters[short['key']].get('steps')}: "
-            "more steps should not hurt.",
+        message = " and ".join(
+            f"{row['attack']} fools {format_percent(row['success_rate'])} in {parameters[row['key']]['steps']} steps"
+            for row in (long, short)
         )
+        yield _flag("warning", long, f"{message}: more steps should not hurt.")
+
+
+def _only_steps(differing: set[str], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two attacks differ in how many steps they take, and at most in the size of these besides."""
+    return bool(mine.get("steps") and theirs.get("steps") and {"steps"} <= differing <= {"steps", "step_size"})
 
 
 def _zero_gradients(row: Row) -> Flag | None:
     if row["zero_gradient_share"] <= MAX_ZERO_GRADIENTS:
         return None
     message = (
-        f"{row['zero_gradient_share']:.1%} of the gradients of {row['attack']} vanished: "
+        f"{format_percent(row['zero_gradient_share'])} of the gradients of {row['attack']} vanished: "
         "a saturated victim looks robust to an attack that cannot see it."
     )
     return _flag("warning", row, message)
@@ -214,6 +216,10 @@ def _unbounded(row: Row) -> Flag | None:
         "it stopped too early or its gradients mislead it."
     )
     return _flag("warning", row, message)
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and math.isclose(one, other, rel_tol=1e-6)
 
 
 def _fooled(table: pl.DataFrame) -> dict[str, bool]:

@@ -39,9 +39,9 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
 def paired_p_value(only_first: int, only_second: int) -> float:
     """Probability that chance alone favours the first of two attacks this much: one-sided exact McNemar test.
 
-    Both attacks were tried on the same images. Images that both fooled, or neither, say nothing about which is stronger;
-    among those that only one fooled, each is as likely to be the first's as the second's if the attacks are equally
-    strong. So the p-value is P(X >= only_first) for X ~ Binomial(only_first + only_second, 1/2).
+    Both attacks were tried on the same images. Images that both fooled, or neither, say nothing about which is the
+    stronger; among those that only one fooled, each is as likely to be the first's as the second's if the attacks are
+    equally strong. So the p-value is P(X >= only_first) for X ~ Binomial(only_first + only_second, 1/2).
 
     Args:
         only_first: Images that the first attack fooled and the second did not.

@@ -70,7 +70,7 @@ def write_summary(folder: str | Path) -> dict[str, Any]:
 
 def _entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The manifest's attacks, by first appearance of their name and then by epsilon, None last."""
-    defaults = {"method": None, "epsilon": None, "control": False, "parameters": {}, "norm": "linf"}
+    defaults: dict[str, Any] = {"method": None, "epsilon": None, "control": False, "parameters": {}, "norm": "linf"}
     entries = [{**defaults, **entry} for entry in manifest["attacks"]]
     names = list(dict.fromkeys(entry["attack"] for entry in entries))
     return sorted(

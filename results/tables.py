@@ -3,48 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-DASH = "–"
-
-
-def format_epsilon(epsilon: float | None) -> str:
-    """Write a radius as the field does: "2/255", "0.3/255" or "1/256" if it is one, else with three digits.
-
-    Args:
-        epsilon: Radius in units of the [0, 1] image range; None if unbounded.
-
-    >>> format_epsilon(8 / 255), format_epsilon(0.5 / 255), format_epsilon(1 / 256), format_epsilon(0.05)
-    ('8/255', '0.5/255', '1/256', '0.05')
-    """
-    if epsilon is None:
-        return DASH
-    if abs(epsilon - round(epsilon, 2)) < 1e-9:  # 0.2 is also 51/255, and nobody means that
-        return f"{epsilon:.3g}"
-    for denominator, digits in ((255, 0), (256, 0), (255, 1), (256, 1)):
-        count = round(epsilon * denominator, digits)
-        if count > 0 and abs(epsilon - count / denominator) < 1e-6:
-            return f"{count:g}/{denominator}"
-    return f"{epsilon:.3g}"
-
-
-def format_percent(rate: float | None) -> str:
-    """Write a rate in [0, 1] with one decimal and its sign, "95.5 %"; a dash for None."""
-    return DASH if rate is None else f"{100 * rate:.1f} %"
-
-
-def format_interval(interval: list[float] | None) -> str:
-    """Write an interval of rates in percent, "91.7–97.6"; nothing for None."""
-    return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
-
-
-def format_passes(row: Mapping[str, Any]) -> str:
-    """Write the passes through the victim that an attack spent per image, forwards and backwards together."""
-    if row["mean_forwards"] is None:
-        return DASH
-    return f"{row['mean_forwards'] + row['mean_backwards']:.3g}"
+from results.formats import DASH, format_epsilon, format_interval, format_passes, format_percent
 
 
 def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
@@ -59,10 +23,12 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     table = Table(
         title=f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip(),
         caption="right: of all images, after the attack. fooled: of those right before."
-        + (" [..]: 95 % interval." if wide else ""),
+        + (" Beside each: its 95 % interval." if wide else ""),
         title_justify="left",
         caption_justify="left",
         header_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("attack", overflow="fold", min_width=12)
     table.add_column("ε", justify="right", no_wrap=True)
@@ -79,9 +45,9 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     table.add_column("passes", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)  # how many flags
     rows = summary["rows"]
+    swept = len({row["attack"] for row in rows}) < len(rows)
     for index, row in enumerate(rows):
-        following = rows[index + 1] if index + 1 < len(rows) else None
-        last = following is not None and (following["kind"], following["attack"]) != (row["kind"], row["attack"])
+        last = index + 1 < len(rows) and _section(rows[index + 1], swept) != _section(row, swept)
         table.add_row(*_cells(row, summary["flags"], wide, wider), end_section=last, style=_style(row))
     return table
 
@@ -121,6 +87,11 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
 
 def _name(row: Mapping[str, Any]) -> str:
     return f"{row['attack']} (control)" if row["control"] else str(row["attack"])
+
+
+def _section(row: Mapping[str, Any], swept: bool) -> tuple[str, str]:
+    """What keeps rows together: a sweep over radii, or their kind where no attack has more than one row."""
+    return row["kind"], row["attack"] if swept else ""
 
 
 def _style(row: Mapping[str, Any]) -> str:

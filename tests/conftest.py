@@ -140,7 +140,10 @@ class BoxVictim(nn.Module):
     def loss(self, images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
         outputs = self(images)
         return torch.stack(
-            [functional.softplus(-self.scores(o, t)).sum() + 0 * o["map"].sum() for o, t in zip(outputs, targets)]
+            [
+                functional.softplus(-self.scores(o, t)).sum() + 0 * o["map"].sum()
+                for o, t in zip(outputs, targets, strict=True)
+            ]
         )
 
     def fooled(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> Tensor:
@@ -238,18 +241,20 @@ class RaisesAtCall(nn.Module):
         return self(images), {}
 
 
-def make_images(count: int = 6, channels: int = 1, seed: int = 0) -> Tensor:
+def make_images(count: int = 6, channels: int = 1, seed: int = 0, side: int = SIDE) -> Tensor:
     """Random images, with some pixels at and near 0 and 1, where the clipping is felt."""
-    images = torch.rand((count, channels, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
+    images = torch.rand((count, channels, side, side), generator=torch.Generator().manual_seed(seed))
     images[:, :, 0, :4] = torch.tensor([0.0, 1.0, 0.01, 0.99])
-    images[:, :, 5, 4:] = torch.tensor([0.99, 0.01, 1.0, 0.0])
+    images[:, :, 5, -4:] = torch.tensor([0.99, 0.01, 1.0, 0.0])
     return images
 
 
 def make_boxes(count: int) -> list[dict[str, Tensor]]:
     """One or two boxes (x1, y1, x2, y2) an image, in pixels."""
     both = torch.tensor([[0.0, 1.0, 4.0, 5.0], [4.0, 2.0, 8.0, 8.0]])
-    return [{"boxes": both[: 1 + i % 2].clone(), "labels": torch.ones(1 + i % 2, dtype=torch.long)} for i in range(count)]
+    return [
+        {"boxes": both[: 1 + i % 2].clone(), "labels": torch.ones(1 + i % 2, dtype=torch.long)} for i in range(count)
+    ]
 
 
 @pytest.fixture
@@ -290,7 +295,7 @@ def raises_at_call() -> type[RaisesAtCall]:
 
 @pytest.fixture
 def images_of() -> Callable[..., Tensor]:
-    """Images by ``images_of(count, channels, seed)``."""
+    """Images by ``images_of(count, channels, seed, side)``; diversity's 0.9 needs a side of 10 at least."""
     return make_images
 
 

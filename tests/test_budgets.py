@@ -23,7 +23,12 @@ def test_a_fraction_is_the_number_that_it_names(text: Any, value: float) -> None
 
 def test_a_fraction_remembers_how_it_was_written_also_after_copies_and_pickles() -> None:
     original = Fraction("8/255")
-    for again in (copy.copy(original), copy.deepcopy(original), pickle.loads(pickle.dumps(original)), Fraction(original)):
+    for again in (
+        copy.copy(original),
+        copy.deepcopy(original),
+        pickle.loads(pickle.dumps(original)),
+        Fraction(original),
+    ):
         assert (str(again), f"{again}", again) == ("8/255", "8/255", 8 / 255)
     assert hash(original) == hash(8 / 255)
     assert json.loads(json.dumps(original)) == 8 / 255
@@ -31,7 +36,7 @@ def test_a_fraction_remembers_how_it_was_written_also_after_copies_and_pickles()
 
 @pytest.mark.parametrize("text", ["eight", "8/0", "8/255/2", "", "/", "8/"])
 def test_a_text_that_is_no_fraction_is_refused_and_shown(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a number or a fraction such as 8/255, got") as error:
+    with pytest.raises(ValueError, match="expected a number or a fraction such as 8/255") as error:
         Fraction(text)
     assert repr(text) in str(error.value)
 
@@ -45,7 +50,7 @@ def test_a_radius_outside_the_unit_interval_is_refused(value: float) -> None:
 def test_a_radius_in_grey_levels_gets_a_hint_and_another_one_none() -> None:
     with pytest.raises(ValueError, match=r"got 8 \(did you mean 8/255\?\)"):
         check_radius("epsilon", 8)
-    with pytest.raises(ValueError, match="got -1$"):
+    with pytest.raises(ValueError, match=r"got -1$"):
         check_radius("epsilon", -1)
 
 

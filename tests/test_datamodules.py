@@ -5,6 +5,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import ChestXRay, MedicalDataModule
+from datamodules import ChestXRay, MedicalDataModule, samplers
 from datamodules.chest_xray import patient_of
 from datamodules.images import read_image
 from datamodules.splits import Fractions
@@ -91,6 +92,15 @@ def test_reference_is_clean_train_in_stage_test(root: Path) -> None:
     torch.testing.assert_close(reference["image"][0], torch.from_numpy(expected).permute(2, 0, 1))
     (test,) = module.test_dataloader()
     assert test["id"] == [sample.id for sample in module.splits["val"]]
+
+
+def test_uneven_validation_is_refused_while_several_ranks_train(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = data(root, batch_size=1, limit=3)  # 3 batches of one image on 2 ranks: 2 and 1
+    monkeypatch.setattr(samplers, "rank_and_world", lambda: (0, 2))
+    assert len(module.val_dataloader()) == 2
+    module.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="val has 3 images, expected enough for the same number of batches"):
+        module.val_dataloader()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 11])

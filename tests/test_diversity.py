@@ -32,6 +32,14 @@ def test_resize_and_pad_equal_torchs_interpolate_and_pad(
     torch.testing.assert_close(moved, functional.pad(small, padding), atol=5e-6, rtol=0)
 
 
+def test_images_in_double_precision_are_resized_in_double_precision() -> None:
+    """A float64 run is the reference for a float32 one, so its weights must not be float32's."""
+    images = torch.rand(1, 1, 10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    small = functional.interpolate(images, (7, 9), mode="bilinear", align_corners=False)
+    moved, _ = diversify(images, torch.zeros(1), torch.tensor([[7, 9, 3, 1]]))
+    torch.testing.assert_close(moved, functional.pad(small, (1, 0, 3, 0)), atol=1e-12, rtol=0)
+
+
 def test_images_of_one_batch_get_each_their_own_place() -> None:
     images = torch.rand(3, 1, 10, 10, generator=torch.Generator().manual_seed(2))
     places = torch.tensor([[9, 9, 1, 0], [10, 10, 0, 0], [9, 10, 0, 0]])

@@ -33,7 +33,9 @@ def look(logits: Tensor, targets: Tensor, targeted: bool = False) -> Step:
     return Step(Identity(), logits, logits.detach(), targets, ids, targeted)
 
 
-def value_and_gradient(objective: Any, logits: Tensor, targets: Tensor, targeted: bool = False) -> tuple[Tensor, Tensor]:
+def value_and_gradient(
+    objective: Any, logits: Tensor, targets: Tensor, targeted: bool = False
+) -> tuple[Tensor, Tensor]:
     logits = logits.clone().requires_grad_()
     values = objective(look(logits, targets, targeted))
     return values.detach(), torch.autograd.grad(values.sum(), logits)[0]
@@ -62,7 +64,9 @@ def test_cross_entropy_keeps_the_digits_that_float32_loses(gap: float) -> None:
     values, gradient = value_and_gradient(CrossEntropy(), logits, torch.tensor([0]))
     exact = logits.double().requires_grad_()
     lost = 2 * math.exp(-gap) / (1 + 2 * math.exp(-gap))
-    torch.testing.assert_close(values.double(), torch.tensor([math.log1p(2 * math.exp(-gap))]).double(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        values.double(), torch.tensor([math.log1p(2 * math.exp(-gap))]).double(), rtol=1e-5, atol=0
+    )
     expected = torch.tensor([[-lost, lost / 2, lost / 2]]).double()
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=0)
     theirs = torch.autograd.grad(functional.cross_entropy(exact, torch.tensor([0])), exact)[0]
@@ -225,9 +229,7 @@ def test_a_sum_asks_for_each_layer_once() -> None:
     assert CrossEntropy().layers == ()
 
 
-def test_a_sum_of_three_objectives_shares_one_forward_a_step(
-    counting: Any, linear: Any, images_of: Any
-) -> None:
+def test_a_sum_of_three_objectives_shares_one_forward_a_step(counting: Any, linear: Any, images_of: Any) -> None:
     images = images_of(3, 2)
     images[:, 0] = torch.tensor([0.0, 0.5, 1.0]).view(-1, 1, 1)
     victim = counting(linear(2, tagged=True), torch.tensor([0.0, 0.5, 1.0]))
@@ -249,7 +251,8 @@ def test_the_weighted_sum_is_what_the_attack_climbs(linear: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("terms", "weights", "came"), [((), (), "0 and 0"), ((CrossEntropy(),), (1.0, 2.0), "1 and 2"), ((), (1.0,), "0 and 1")]
+    ("terms", "weights", "came"),
+    [((), (), "0 and 0"), ((CrossEntropy(),), (1.0, 2.0), "1 and 2"), ((), (1.0,), "0 and 1")],
 )
 def test_a_sum_needs_a_weight_for_each_term(terms: Any, weights: Any, came: str) -> None:
     with pytest.raises(ValueError, match=f"one weight for each term, got {came}"):

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from attacks import (
     BIM,
-    CWLinf,
     DIM,
     FGSM,
     MIM,
     PGD,
     TIM,
     CrossEntropy,
+    CWLinf,
     LogDomain,
     Margin,
     SignGradient,
@@ -34,7 +34,11 @@ FAMILY = [
     MIM(epsilon=EPSILON),
     SignGradient(epsilon=EPSILON, random_start=True, step_size=0.05, steps=4, momentum=0.5, objective=Margin(1e6)),
 ]
-SMOOTH = [DIM(epsilon=EPSILON), TIM(epsilon=EPSILON), TIM(epsilon=EPSILON, smoothing=15)]
+SMOOTH = [
+    DIM(epsilon=EPSILON, diversity=0.9, smallest_side=0.8),
+    TIM(epsilon=EPSILON),
+    TIM(epsilon=EPSILON, smoothing=15),
+]
 ALL = [*FAMILY, *SMOOTH, LogDomain(epsilon=EPSILON)]
 
 
@@ -101,7 +105,7 @@ def test_the_log_domain_reaches_its_own_corner(
 
 
 def test_a_white_pixel_of_the_log_domain_can_come_back_from_the_wrong_side() -> None:
-    """The slope at x <= 1 is -2 (x - 0.9), so an image at 1 goes down; the clip must not hide it after a step up."""
+    """One step up, four down: B = 0.1, 0, -0.1, -0.2, -0.2. The clip at 1 must not hide the slope meanwhile."""
 
     class Uphill(Objective):
         def __call__(self, step: Step) -> Tensor:
@@ -177,7 +181,9 @@ def test_the_budget_is_never_exceeded(attack: Any, conv_net: Any, images_of: Any
     assert float(made.max()) <= 1
     if getattr(attack, "domain", "pixel") == "log":
         assert bool((made <= images * (1 + 1e-6) * torch.tensor(EPSILON).exp()).all())
-        assert bool((made >= torch.minimum(images * (1 - 1e-6) * torch.tensor(-EPSILON).exp(), made.new_ones(()))).all())
+        assert bool(
+            (made >= torch.minimum(images * (1 - 1e-6) * torch.tensor(-EPSILON).exp(), made.new_ones(()))).all()
+        )
     else:
         assert float((made - images).abs().max()) <= EPSILON + 1e-6
     assert not torch.equal(made, images)
@@ -193,10 +199,10 @@ def test_a_large_step_is_projected_back(attack: Any, step_size: float, conv_net:
 
 
 @pytest.mark.parametrize("shift", [-20.0, -1000.0, 1000.0])
-@pytest.mark.parametrize("attack", [FGSM(epsilon=0.4), PGD(epsilon=0.4), CWLinf(epsilon=0.4), MIM(epsilon=0.4)], ids=name)
-def test_a_shift_of_all_logits_saves_no_victim(
-    attack: SignGradient, shift: float, linear: Any, images_of: Any
-) -> None:
+@pytest.mark.parametrize(
+    "attack", [FGSM(epsilon=0.4), PGD(epsilon=0.4), CWLinf(epsilon=0.4), MIM(epsilon=0.4)], ids=name
+)
+def test_a_shift_of_all_logits_saves_no_victim(attack: SignGradient, shift: float, linear: Any, images_of: Any) -> None:
     images = images_of(6)
     plain, shifted = linear(classes=3), linear(classes=3, shift=shift)
     targets = plain(images).argmax(1)
@@ -250,6 +256,15 @@ def test_an_image_on_the_boundary_is_pushed_over_it(attack: SignGradient, linear
     assert attacked.zero_gradients.tolist() == [0, 0]
 
 
+def test_a_gradient_that_vanishes_because_the_victim_is_fooled_is_not_reported(linear: Any, images_of: Any) -> None:
+    """With kappa 0 the margin is flat from the first success on, and the images stay where they are."""
+    victim, images = linear(constant_sign=True), images_of(6)
+    attacked = CWLinf(epsilon=0.4)(victim, images, victim(images).argmax(1))
+    assert bool(attacked.success.all())
+    assert float((attacked.images - images).abs().max()) < 0.4 - 0.04
+    assert attacked.zero_gradients.tolist() == [0] * 6
+
+
 def test_momentum_survives_steps_without_a_gradient(linear: Any) -> None:
     """Once the margin is reached its gradient is zero and 0/0 must not spread."""
     victim, images = linear(constant_sign=True), torch.full((2, 1, 8, 8), 0.5)
@@ -290,9 +305,13 @@ def test_momentum_divides_each_images_gradient_by_its_own_l1_norm(linear: Any) -
 
     victim, images = linear(), torch.full((2, 1, 8, 8), 0.5)
     sign = victim.weight.detach().sign()
-    one = MIM(epsilon=0.1, step_size=0.02, steps=2, objective=Turning(), momentum=0.5)(victim, images, torch.zeros(2).long())
+    one = MIM(epsilon=0.1, step_size=0.02, steps=2, objective=Turning(), momentum=0.5)(
+        victim, images, torch.zeros(2).long()
+    )
     torch.testing.assert_close(one.images, images)  # 0.5 - 1 < 0: back again
-    two = MIM(epsilon=0.1, step_size=0.02, steps=2, objective=Turning(), momentum=2.0)(victim, images, torch.zeros(2).long())
+    two = MIM(epsilon=0.1, step_size=0.02, steps=2, objective=Turning(), momentum=2.0)(
+        victim, images, torch.zeros(2).long()
+    )
     torch.testing.assert_close(two.images, images + 0.04 * sign)  # 2 - 1 > 0: on
 
 
@@ -322,7 +341,7 @@ def test_the_smoothing_kernel_is_dongs(side: int, deviations: float) -> None:
 
 
 def test_smoothing_averages_the_gradient_before_its_sign_is_taken(linear: Any, images_of: Any) -> None:
-    """On a linear victim the gradient is a multiple of w, so scipy's convolution of w with the kernel gives the sign."""
+    """On a linear victim the gradient is a multiple of w: scipy's convolution of w with the kernel gives the sign."""
     ndimage = pytest.importorskip("scipy.ndimage")
     victim, images = linear(3, 2), torch.full((2, 3, 8, 8), 0.5)
     attack = TIM(epsilon=EPSILON)
@@ -404,3 +423,149 @@ def test_stopping_ends_at_the_first_step_that_fools(linear: Any) -> None:
     moved = (images - attacked.images).amax((1, 2, 3))
     assert (moved / 0.02).round().long().tolist() == [7, 3]  # 0.04 / 0.02 = 2 steps would end at a tie or just above
     assert bool(attacked.success.all())
+
+
+DENSE = [
+    FGSM(epsilon=EPSILON),
+    BIM(epsilon=EPSILON, steps=8),
+    PGD(epsilon=EPSILON),
+    CWLinf(epsilon=EPSILON, kappa=1e6),
+    MIM(epsilon=EPSILON),
+    DIM(epsilon=EPSILON, smallest_side=0.6),  # 0.9 of 8 pixels would be 8
+    TIM(epsilon=EPSILON),
+    LogDomain(epsilon=EPSILON),
+]
+
+
+@pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("attack", [a for a in DENSE[:5]], ids=name)
+def test_each_labelled_pixel_of_a_mask_reaches_its_corner(
+    attack: SignGradient, classes: int, targeted: bool, segmenter: Any, images_of: Any
+) -> None:
+    """Pixels are independent, so each goes to its own corner; ignored ones (-1) stay where they started."""
+    victim, images = segmenter(3, classes), images_of(4, 3)
+    masks = torch.randint(-1, classes, (4, 8, 8), generator=torch.Generator().manual_seed(6))
+    if classes == 3:  # class 1 goes towards class 2 only where class 0 is far behind
+        masks[masks == 1] = 2
+    direction = victim.uphill(masks) * (-1 if targeted else 1)
+    attacked = dataclasses.replace(attack, targeted=targeted)(victim, images, masks)
+    expected = (images + EPSILON * direction).clamp(0, 1)
+    labelled = (masks >= 0)[:, None].expand_as(images)
+    torch.testing.assert_close(
+        attacked.images[labelled], expected[labelled], atol=rounding(images, attack.steps), rtol=0
+    )
+    if not attack.random_start:
+        assert torch.equal(attacked.images[~labelled], images[~labelled])
+
+
+def dense_case(
+    task: str, channels: int, request: pytest.FixtureRequest, tagged: bool = False
+) -> tuple[Any, Tensor, Any]:
+    """A victim, eight images and targets that the victim gets right for about half of them."""
+    images = request.getfixturevalue("images_of")(8, channels, 4)
+    if task == "classes":
+        return request.getfixturevalue("linear")(channels, 3, tagged=tagged), images, torch.arange(8) % 3
+    if task == "masks":
+        victim = request.getfixturevalue("segmenter")(channels, 2, tagged=tagged)
+        masks = victim(images).argmax(1)
+        masks[::3] = 1 - masks[::3]
+        masks[:, 2] = -1
+        return victim, images, masks
+    images = images * 0.5
+    images[:, 1 if tagged else 0] += torch.linspace(0.0, 0.5, 8).view(-1, 1, 1)
+    return (
+        request.getfixturevalue("box_victim")(channels, tagged=tagged),
+        images,
+        request.getfixturevalue("boxes_of")(8),
+    )
+
+
+@pytest.mark.parametrize("stop", [False, True], ids=["full budget", "stop when fooled"])
+@pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
+@pytest.mark.parametrize("task", ["masks", "boxes"])
+@pytest.mark.parametrize("attack", DENSE, ids=name)
+def test_dense_victims_are_pushed_in_the_right_direction(
+    attack: SignGradient, task: str, targeted: bool, stop: bool, request: pytest.FixtureRequest
+) -> None:
+    victim, images, targets = dense_case(task, 3, request)
+    configured = dataclasses.replace(attack, targeted=targeted, stop_when_fooled=stop)
+    attacked = configured(victim, images, targets)
+    before, after = victim.loss(images, targets).detach(), victim.loss(attacked.images, targets).detach()
+    gain = (before - after) if targeted else (after - before)
+    started = configured.reached(victim, victim(images), targets)
+    assert bool((gain[~started] > 1e-3).all())
+    assert bool(started.any())
+    assert bool((~started).any())
+    assert int(attacked.success.sum()) >= int(started.sum())
+    if stop and not attack.random_start:
+        assert torch.equal(attacked.images[started], images[started])
+    if not stop:
+        assert bool((gain > -1e-6).all())
+
+
+@pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
+@pytest.mark.parametrize("attack", [DENSE[0], DENSE[1], DENSE[4]], ids=name)
+def test_pixels_inside_the_boxes_reach_the_corner_and_others_stay(
+    attack: SignGradient, targeted: bool, box_victim: Any, images_of: Any, boxes_of: Any
+) -> None:
+    victim, images, boxes = box_victim(3), images_of(4, 3), boxes_of(4)
+    attacked = dataclasses.replace(attack, targeted=targeted)(victim, images, boxes)
+    inside = torch.zeros(4, 1, 8, 8)
+    inside[:, :, 1:5, 0:4] = 1
+    inside[1::2, :, 2:8, 4:8] = 1
+    sign = torch.tensor([1.0, -1.0, 1.0]).view(1, 3, 1, 1) * (1 if targeted else -1)
+    torch.testing.assert_close(attacked.images, (images + EPSILON * sign * inside).clamp(0, 1), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
+@pytest.mark.parametrize("task", ["classes", "masks", "boxes"])
+@pytest.mark.parametrize("attack", DENSE, ids=name)
+def test_stopping_fools_the_same_images_and_costs_at_most_one_pass_more_a_step(
+    attack: SignGradient, task: str, targeted: bool, request: pytest.FixtureRequest
+) -> None:
+    victim, images, targets = dense_case(task, 3, request)
+    full = dataclasses.replace(attack, targeted=targeted)(victim, images, targets)
+    stopped = dataclasses.replace(attack, targeted=targeted, stop_when_fooled=True)(victim, images, targets)
+    if not attack.diversity and not attack.momentum and task != "boxes":
+        assert torch.equal(stopped.success, full.success)
+    assert bool((stopped.success | ~full.success).all())
+    assert bool((stopped.forwards <= full.forwards + attack.steps).all())
+    assert bool((stopped.backwards <= full.backwards).all())
+    never = ~stopped.success & ~full.success
+    torch.testing.assert_close(stopped.images[never], full.images[never], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stop", [False, True], ids=["full budget", "stop when fooled"])
+@pytest.mark.parametrize("task", ["classes", "masks", "boxes"])
+@pytest.mark.parametrize("attack", DENSE, ids=name)
+def test_passes_are_counted_as_an_independent_counter_sees_them(
+    attack: SignGradient, task: str, stop: bool, counting: Any, request: pytest.FixtureRequest
+) -> None:
+    """Channel 0 names the image, in steps of 0.14, further apart than any attack may move it."""
+    victim, images, targets = dense_case(task, 3, request, tagged=True)
+    tags = 0.01 + 0.14 * torch.arange(8)
+    images[:, 0] = tags.view(-1, 1, 1)
+    counter = counting(victim, tags)
+    attacked = dataclasses.replace(attack, epsilon=0.05, stop_when_fooled=stop)(counter, images, targets)
+    assert attacked.forwards.tolist() == [counter.seen[i] for i in range(8)]
+    assert attacked.backwards.tolist() == [counter.differentiated[i] for i in range(8)]
+    if not stop:
+        assert attacked.backwards.tolist() == [attack.steps] * 8
+        assert attacked.forwards.tolist() == [attack.steps + 1] * 8
+
+
+@pytest.mark.parametrize("stop", [False, True], ids=["full budget", "stop when fooled"])
+@pytest.mark.parametrize("task", ["classes", "masks", "boxes"])
+@pytest.mark.parametrize("attack", DENSE, ids=name)
+def test_dense_images_do_not_depend_on_their_batch_mates(
+    attack: SignGradient, task: str, stop: bool, request: pytest.FixtureRequest
+) -> None:
+    victim, images, targets = dense_case(task, 3, request)
+    configured = dataclasses.replace(attack, stop_when_fooled=stop)
+    together = configured(victim, images, targets, [f"image {i}" for i in range(8)])
+    for i in range(8):
+        alone = configured(victim, images[i : i + 1], targets[i : i + 1], [f"image {i}"])
+        assert bool(alone.success[0]) == bool(together.success[i])
+        torch.testing.assert_close(alone.images[0], together.images[i], atol=1e-5, rtol=0)
+        assert int(alone.backwards[0]) <= int(together.backwards[i])

@@ -173,6 +173,7 @@ def test_each_image_once(monkeypatch: pytest.MonkeyPatch, world: int, batch_size
         for rank, batches in enumerate(ranks):
             assert [index for batch in batches for index in batch] == list(range(rank, length, world))
             assert len(batches) == min(wanted, len(range(rank, length, world)))
+        assert EachImageOnce(length, batch_size).even == (len({len(batches) for batches in ranks}) == 1)
 
 
 @pytest.mark.parametrize(("length", "batch_size"), [(-1, 4), (4, 0)])

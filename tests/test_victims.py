@@ -123,6 +123,18 @@ def test_frozen_holds_the_victim_in_eval_mode_without_weight_gradients(conv_net:
     assert net.training
 
 
+def test_frozen_puts_gradients_back_that_were_replaced_meanwhile(conv_net: Any) -> None:
+    """An attack that calls ``backward`` or ``zero_grad`` must not reach the caller's half-made gradients."""
+    net = mixed(conv_net())
+    half_way = net[0].weight.grad
+    with frozen(net):
+        net.zero_grad(set_to_none=True)
+        net[9].weight.grad = torch.ones_like(net[9].weight)
+    assert net[0].weight.grad is half_way
+    assert bool((half_way == 0.25).all())
+    assert net[9].weight.grad is None
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
 def test_an_attack_works_where_the_caller_records_no_gradients(
@@ -260,8 +272,9 @@ def test_pooling_averages_over_everything_behind_the_channels(shape: tuple[int, 
 
 def test_an_unknown_layer_is_refused_with_the_nearest_names(images_of: Any) -> None:
     net = nn.ModuleDict({"layer1": nn.Identity(), "layer2": nn.Identity(), "head": nn.Identity()})
-    with pytest.raises(ValueError, match="the network has no layer 'layer3'; the nearest names are ") as error, tapped(
-        net, ["layer3"]
+    with (
+        pytest.raises(ValueError, match="the network has no layer 'layer3'; the nearest names are ") as error,
+        tapped(net, ["layer3"]),
     ):
         pass
     assert "layer1" in str(error.value)

@@ -1,0 +1,17 @@
+"""Callbacks: they introduce attacks to victims inside Lightning's loops, and record what happens."""
+
+from callbacks.attack import Robustness
+from callbacks.journal import RecordJournal
+from callbacks.panels import Panels
+from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack
+from callbacks.progress import AttackProgress
+
+__all__ = [
+    "AdversarialBatch",
+    "AttackProgress",
+    "EvaluationPlan",
+    "Panels",
+    "PlannedAttack",
+    "RecordJournal",
+    "Robustness",
+]

@@ -1,0 +1,96 @@
+"""Panels: for a few images, the clean one, the magnified perturbation and the adversarial one, as pictures."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from callbacks.plan import AdversarialBatch, EvaluationPlan
+
+
+class Panels(Callback):
+    """Saves the pictures that the report shows, always of the same images, whatever the ranks or the attack.
+
+    Args:
+        folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
+        count: Images of each attack and radius, spread over the classes; 0 for none.
+    """
+
+    def __init__(self, folder: str = "", count: int = 4) -> None:
+        """Keep the settings."""
+        if count < 0:
+            raise ValueError(f"count counts images and is not negative, got {count}")
+        self.folder, self.count = folder, count
+        self.chosen: set[str] = set()
+
+    def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+        """Choose the images: class by class, in the order of a hash of their ids."""
+        by_class: dict[str, list[str]] = {}
+        for id, target in sorted(plan.images, key=lambda image: hashlib.sha256(image[0].encode()).digest()):
+            by_class.setdefault(str(target), []).append(id)
+        turns = [(place, label, id) for label, ids in by_class.items() for place, id in enumerate(ids)]
+        self.chosen = {id for _, _, id in sorted(turns)[: self.count]}
+
+    def on_adversarial_batch(
+        self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch
+    ) -> None:
+        """Save the chosen images of a batch."""
+        rows = [row for row, id in enumerate(batch.ids) if id in self.chosen]
+        if not rows or not isinstance(batch.targets, Tensor) or batch.targets.ndim != 1:
+            return
+        decisions = getattr(victim, "decisions", None)
+        if decisions is None:
+            return
+        before, after = decisions(batch.clean_outputs), decisions(batch.adversarial_outputs)
+        for row in rows:
+            clean, adversarial = batch.clean[row].cpu(), batch.adversarial[row].cpu()
+            difference = adversarial - clean
+            magnification = 0.5 / max(float(difference.abs().max()), 1e-12)
+            if not difference.any():
+                magnification = 1.0
+            pictures = {
+                "clean": clean,
+                "perturbation": 0.5 + magnification * difference,
+                "adversarial": adversarial,
+            }
+            about = {
+                "key": batch.planned.key,
+                "attack": batch.planned.name,
+                "method": type(batch.planned.attack).__name__,
+                "epsilon": batch.planned.epsilon,
+                "id": batch.ids[row],
+                "target": int(batch.targets[row]),
+                "clean_prediction": int(before[0][row]),
+                "clean_confidence": float(before[1][row]),
+                "adversarial_prediction": int(after[0][row]),
+                "adversarial_confidence": float(after[1][row]),
+                "success": bool(batch.success[row]),
+                "linf": float(difference.abs().max()),
+                "magnification": magnification,
+            }
+            self._save(about, pictures)
+
+    def _save(self, about: dict[str, Any], pictures: dict[str, Tensor]) -> None:
+        """Write the pictures, and last the file that names them."""
+        folder = Path(self.folder) / "panels"
+        folder.mkdir(parents=True, exist_ok=True)
+        image = hashlib.sha256(about["id"].encode()).hexdigest()[:8]
+        names = {kind: f"{image}-{about['key']}-{kind}.png" for kind in pictures}
+        names["clean"] = f"{image}-clean.png"
+        for kind, picture in pictures.items():
+            to_image(picture).save(folder / names[kind])
+        text = json.dumps({**about, "images": names}, allow_nan=False)
+        (folder / f"{image}-{about['key']}.json").write_text(text)
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """Picture ``(C, H, W)`` in [0, 1] as 8 bit: grey if its channels are equal, else RGB of the first three."""
+    grey = picture.shape[0] < 3 or bool((picture == picture[:1]).all())
+    values = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(values[0].numpy() if grey else values[:3].permute(1, 2, 0).contiguous().numpy())

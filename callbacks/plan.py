@@ -1,0 +1,151 @@
+"""What callbacks tell each other: the plan of an evaluation, and each attacked batch."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from attacks import Attack, UniformNoise
+from results.records import SCHEMA
+
+
+@dataclass(frozen=True)
+class PlannedAttack:
+    """One attack at one radius.
+
+    Args:
+        name: Its name in the configuration.
+        attack: The attack.
+        epsilon: Its radius; None if it has none.
+        key: Hash of all that decides its records: victim, data, parameters.
+        control: Whether it was added as a control row.
+    """
+
+    name: str
+    attack: Attack
+    epsilon: float | None
+    key: str
+    control: bool
+
+    def entry(self) -> dict[str, Any]:
+        """Its place in the manifest."""
+        return {
+            "attack": self.name,
+            "method": type(self.attack).__name__,
+            "epsilon": self.epsilon,
+            "key": self.key,
+            "parameters": self.attack.parameters(),
+            "norm": "log" if getattr(self.attack, "domain", "pixel") == "log" else "linf",
+            "control": self.control,
+        }
+
+
+@dataclass
+class EvaluationPlan:
+    """What is about to be done; a callback that hears ``on_evaluation_start`` may add ids to ``done``.
+
+    Args:
+        attacks: All attacks, in the order in which they run.
+        split: Name of the split.
+        images: Every image's id and target, on all ranks together.
+        victim: Description of the victim, with the hash of its weights.
+        data: Description of the data.
+        done: Ids that need not be attacked again, by an attack's key.
+    """
+
+    attacks: list[PlannedAttack]
+    split: str
+    images: list[tuple[str, Any]]
+    victim: dict[str, Any]
+    data: dict[str, Any]
+    done: dict[str, set[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AdversarialBatch:
+    """A batch that was crafted once, and is heard by every callback that has ``on_adversarial_batch``.
+
+    Args:
+        planned: The attack that made it.
+        plan: The evaluation that it belongs to.
+        ids: The images' ids, N of them.
+        targets: True targets.
+        goals: Targets that were aimed at; None for an untargeted attack.
+        clean: Clean images, ``(N, C, H, W)`` in [0, 1].
+        adversarial: Adversarial images, likewise.
+        clean_outputs: The victim's outputs for the clean images, in float32.
+        adversarial_outputs: Its outputs for the adversarial ones.
+        correct_before: Whether the victim is right about the clean image, bool ``(N,)``.
+        correct_after: Whether it is right about the adversarial one.
+        success: Whether the attack reached its aim.
+        forwards: Forward passes spent on each image, ``(N,)``.
+        backwards: Backward passes.
+        zero_gradients: Steps with a vanished gradient.
+    """
+
+    planned: PlannedAttack
+    plan: EvaluationPlan
+    ids: list[str]
+    targets: Any
+    goals: Any
+    clean: Tensor
+    adversarial: Tensor
+    clean_outputs: Any
+    adversarial_outputs: Any
+    correct_before: Tensor
+    correct_after: Tensor
+    success: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    zero_gradients: Tensor
+
+
+def expand(attacks: dict[str, Attack], epsilons: Sequence[float] | None, controls: bool) -> list[tuple[str, Attack]]:
+    """Lay out the attacks: each at every radius, with uniform noise of the same radii before them as control.
+
+    Args:
+        attacks: Attacks by name.
+        epsilons: Radii of the sweep; None leaves each attack at its own. Attacks without a radius run once.
+        controls: Add the noise where no noise of that radius is configured.
+    """
+    laid_out: list[tuple[str, Attack]] = []
+    for name, attack in attacks.items():
+        has_radius = "epsilon" in {field.name for field in fields(attack)}
+        radii = list(dict.fromkeys(epsilons)) if epsilons and has_radius else []
+        laid_out += [(name, replace(attack, epsilon=radius)) for radius in radii] if radii else [(name, attack)]
+    if controls:
+        present = {attack.epsilon for _, attack in laid_out if isinstance(attack, UniformNoise)}
+        wanted = dict.fromkeys(
+            getattr(attack, "epsilon", None) for _, attack in laid_out if getattr(attack, "domain", "pixel") == "pixel"
+        )
+        noise = [UniformNoise(epsilon=radius) for radius in wanted if radius is not None and radius not in present]
+        laid_out = [("noise", attack) for attack in sorted(noise, key=lambda attack: attack.epsilon)] + laid_out
+    return laid_out
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """16 hex digits over the names and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def record_key(*parts: Any) -> str:
+    """16 hex digits over JSON values: records of equal keys are interchangeable."""
+    text = json.dumps([SCHEMA, *parts], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def tell(trainer: pl.Trainer, hook: str, *arguments: Any) -> None:
+    """Call a hook of ours on every callback that has it."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        listener = getattr(callback, hook, None)
+        if listener is not None:
+            listener(*arguments)

@@ -1,0 +1,36 @@
+"""The progress bar: Lightning's, which also says which attack is at work."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from callbacks.plan import EvaluationPlan, PlannedAttack
+
+
+class AttackProgress(TQDMProgressBar):
+    """Lightning's progress bar, with the attack that is running and its place in the list behind the batches.
+
+    Args:
+        refresh_rate: Batches between two updates; 0 switches the bar off.
+    """
+
+    def __init__(self, refresh_rate: int = 1) -> None:
+        """Keep the refresh rate."""
+        super().__init__(refresh_rate=refresh_rate, leave=False)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Metrics beside the bar: all but the logger's version, which says nothing."""
+        shown = dict(super().get_metrics(trainer, pl_module))
+        shown.pop("v_num", None)
+        return shown
+
+    def on_attack_start(self, trainer: pl.Trainer, planned: PlannedAttack, plan: EvaluationPlan) -> None:
+        """Show the attack's name, its radius and its number."""
+        bar: Any = self._test_progress_bar if trainer.testing else self._val_progress_bar
+        if bar is None or not self.is_enabled:
+            return
+        radius = getattr(planned.attack, "epsilon", None)
+        number = next(place for place, other in enumerate(plan.attacks, 1) if other.key == planned.key)
+        shown = f"{planned.name} {radius:.3g}" if isinstance(radius, float) else planned.name
+        bar.set_postfix_str(f"{shown} ({number}/{len(plan.attacks)})")

@@ -1,0 +1,234 @@
+"""The command lines: they import every package, so that YAML can name its classes, and tie a run together."""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every process asks a server for a newer version
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+from jsonargparse.typing import register_type
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+
+from attacks.budgets import Fraction
+from callbacks import AttackProgress, Panels, RecordJournal, Robustness
+from datamodules import MedicalDataModule
+from lightning_modules import VictimModule
+from results.manifest import replace_file
+from results.tables import console_flags, console_table
+from results.wandb_log import log_evaluation, run_logger
+
+logger = logging.getLogger(__name__)
+register_type(Fraction, serializer=str, deserializer=Fraction)
+
+Program = Literal["train", "evaluate"]
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps a run's whole configuration in its folder, where the next command takes it from."""
+
+    def __init__(self, *arguments: Any, path: Path, **options: Any) -> None:
+        """Keep the path; the file is written when the trainer sets up."""
+        super().__init__(*arguments, save_to_log_dir=False, **options)
+        self.path = path
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file and hand the configuration to the loggers."""
+        text = self.parser.dump(self.config, skip_none=False)
+        replace_file(self.path, text.encode())
+        for log in trainer.loggers:
+            log.log_hyperparams({"config": text})
+
+
+class MedRobustCLI(LightningCLI):
+    """Lightning's command line, with a run's folder, the attack, the journal, the panels and the checkpoint."""
+
+    folder: Path
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What each subcommand is given in code instead of by options."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule"},
+            "test": {"model", "dataloaders", "datamodule"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what every run has."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run, and of its folder.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the runs.")
+        parser.add_lightning_class_args(Robustness, "attack")
+        parser.add_lightning_class_args(RecordJournal, "journal")
+        parser.add_lightning_class_args(Panels, "panels")
+        parser.add_lightning_class_args(AttackProgress, "progress")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/loss",
+                "checkpoint.mode": "min",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Settle folders and checkpoint, before anything is built."""
+        config = self.config[self.subcommand]
+        if not config.name:
+            raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
+        self.folder = Path(config.runs) / config.name
+        records = self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
+        config.trainer.default_root_dir = str(self.folder)
+        config.checkpoint.dirpath = str(self.folder / "checkpoints")
+        config.journal.folder = config.panels.folder = str(records)
+        config.journal.run, config.journal.seed = config.name, config.seed_everything
+        config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
+        if config.ckpt_path and "weights" in config.model.get("init_args", {}):
+            config.model.init_args.weights = None  # the checkpoint holds all of them
+        name = f"{'train' if self.subcommand == 'fit' else 'evaluate'}.yaml"
+        self.records = records
+        self.save_config_kwargs = {"path": (self.folder if self.subcommand == "fit" else records) / name}
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        """Build the trainer, with a W&B logger that needs neither account nor network unless another is given."""
+        chosen = self._get(self.config_init, "trainer")["logger"]
+        if chosen is None or chosen is True:
+            config = self.config[self.subcommand]
+            options["logger"] = run_logger(self.folder, config.name, job=str(self.subcommand))
+        return super().instantiate_trainer(**options)
+
+    def after_instantiate_classes(self) -> None:
+        """Compare the checkpoint with the victim, before any data is read."""
+        path = self.config[self.subcommand].ckpt_path
+        if path:
+            check_checkpoint(Path(path), self.model)
+
+    def after_fit(self) -> None:
+        """Say where the result lies."""
+        best = self.trainer.checkpoint_callback
+        if self.trainer.is_global_zero and isinstance(best, ModelCheckpoint) and best.best_model_path:
+            score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
+            _console().print(f"best checkpoint{score}: {shown(Path(best.best_model_path))}", soft_wrap=True)
+            _console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
+
+    def after_test(self) -> None:
+        """Merge the records and write the report."""
+        self._finish()
+
+    def after_validate(self) -> None:
+        """Merge the records and write the report."""
+        self._finish()
+
+    def _finish(self) -> None:
+        self.trainer.strategy.barrier()
+        if self.trainer.is_global_zero:
+            from results.report import finish
+
+            done = finish(self.records)
+            console = _console()
+            console.print(console_table(done["summary"], console.width))
+            console.print(console_flags(done["summary"]))
+            for kind in ("report", "summary", "records"):
+                console.print(f"{kind:8} {shown(Path(done[kind]))}", soft_wrap=True)
+            log_evaluation(self.trainer.loggers, self.records, done["summary"])
+        self.trainer.strategy.barrier()
+
+
+def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> str | None:
+    """Resolve ``best`` and ``last`` to the run's own checkpoints, anything else to a file.
+
+    Raises:
+        ValueError: There is no such file, or none is named where one is needed.
+    """
+    if wanted is None:
+        if required:
+            raise ValueError("which weights? give --ckpt_path best, last or a checkpoint's path")
+        return None
+    named = str(wanted) in ("best", "last")
+    path = folder / "checkpoints" / f"{wanted}.ckpt" if named else Path(wanted)
+    if not path.is_file():
+        hint = "; fine-tune the victim first (train.py fit)" if named else ""
+        raise ValueError(f"there is no checkpoint {path}{hint}")
+    return str(path)
+
+
+def check_checkpoint(path: Path, victim: pl.LightningModule) -> None:
+    """Refuse a checkpoint that was made of another network.
+
+    Raises:
+        ValueError: Says what the checkpoint holds and what the configuration asks for.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint["state_dict"]
+    except Exception as error:
+        raise ValueError(f"{path} is not a checkpoint that Lightning wrote ({type(error).__name__})") from error
+    own = victim.state_dict()
+    differing = [name for name in own if name in state and state[name].shape != own[name].shape]
+    names = sorted(own.keys() ^ state.keys())
+    if not differing and not names:
+        return
+    held, asked = checkpoint.get("victim", {}), getattr(victim, "description", dict)()
+    described = [f"{name} {held[name]!r} (configured: {asked[name]!r})" for name in asked if held.get(name, asked[name]) != asked[name]]
+    what = ", ".join(described) or f"{len(names)} other tensors and {len(differing)} of another shape"
+    raise ValueError(f"{path} holds another network than the configuration: {what}")
+
+
+def shown(path: Path) -> str:
+    """Path relative to the working directory, if it lies below."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
+def main(program: Program, arguments: list[str] | None = None) -> None:
+    """Run a command line; a mistake of the user ends it with one sentence and exit status 2.
+
+    Set the environment variable ``MEDROBUST_TRACEBACK=1`` to see where the sentence came from.
+    """
+    quiet()
+    try:
+        MedRobustCLI(
+            VictimModule,
+            MedicalDataModule,
+            save_config_callback=RunConfig,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=42,
+            trainer_defaults={"use_distributed_sampler": False},
+            parser_kwargs={"prog": f"{program}.py"},
+            args=arguments,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("MEDROBUST_TRACEBACK"):
+            traceback.print_exc()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def quiet() -> None:
+    """Leave on the console what a user has to read: no adverts, no hints at settings that are chosen on purpose."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("httpx", "matplotlib", "PIL", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+
+
+def _console() -> Console:
+    """Console as wide as the terminal, or 110 columns where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 110)

@@ -1,0 +1,6 @@
+"""Attack a victim: ``python evaluate.py test -c runs/NAME/train.yaml -c configs/attacks/linf.yaml --ckpt_path best``."""
+
+from cli import main
+
+if __name__ == "__main__":
+    main("evaluate")

@@ -1,0 +1,43 @@
+"""How numbers are written, in tables and reports alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+DASH = "–"
+
+
+def format_epsilon(epsilon: float | None) -> str:
+    """Write a radius as the field does: "2/255", "0.3/255" or "1/256" if it is one, else with three digits.
+
+    Args:
+        epsilon: Radius in units of the [0, 1] image range; None if unbounded.
+
+    >>> format_epsilon(8 / 255), format_epsilon(0.5 / 255), format_epsilon(1 / 256), format_epsilon(0.05)
+    ('8/255', '0.5/255', '1/256', '0.05')
+    """
+    if epsilon is None:
+        return DASH
+    if abs(epsilon - round(epsilon, 2)) < 1e-9:  # 0.2 is also 51/255, and nobody means that
+        return f"{epsilon:.3g}"
+    for denominator, digits in ((255, 0), (256, 0), (255, 1), (256, 1)):
+        count = round(epsilon * denominator, digits)
+        if count > 0 and abs(epsilon - count / denominator) < 1e-6:
+            return f"{count:g}/{denominator}"
+    return f"{epsilon:.3g}"
+
+
+def format_percent(rate: float | None) -> str:
+    """Write a rate in [0, 1] with one decimal and its sign, "95.5 %"; a dash for None."""
+    return DASH if rate is None else f"{100 * rate:.1f} %"
+
+
+def format_interval(interval: Sequence[float] | None) -> str:
+    """Write an interval of rates in percent, "91.7–97.6"; nothing for None."""
+    return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
+
+
+def format_passes(row: Mapping[str, Any]) -> str:
+    """Write the passes through the victim that an attack spent per image, forwards and backwards together."""
+    if row["mean_forwards"] is None:
+        return DASH
+    return f"{row['mean_forwards'] + row['mean_backwards']:.3g}"

@@ -1,0 +1,154 @@
+"""Drawing by hand: scales, markers, labels that keep apart, and the style that figures share in light and dark."""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+FONT = 12  # pixels
+CHARACTER = 0.62 * FONT  # mean width of a character, a little generous
+PALETTE = 8
+
+# Told apart by people with any of the common colour deficiencies (after Okabe and Ito), each at least 3:1 against the
+# page it is drawn on; the marker's shape repeats what the colour says.
+LIGHT = ("#0069a8", "#c2500c", "#00795a", "#a23b7c", "#8a6100", "#5a4fb0", "#2f8fb3", "#8c3a2e")
+DARK = ("#5cb8ee", "#f4915a", "#35c9a0", "#e79bc9", "#e3b84d", "#b3a8f7", "#9fdcec", "#e58f80")
+
+
+def _colours(colours: Sequence[str], ink: str, faint: str, noise: str, page: str) -> str:
+    series = "".join(f".fig .s{index}{{--c:{colour}}}" for index, colour in enumerate(colours))
+    return f".fig{{--ink:{ink};--faint:{faint};--page:{page}}}{series}.fig .noise{{--c:{noise}}}"
+
+
+STYLE = (
+    _colours(LIGHT, "#3c4652", "#d9dee5", "#6b7683", "#ffffff")
+    + "@media screen and (prefers-color-scheme:dark){"
+    + _colours(DARK, "#b9c3cf", "#343d48", "#8e9aa8", "#1a2027")
+    + "}"
+    + f".fig{{width:100%;height:auto;display:block;font:{FONT}px system-ui,-apple-system,'Segoe UI',sans-serif}}"
+    # the halo in the colour of the page keeps words readable where lines pass below them
+    + ".fig text{fill:var(--ink);paint-order:stroke;stroke:var(--page);stroke-width:3px;stroke-linejoin:round}"
+    + ".fig .title{font-weight:600}.fig .grid{stroke:var(--faint);stroke-width:1}"
+    + ".fig .clean{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:2 4;opacity:.8}"
+    + ".fig .line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}"
+    + ".fig .noise .line{stroke-dasharray:6 4}.fig .whisker{stroke:var(--c);stroke-width:5;opacity:.2}"
+    + ".fig .leader{fill:none;stroke:var(--c);stroke-width:1;opacity:.6}"
+    + ".fig .mark{fill:var(--c);stroke:none}.fig text.name{fill:var(--c);font-weight:600}"
+    + ".fig g.series:hover .line{stroke-width:3.5}.fig g.series:hover .whisker{opacity:.45}"
+)
+
+
+def figure(width: float, height: float, label: str, body: Sequence[str]) -> str:
+    """Wrap drawn elements into one inline SVG that brings its style along and scales with the page."""
+    return (
+        f'<svg class="fig" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}" '
+        f'xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{"".join(body)}</svg>'
+    )
+
+
+def scale(lower: float, upper: float, start: float, end: float, logarithmic: bool = False) -> Callable[[float], float]:
+    """Map values from [lower, upper] to pixels from `start` to `end`; a single value goes to the middle."""
+    low, high = (math.log(lower), math.log(upper)) if logarithmic else (lower, upper)
+
+    def pixel(value: float) -> float:
+        position = math.log(value) if logarithmic else value
+        return (start + end) / 2 if high == low else start + (position - low) / (high - low) * (end - start)
+
+    return pixel
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A straight line of the class `kind`."""
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def polyline(points: Sequence[tuple[float, float]], kind: str = "line") -> str:
+    """A line through points, of the class `kind`."""
+    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
+    """Words whose baseline starts, has its middle or ends at (x, y)."""
+    name = f' class="{kind}"' if kind else ""
+    return f'<text{name} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def marker(x: float, y: float, shape: int, tooltip: str = "") -> str:
+    """A small mark at (x, y): circle, square, triangle, diamond, or triangle pointing down, by `shape` modulo 5."""
+    title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
+    if shape % 5 == 0:
+        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4.2">{title}</circle>'
+    corners = (
+        [(-3.8, -3.8), (3.8, -3.8), (3.8, 3.8), (-3.8, 3.8)],
+        [(0, -5), (4.8, 3.8), (-4.8, 3.8)],
+        [(0, -5.4), (5.4, 0), (0, 5.4), (-5.4, 0)],
+        [(0, 5), (4.8, -3.8), (-4.8, -3.8)],
+    )[shape % 5 - 1]
+    points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
+    return f'<polygon class="mark" points="{points}">{title}</polygon>'
+
+
+def shorten(name: str, characters: int = 20) -> str:
+    """Cut a long name in its middle: beginnings and ends tell configured names apart."""
+    if len(name) <= characters:
+        return name
+    head = (characters - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - characters :]}"
+
+
+def spread(positions: Sequence[float], gap: float, lower: float, upper: float) -> list[float]:
+    """Move positions on a line apart until they keep `gap`, in their order and close to where they were.
+
+    Args:
+        positions: Where the labels want to be.
+        gap: Smallest distance between two of them.
+        lower: Where the first may be at the earliest.
+        upper: Where the last may be at the latest; more labels than fit reach beyond it.
+    """
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    moved = list(positions)
+    previous = lower - gap
+    for index in order:
+        previous = moved[index] = max(positions[index], previous + gap)
+    following = max(upper, lower + gap * (len(positions) - 1)) + gap
+    for index in reversed(order):
+        following = moved[index] = min(moved[index], following - gap)
+    return moved
+
+
+def place(
+    labels: Sequence[tuple[float, float, str]],
+    marks: Sequence[tuple[float, float]],
+    frame: tuple[float, float, float, float],
+) -> list[tuple[float, float] | None]:
+    """Find for each label a place beside its mark where it covers no mark and no other label.
+
+    Args:
+        labels: (x, y, words) of the marks to be named.
+        marks: All marks of the figure.
+        frame: Left, top, right, bottom of the space for labels.
+
+    Returns:
+        For each label the left end of its baseline, or None where there is no room: the legend and the tooltips still
+        name that mark.
+    """
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
+    places: list[tuple[float, float] | None] = []
+    for x, y, words in labels:
+        width = CHARACTER * len(words)
+        candidates = [(x + 8, y + 4), (x - 8 - width, y + 4), (x - width / 2, y - 9), (x - width / 2, y + 18)]
+        candidates += [(x + 8, y - 8), (x + 8, y + 16), (x - 8 - width, y - 8), (x - 8 - width, y + 16)]
+        candidates += [(x + 12, y - 22), (x + 12, y + 30), (x - 12 - width, y - 22), (x - 12 - width, y + 30)]
+        found = None
+        for left, base in candidates:
+            box = (left, base - FONT + 1, left + width, base + 3)
+            inside = box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                found = (left, base)
+                break
+        places.append(found)
+    return places
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
