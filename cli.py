@@ -12,11 +12,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every process ask
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from attacks.budgets import Fraction
@@ -24,6 +22,7 @@ from callbacks import AttackProgress, Panels, RecordJournal, Robustness
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from results.manifest import replace_file
+from results.report import finish
 from results.tables import console_flags, console_table
 from results.wandb_log import log_evaluation, run_logger
 
@@ -133,15 +132,13 @@ class MedRobustCLI(LightningCLI):
     def _finish(self) -> None:
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            from results.report import finish
-
-            done = finish(self.records)
+            summary = finish(self.records)
             console = _console()
-            console.print(console_table(done["summary"], console.width))
-            console.print(console_flags(done["summary"]))
+            console.print(console_table(summary, console.width))
+            console.print(console_flags(summary))
             for kind in ("report", "summary", "records"):
-                console.print(f"{kind:8} {shown(Path(done[kind]))}", soft_wrap=True)
-            log_evaluation(self.trainer.loggers, self.records, done["summary"])
+                console.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
+            log_evaluation(self.trainer.loggers, self.records, summary)
         self.trainer.strategy.barrier()
 
 
@@ -180,7 +177,11 @@ def check_checkpoint(path: Path, victim: pl.LightningModule) -> None:
     if not differing and not names:
         return
     held, asked = checkpoint.get("victim", {}), getattr(victim, "description", dict)()
-    described = [f"{name} {held[name]!r} (configured: {asked[name]!r})" for name in asked if held.get(name, asked[name]) != asked[name]]
+    described = [
+        f"{name} {held[name]!r} (configured: {asked[name]!r})"
+        for name in asked
+        if held.get(name, asked[name]) != asked[name]
+    ]
     what = ", ".join(described) or f"{len(names)} other tensors and {len(differing)} of another shape"
     raise ValueError(f"{path} holds another network than the configuration: {what}")
 

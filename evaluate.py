@@ -1,4 +1,4 @@
-"""Attack a victim: ``python evaluate.py test -c runs/NAME/train.yaml -c configs/attacks/linf.yaml --ckpt_path best``."""
+"""Attack a victim: ``python evaluate.py test -c runs/NAME/train.yaml -c ATTACKS.yaml --ckpt_path best``."""
 
 from cli import main
 

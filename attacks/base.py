@@ -70,11 +70,13 @@ class Step:
         self.victim, self.images, self.clean, self.targets, self.ids = victim, images, clean, targets, ids
         self.targeted, self.layers, self.index = targeted, tuple(layers), index
         self.forwards = 0
+        self.has_outputs = False
         self.vanished: Tensor | None = None
 
     @cached_property
     def _seen(self) -> tuple[Any, dict[str, Tensor]]:
         self.forwards += 1
+        self.has_outputs = True
         return self.victim.features(self.images, self.layers) if self.layers else (self.victim(self.images), {})
 
     @property
@@ -127,6 +129,10 @@ class Objective(ABC):
 
     __rmul__ = __mul__
 
+    def __radd__(self, other: object) -> "Objective":
+        """Let ``sum(objectives)`` start from 0."""
+        return self if other == 0 else NotImplemented
+
     def __neg__(self) -> "WeightedSum":
         """Turn round."""
         return self * -1.0
@@ -148,7 +154,9 @@ class WeightedSum(Objective):
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse lists that do not match."""
+        """Refuse lists that do not match; keep tuples, so that an attack can be hashed."""
+        object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "weights", tuple(self.weights))
         if not self.terms or len(self.terms) != len(self.weights):
             raise ValueError(f"expected one weight for each term, got {len(self.terms)} and {len(self.weights)}")
 
@@ -188,7 +196,8 @@ class Attack(ABC):
             ValueError: Images outside [0, 1] or not finite, or lengths that differ.
         """
         crafted = self.craft(victim, images, targets, ids)
-        with frozen(victim), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), frozen(victim):
+            targets = without_inference(targets)
             success = self.reached(victim, victim(crafted.images), targets)
         return Attacked(
             crafted.images, crafted.forwards + 1, crafted.backwards, crafted.zero_gradients, success=success
@@ -199,11 +208,7 @@ class Attack(ABC):
         ids = [str(place) for place in range(len(images))] if ids is None else list(ids)
         check_batch(images, targets, ids)
         with torch.inference_mode(False), torch.enable_grad(), frozen(victim):
-            if images.is_inference():
-                images = images.clone()
-            if isinstance(targets, Tensor) and targets.is_inference():
-                targets = targets.clone()
-            return self.perturb(victim, images.detach(), targets, ids)
+            return self.perturb(victim, without_inference(images).detach(), without_inference(targets), ids)
 
     @abstractmethod
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
@@ -236,6 +241,15 @@ def describe(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
+def without_inference(value: Any) -> Any:
+    """Clone inference tensors, which cannot be saved for a backward; lists and dicts are looked into."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, dict):
+        return {key: without_inference(inner) for key, inner in value.items()}
+    return [without_inference(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def check_batch(images: Tensor, targets: Any, ids: Sequence[str]) -> None:
     """Refuse a batch that an attack cannot take.
 
@@ -247,5 +261,15 @@ def check_batch(images: Tensor, targets: Any, ids: Sequence[str]) -> None:
     if len(images) and not bool(((images >= 0) & (images <= 1)).all()):
         low, high = float(images.min()), float(images.max())
         raise ValueError(f"expected finite images in [0, 1], got values from {low:g} to {high:g}")
+    if isinstance(targets, Tensor):
+        if targets.ndim not in (1, 3) or targets.is_floating_point():
+            came = f"{targets.dtype} {tuple(targets.shape)}"
+            raise ValueError(f"expected targets of whole numbers, classes (N,) or masks (N, H, W), got {came}")
+        if targets.ndim == 1 and len(targets) and bool((targets < 0).any()):
+            raise ValueError(f"classes are counted from 0, got {int(targets.min())}")
+    elif not isinstance(targets, list | tuple) or not all(isinstance(target, dict) for target in targets):
+        raise ValueError(
+            f"expected a tensor of classes or masks or a list of boxes' dicts, got {type(targets).__name__}"
+        )
     if not len(images) == len(targets) == len(ids):
         raise ValueError(f"got {len(images)} images, {len(targets)} targets and {len(ids)} ids: one of each is needed")

@@ -37,9 +37,9 @@ class Fraction(float):
         """Give the number as it was written."""
         return self.text
 
-    def __getnewargs__(self) -> tuple[str]:
+    def __reduce__(self) -> tuple[type["Fraction"], tuple[str]]:
         """Let copies and pickles keep the text."""
-        return (self.text,)
+        return Fraction, (self.text,)
 
 
 def check_radius(name: str, value: float, unit: str = "the [0, 1] image range") -> None:
@@ -48,14 +48,26 @@ def check_radius(name: str, value: float, unit: str = "the [0, 1] image range") 
     Raises:
         ValueError: ``value`` is not in (0, 1].
     """
+    if not isinstance(value, int | float):
+        raise ValueError(f"{name} is a number, got {value!r} (in Python write {name}=8 / 255)")
     if not 0 < value <= 1:
         meant = f" (did you mean {value:g}/255?)" if 1 < value <= 255 else ""
         raise ValueError(f"{name} is in units of {unit} and lies in (0, 1], got {value:g}{meant}")
 
 
+def check_steps(steps: int) -> None:
+    """Refuse a number of steps that is not a whole number of at least 1.
+
+    Raises:
+        ValueError: Says what came.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps counts gradient steps and is a whole number of at least 1, got {steps}")
+
+
 def image_generator(seed: int, stream: str, id: str) -> torch.Generator:
     """Random stream of one image: the same for (seed, stream, id) in any batch, order, rank and device."""
-    digest = hashlib.blake2b(f"{seed}/{stream}/{id}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr((seed, stream, id)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 

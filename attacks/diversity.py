@@ -36,9 +36,9 @@ def resize_matrix(size: Tensor, start: Tensor, side: int, dtype: torch.dtype) ->
     """
     places = torch.arange(side, device=size.device)
     inside = places - start[:, None]
-    source = ((inside + 0.5) * (side / size[:, None]) - 0.5).clamp(0, side - 1)
+    source = ((inside.to(dtype) + 0.5) * (side / size[:, None].to(dtype)) - 0.5).clamp(0, side - 1)
     weights = (1 - (source[:, :, None] - places).abs()).clamp(min=0)
-    return (weights * ((inside >= 0) & (inside < size[:, None]))[:, :, None]).to(dtype)
+    return weights * ((inside >= 0) & (inside < size[:, None]))[:, :, None]
 
 
 def diversify(images: Tensor, targets: Any, places: Tensor) -> tuple[Tensor, Any]:

@@ -54,6 +54,11 @@ class CrossEntropy(Objective):
 
     saturated: Literal["margin", "keep"] = "margin"
 
+    def __post_init__(self) -> None:
+        """Refuse a choice that there is not."""
+        if self.saturated not in ("margin", "keep"):
+            raise ValueError(f"saturated is 'margin' or 'keep', got {self.saturated!r}")
+
     def __call__(self, step: Step) -> Tensor:
         """Value of each image, ``(N,)``."""
         if not isinstance(step.targets, Tensor):
@@ -62,9 +67,12 @@ class CrossEntropy(Objective):
         values = image_mean(functional.softplus(gap, threshold=80.0), step.targets)
         if step.targeted:
             return -values
-        lost = (gap.detach() < SATURATED).flatten(1).all(1) if gap.ndim > 1 else gap.detach() < SATURATED
+        if self.saturated == "keep":
+            return values
+        lost = (gap.detach() < SATURATED) | (step.targets < 0)
+        lost = lost.flatten(1).all(1) if lost.ndim > 1 else lost
         step.report_vanished(lost)
-        return values if self.saturated == "keep" else torch.where(lost, image_mean(gap, step.targets), values)
+        return torch.where(lost, image_mean(gap, step.targets), values)
 
 
 @dataclass(frozen=True)
@@ -90,4 +98,6 @@ class Margin(Objective):
         if not isinstance(step.targets, Tensor):
             return -step.loss if step.targeted else step.loss
         gap = logit_gap(step.outputs, step.targets, soft=False)
-        return image_mean((-gap if step.targeted else gap).clamp(max=self.kappa), step.targets)
+        lead = -gap if step.targeted else gap
+        # not clamp: its gradient is zero at the bound, where a tie with kappa = 0 would stay for ever
+        return image_mean(torch.where(lead > self.kappa, self.kappa, lead), step.targets)

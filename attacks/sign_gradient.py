@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.base import Attack, Crafted, Objective, Step
-from attacks.budgets import Fraction, check_radius, per_image_uniform
+from attacks.budgets import Fraction, check_radius, check_steps, per_image_uniform
 from attacks.diversity import diversify, draw_places
 from attacks.objectives import CrossEntropy
 from attacks.victims import Victim
@@ -32,7 +32,7 @@ class SignGradient(Attack):
         momentum: Decay mu of the accumulated gradient, each divided by its L1 norm before (Dong et al., CVPR 2018,
             eq. 6); 0 uses the plain gradient.
         diversity: Probability with which an image is resized and padded before each step (Xie et al., CVPR 2019).
-        smallest_side: Least size of the resized image, as a share of the side.
+        smallest_side: Least size of the resized image, as a share of the side, above 0.
         smoothing: Side of the Gaussian kernel that the gradient is convolved with, odd (Dong et al., CVPR 2019,
             eq. 8); 0 leaves the gradient.
         smoothing_deviations: Standard deviations that half the kernel spans.
@@ -59,17 +59,19 @@ class SignGradient(Attack):
 
     def __post_init__(self) -> None:
         """Refuse settings that would give wrong numbers."""
+        if self.domain not in ("pixel", "log"):
+            raise ValueError(f"domain is 'pixel' or 'log', got {self.domain!r}")
         unit = "the [0, 1] image range" if self.domain == "pixel" else "the natural logarithm of an image"
         check_radius("epsilon", self.epsilon, unit)
         if self.step_size is not None:
             check_radius("step_size", self.step_size, unit)
-        if self.steps < 1:
-            raise ValueError(f"steps counts gradient steps and is at least 1, got {self.steps}")
+        check_steps(self.steps)
         if not self.momentum >= 0:
             raise ValueError(f"momentum is a decay factor and is not negative, got {self.momentum}")
-        for name, share in (("diversity", self.diversity), ("smallest_side", self.smallest_side)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is a share and lies in [0, 1], got {share}")
+        if not 0 <= self.diversity <= 1:
+            raise ValueError(f"diversity is a probability and lies in [0, 1], got {self.diversity}")
+        if not 0 < self.smallest_side <= 1:
+            raise ValueError(f"smallest_side is a share of the side and lies in (0, 1], got {self.smallest_side}")
         if self.smoothing < 0 or (self.smoothing > 0 and self.smoothing % 2 == 0):
             raise ValueError(f"smoothing is the side of a kernel, odd, or 0 for none, got {self.smoothing}")
         if not self.smoothing_deviations > 0:
@@ -86,64 +88,60 @@ class SignGradient(Attack):
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Run the loop; with ``stop_when_fooled`` on an ever smaller batch."""
         objective, length = self.raised(), self.step_length()
-        result = images.clone()
-        forwards, backwards, zeros = (torch.zeros(len(images), dtype=torch.long, device=images.device) for _ in "fbz")
-        batch = _Active(images, targets, list(ids), torch.arange(len(images), device=images.device))
+        batch = _Batch(images, targets, list(ids))
         batch.lower, batch.upper = self._bounds(images)
         batch.variable = self._start(batch)
         batch.velocity = torch.zeros_like(images) if self.momentum else None
         places = self._places(batch)
         kernel = self._kernel(images) if self.smoothing else None
+        # the outputs that the step sees anyway decide who leaves, unless they are of a resized image, or of boxes,
+        # whose loss does not come with outputs: then a forward without gradients asks before the step
+        asks_first = self.stop_when_fooled and (places is not None or not isinstance(targets, Tensor))
 
         index = 0
         while index < self.steps and batch.ids:
-            if self.stop_when_fooled and places is not None:
-                # what fools the victim after resizing need not fool it as it is: ask before the step
+            if asks_first:
                 with torch.no_grad():
-                    fooled = self.reached(victim, victim(self._image(batch.variable, batch.clean)), batch.targets)
-                forwards[batch.rows] += 1
-                batch.keep(_leave(result, batch, self._image(batch.variable, batch.clean), fooled))
+                    image = self._image(batch.variable, batch.clean)
+                    fooled = self.reached(victim, victim(image), batch.targets)
+                batch.forwards[batch.rows] += 1
+                batch.keep(batch.leave(image, fooled))
                 if not batch.ids:
                     break
             variable = batch.variable.detach().requires_grad_()
-            current = self._image(variable, batch.clean)
-            seen, truths = current, batch.targets
+            seen, truths = self._image(variable, batch.clean, straight_through=True), batch.targets
             if places is not None:
-                seen, truths = diversify(current, batch.targets, places[index, batch.rows])
+                seen, truths = diversify(seen, truths, places[index, batch.rows])
             step = Step(victim, seen, batch.clean, truths, batch.ids, self.targeted, objective.layers, index)
             values = objective(step)
-            fooled = None
-            if isinstance(truths, Tensor) or self.stop_when_fooled:
-                fooled = self.reached(victim, step.outputs, truths)
-            forwards[batch.rows] += step.forwards
+            looks = not asks_first and (self.stop_when_fooled or step.has_outputs)
+            fooled_now = self.reached(victim, step.outputs, truths) if looks else None
+            batch.forwards[batch.rows] += step.forwards
             kept = None
-            if self.stop_when_fooled and places is None and fooled is not None:
-                kept = _leave(result, batch, current.detach(), fooled)
-                if kept is not None and 2 * len(kept) < len(fooled):
+            if self.stop_when_fooled and fooled_now is not None:
+                kept = batch.leave(self._image(batch.variable, batch.clean), fooled_now)
+                if kept is not None and 2 * len(kept) < len(fooled_now):
                     # a new forward of the few that stay costs less than a backward through the many that leave
                     batch.keep(kept)
                     continue
             (gradient,) = torch.autograd.grad(values.sum(), variable)
-            backwards[batch.rows] += 1
-            vanished = gradient.flatten(1).abs().amax(1) == 0
-            vanished = vanished if step.vanished is None else vanished | step.vanished
-            zeros[batch.rows] += vanished if fooled is None else vanished & ~fooled
+            batch.count_gradient(gradient, step.vanished, fooled_now)
             batch.keep(kept)
             gradient = gradient if kept is None else gradient[kept]
-            if kernel is not None:
-                gradient = functional.conv2d(gradient, kernel, padding="same", groups=gradient.shape[1])
-            if batch.velocity is not None:
-                norms = gradient.abs().sum((1, 2, 3), keepdim=True)
-                gradient = batch.velocity = self.momentum * batch.velocity + gradient / norms.clamp(
-                    min=torch.finfo(norms.dtype).tiny
-                )
-            moved = torch.add(batch.variable, gradient.sign(), alpha=length)
+            moved = torch.add(batch.variable, self._direction(gradient, batch, kernel), alpha=length)
             batch.variable = torch.clamp(moved, batch.lower, batch.upper)
             index += 1
 
-        if batch.ids:
-            result[batch.rows] = self._image(batch.variable, batch.clean).detach()
-        return Crafted(result, forwards, backwards, zeros)
+        return batch.finish(self._image(batch.variable, batch.clean))
+
+    def _direction(self, gradient: Tensor, batch: "_Batch", kernel: Tensor | None) -> Tensor:
+        """Sign of the gradient, smoothed and accumulated as configured."""
+        if kernel is not None:
+            gradient = functional.conv2d(gradient, kernel, padding="same", groups=gradient.shape[1])
+        if batch.velocity is not None:
+            norms = gradient.abs().sum((1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+            gradient = batch.velocity = self.momentum * batch.velocity + gradient / norms
+        return gradient.sign()
 
     def _bounds(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Least and largest value of the variable that is moved."""
@@ -151,7 +149,7 @@ class SignGradient(Attack):
             return torch.full_like(clean, -self.epsilon), torch.full_like(clean, self.epsilon)
         return (clean - self.epsilon).clamp(min=0), (clean + self.epsilon).clamp(max=1)
 
-    def _start(self, batch: "_Active") -> Tensor:
+    def _start(self, batch: "_Batch") -> Tensor:
         """Where the variable starts: no change, or a random point of the ball."""
         start = torch.zeros_like(batch.clean) if self.domain == "log" else batch.clean
         if not self.random_start:
@@ -159,34 +157,59 @@ class SignGradient(Attack):
         noise = per_image_uniform(batch.ids, start.shape[1:], self.seed, type(self).__name__, start)
         return torch.clamp(start + self.epsilon * noise, batch.lower, batch.upper)
 
-    def _image(self, variable: Tensor, clean: Tensor) -> Tensor:
-        """Image that the variable stands for."""
-        return variable if self.domain == "pixel" else (clean * variable.exp()).clamp(0, 1)
+    def _image(self, variable: Tensor, clean: Tensor, straight_through: bool = False) -> Tensor:
+        """Image that the variable stands for.
 
-    def _places(self, batch: "_Active") -> Tensor | None:
+        Where the clip has no gradient, a pixel that is white, or was pushed past white, could never come back; with
+        ``straight_through`` it keeps the gradient of the unclipped image.
+        """
+        if self.domain == "pixel":
+            return variable
+        image = clean * variable.exp()
+        clipped = image.clamp(0, 1)
+        return image + (clipped - image).detach() if straight_through else clipped
+
+    def _places(self, batch: "_Batch") -> Tensor | None:
         """Every step's resizing of every image, drawn beforehand; None without diversity."""
         if not self.diversity or not batch.ids:
             return None
         side = (batch.clean.shape[-2], batch.clean.shape[-1])
-        stream = f"{type(self).__name__}/diversity"
+        stream = f"{type(self).__name__}:diversity"
         drawn = draw_places(batch.ids, self.steps, side, self.diversity, self.smallest_side, self.seed, stream)
         return drawn.to(batch.clean.device, non_blocking=True)
 
     def _kernel(self, like: Tensor) -> Tensor:
         """Gaussian of ``smoothing`` pixels a side, for each channel, ``(C, 1, k, k)``."""
-        places = torch.linspace(-self.smoothing_deviations, self.smoothing_deviations, self.smoothing)
-        line = torch.exp(-places.double().square() / 2) if self.smoothing > 1 else torch.ones(1).double()
+        reach = self.smoothing_deviations if self.smoothing > 1 else 0.0
+        line = torch.exp(-torch.linspace(-reach, reach, self.smoothing, dtype=torch.float64).square() / 2)
         kernel = torch.outer(line, line)
         return (kernel / kernel.sum()).to(like).expand(like.shape[1], 1, -1, -1)
 
 
-class _Active:
-    """The images still under attack; ``rows`` are their places in the batch that came."""
+class _Batch:
+    """The images still under attack, what has become of the others, and what was spent on each.
 
-    def __init__(self, clean: Tensor, targets: Any, ids: list[str], rows: Tensor) -> None:
-        self.clean, self.targets, self.ids, self.rows = clean, targets, ids, rows
+    ``rows`` are the places, in the batch that came, of the images still under attack.
+    """
+
+    def __init__(self, clean: Tensor, targets: Any, ids: list[str]) -> None:
+        self.clean, self.targets, self.ids = clean, targets, ids
+        self.rows = torch.arange(len(clean), device=clean.device)
         self.variable = self.lower = self.upper = clean
         self.velocity: Tensor | None = None
+        self.result = clean.clone()
+        self.forwards, self.backwards, self.zeros = (torch.zeros_like(self.rows) for _ in range(3))
+
+    def leave(self, images: Tensor, fooled: Tensor) -> Tensor | None:
+        """Store the images that fool the victim; give the places of the others, or None if none leaves.
+
+        ``nonzero`` is the one point of a step at which the host waits for the device.
+        """
+        places = (~fooled).nonzero().squeeze(1)
+        if len(places) == len(fooled):
+            return None
+        self.result[self.rows] = torch.where(fooled[:, None, None, None], images, self.result[self.rows])
+        return places
 
     def keep(self, places: Tensor | None) -> None:
         """Go on with the images at these places; None keeps all."""
@@ -199,14 +222,15 @@ class _Active:
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor[places])
 
+    def count_gradient(self, gradient: Tensor, reported: Tensor | None, fooled: Tensor | None) -> None:
+        """Count a backward, and a vanished gradient where the image does not fool the victim yet."""
+        vanished = gradient.flatten(1).abs().amax(1) == 0
+        vanished = vanished if reported is None else vanished | reported
+        self.backwards[self.rows] += 1
+        self.zeros[self.rows] += vanished if fooled is None else vanished & ~fooled
 
-def _leave(result: Tensor, batch: _Active, images: Tensor, fooled: Tensor) -> Tensor | None:
-    """Store the images that fool the victim; give the places of the others, or None if none leaves.
-
-    ``nonzero`` is the one point of a step at which the host waits for the device.
-    """
-    places = (~fooled).nonzero().squeeze(1)
-    if len(places) == len(fooled):
-        return None
-    result[batch.rows] = torch.where(fooled[:, None, None, None], images, result[batch.rows])
-    return places
+    def finish(self, images: Tensor) -> Crafted:
+        """Put the images still under attack beside the others."""
+        if self.ids:
+            self.result[self.rows] = images
+        return Crafted(self.result, self.forwards, self.backwards, self.zeros)

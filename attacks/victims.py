@@ -42,14 +42,18 @@ class ModuleVictim(nn.Module):
         super().__init__()
         self.module = module
         first = next((tensor for tensor in module.parameters()), torch.zeros(()))
-        for name, value in (("mean", mean), ("std", std)):
-            statistic = torch.as_tensor(value, dtype=first.dtype, device=first.device).reshape(-1, 1, 1)
-            self.register_buffer(name, statistic, persistent=False)
-        if (self.std <= 0).any():
+        with torch.inference_mode(False):
+            for name, value in (("mean", mean), ("std", std)):
+                statistic = torch.tensor(value, dtype=first.dtype, device=first.device).reshape(-1, 1, 1)
+                self.register_buffer(name, statistic, persistent=False)
+        if not bool((self.std > 0).all()):
             raise ValueError(f"std divides the images and must be positive, got {std}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1]."""
+        for statistic in (self.mean, self.std):
+            if len(statistic) not in (1, images.shape[1]):
+                raise ValueError(f"mean and std have {len(statistic)} channels, the images {images.shape[1]}")
         logits = self.module((images - self.mean) / self.std)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -90,14 +94,19 @@ def as_victim(
 def frozen(victim: Victim) -> Iterator[None]:
     """Hold a victim in eval mode, without weight gradients, and give it back as it was, also after an exception.
 
-    Restored are each submodule's mode, and each tensor's ``requires_grad``, ``grad`` and, for buffers, values.
+    Restored are each submodule's mode, and each tensor's ``requires_grad``, ``grad`` and, for buffers, values. Only
+    an ``nn.Module`` can be held so; any other victim has to be in eval mode already.
     """
     modules = list(victim.modules()) if isinstance(victim, nn.Module) else []
     parameters = list(victim.parameters()) if isinstance(victim, nn.Module) else []
     modes = [module.training for module in modules]
     flags = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     with torch.no_grad():
-        buffers = [(owner, name, buffer, buffer.clone()) for owner in modules for name, buffer in _buffers(owner)]
+        buffers = [
+            (owner, name, buffer, None if buffer is None or buffer.is_inference() else buffer.clone())
+            for owner in modules
+            for name, buffer in owner._buffers.items()
+        ]
     try:
         for module in modules:
             module.training = False
@@ -112,9 +121,6 @@ def frozen(victim: Victim) -> Iterator[None]:
             parameter.grad = gradient
         with torch.no_grad():
             for owner, name, buffer, values in buffers:
-                buffer.copy_(values)
+                if buffer is not None and values is not None:
+                    buffer.copy_(values)
                 owner._buffers[name] = buffer
-
-
-def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, buffer) for name, buffer in module._buffers.items() if buffer is not None]

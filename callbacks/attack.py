@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -87,7 +87,8 @@ class Robustness(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._start(trainer, pl_module, "val")
         else:
-            self._correct = torch.zeros(len(self.attacks), 2, dtype=torch.long, device=pl_module.device)
+            device = cast(torch.device, pl_module.device)
+            self._correct = torch.zeros(len(self.attacks), 2, dtype=torch.long, device=device)
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -129,9 +130,8 @@ class Robustness(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data is None or not hasattr(data, "fingerprint"):
             raise ValueError("an evaluation needs a data module with fingerprint(split), which its records refer to")
-        description = {"weights": weights_hash(victim)}
-        if hasattr(victim, "description"):
-            description = victim.description() | description
+        describe = cast(Any, getattr(victim, "description", dict))
+        description = {**describe(), "weights": weights_hash(victim)}
         prints = data.fingerprint(split)
         attacks = [
             PlannedAttack(
@@ -247,15 +247,15 @@ class Robustness(Callback):
             ValueError: The task has no classes for images.
         """
         if not isinstance(targets, Tensor) or targets.ndim != 1 or not isinstance(outputs, Tensor):
-            raise ValueError("goals are chosen for classifiers; targeted attacks on other victims are called from Python")
+            raise ValueError(
+                "goals are chosen for classifiers; targeted attacks on other victims are called from Python"
+            )
         classes = outputs.shape[1]
         if self.goals == "next":
             return (targets + 1) % classes
         if self.goals == "least_likely":
             return outputs.scatter(1, targets[:, None], float("inf")).argmin(1)
-        draws = [
-            int(torch.randint(1, classes, (), generator=image_generator(attack.seed, "goal", id))) for id in ids
-        ]
+        draws = [int(torch.randint(1, classes, (), generator=image_generator(attack.seed, "goal", id))) for id in ids]
         return (targets + torch.tensor(draws).to(targets)) % classes
 
 

@@ -63,9 +63,7 @@ class RecordJournal(Callback):
             plan.done.setdefault(key, set()).update(ids)
         self._journal = Journal(folder, trainer.global_rank)
 
-    def on_adversarial_batch(
-        self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch
-    ) -> None:
+    def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
         """Write a batch's records in one go."""
         assert self._journal is not None
         self._journal.append(self._records(victim, batch))

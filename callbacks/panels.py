@@ -37,9 +37,7 @@ class Panels(Callback):
         turns = [(place, label, id) for label, ids in by_class.items() for place, id in enumerate(ids)]
         self.chosen = {id for _, _, id in sorted(turns)[: self.count]}
 
-    def on_adversarial_batch(
-        self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch
-    ) -> None:
+    def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
         """Save the chosen images of a batch."""
         rows = [row for row, id in enumerate(batch.ids) if id in self.chosen]
         if not rows or not isinstance(batch.targets, Tensor) or batch.targets.ndim != 1:

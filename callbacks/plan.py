@@ -117,7 +117,7 @@ def expand(attacks: dict[str, Attack], epsilons: Sequence[float] | None, control
     for name, attack in attacks.items():
         has_radius = "epsilon" in {field.name for field in fields(attack)}
         radii = list(dict.fromkeys(epsilons)) if epsilons and has_radius else []
-        laid_out += [(name, replace(attack, epsilon=radius)) for radius in radii] if radii else [(name, attack)]
+        laid_out += [(name, _at_radius(attack, radius)) for radius in radii] if radii else [(name, attack)]
     if controls:
         present = {attack.epsilon for _, attack in laid_out if isinstance(attack, UniformNoise)}
         wanted = dict.fromkeys(
@@ -126,6 +126,11 @@ def expand(attacks: dict[str, Attack], epsilons: Sequence[float] | None, control
         noise = [UniformNoise(epsilon=radius) for radius in wanted if radius is not None and radius not in present]
         laid_out = [("noise", attack) for attack in sorted(noise, key=lambda attack: attack.epsilon)] + laid_out
     return laid_out
+
+
+def _at_radius(attack: Attack, epsilon: float) -> Attack:
+    changed: dict[str, Any] = {"epsilon": epsilon}
+    return replace(attack, **changed)
 
 
 def weights_hash(module: torch.nn.Module) -> str:

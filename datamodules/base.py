@@ -191,10 +191,12 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
     def dataloader_of(self, split: Split) -> DataLoader[dict[str, Any]]:
         """A split in fixed order with the evaluation's transform, each image once.
 
+        The order is that of a hash of the ids, so that the first batches hold all classes.
+
         Raises:
             ValueError: An unknown or empty split, or `setup` was not called.
         """
-        samples = self._samples(split)
+        samples = sorted(self._samples(split), key=lambda sample: hashlib.sha256(sample.id.encode()).digest())
         batches: Sampler[list[int]] = EachImageOnce(len(samples), self.batch_size)
         dataset = ImageDataset(samples, self._evaluation_transform(), self.channels)
         return DataLoader(dataset, batch_sampler=batches, **loader_options(self.num_workers))

@@ -9,7 +9,7 @@ import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # the import would ask a server for the newest version
 
-import albumentations as A  # noqa: N812
+import albumentations as A
 
 Resize = Literal["crop", "squash", "pad"]
 

@@ -34,6 +34,9 @@ class VictimModule(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Any:
         """Outputs for images ``(N, C, H, W)`` in [0, 1]."""
+        for statistic in (self.mean, self.std):
+            if len(statistic) not in (1, images.shape[1]):
+                raise ValueError(f"mean and std have {len(statistic)} channels, the images {images.shape[1]}")
         return self.network((images - self.mean) / self.std)
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:

@@ -37,6 +37,8 @@ class Classifier(VictimModule):
         ValueError: An argument is out of its range, or the weights cannot be had.
     """
 
+    loss_weights: Tensor
+
     def __init__(
         self,
         backbone: str,

@@ -26,7 +26,7 @@ def build_classifier(
     Args:
         backbone: Name of a timm network, such as ``resnet50`` or ``mobilenetv2_100``.
         num_classes: Number of classes K, at least 2.
-        head: ``linear`` is the backbone's own; ``dense`` is 128 units, ReLU, dropout 0.2 and K units (Ma20 section 3.3).
+        head: ``linear`` is the backbone's own; ``dense`` is 128 units, ReLU, dropout 0.2, K units (Ma20 section 3.3).
         channels: Channels C of the images; the first convolution of given weights is adapted to them.
         weights: ``hub`` downloads timm's weights, a path reads a local file, None starts from random ones. The
             classifier's own weights are dropped from a file, since they belong to other classes.
@@ -93,9 +93,11 @@ def _load_weights(network: nn.Module, file: Path, backbone: str) -> None:
         )
     except Exception as error:
         raise ValueError(f"{file} is not a readable safetensors or torch weight file: {error}") from error
-    state = state.get("state_dict", state)
+    held: Any = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} holds a {type(held).__name__}, a dict of tensors by name is needed")
     classifier = _classifier_name(network) + "."
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(classifier)}
+    state = {name: tensor for name, tensor in held.items() if not name.startswith(classifier)}
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(classifier)}
     for first in _first_convolution(network):
         if first in state and state[first].shape != own[first].shape:
@@ -113,5 +115,3 @@ def _load_weights(network: nn.Module, file: Path, backbone: str) -> None:
 def _first_convolution(network: nn.Module) -> list[str]:
     names: Any = getattr(network, "pretrained_cfg", {}).get("first_conv")
     return [f"{name}.weight" for name in ([names] if isinstance(names, str) else names or [])]
-
-

@@ -86,6 +86,8 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     assert isinstance(old, nn.Conv2d) and isinstance(following, nn.BatchNorm2d)
     fused = fuse_conv_bn_eval(old, following)
     old.weight, old.bias = fused.weight.requires_grad_(False), fused.bias.requires_grad_(False)
-    rest = [getattr(following, name) for name in ("drop", "act") if isinstance(getattr(following, name, None), nn.Module)]
+    rest = [
+        getattr(following, name) for name in ("drop", "act") if isinstance(getattr(following, name, None), nn.Module)
+    ]
     parent, _, last = norm.rpartition(".")
     setattr(network.get_submodule(parent), last, nn.Sequential(*rest) if rest else nn.Identity())

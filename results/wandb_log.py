@@ -1,4 +1,4 @@
-"""Weights & Biases: a logger that needs neither account nor network, and an evaluation's scalars, table and pictures."""
+"""Weights & Biases: a logger that needs neither account nor network, and an evaluation sent to it."""
 
 import logging
 import netrc
@@ -105,8 +105,9 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
                 scalars[f"{place.replace('/255', '|255')}/{rate}"] = row[rate]
     records = read_records(folder).head(ROWS)
     records = records.select([name for name in records.columns if records[name].dtype != pl.Null])
+    columns: list[str | int] = list(records.columns)
     table = wandb.Table(
-        columns=records.columns, data=[list(row) for row in records.iter_rows()], allow_mixed_types=True
+        columns=list[str | int](records.columns), data=[list(row) for row in records.iter_rows()], allow_mixed_types=True
     )
     pictures = _pictures(folder, summary)
     run.log({**scalars, "records": table, **({"panels": pictures} if pictures else {})})

@@ -217,14 +217,14 @@ def test_a_radius_that_is_none_is_refused(cls: Any, epsilon: float) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("steps", 0, "steps counts gradient steps and is at least 1, got 0"),
+        ("steps", 0, "steps counts gradient steps and is a whole number of at least 1, got 0"),
         ("steps", -3, "got -3"),
         ("step_size", 2, r"step_size is in units of the \[0, 1\] image range and lies in \(0, 1\], got 2"),
         ("step_size", 0, "step_size"),
         ("step_size", math.nan, "step_size"),
         ("momentum", -1.0, "momentum is a decay factor and is not negative, got -1.0"),
         ("momentum", math.nan, "momentum"),
-        ("diversity", 1.5, r"diversity is a share and lies in \[0, 1\], got 1.5"),
+        ("diversity", 1.5, r"diversity is a probability and lies in \[0, 1\], got 1.5"),
         ("diversity", math.nan, "diversity"),
         ("smallest_side", -0.1, "smallest_side"),
         ("smallest_side", 0.0, "smallest_side"),

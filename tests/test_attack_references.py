@@ -136,7 +136,7 @@ def test_diverse_inputs_climb_the_loss_of_the_resized_image(batch: tuple[Any, Te
     ids = [str(i) for i in range(8)]
     attack = SignGradient(epsilon=EPSILON, steps=3, diversity=1.0, smallest_side=0.7)
     made = attack(as_victim(net), images, targets, ids).images
-    places = draw_places(ids, 3, (8, 8), 1.0, 0.7, 0, "SignGradient/diversity")
+    places = draw_places(ids, 3, (8, 8), 1.0, 0.7, 0, "SignGradient:diversity")
     assert (places[1:] != places[:1]).any(0).any(1).sum() >= 4  # or the step would not matter
     for i in range(8):
         current = images[i : i + 1].clone()

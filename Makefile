@@ -1,0 +1,39 @@
+# make demo | test | lint | bench | clean: each sets up what it needs, in .venv
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: demo test slow lint bench clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s" % sys.version.split()[0] or 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/ready-bench: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchattacks foolbox eagerpy GitPython gitdb smmap
+	@touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/python train.py fit -c configs/demo.yaml
+	$(BIN)/python evaluate.py test -c runs/demo/train.yaml -c configs/attacks/linf.yaml --ckpt_path best
+
+test: $(VENV)/ready
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
+
+slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready-bench
+	$(BIN)/python -m benchmarks.sign_gradient
+
+clean:
+	rm -rf runs data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache
