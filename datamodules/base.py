@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.dataset import ImageDataset, loader_options, readable
-from datamodules.samplers import EachImageOnce, ShuffledEpochs
+from datamodules.samplers import EachImageOnce, ShuffledEpochs, rank_and_world
 from datamodules.samples import Sample
 from datamodules.splits import (
     SPLITS,
@@ -194,9 +194,12 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         The order is that of a hash of the ids, so that the first batches hold all classes.
 
         Raises:
-            ValueError: An unknown or empty split, or `setup` was not called.
+            ValueError: An unknown or empty split, fewer images than processes, or `setup` was not called.
         """
         samples = sorted(self._samples(split), key=lambda sample: hashlib.sha256(sample.id.encode()).digest())
+        world = rank_and_world()[1]
+        if len(samples) < world:
+            raise ValueError(f"the split {split} has {len(samples)} images for {world} processes: use fewer devices")
         batches: Sampler[list[int]] = EachImageOnce(len(samples), self.batch_size)
         dataset = ImageDataset(samples, self._evaluation_transform(), self.channels)
         return DataLoader(dataset, batch_sampler=batches, **loader_options(self.num_workers))

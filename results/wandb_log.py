@@ -106,9 +106,8 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
     records = read_records(folder).head(ROWS)
     records = records.select([name for name in records.columns if records[name].dtype != pl.Null])
     columns: list[str | int] = list(records.columns)
-    table = wandb.Table(
-        columns=list[str | int](records.columns), data=[list(row) for row in records.iter_rows()], allow_mixed_types=True
-    )
+    rows = [list(row) for row in records.iter_rows()]
+    table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
     pictures = _pictures(folder, summary)
     run.log({**scalars, "records": table, **({"panels": pictures} if pictures else {})})
     run.summary.update(scalars)

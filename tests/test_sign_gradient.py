@@ -439,7 +439,7 @@ DENSE = [
 
 @pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("attack", [a for a in DENSE[:5]], ids=name)
+@pytest.mark.parametrize("attack", DENSE[:5], ids=name)
 def test_each_labelled_pixel_of_a_mask_reaches_its_corner(
     attack: SignGradient, classes: int, targeted: bool, segmenter: Any, images_of: Any
 ) -> None:
