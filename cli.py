@@ -13,8 +13,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every process ask
 import pytorch_lightning as pl
 import torch
 from jsonargparse.typing import register_type
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from attacks.budgets import Fraction
@@ -69,7 +70,6 @@ class MedRobustCLI(LightningCLI):
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(RecordJournal, "journal")
         parser.add_lightning_class_args(Panels, "panels")
-        parser.add_lightning_class_args(AttackProgress, "progress")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -106,6 +106,15 @@ class MedRobustCLI(LightningCLI):
             config = self.config[self.subcommand]
             options["logger"] = run_logger(self.folder, config.name, job=str(self.subcommand))
         return super().instantiate_trainer(**options)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+        """Add the progress bar, and leave out what the trainer's switches forbid."""
+        given = config.get("callbacks") or []
+        if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
+            callbacks = [*callbacks, AttackProgress()]
+        if config["enable_checkpointing"] is False:
+            callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def after_instantiate_classes(self) -> None:
         """Compare the checkpoint with the victim, before any data is read."""
@@ -211,7 +220,7 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
             parser_kwargs={"prog": f"{program}.py"},
             args=arguments,
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
         if os.environ.get("MEDROBUST_TRACEBACK"):
             traceback.print_exc()
         sys.stderr.write(f"error: {error}\n")

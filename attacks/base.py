@@ -18,8 +18,8 @@ class Crafted:
 
     Args:
         images: Adversarial images, ``(N, C, H, W)`` in [0, 1].
-        forwards: Forward passes spent on each image, ``(N,)`` int64.
-        backwards: Backward passes spent on each image, ``(N,)`` int64.
+        forwards: Forward passes that each image needed, ``(N,)`` int64: what it would cost in a batch of its own.
+        backwards: Backward passes, likewise.
         zero_gradients: Steps of each image at which the gradient of the objective vanished although the image did
             not fool the victim yet, ``(N,)`` int64. Where cross-entropy saturates, the margin on logits stepped in.
     """

@@ -98,7 +98,7 @@ class SignGradient(Attack):
         # whose loss does not come with outputs: then a forward without gradients asks before the step
         asks_first = self.stop_when_fooled and (places is not None or not isinstance(targets, Tensor))
 
-        index = 0
+        index, counted = 0, -1
         while index < self.steps and batch.ids:
             if asks_first:
                 with torch.no_grad():
@@ -116,7 +116,9 @@ class SignGradient(Attack):
             values = objective(step)
             looks = not asks_first and (self.stop_when_fooled or step.has_outputs)
             fooled_now = self.reached(victim, step.outputs, truths) if looks else None
-            batch.forwards[batch.rows] += step.forwards
+            if index > counted:
+                batch.forwards[batch.rows] += step.forwards
+                counted = index
             kept = None
             if self.stop_when_fooled and fooled_now is not None:
                 kept = batch.leave(self._image(batch.variable, batch.clean), fooled_now)
@@ -125,9 +127,14 @@ class SignGradient(Attack):
                     batch.keep(kept)
                     continue
             (gradient,) = torch.autograd.grad(values.sum(), variable)
-            batch.count_gradient(gradient, step.vanished, fooled_now)
-            batch.keep(kept)
-            gradient = gradient if kept is None else gradient[kept]
+            vanished = gradient.flatten(1).abs().amax(1) == 0
+            vanished = vanished if step.vanished is None else vanished | step.vanished
+            vanished = vanished if fooled_now is None else vanished & ~fooled_now
+            if kept is not None:
+                gradient, vanished = gradient[kept], vanished[kept]
+                batch.keep(kept)
+            batch.backwards[batch.rows] += 1
+            batch.zeros[batch.rows] += vanished
             moved = torch.add(batch.variable, self._direction(gradient, batch, kernel), alpha=length)
             batch.variable = torch.clamp(moved, batch.lower, batch.upper)
             index += 1
@@ -212,7 +219,11 @@ class _Batch:
         return places
 
     def keep(self, places: Tensor | None) -> None:
-        """Go on with the images at these places; None keeps all."""
+        """Go on with the images at these places; None keeps all.
+
+        The pass that an image shares with others while it leaves is not counted as its own, nor the second forward
+        of those that stay: what an image costs must not depend on its batch mates.
+        """
         if places is None:
             return
         chosen = places.tolist()
@@ -221,13 +232,6 @@ class _Batch:
         for name in ("clean", "rows", "variable", "lower", "upper", "velocity"):
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor[places])
-
-    def count_gradient(self, gradient: Tensor, reported: Tensor | None, fooled: Tensor | None) -> None:
-        """Count a backward, and a vanished gradient where the image does not fool the victim yet."""
-        vanished = gradient.flatten(1).abs().amax(1) == 0
-        vanished = vanished if reported is None else vanished | reported
-        self.backwards[self.rows] += 1
-        self.zeros[self.rows] += vanished if fooled is None else vanished & ~fooled
 
     def finish(self, images: Tensor) -> Crafted:
         """Put the images still under attack beside the others."""
