@@ -22,7 +22,7 @@ class UniformNoise(Attack):
         seed: Seed of the per-image random streams.
     """
 
-    epsilon: Fraction | float = 8 / 255
+    epsilon: Fraction | float = Fraction("8/255")
 
     def __post_init__(self) -> None:
         """Refuse a radius that is none."""

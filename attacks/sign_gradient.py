@@ -44,7 +44,7 @@ class SignGradient(Attack):
         ValueError: A field is out of its range; says what was expected and what came.
     """
 
-    epsilon: Fraction | float = 8 / 255
+    epsilon: Fraction | float = Fraction("8/255")
     steps: int = 10
     step_size: Fraction | float | None = None
     objective: Objective | None = None

@@ -143,7 +143,8 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         for split in wanted:
             if missing := missing_classes(split, splits, self.class_names):
                 rank_zero_warn(f"the split {split} has no image of {', '.join(missing)}")
-        self.splits = splits
+        # in the order of a hash of the ids, so that a few batches from the start hold all classes
+        self.splits = {split: sorted(members, key=_by_hash) for split, members in splits.items()}
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Train, shuffled and augmented; order and augmentation follow from ``seed_everything`` and the epoch."""
@@ -191,12 +192,10 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
     def dataloader_of(self, split: Split) -> DataLoader[dict[str, Any]]:
         """A split in fixed order with the evaluation's transform, each image once.
 
-        The order is that of a hash of the ids, so that the first batches hold all classes.
-
         Raises:
             ValueError: An unknown or empty split, fewer images than processes, or `setup` was not called.
         """
-        samples = sorted(self._samples(split), key=lambda sample: hashlib.sha256(sample.id.encode()).digest())
+        samples = self._samples(split)
         world = rank_and_world()[1]
         if len(samples) < world:
             raise ValueError(f"the split {split} has {len(samples)} images for {world} processes: use fewer devices")
@@ -285,3 +284,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
 
     def _evaluation_transform(self) -> Transform:
         return evaluation_transform(self.image_size, self.resize)
+
+
+def _by_hash(sample: Sample) -> bytes:
+    return hashlib.sha256(sample.id.encode()).digest()

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from datamodules.base import Split
 from datamodules.chest_xray import LAYOUT, SUFFIXES, ChestXRay
 from datamodules.thorax import draw_anatomy, render
 
@@ -102,6 +103,11 @@ class PhantomChestXRay(ChestXRay):
     def describe(self) -> dict[str, Any]:
         """What the data are, ready for JSON, with the generator's parameters."""
         return super().describe() | {"generator": self.parameters()}
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits as every dataset gives them, which other parameters of the generator change too."""
+        content = json.dumps([super().fingerprint(split), self.parameters()])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def _complete(self, root: Path) -> bool:
         """Whether the root holds all images of these parameters."""

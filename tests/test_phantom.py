@@ -116,3 +116,15 @@ def test_no_trivial_statistic_separates_the_classes() -> None:
         normal, pneumonia = (statistic(images.reshape(len(images), -1) / 255, axis=1) for images in classes)
         auc = (pneumonia[:, None] > normal).mean()
         assert max(auc, 1 - auc) < 0.75, f"{statistic.__name__} has AUC {auc:.3f}"
+
+
+def test_other_parameters_of_the_generator_change_the_fingerprint(tmp_path: Path) -> None:
+    """The ids of two generated sets are the same, their pictures are not: records must not be shared."""
+    prints = []
+    for seed in (0, 1):
+        data = PhantomChestXRay(tmp_path / str(seed), patients=12, side=32, image_size=32, generator_seed=seed)
+        data.prepare_data()
+        data.setup("test")
+        prints.append((data.fingerprint("adv_test"), sorted(sample.id for sample in data.splits["adv_test"])))
+    assert prints[0][1] == prints[1][1]
+    assert prints[0][0] != prints[1][0]
