@@ -20,6 +20,7 @@ from rich.console import Console
 
 from attacks.budgets import Fraction
 from callbacks import AttackProgress, Panels, RecordJournal, Robustness
+from cli_errors import OneSentenceParser
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from results.manifest import replace_file
@@ -218,6 +219,7 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
             seed_everything_default=42,
             trainer_defaults={"use_distributed_sampler": False},
             parser_kwargs={"prog": f"{program}.py"},
+            parser_class=OneSentenceParser,
             args=arguments,
         )
     except (ValueError, FileNotFoundError, MisconfigurationException) as error:

@@ -1,6 +1,7 @@
 """The report of an evaluation: one self-contained page of its table, figures, flags and pictures."""
 
 import base64
+import io
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from results.figures import accuracy_figure, cost_figure
 from results.formats import DASH, format_epsilon, format_interval, format_passes, format_percent
@@ -19,6 +21,7 @@ from results.summary import SUMMARY, write_summary
 
 REPORT = "report.html"
 PANELS = "panels"
+LARGE = 12_000  # bytes of a picture
 PICTURES = ("clean", "perturbation", "adversarial")
 
 logger = logging.getLogger(__name__)
@@ -161,10 +164,20 @@ def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[st
 
 
 def _data_uri(folder: Path, name: str | None) -> str | None:
-    """The PNG as a data URI; None if it is not there. A name is a file's, never a path out of the folder."""
+    """The PNG as a data URI; None if it is not there. A name is a file's, never a path out of the folder.
+
+    A large one, which noise does not let PNG compress, is shown as JPEG; the file stays as it is.
+    """
     if not name or Path(name).name != name or not (folder / name).is_file():
         return None
-    return "data:image/png;base64," + base64.b64encode((folder / name).read_bytes()).decode()
+    content, kind = (folder / name).read_bytes(), "png"
+    if len(content) > LARGE:
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(content)) as picture:
+            shown = picture if picture.mode == "L" else picture.convert("RGB")
+            shown.save(buffer, "JPEG", quality=85, subsampling=0)
+        content, kind = buffer.getvalue(), "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
 def _class_name(index: int | None, names: list[str]) -> str:

@@ -1,0 +1,217 @@
+"""The house: who imports whom, what every file has, what none may contain."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ARROWS = {
+    "attacks": {"networks"},
+    "detectors": set(),
+    "networks": set(),
+    "metrics": set(),
+    "datamodules": set(),
+    "lightning_modules": {"networks", "metrics"},
+    "callbacks": {"attacks", "detectors", "metrics", "networks", "results.records", "results.manifest"},
+    "results": set(),
+    "compare": {"results"},
+    "train": {"cli"},
+    "evaluate": {"cli"},
+}
+SCRIPTS = {"cli", "train", "evaluate", "compare"}
+OURS = set(ARROWS) | SCRIPTS
+NO_TORCH = {"torch", "torchvision", "torchmetrics", "timm", "pytorch_lightning", "lightning", "lightning_utilities"}
+LOGGERS = {"results/wandb_log.py": {"pytorch_lightning.loggers"}}  # inside a function only
+LONGEST = 300
+IGNORED = {".git", ".venv", "runs", "data", "wandb", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
+TEXTS = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".j2", ".json", ".cfg", ".sh", ".svg", ".csv", ""}
+MACHINE_PATH = re.compile(r"(?<![\w.~}>)\]*-])/(?:home|root|Users|mnt|work|workspace|scratch|opt|srv)/\w")
+
+MODULES = sorted(
+    path
+    for name in OURS
+    for path in ([ROOT / f"{name}.py"] if (ROOT / f"{name}.py").is_file() else (ROOT / name).rglob("*.py"))
+)
+
+
+def named(path: Path) -> str:
+    """Path as it stands in the checkout."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """Every imported module or name with its dots, wherever in the file it is imported."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            yield node, ast.unparse(node.args[0]).strip("'\"")
+
+
+def below(name: str, allowed: set[str]) -> bool:
+    """Whether a dotted name is one of the allowed modules or lies in one."""
+    return any(name == module or name.startswith(f"{module}.") for module in allowed)
+
+
+def wrong_arrows(package: str, source: str) -> list[str]:
+    """Our own modules that a source of this package imports and may not."""
+    return [
+        name
+        for _, name in imports(ast.parse(source))
+        if name.split(".")[0] in OURS - {package} and not below(name, ARROWS[package])
+    ]
+
+
+def text_files() -> Iterator[tuple[Path, str]]:
+    """Every text file of the checkout that is not ignored."""
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        if IGNORED & set(parts) or any(part.endswith(".egg-info") for part in parts):
+            continue
+        if path.is_file() and path.suffix in TEXTS:
+            yield path, path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", sorted(set(ARROWS) - {"compare"}))
+def test_a_package_imports_only_what_its_arrow_allows(package: str) -> None:
+    files = [path for path in MODULES if path.relative_to(ROOT).parts[0].removesuffix(".py") == package]
+    assert files or not any((ROOT / package).glob("*.py")), f"no file of {package} was looked at"
+    wrong = {named(path): found for path in files if (found := wrong_arrows(package, path.read_text()))}
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("metrics", "import attacks.base as a"),
+        ("networks", "def f():\n    from attacks import PGD"),
+        ("callbacks", "from results.report import finish"),
+        ("callbacks", "from results import report"),
+        ("callbacks", "import results"),
+        ("results", "import importlib\nimportlib.import_module('attacks')"),
+        ("train", "from callbacks import Robustness"),
+    ],
+)
+def test_the_arrows_are_seen_in_every_form_of_import(package: str, source: str) -> None:
+    assert wrong_arrows(package, source)
+    assert not wrong_arrows("callbacks", "from results.records import SCHEMA\nfrom results.manifest import SCHEMA as S")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if named(path).startswith("results/")], ids=named)
+def test_results_need_neither_torch_nor_lightning(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    allowed = LOGGERS.get(named(path), set())
+    wrong = [name for _, name in imports(tree) if name.split(".")[0] in NO_TORCH and not below(name, allowed)]
+    assert not wrong
+    at_import = [name for node, name in imports(ast.Module(tree.body, [])) if node in tree.body]
+    assert not [name for name in at_import if name.split(".")[0] in NO_TORCH], "inside a function, if at all"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_a_module_says_in_one_line_what_it_is(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring and docstring.splitlines()[0].endswith((".", "``."))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_a_file_has_fewer_than_300_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < LONGEST
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_no_module_prints(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+
+
+def test_there_is_no_drawer_for_everything() -> None:
+    assert not [named(path) for path in MODULES if path.stem in ("utils", "util", "helpers", "common", "core", "misc")]
+
+
+def test_the_search_for_machine_paths_knows_one() -> None:
+    assert MACHINE_PATH.search('root = "' + "/".join(("", "home", "somebody", "x")) + '"')
+    assert not MACHINE_PATH.search("https://example.org/home/x and docs/root/x and ../shared/work/x")
+
+
+def test_no_text_names_a_folder_of_the_machine_it_was_written_on() -> None:
+    found = [
+        f"{named(path)}:{number}: {line.strip()[:80]}"
+        for path, text in text_files()
+        for number, line in enumerate(text.splitlines(), 1)
+        if MACHINE_PATH.search(line) or (len(Path.home().parts) > 2 and str(Path.home()) in line)
+    ]
+    assert not found
+
+
+def project() -> dict:
+    """The [project] table."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirements() -> list[str]:
+    """All dependencies, those of the extras included."""
+    return [*project()["dependencies"], *(one for extra in project()["optional-dependencies"].values() for one in extra)]
+
+
+def canonical(name: str) -> str:
+    """Name as package indexes compare them."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def constraints() -> list[str]:
+    """Lines of constraints.txt that are no comments."""
+    file = ROOT / "constraints.txt"
+    if not file.is_file():
+        pytest.skip("constraints.txt is not written yet")
+    lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_a_dependency_has_a_lower_bound(requirement: str) -> None:
+    assert re.match(r"[\w.-]+(\[[\w,]+\])?>=\d", requirement), requirement
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_a_dependency_is_pinned_within_its_bounds(requirement: str) -> None:
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    pins = {canonical(line.split("==")[0]): line.split("==")[1] for line in constraints()}
+    assert wanted.specifier.contains(pins[canonical(wanted.name)])
+
+
+def test_constraints_are_plain_pins_without_hashes_or_addresses() -> None:
+    assert not [line for line in constraints() if not re.fullmatch(r"[A-Za-z0-9._-]+==[\w.!]+", line)]
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A package that comes along with another one today may be gone tomorrow."""
+    distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+    declared = {canonical(re.split(r"[\[<>=!~ ]", one)[0]) for one in project()["dependencies"]}
+    undeclared = {
+        f"{named(path)}: {name.split('.')[0]}"
+        for path in MODULES
+        for _, name in imports(ast.parse(path.read_text()))
+        if (top := name.split(".")[0]) not in sys.stdlib_module_names | OURS
+        and canonical(distributions.get(top, top)) not in declared
+    }
+    assert not undeclared
+
+
+def test_the_project_installs_no_importable_name() -> None:
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert tables["setuptools"]["packages"] == []
+    assert tables["pytest"]["ini_options"]["pythonpath"] == ["."]
+    assert not (ROOT / "tests" / "__init__.py").exists()
