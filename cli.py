@@ -1,10 +1,12 @@
 """The command lines: they import every package, so that YAML can name its classes, and tie a run together."""
 
 import logging
+import math
 import os
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +25,7 @@ from callbacks import AttackProgress, Panels, RecordJournal, Robustness
 from cli_errors import OneSentenceParser
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
-from results.manifest import replace_file
+from results.manifest import read_manifest, replace_file, write_manifest
 from results.report import finish
 from results.tables import console_flags, console_table
 from results.wandb_log import log_evaluation, run_logger
@@ -81,6 +83,13 @@ class MedRobustCLI(LightningCLI):
                 "checkpoint.enable_version_counter": False,
             }
         )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        """Leave Lightning's own table of metrics out: they stand below ours."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand != "fit":
+            parser.set_defaults({"verbose": False})
+        return parser
 
     def before_instantiate_classes(self) -> None:
         """Settle folders and checkpoint, before anything is built."""
@@ -142,9 +151,13 @@ class MedRobustCLI(LightningCLI):
     def _finish(self) -> None:
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
+            quality = note_quality(self.records, self.trainer.callback_metrics)
             summary = finish(self.records)
             console = _console()
+            console.print()
             console.print(console_table(summary, console.width))
+            if quality:
+                console.print("victim on clean images: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
             console.print(console_flags(summary))
             for kind in ("report", "summary", "records"):
                 console.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
@@ -196,6 +209,20 @@ def check_checkpoint(path: Path, victim: pl.LightningModule) -> None:
     raise ValueError(f"{path} holds another network than the configuration: {what}")
 
 
+def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Write how good the victim is on clean images into the manifest, which every result carries along.
+
+    Returns:
+        The metrics by name, those that are defined.
+    """
+    values = {name.partition("/")[2]: float(value) for name, value in metrics.items() if "/" in name}
+    defined = {name: value for name, value in values.items() if math.isfinite(value)}
+    manifest = read_manifest(folder)
+    manifest["victim"]["quality"] = {name: defined.get(name) for name in values}
+    write_manifest(folder, manifest)
+    return list(defined.items())
+
+
 def shown(path: Path) -> str:
     """Path relative to the working directory, if it lies below."""
     absolute = path.resolve()
@@ -217,7 +244,7 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=42,
-            trainer_defaults={"use_distributed_sampler": False},
+            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
             parser_kwargs={"prog": f"{program}.py"},
             parser_class=OneSentenceParser,
             args=arguments,
@@ -236,6 +263,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("httpx", "matplotlib", "PIL", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")

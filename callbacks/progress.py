@@ -5,6 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from attacks.budgets import Fraction
 from callbacks.plan import EvaluationPlan, PlannedAttack
 
 
@@ -32,5 +33,6 @@ class AttackProgress(TQDMProgressBar):
             return
         radius = getattr(planned.attack, "epsilon", None)
         number = next(place for place, other in enumerate(plan.attacks, 1) if other.key == planned.key)
-        shown = f"{planned.name} {radius:.3g}" if isinstance(radius, float) else planned.name
+        written = str(radius) if isinstance(radius, Fraction) else f"{radius:.3g}" if radius is not None else ""
+        shown = f"{planned.name} {written}".rstrip()
         bar.set_postfix_str(f"{shown} ({number}/{len(plan.attacks)})")

@@ -7,21 +7,22 @@ from typing import Any
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.ops import FrozenBatchNorm2d
 
-TOLERANCE = 1e-3  # of the outputs' largest value and of the gradients' length
+TOLERANCE = 1e-3  # of the norms of outputs and gradients
 # exactly these: a subclass may do something to its weight, such as standardising it, that undoes the folding
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
+STATISTICS = ("running_mean", "running_var", "weight", "bias")
 
 
 class ChannelsLast(nn.Module):
     """A network that takes its images in the channels_last memory format and always stays in eval mode."""
 
     def __init__(self, network: nn.Module) -> None:
-        """Convert a network's weights to that format."""
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.train(False)
@@ -40,8 +41,9 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
 
     Which BatchNorm follows which convolution is read off one forward. A pair is folded if the very tensor that the
     convolution returned came into the BatchNorm and went nowhere else, and if each of the two was called once.
-    The copy's outputs and gradients with respect to the images are compared with the network's; where they differ,
-    the folding is given up, and then channels_last too, with a warning.
+    The copy's outputs and its gradients with respect to the images are compared with the network's, in float64,
+    where no rounding moves a value across the kink of a ReLU. Where they differ, the folding is given up, and then
+    channels_last too, with a warning.
 
     Args:
         network: The network; it is left alone. Its forward must not depend on chance.
@@ -51,111 +53,115 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
         The copy and the number of pairs folded.
     """
     with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
-        images = images.clone()
+        images = images.detach().clone()
         plain = copy.deepcopy(network).eval().requires_grad_(False)
-        expected = _outputs_and_gradient(plain, images)
-        folded = copy.deepcopy(plain)
-        pairs = _foldable_pairs(folded, images)
-        for convolution, norm in pairs:
-            _fold(folded, convolution, norm)
-        for candidate, number in ((folded, len(pairs)), (copy.deepcopy(plain), 0)):
-            deployed = ChannelsLast(candidate)
-            error = _largest_error(expected, _outputs_and_gradient(deployed, images))
+        reference, inputs = copy.deepcopy(plain).double(), images.double()
+        try:
+            expected = _outputs_and_gradients(reference, inputs)
+        except RuntimeError:  # the network insists on its own precision
+            reference, inputs = plain, images
+            expected = _outputs_and_gradients(reference, inputs)
+        pairs = _foldable_pairs(reference, inputs)
+        for folds in (pairs, []) if pairs else ([],):
+            trial = ChannelsLast(_folded(reference, folds))
+            error = _largest_error(expected, _outputs_and_gradients(trial, inputs))
             if error <= TOLERANCE:
-                return deployed, number
-            change = f"folding {number} BatchNorms" if number else "channels_last"
+                return ChannelsLast(_folded(plain, folds)), len(folds)
+            change = f"folding {len(folds)} BatchNorms" if folds else "channels_last"
             warnings.warn(f"{change} changed outputs or gradients by {error:.1e} and is not used", stacklevel=2)
-    return plain, 0
+        return plain, 0
 
 
-def _outputs_and_gradient(network: nn.Module, images: Tensor) -> list[Tensor]:
+def _outputs_and_gradients(network: nn.Module, images: Tensor) -> list[Tensor]:
     """Floating-point outputs, and the images' gradient of a fixed random combination of them."""
     fixed = torch.Generator().manual_seed(0)
-    # TF32 rounds to 1e-3 by itself, differently in each memory format
-    with torch.enable_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.enable_grad():
         variable = images.detach().requires_grad_()
         leaves = [leaf for leaf in tree_leaves(network(variable)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in leaves if leaf.is_floating_point()]
         followed = [output for output in outputs if output.requires_grad]
         directions = [torch.randn(output.shape, generator=fixed).to(output) for output in followed]
-        gradient = torch.autograd.grad(followed, variable, directions) if followed else ()
-    return [output.detach() for output in outputs] + list(gradient)
+        gradients = torch.autograd.grad(followed, variable, directions) if followed else ()
+    return [output.detach() for output in outputs] + list(gradients)
 
 
 def _largest_error(expected: list[Tensor], got: list[Tensor]) -> float:
-    """Largest difference, relative to the expected tensors' norms; infinite where shapes differ."""
+    """Largest difference, relative to the expected tensors' norms; infinite where shapes differ or it is no number."""
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in got]:
         return float("inf")
-    errors = [0.0]
-    for wanted, came in zip(expected, got, strict=True):
-        error, length = (came - wanted).double().norm(), wanted.double().norm()
-        errors.append(float(error / length) if length > 0 else float(error))
-    return float("inf") if any(error != error for error in errors) else max(errors)
+    errors = [float((b - a).norm() / a.norm().clamp(min=1e-30)) for a, b in zip(expected, got, strict=True)]
+    return max((error if error == error else float("inf") for error in errors), default=0.0)
 
 
-class _Watch(TorchDispatchMode):
-    """Sees which tensors go into operations outside of a BatchNorm."""
+class _Uses(TorchDispatchMode):
+    """Sees which convolutions' outputs go into operations outside of a BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: dict[int, tuple[nn.Module, Tensor]] = {}  # keeps the tensor alive, so that its id stays its own
-        self.inside: nn.Module | None = None
-        self.elsewhere: set[nn.Module] = set()
+        self.made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensor alive, so that its id stays its own
+        self.inside_norm = False
+        self.elsewhere: set[str] = set()
 
-    def note_uses(self, values: Any) -> None:
+    def note(self, values: Any) -> None:
         """Note the convolutions whose outputs are among the values."""
         self.elsewhere.update(self.made[id(leaf)][0] for leaf in tree_leaves(values) if id(leaf) in self.made)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.inside is None:
-            self.note_uses((args, kwargs))
+        if not self.inside_norm:
+            self.note((args, kwargs))
         return func(*args, **(kwargs or {}))
 
 
-def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Module, nn.Module]]:
-    watch, calls, found, handles = _Watch(), dict[nn.Module, int](), list[tuple[nn.Module, nn.Module]](), []
+def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Names of the convolutions and of the norms that alone read their outputs."""
+    uses, calls, found, handles = _Uses(), list[str](), list[tuple[str, str]](), []
 
     def after_convolution(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        calls[module] = calls.get(module, 0) + 1
-        watch.made[id(output)] = (module, output)
+        calls.append(names[module])
+        uses.made[id(output)] = (names[module], output)
 
     def before_norm(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        calls[module] = calls.get(module, 0) + 1
-        watch.inside = module
-        if inputs and id(inputs[0]) in watch.made:
-            found.append((watch.made[id(inputs[0])][0], module))
+        calls.append(names[module])
+        uses.inside_norm = True
+        if inputs and id(inputs[0]) in uses.made:
+            found.append((uses.made[id(inputs[0])][0], names[module]))
 
     def after_norm(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        watch.inside = None
+        uses.inside_norm = False
 
-    for module in network.modules():
+    names = {module: name for name, module in network.named_modules()}
+    for module in names:
         if module._forward_hooks or module._forward_pre_hooks:
-            continue  # weight_norm and its like compute the weight anew
+            continue  # such as weight_norm, which computes the weight anew
         if type(module) in CONVOLUTIONS:
             handles.append(module.register_forward_hook(after_convolution))
         elif type(module) in NORMS and module.running_mean is not None:
             handles += [module.register_forward_pre_hook(before_norm), module.register_forward_hook(after_norm)]
     try:
-        with torch.no_grad(), watch:
-            watch.note_uses(network(images))
+        with torch.no_grad(), uses:
+            uses.note(network(images))
     finally:
         for handle in handles:
             handle.remove()
-    # a tensor that came into two norms makes two pairs of one convolution
-    shared = {pair[0] for pair in found if sum(pair[0] is other[0] for other in found) > 1}
-    return [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1 and not {pair[0]} & (watch.elsewhere | shared)]
+    readers = [convolution for convolution, _ in found]
+    alone = {name for name in readers if readers.count(name) == calls.count(name) == 1} - uses.elsewhere
+    return [(convolution, norm) for convolution, norm in found if convolution in alone and calls.count(norm) == 1]
 
 
-def _fold(network: nn.Module, convolution: Any, norm: Any) -> None:
-    """Scale the convolution by w / sqrt(var + eps), shift its bias, and leave of the norm what follows it."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight.double())
-    bias = 0.0 if convolution.bias is None else convolution.bias.double()
-    shift = (bias - norm.running_mean.double()) * scale + (0.0 if norm.bias is None else norm.bias.double())
-    weight = convolution.weight
-    convolution.weight = nn.Parameter((weight.double() * scale.view(-1, 1, 1, 1)).to(weight), requires_grad=False)
-    convolution.bias = nn.Parameter(shift.to(weight), requires_grad=False)
-    rest = [getattr(norm, name) for name in ("drop", "act") if isinstance(getattr(norm, name, None), nn.Module)]
-    for parent in network.modules():
-        for name, child in parent.named_children():
-            if child is norm:
-                setattr(parent, name, nn.Sequential(*rest) if rest else nn.Identity())
+def _folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
+    """Copy in which the convolutions do the norms' work; of a norm remains what it does afterwards."""
+    network = copy.deepcopy(network)
+    for convolution, norm in ((network.get_submodule(first), network.get_submodule(second)) for first, second in pairs):
+        weight, bias, mean, variance, slope, offset = (  # float64, so that only the result is rounded
+            None if tensor is None else tensor.double()
+            for owner, names in ((convolution, ("weight", "bias")), (norm, STATISTICS))
+            for tensor in (getattr(owner, name) for name in names)
+        )
+        fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, slope, offset)
+        dtype = convolution.weight.dtype
+        convolution.weight, convolution.bias = (nn.Parameter(tensor.to(dtype), requires_grad=False) for tensor in fused)
+        rest = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
+        for parent in network.modules():
+            for name in [name for name, child in parent._modules.items() if child is norm]:
+                parent._modules[name] = nn.Sequential(*rest)
+    return network

@@ -46,7 +46,9 @@ def run_logger(folder: Path, name: str, job: str) -> Any:
     options: dict[str, Any] = {"group": name, "job_type": job, "mode": "offline" if offline else "online"}
     if os.environ.get("WANDB_MODE") == "disabled":
         options["mode"] = "disabled"
-    return WandbLogger(name=f"{name}-{job}", project="medrobust", save_dir=str(folder), **options)
+    log = WandbLogger(name=f"{name}-{job}", project="medrobust", save_dir=str(folder), **options)
+    log._wandb_init.pop("anonymous", None)  # W&B warns of it at each start, and it is None
+    return log
 
 
 def _server() -> str:
