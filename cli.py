@@ -103,7 +103,7 @@ class MedRobustCLI(LightningCLI):
         config.journal.folder = config.panels.folder = str(records)
         config.journal.run, config.journal.seed = config.name, config.seed_everything
         config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
-        if config.ckpt_path and "weights" in config.model.get("init_args", {}):
+        if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):
             config.model.init_args.weights = None  # the checkpoint holds all of them
         name = f"{'train' if self.subcommand == 'fit' else 'evaluate'}.yaml"
         self.records = records

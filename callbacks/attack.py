@@ -86,7 +86,7 @@ class Robustness(Callback):
         """Lay out the evaluation of Val, or start counting for an epoch of ``fit``."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._start(trainer, pl_module, "val")
-        else:
+        elif self.attacks and self.fit_batches:
             device = cast(torch.device, pl_module.device)
             self._correct = torch.zeros(len(self.attacks), 2, dtype=torch.long, device=device)
 

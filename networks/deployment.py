@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.ops import FrozenBatchNorm2d
@@ -16,7 +16,6 @@ TOLERANCE = 1e-3  # of the norms of outputs and gradients
 # exactly these: a subclass may do something to its weight, such as standardising it, that undoes the folding
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
-STATISTICS = ("running_mean", "running_var", "weight", "bias")
 
 
 class ChannelsLast(nn.Module):
@@ -77,8 +76,8 @@ def _outputs_and_gradients(network: nn.Module, images: Tensor) -> list[Tensor]:
     fixed = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         variable = images.detach().requires_grad_()
-        leaves = [leaf for leaf in tree_leaves(network(variable)) if isinstance(leaf, Tensor)]
-        outputs = [leaf for leaf in leaves if leaf.is_floating_point()]
+        leaves = tree_leaves(network(variable))
+        outputs = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         followed = [output for output in outputs if output.requires_grad]
         directions = [torch.randn(output.shape, generator=fixed).to(output) for output in followed]
         gradients = torch.autograd.grad(followed, variable, directions) if followed else ()
@@ -86,48 +85,40 @@ def _outputs_and_gradients(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def _largest_error(expected: list[Tensor], got: list[Tensor]) -> float:
-    """Largest difference, relative to the expected tensors' norms; infinite where shapes differ or it is no number."""
-    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in got]:
-        return float("inf")
-    errors = [float((b - a).norm() / a.norm().clamp(min=1e-30)) for a, b in zip(expected, got, strict=True)]
-    return max((error if error == error else float("inf") for error in errors), default=0.0)
+    """Largest difference, relative to the norm of what was expected; NaN where there is one."""
+    errors = [(b - a).norm() / a.norm().clamp(min=1e-30) for a, b in zip(expected, got, strict=True)]
+    return float(torch.stack(errors).amax()) if errors else 0.0
 
 
-class _Uses(TorchDispatchMode):
-    """Sees which convolutions' outputs go into operations outside of a BatchNorm."""
+class _Reads(TorchDispatchMode):
+    """Sees which operations read the convolutions' outputs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensor alive, so that its id stays its own
-        self.inside_norm = False
-        self.elsewhere: set[str] = set()
+        self.names: list[str] = []
 
     def note(self, values: Any) -> None:
-        """Note the convolutions whose outputs are among the values."""
-        self.elsewhere.update(self.made[id(leaf)][0] for leaf in tree_leaves(values) if id(leaf) in self.made)
+        """Note the names of the convolutions whose outputs are among the values."""
+        self.names += [self.made[id(leaf)][0] for leaf in tree_leaves(values) if id(leaf) in self.made]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.inside_norm:
-            self.note((args, kwargs))
+        self.note((args, kwargs))
         return func(*args, **(kwargs or {}))
 
 
 def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Names of the convolutions and of the norms that alone read their outputs."""
-    uses, calls, found, handles = _Uses(), list[str](), list[tuple[str, str]](), []
+    """Names of the convolutions whose outputs are read once in all, and of the norms that read them."""
+    reads, calls, found, handles = _Reads(), list[str](), list[tuple[str, str]](), []
 
     def after_convolution(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         calls.append(names[module])
-        uses.made[id(output)] = (names[module], output)
+        reads.made[id(output)] = (names[module], output)
 
     def before_norm(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         calls.append(names[module])
-        uses.inside_norm = True
-        if inputs and id(inputs[0]) in uses.made:
-            found.append((uses.made[id(inputs[0])][0], names[module]))
-
-    def after_norm(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        uses.inside_norm = False
+        if inputs and id(inputs[0]) in reads.made:
+            found.append((reads.made[id(inputs[0])][0], names[module]))
 
     names = {module: name for name, module in network.named_modules()}
     for module in names:
@@ -136,30 +127,25 @@ def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]
         if type(module) in CONVOLUTIONS:
             handles.append(module.register_forward_hook(after_convolution))
         elif type(module) in NORMS and module.running_mean is not None:
-            handles += [module.register_forward_pre_hook(before_norm), module.register_forward_hook(after_norm)]
+            handles.append(module.register_forward_pre_hook(before_norm))
     try:
-        with torch.no_grad(), uses:
-            uses.note(network(images))
+        with torch.no_grad(), reads:
+            reads.note(network(images))
     finally:
         for handle in handles:
             handle.remove()
-    readers = [convolution for convolution, _ in found]
-    alone = {name for name in readers if readers.count(name) == calls.count(name) == 1} - uses.elsewhere
-    return [(convolution, norm) for convolution, norm in found if convolution in alone and calls.count(norm) == 1]
+    return [pair for pair in found if calls.count(pair[0]) == calls.count(pair[1]) == reads.names.count(pair[0]) == 1]
 
 
 def _folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
     """Copy in which the convolutions do the norms' work; of a norm remains what it does afterwards."""
     network = copy.deepcopy(network)
-    for convolution, norm in ((network.get_submodule(first), network.get_submodule(second)) for first, second in pairs):
-        weight, bias, mean, variance, slope, offset = (  # float64, so that only the result is rounded
-            None if tensor is None else tensor.double()
-            for owner, names in ((convolution, ("weight", "bias")), (norm, STATISTICS))
-            for tensor in (getattr(owner, name) for name in names)
-        )
-        fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, slope, offset)
-        dtype = convolution.weight.dtype
-        convolution.weight, convolution.bias = (nn.Parameter(tensor.to(dtype), requires_grad=False) for tensor in fused)
+    for first, second in pairs:
+        convolution: Any = network.get_submodule(first)
+        norm: Any = network.get_submodule(second)
+        exact = fuse_conv_bn_eval(copy.deepcopy(convolution).double(), copy.deepcopy(norm).double())
+        fused = exact.to(convolution.weight.dtype)  # only the result is rounded
+        convolution.weight, convolution.bias = fused.weight, fused.bias
         rest = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
         for parent in network.modules():
             for name in [name for name, child in parent._modules.items() if child is norm]:

