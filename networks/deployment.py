@@ -19,7 +19,7 @@ NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
 
 
 class ChannelsLast(nn.Module):
-    """A network that takes its images in the channels_last memory format and always stays in eval mode."""
+    """A network in the channels_last memory format that stays in eval mode: without its norms it cannot be trained."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ChannelsLast(nn.Module):
         return self.network(images.contiguous(memory_format=torch.channels_last))
 
     def train(self, mode: bool = True) -> "ChannelsLast":
-        """Stay in eval mode: a network without its BatchNorm must not be trained."""
+        """Stay in eval mode."""
         return super().train(False)
 
 
@@ -58,8 +58,7 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
         try:
             expected = _outputs_and_gradients(reference, inputs)
         except RuntimeError:  # the network insists on its own precision
-            reference, inputs = plain, images
-            expected = _outputs_and_gradients(reference, inputs)
+            expected = _outputs_and_gradients(reference := plain, inputs := images)
         pairs = _foldable_pairs(reference, inputs)
         for folds in (pairs, []) if pairs else ([],):
             trial = ChannelsLast(_folded(reference, folds))
@@ -76,8 +75,8 @@ def _outputs_and_gradients(network: nn.Module, images: Tensor) -> list[Tensor]:
     fixed = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         variable = images.detach().requires_grad_()
-        leaves = tree_leaves(network(variable))
-        outputs = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        tensors = (leaf for leaf in tree_leaves(network(variable)) if isinstance(leaf, Tensor))
+        outputs = [tensor for tensor in tensors if tensor.is_floating_point()]
         followed = [output for output in outputs if output.requires_grad]
         directions = [torch.randn(output.shape, generator=fixed).to(output) for output in followed]
         gradients = torch.autograd.grad(followed, variable, directions) if followed else ()
@@ -91,7 +90,7 @@ def _largest_error(expected: list[Tensor], got: list[Tensor]) -> float:
 
 
 class _Reads(TorchDispatchMode):
-    """Sees which operations read the convolutions' outputs."""
+    """Notes each reading of a convolution's output, by the convolution's name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +98,6 @@ class _Reads(TorchDispatchMode):
         self.names: list[str] = []
 
     def note(self, values: Any) -> None:
-        """Note the names of the convolutions whose outputs are among the values."""
         self.names += [self.made[id(leaf)][0] for leaf in tree_leaves(values) if id(leaf) in self.made]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -140,11 +138,10 @@ def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]
 def _folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
     """Copy in which the convolutions do the norms' work; of a norm remains what it does afterwards."""
     network = copy.deepcopy(network)
-    for first, second in pairs:
-        convolution: Any = network.get_submodule(first)
-        norm: Any = network.get_submodule(second)
-        exact = fuse_conv_bn_eval(copy.deepcopy(convolution).double(), copy.deepcopy(norm).double())
-        fused = exact.to(convolution.weight.dtype)  # only the result is rounded
+    modules: dict[str, Any] = dict(network.named_modules())
+    for convolution, norm in ((modules[first], modules[second]) for first, second in pairs):
+        fused = fuse_conv_bn_eval(copy.deepcopy(convolution).double(), copy.deepcopy(norm).double())
+        fused = fused.to(convolution.weight.dtype)  # only the result is rounded
         convolution.weight, convolution.bias = fused.weight, fused.bias
         rest = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
         for parent in network.modules():

@@ -119,8 +119,9 @@ def headline(summary: Mapping[str, Any]) -> str:
         )
     row = _telling(bounded, clean)
     words = (
-        f"At ε = {format_epsilon(row['epsilon'])}, {row['attack']} leaves {format_percent(row['accuracy_under_attack'])} of "
-        f"{row['n']} images right (clean: {format_percent(clean['clean_accuracy'])})"
+        f"At ε = {format_epsilon(row['epsilon'])}, {row['attack']} leaves "
+        f"{format_percent(row['accuracy_under_attack'])} of {row['n']} images right "
+        f"(clean: {format_percent(clean['clean_accuracy'])})"
     )
     noise = [
         other
