@@ -17,12 +17,13 @@ import torch
 from jsonargparse.typing import register_type
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from attacks.budgets import Fraction
 from callbacks import AttackProgress, Panels, RecordJournal, Robustness
-from cli_errors import OneSentenceParser
+from cli_errors import OneSentenceParser, OverlayFile, sentence
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from results.manifest import read_manifest, replace_file, write_manifest
@@ -45,9 +46,15 @@ class RunConfig(SaveConfigCallback):
         self.path = path
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file and hand the configuration to the loggers."""
-        text = self.parser.dump(self.config, skip_none=False)
+        """Write the file, the splits beside it, and hand the configuration to the loggers."""
+        config = self.config.clone()
+        if trainer.state.fn == TrainerFn.FITTING:
+            config.ckpt_path = None  # which weights an evaluation takes is for its own command to say
+        text = self.parser.dump(config, skip_none=False)
         replace_file(self.path, text.encode())
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "export_splits"):
+            data.export_splits(self.path.with_name("splits.csv"))
         for log in trainer.loggers:
             log.log_hyperparams({"config": text})
 
@@ -65,6 +72,15 @@ class MedRobustCLI(LightningCLI):
             "validate": {"model", "dataloaders", "datamodule"},
             "test": {"model", "dataloaders", "datamodule"},
         }
+
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        """Build a parser that takes configuration files by -c, the attacks of the last one only."""
+        parser = self.parser_class(allow_abbrev=False, **options)
+        parser.add_argument("-c", "--config", action=OverlayFile, help="Configuration file; later ones win.")
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the checkpoint's hyper-parameters alone: the configuration alone says what is built."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what every run has."""
@@ -94,6 +110,8 @@ class MedRobustCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle folders and checkpoint, before anything is built."""
         config = self.config[self.subcommand]
+        if self.subcommand != "fit" and not config.attack.attacks:
+            raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
         if not config.name:
             raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
         self.folder = Path(config.runs) / config.name
@@ -191,7 +209,7 @@ def check_checkpoint(path: Path, victim: pl.LightningModule) -> None:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
+        state, _ = checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
     except Exception as error:
         raise ValueError(f"{path} is not a checkpoint that Lightning wrote ({type(error).__name__})") from error
     own = victim.state_dict()
@@ -252,7 +270,7 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
     except (ValueError, FileNotFoundError, MisconfigurationException) as error:
         if os.environ.get("MEDROBUST_TRACEBACK"):
             traceback.print_exc()
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {sentence(str(error), [])}\n")
         sys.exit(2)
 
 

@@ -6,8 +6,11 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+from jsonargparse import ActionConfigFile
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -27,6 +30,28 @@ class OneSentenceParser(LightningArgumentParser):
         sys.exit(2)
 
 
+class OverlayFile(ActionConfigFile):
+    """A configuration file whose attacks replace those of the files before it.
+
+    The parser would merge attacks of equal name, so that a suite's PGD took its radius from an earlier file's.
+    """
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
+        """Forget the attacks so far if the file has its own, then read it."""
+        try:
+            content = yaml.safe_load(Path(value).read_text())
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
+        except (OSError, ValueError):
+            content = None  # the parser will say what is wrong
+        attack = content.get("attack") if isinstance(content, dict) else None
+        if isinstance(attack, dict) and "attacks" in attack and cfg.get("attack.attacks") is not None:
+            cfg["attack.attacks"] = None
+        ActionConfigFile.apply_config(parser, cfg, dest, value)
+
+
 def sentence(message: str, options: list[str]) -> str:
     """Say in one sentence what a parser's message means.
 
@@ -36,8 +61,12 @@ def sentence(message: str, options: list[str]) -> str:
     """
     where = re.search(r'Parser key "([^"]+)"', message)
     place = f"{where[1]}: " if where else ""
+    inner = re.findall(r'Parser key "([^"]+)"', message)
+    place = f"{where[1]}, {inner[-1]}: " if where and inner[-1] != where[1] else place
     if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"{place}there is no class {unknown[1]!r}{_nearest(unknown[1], known_classes())}"
+        choices = re.search(r"Expected a typing.Literal\[(.+?)\]", message)
+        beside = f", nor is it one of {choices[1]}" if choices else ""
+        return f"{place}there is no class {unknown[1]!r}{beside}{_nearest(unknown[1], known_classes())}"
     owners = re.findall(r"Problem with given class_path '([^']+)'", message)
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         owner = owners[-1] if owners else ""
@@ -46,8 +75,6 @@ def sentence(message: str, options: list[str]) -> str:
     if refused := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)", message):
         name = refused[1] or refused[2]
         return f"there is no option {name!r}{_nearest(name, options)}"
-    inner = re.findall(r'Parser key "([^"]+)"', message)
-    place = f"{where[1]}, {inner[-1]}: " if where and inner[-1] != where[1] else place
     if owners and inner:
         place = f"{inner[0]}, {inner[-1]} of {owners[-1].rpartition('.')[2]}: "
     if fraction := re.search(r"Not of type Fraction: (.+)", message):
@@ -56,6 +83,10 @@ def sentence(message: str, options: list[str]) -> str:
         return f"{place}expected one of {literal[1]}, got {literal[2]!r}"
     if plain := re.search(r"Expected a <class '(.+?)'>\. Got value: (.+)", message):
         return f"{place}expected {_type(plain[1])}, got {plain[2]!r}"
+    tried = re.search(r"Errors:\n(.+?)(?:\n\s*Given value|$)", message, re.DOTALL)
+    causes = re.findall(r"^\s*- (?!Expected a <class)(.+)$", tried[1], re.MULTILINE) if tried else []
+    if causes:
+        return place + causes[0]
     kinds = [_type(kind) for kind in re.findall(r"Expected a <class '(.+?)'>", message)]
     given = re.search(r"Given value: (.+)", message)
     if kinds and given:

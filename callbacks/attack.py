@@ -102,7 +102,7 @@ class Robustness(Callback):
         """Attack a batch; while fine-tuning only the first few, and only their success is kept."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._attack_batch(trainer, pl_module, batch)
-        elif batch_idx < self.fit_batches and not trainer.sanity_checking:
+        elif self._correct is not None and batch_idx < self.fit_batches and not trainer.sanity_checking:
             self._attack_in_fit(pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -138,7 +138,7 @@ class Robustness(Callback):
                 name,
                 attack,
                 None if getattr(attack, "epsilon", None) is None else float(attack.epsilon),  # type: ignore[attr-defined]
-                record_key(description, prints, attack.parameters(), self.goals if attack.targeted else None),
+                record_key(name, description, prints, attack.parameters(), self.goals if attack.targeted else None),
                 control=self.controls and name == "noise",
             )
             for name, attack in self.planned()

@@ -147,8 +147,13 @@ def device_name(device: torch.device) -> str:
 
 
 def command_line() -> str:
-    """The command as a reader can type it: the program without its folders."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command as a reader can type it: of absolute paths, which are one machine's, only the last part."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])
+
+
+def _without_folders(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def _classes(targets: Any) -> list[int] | None:

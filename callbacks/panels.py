@@ -46,6 +46,8 @@ class Panels(Callback):
         if decisions is None:
             return
         before, after = decisions(batch.clean_outputs), decisions(batch.adversarial_outputs)
+        if before is None or after is None:
+            return
         for row in rows:
             clean, adversarial = batch.clean[row].cpu(), batch.adversarial[row].cpu()
             difference = adversarial - clean

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -37,6 +37,8 @@ def build_classifier(
     """
     if num_classes < 2:
         raise ValueError(f"num_classes counts the classes and is at least 2, got {num_classes}")
+    if head not in get_args(Head):
+        raise ValueError(f"head is one of {', '.join(map(repr, get_args(Head)))}, got {head!r}")
     if not timm.is_model(backbone):
         near = ", ".join(timm.list_models(f"*{backbone[:5]}*")[:5]) or "none"
         raise ValueError(f"timm has no network {backbone!r}; names that look alike: {near}")
@@ -92,16 +94,26 @@ def _load_weights(network: nn.Module, file: Path, backbone: str) -> None:
             else torch.load(file, map_location="cpu", weights_only=True)
         )
     except Exception as error:
-        raise ValueError(f"{file} is not a readable safetensors or torch weight file: {error}") from error
+        raise ValueError(
+            f"{file} is not a readable safetensors or torch weight file ({type(error).__name__})"
+        ) from error
     held: Any = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(held, dict):
+    if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
         raise ValueError(f"{file} holds a {type(held).__name__}, a dict of tensors by name is needed")
+    if strange := [name for name, value in held.items() if not isinstance(value, torch.Tensor)]:
+        raise ValueError(
+            f"{file} holds a {type(held[strange[0]]).__name__} under {strange[0]!r}, expected tensors only"
+        )
     classifier = _classifier_name(network) + "."
     state = {name: tensor for name, tensor in held.items() if not name.startswith(classifier)}
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(classifier)}
     for first in _first_convolution(network):
         if first in state and state[first].shape != own[first].shape:
-            state[first] = adapt_input_conv(own[first].shape[1], state[first])
+            try:
+                state[first] = adapt_input_conv(own[first].shape[1], state[first])
+            except (NotImplementedError, AssertionError):
+                came, wanted = state[first].shape[1], own[first].shape[1]
+                raise ValueError(f"{file}: {first} is made for {came} channels and cannot adapt to {wanted}") from None
     lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     differing = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
     if lacking or unknown or differing:

@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops import FrozenBatchNorm2d
 
 TOLERANCE = 1e-3  # of the norms of outputs and gradients
-# exactly these: a subclass may do something to its weight, such as standardising it, that undoes the folding
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # and no subclasses, which may standardise their weight and so undo the folding
 NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
 
 

@@ -16,6 +16,7 @@ from results.records import read_records
 
 logger = logging.getLogger(__name__)
 
+_ours: dict[str, str] = {}
 ROWS = 50_000  # of the records table; records.parquet has all of them
 
 
@@ -37,7 +38,8 @@ def run_logger(folder: Path, name: str, job: str) -> Any:
         ("WANDB_CACHE_DIR", home / "cache"),
         ("WANDB_CONFIG_DIR", home / "config"),
     ):
-        os.environ.setdefault(variable, str(place))
+        if os.environ.get(variable) in (None, _ours.get(variable)):  # what the user has set stays
+            _ours[variable] = os.environ[variable] = str(place)
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB__SERVICE_WAIT", "60")
     from pytorch_lightning.loggers import WandbLogger  # slow to import, and only command lines need it
@@ -60,7 +62,7 @@ def logged_in() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
-        return netrc.netrc().authenticators(urlparse(_server()).hostname or "") is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlparse(_server()).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

@@ -23,7 +23,7 @@ ARROWS = {
     "train": {"cli"},
     "evaluate": {"cli"},
 }
-SCRIPTS = {"cli", "train", "evaluate", "compare"}
+SCRIPTS = {path.stem for path in ROOT.glob("*.py")} | {"compare"}  # of which cli may import everything
 OURS = set(ARROWS) | SCRIPTS
 NO_TORCH = {"torch", "torchvision", "torchmetrics", "timm", "pytorch_lightning", "lightning", "lightning_utilities"}
 LOGGERS = {"results/wandb_log.py": {"pytorch_lightning.loggers"}}  # inside a function only
@@ -56,7 +56,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             "import_module",
             "__import__",
         ):
-            yield node, ast.unparse(node.args[0]).strip("'\"")
+            yield from ((node, name.value) for name in node.args[:1] if isinstance(name, ast.Constant))
 
 
 def below(name: str, allowed: set[str]) -> bool:
@@ -161,7 +161,10 @@ def project() -> dict:
 
 def requirements() -> list[str]:
     """All dependencies, those of the extras included."""
-    return [*project()["dependencies"], *(one for extra in project()["optional-dependencies"].values() for one in extra)]
+    return [
+        *project()["dependencies"],
+        *(one for extra in project()["optional-dependencies"].values() for one in extra),
+    ]
 
 
 def canonical(name: str) -> str:

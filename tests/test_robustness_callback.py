@@ -112,7 +112,7 @@ def victim_of(classes: int = 2) -> Classifier:
 
 def trainer_of(*callbacks: Callback, **options: Any) -> pl.Trainer:
     """A silent trainer on one CPU, in inference mode."""
-    silent = dict(logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False)
+    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
     settings = {"accelerator": "cpu", "devices": 1, "inference_mode": True, "use_distributed_sampler": False}
     return pl.Trainer(**{**silent, **settings, **options}, callbacks=list(callbacks))
 
@@ -449,7 +449,7 @@ def test_in_fit_the_first_batches_of_each_epoch_are_attacked_and_the_training_is
     assert not heard.batches and not heard.plans and not heard.ended
     for (name, with_attacks), without in zip(victim.state_dict().items(), alone.state_dict().values(), strict=True):
         assert torch.equal(with_attacks, without), name
-    data, right = Items(), {name: 0 for name in attacks}
+    data, right = Items(), dict.fromkeys(attacks, 0)
     batches = list(data.loader())[:2]
     for name in ("fgsm", "pgd"):  # each at its own radius, judged on the weights of the last epoch
         for batch in batches:
@@ -485,10 +485,11 @@ def test_the_progress_bar_says_which_attack_is_at_work(capfd: pytest.CaptureFixt
     assert "bim 0.02 (3/3)" in printed.out + printed.err
 
 
-@pytest.mark.parametrize(("run", "shown"), [("validate", "fgsm 0.0314 (2/2)"), ("fit", "robustness/fgsm=")])
+@pytest.mark.parametrize(("run", "shown"), [("validate", "fgsm 0.02 (2/2)"), ("fit", "robustness/fgsm=")])
 def test_the_progress_bar_runs_in_every_stage(run: str, shown: str, capfd: pytest.CaptureFixture[str]) -> None:
     bar = AttackProgress(refresh_rate=1)
-    trainer = trainer_of(Robustness({"fgsm": FGSM()}, fit_batches=1), bar, enable_progress_bar=True, max_epochs=1)
+    robustness = Robustness({"fgsm": FGSM(epsilon=0.02)}, fit_batches=1)
+    trainer = trainer_of(robustness, bar, enable_progress_bar=True, max_epochs=1)
     call: Callable[..., Any] = getattr(trainer, run)
     call(victim_of(), datamodule=Items())
 
