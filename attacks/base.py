@@ -258,9 +258,10 @@ def check_batch(images: Tensor, targets: Any, ids: Sequence[str]) -> None:
     """
     if images.ndim != 4 or images.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"expected float32 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
-    if len(images) and not bool(((images >= 0) & (images <= 1)).all()):
-        low, high = float(images.min()), float(images.max())
-        raise ValueError(f"expected finite images in [0, 1], got values from {low:g} to {high:g}")
+    if images.numel():
+        low, high = (float(bound) for bound in torch.stack(images.detach().aminmax()))  # NaN comes through
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"expected finite images in [0, 1], got values from {low:g} to {high:g}")
     if isinstance(targets, Tensor):
         if targets.ndim not in (1, 3) or targets.is_floating_point():
             came = f"{targets.dtype} {tuple(targets.shape)}"

@@ -127,7 +127,7 @@ class SignGradient(Attack):
                     batch.keep(kept)
                     continue
             (gradient,) = torch.autograd.grad(values.sum(), variable)
-            vanished = gradient.flatten(1).abs().amax(1) == 0
+            vanished = ~gradient.flatten(1).any(1)
             vanished = vanished if step.vanished is None else vanished | step.vanished
             vanished = vanished if fooled_now is None else vanished & ~fooled_now
             if kept is not None:
@@ -136,7 +136,7 @@ class SignGradient(Attack):
             batch.backwards[batch.rows] += 1
             batch.zeros[batch.rows] += vanished
             moved = torch.add(batch.variable, self._direction(gradient, batch, kernel), alpha=length)
-            batch.variable = torch.clamp(moved, batch.lower, batch.upper)
+            batch.variable = moved.clamp_(batch.lower, batch.upper)
             index += 1
 
         return batch.finish(self._image(batch.variable, batch.clean))
@@ -154,7 +154,7 @@ class SignGradient(Attack):
         """Least and largest value of the variable that is moved."""
         if self.domain == "log":
             return torch.full_like(clean, -self.epsilon), torch.full_like(clean, self.epsilon)
-        return (clean - self.epsilon).clamp(min=0), (clean + self.epsilon).clamp(max=1)
+        return (clean - self.epsilon).clamp_(min=0), (clean + self.epsilon).clamp_(max=1)
 
     def _start(self, batch: "_Batch") -> Tensor:
         """Where the variable starts: no change, or a random point of the ball."""
@@ -204,7 +204,8 @@ class _Batch:
         self.rows = torch.arange(len(clean), device=clean.device)
         self.variable = self.lower = self.upper = clean
         self.velocity: Tensor | None = None
-        self.result = clean.clone()
+        self.count = len(clean)
+        self.left: Tensor | None = None  # the images of the whole batch, from when the first one leaves
         self.forwards, self.backwards, self.zeros = (torch.zeros_like(self.rows) for _ in range(3))
 
     def leave(self, images: Tensor, fooled: Tensor) -> Tensor | None:
@@ -215,7 +216,9 @@ class _Batch:
         places = (~fooled).nonzero().squeeze(1)
         if len(places) == len(fooled):
             return None
-        self.result[self.rows] = torch.where(fooled[:, None, None, None], images, self.result[self.rows])
+        if self.left is None:
+            self.left = torch.empty((self.count, *images.shape[1:]), dtype=images.dtype, device=images.device)
+        self.left[self.rows] = images.detach()
         return places
 
     def keep(self, places: Tensor | None) -> None:
@@ -235,6 +238,7 @@ class _Batch:
 
     def finish(self, images: Tensor) -> Crafted:
         """Put the images still under attack beside the others."""
-        if self.ids:
-            self.result[self.rows] = images
-        return Crafted(self.result, self.forwards, self.backwards, self.zeros)
+        if self.left is not None and self.ids:
+            self.left[self.rows] = images
+        made = images if self.left is None else self.left
+        return Crafted(made.detach(), self.forwards, self.backwards, self.zeros)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from networks.features import tapped
 
@@ -46,6 +47,7 @@ class ModuleVictim(nn.Module):
             for name, value in (("mean", mean), ("std", std)):
                 statistic = torch.tensor(value, dtype=first.dtype, device=first.device).reshape(-1, 1, 1)
                 self.register_buffer(name, statistic, persistent=False)
+        self.normalises = bool((self.mean != 0).any() or (self.std != 1).any())
         if not bool((self.std > 0).all()):
             raise ValueError(f"std divides the images and must be positive, got {std}")
 
@@ -54,7 +56,7 @@ class ModuleVictim(nn.Module):
         for statistic in (self.mean, self.std):
             if len(statistic) not in (1, images.shape[1]):
                 raise ValueError(f"mean and std have {len(statistic)} channels, the images {images.shape[1]}")
-        logits = self.module((images - self.mean) / self.std)
+        logits = self.module((images - self.mean) / self.std if self.normalises else images)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"as_victim wraps classifiers that return logits (N, K) with K >= 2, this one gave {came}")
@@ -103,8 +105,9 @@ def frozen(victim: Victim) -> Iterator[None]:
     flags = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     with torch.no_grad():
         buffers = [
-            (owner, name, buffer, None if buffer is None or buffer.is_inference() else buffer.clone())
+            (owner, name, buffer, None if buffer is None or buffer.is_inference() or still else buffer.clone())
             for owner in modules
+            for still in (isinstance(owner, _BatchNorm),)  # in eval mode it does not touch its many small buffers
             for name, buffer in owner._buffers.items()
         ]
     try:

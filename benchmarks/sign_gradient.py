@@ -1,0 +1,189 @@
+"""Times the sign-gradient attacks against their floor and against torchattacks and foolbox: ``make bench``."""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks import Crafted
+from benchmarks.contenders import ALL_STEPS, Block, Run, Setting, build
+from benchmarks.tables import render, write_documentation
+from benchmarks.undefended import textures, undefended
+
+RESULTS = Path(__file__).parent / "results"
+DOCUMENTATION = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+LIBRARIES = ("torch", "torchvision", "timm", "torchattacks", "foolbox")
+
+
+def settings(device: torch.device, quick: bool, full: bool) -> dict[str, Setting]:
+    """What is measured of each network; the large one with fewer methods on a CPU, where one step takes a second."""
+    if quick:
+        steps = {"FGSM": 1, "PGD": 2}
+        return {
+            "resnet18": Setting("resnet18", 8, 64, 20, ALL_STEPS | {"BIM": 3, "PGD": 4, "MIM": 3}),
+            "resnet50": Setting("resnet50", 1, 96, 10, steps, small=False),
+        }
+    everything = full or device.type == "cuda"
+    return {
+        "resnet18": Setting("resnet18", 32, 64, 60, ALL_STEPS, repeats=4),
+        "resnet50": Setting("resnet50", 8, 224, 40, ALL_STEPS, repeats=4)
+        if everything
+        else Setting("resnet50", 8, 224, 40, {"FGSM": 1, "PGD": 3}, small=False),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The machine in words that name the hardware and nothing else."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    described = {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        described |= {"gpu": torch.cuda.get_device_name(device), "cudnn_benchmark": torch.backends.cudnn.benchmark}
+    return described
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is measured."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def timed(run: Run, repeats: int, device: torch.device) -> tuple[float, Tensor | Crafted]:
+    """Seconds of one run, on average over the repeats, and what it made."""
+    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        made = run()
+    wait()
+    return (time.perf_counter() - start) / repeats, made
+
+
+def success_rate(network: nn.Module, made: Tensor | Crafted, targets: Tensor) -> float:
+    """Share of the images that fool the plain network in one float32 forward, the same for all contenders."""
+    images = made.images if isinstance(made, Crafted) else made
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        return float((network(images).argmax(1) != targets).float().mean())
+
+
+def measure(setting: Setting, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Measure all contenders of one network.
+
+    In every round each contender runs once, in an order that moves on by one from round to round, and is compared
+    with the floor of the same round and method.
+    """
+    start = time.perf_counter()
+    network = undefended(setting.network, setting.side, setting.training).to(device)
+    images, truths = (tensor.to(device) for tensor in textures(setting.batch, setting.side, seed=0))
+    with torch.no_grad():
+        targets = network(images).argmax(1)
+    blocks = build(setting, network, images, targets)
+    agreeing = float((targets == truths).float().mean())
+    print(f"{setting.network}: trained in {time.perf_counter() - start:.0f} s, {agreeing:.0%} right", flush=True)
+
+    for block in blocks if device.type == "cuda" else blocks[:1]:
+        for run in block.runs.values():  # warm-up; on a CPU one step of each sets everything up
+            timed(run, 1, device)
+    seconds: dict[str, dict[str, list[float]]] = {block.name: {key: [] for key in block.runs} for block in blocks}
+    made: dict[str, dict[str, Tensor | Crafted]] = {block.name: {} for block in blocks}
+    for index in range(rounds):
+        begun = time.perf_counter()
+        for block in blocks:
+            order = list(block.runs)
+            shift = index % len(order)
+            for key in order[shift:] + order[:shift]:
+                spent, made[block.name][key] = timed(block.runs[key], block.repeats, device)
+                seconds[block.name][key].append(spent)
+        print(f"{setting.network}: round {index + 1} of {rounds}, {time.perf_counter() - begun:.0f} s", flush=True)
+    rows = [
+        summarise(block, key, seconds[block.name], made[block.name][key], network, targets)
+        for block in blocks
+        for key in block.runs
+    ]
+    shape = [setting.batch, 3, setting.side, setting.side]
+    return {"network": setting.network, "images": shape, "rounds": rounds, "accuracy": agreeing, "rows": rows}
+
+
+def summarise(
+    block: Block, key: str, seconds: dict[str, list[float]], made: Tensor | Crafted, network: nn.Module, targets: Tensor
+) -> dict[str, Any]:
+    """One contender's numbers: the ratio to the floor of as many steps as its own, median and quartiles."""
+    steps = block.own_steps.get(key, block.steps)
+    floors = [spent / block.steps for spent in seconds["floor"]]
+    ratios = [spent / steps / step for spent, step in zip(seconds[key], floors, strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    row: dict[str, Any] = {
+        "method": block.method,
+        "steps": steps,
+        "contender": key,
+        "ratio": statistics.median(ratios),
+        "quartiles": [quartiles[0], quartiles[2]],
+        "seconds": statistics.median(seconds[key]),
+    }
+    if key not in ("floor", "judging"):
+        row["success"] = success_rate(network, made, targets)
+    if isinstance(made, Crafted):
+        row |= {name: float(getattr(made, name).double().mean()) for name in ("forwards", "backwards")}
+    return row
+
+
+def main() -> None:
+    """Read the command line, measure, store and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, help="rounds of each network; default 5, quick 2")
+    parser.add_argument("--networks", nargs="+", choices=("resnet18", "resnet50"), default=["resnet18", "resnet50"])
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out; stores nothing")
+    parser.add_argument("--full", action="store_true", help="all methods on the large network on a CPU too")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, only rewrite the documentation")
+    arguments = parser.parse_args()
+    if arguments.tables:
+        write_documentation(DOCUMENTATION, RESULTS)
+        return
+    device = torch.device(arguments.device)
+    rounds = arguments.rounds or (2 if arguments.quick else 5)
+    # shapes change when images leave the batch, and tuning for each new one would be what is measured
+    torch.backends.cudnn.benchmark = False
+    chosen = settings(device, arguments.quick, arguments.full)
+    load = [os.getloadavg()[0]]
+    networks = [measure(chosen[name], rounds, device) for name in arguments.networks]
+    load.append(os.getloadavg()[0])
+    result = {
+        "schema": 1,
+        "benchmark": "sign_gradient",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(device),
+        "versions": versions(),
+        "load": load,
+        "networks": networks,
+    }
+    print(render(result))
+    if arguments.quick:
+        return
+    hardware = result["machine"].get("gpu") or f"{result['machine']['cpu']} {result['machine']['cores']} cores"
+    slug = "-".join("".join(letter if letter.isalnum() else " " for letter in hardware.lower()).split())
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"sign_gradient-{slug}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_documentation(DOCUMENTATION, RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Turns stored results into the tables of the documentation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- sign_gradient: begin -->", "<!-- sign_gradient: end -->"
+COLUMNS = {
+    "plain": "ours",
+    "folded": "ours, folded copy",
+    "torchattacks": "torchattacks",
+    "foolbox": "foolbox",
+    "foolbox, frozen": "foolbox, frozen by hand",
+}
+TARGETS = {"plain": 1.02, "folded": 0.88, "stop at 8/255": 0.10}
+
+
+def table(head: list[str], body: list[list[str]]) -> str:
+    """Lay out a table; all columns but the first are numbers."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cost(row: dict[str, Any] | None) -> str:
+    """Median of the ratios and, in brackets, their quartiles."""
+    if row is None:
+        return "–"
+    low, high = row["quartiles"]
+    return f"{row['ratio']:.2f} ({low:.2f}–{high:.2f})"
+
+
+def share(row: dict[str, Any] | None) -> str:
+    """Success rate in per cent."""
+    return "–" if row is None else f"{100 * row['success']:.0f} %"
+
+
+def spent(row: dict[str, Any]) -> str:
+    """Forwards and backwards per image."""
+    return f"{row['forwards']:.1f} / {row['backwards']:.1f}"
+
+
+def network_tables(measured: dict[str, Any]) -> str:
+    """Tables of one network: cost, success, and stopping when fooled."""
+    rows = measured["rows"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    found = {(row["method"], row["contender"]): row for row in rows}
+    judging = next(row["ratio"] for row in rows if row["contender"] == "judging")
+    costs, successes, stops = [], [], []
+    for method in methods:
+        plain = found[method, "plain"]
+        name = method if method == "FGSM" else f"{method}-{plain['steps']}"
+        cells = [found.get((method, column)) for column in COLUMNS]
+        costs.append([name, *map(cost, cells), f"{judging / plain['steps']:.2f}"])
+        successes.append([name, *map(share, cells), spent(plain)])
+    for row in rows:
+        if row["contender"].startswith("stop"):
+            name = f"{row['method']}-{row['steps']}, {row['contender'].removeprefix('stop at ')}"
+            stops.append([name, cost(row), share(row), spent(row)])
+    number, channels, height, width = measured["images"]
+    return "\n\n".join(
+        [
+            f"**{measured['network']}, {number} x {channels} x {height} x {width}**, {measured['rounds']} rounds "
+            f"({measured['accuracy']:.0%} of the clean images are classified rightly)",
+            "Time as a multiple of the floor, median of the rounds (quartiles):",
+            table(["attack", *COLUMNS.values(), "judging would add"], costs),
+            "Success, judged for all by one float32 forward of the plain network, at 8/255:",
+            table(["attack", *COLUMNS.values(), "our forwards / backwards"], successes),
+            "`stop_when_fooled`, on the plain network, against the floor of all 20 steps:",
+            table(["attack", "time", "success", "forwards / backwards"], stops),
+        ]
+    )
+
+
+def target_table(networks: list[dict[str, Any]]) -> str:
+    """The aims and what became of them: the worst method counts."""
+    names = {"plain": "plain", "folded": "folded copy", "stop at 8/255": "stop_when_fooled, 8/255"}
+    body = []
+    for measured in networks:
+        for contender, target in TARGETS.items():
+            rows = [row for row in measured["rows"] if row["contender"] == contender]
+            worst = max(rows, key=lambda row: row["ratio"])
+            name = worst["method"] if worst["method"] == "FGSM" else f"{worst['method']}-{worst['steps']}"
+            verdict = "reached" if worst["ratio"] <= target else "missed"
+            body.append(
+                [f"{measured['network']}, {names[contender]}", f"{target:.2f}", f"{worst['ratio']:.3f} ({name})"]
+            )
+            body[-1].append(verdict)
+    return table(["aim", "at most", "worst method", ""], body)
+
+
+def render(result: dict[str, Any]) -> str:
+    """Everything about one machine, as Markdown."""
+    hardware = result["machine"]
+    cpu = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads"
+    where = f"{hardware['gpu']} (host: {cpu})" if "gpu" in hardware else cpu
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    notes = f"{result['date']}; {versions}; load average {result['load'][0]:.1f} before, {result['load'][1]:.1f} after."
+    if "gpu" in hardware:
+        tuned = "on" if hardware["cudnn_benchmark"] else "off"
+        notes += f" cudnn.benchmark is {tuned} for all, TF32 as torch has it by default; judged without TF32."
+    parts = [f"### {where}", notes, *map(network_tables, result["networks"]), target_table(result["networks"])]
+    return "\n\n".join(parts)
+
+
+def write_documentation(page: Path, results: Path) -> None:
+    """Replace what stands between the markers by the tables of every stored result.
+
+    Raises:
+        ValueError: The page lacks a marker.
+    """
+    text = page.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{page.name} needs one line {BEGIN} and one line {END}")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    stored = [json.loads(path.read_text()) for path in sorted(results.glob("sign_gradient-*.json"))]
+    tables = "\n\n".join(map(render, stored)) or "Nothing measured yet."
+    page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
