@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# peer libraries, for reference tests and benchmarks, without their old pins
+PEERS := torchattacks foolbox eagerpy GitPython gitdb smmap
 THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: demo test slow lint bench clean
@@ -11,10 +13,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s" % sys.version.split()[0] or 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
-
-$(VENV)/ready-bench: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchattacks foolbox eagerpy GitPython gitdb smmap
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt $(PEERS)
 	@touch $@
 
 demo: $(VENV)/ready
@@ -32,7 +31,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/ready-bench
+bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.sign_gradient
 
 clean:
