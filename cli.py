@@ -14,6 +14,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every process ask
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -40,9 +41,9 @@ Program = Literal["train", "evaluate"]
 class RunConfig(SaveConfigCallback):
     """Keeps a run's whole configuration in its folder, where the next command takes it from."""
 
-    def __init__(self, *arguments: Any, path: Path, **options: Any) -> None:
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, path: Path) -> None:
         """Keep the path; the file is written when the trainer sets up."""
-        super().__init__(*arguments, save_to_log_dir=False, **options)
+        super().__init__(parser, config, save_to_log_dir=False)
         self.path = path
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -217,7 +218,8 @@ def check_checkpoint(path: Path, victim: pl.LightningModule) -> None:
     names = sorted(own.keys() ^ state.keys())
     if not differing and not names:
         return
-    held, asked = checkpoint.get("victim", {}), getattr(victim, "description", dict)()
+    held: dict[str, Any] = checkpoint.get("victim", {})
+    asked: dict[str, Any] = getattr(victim, "description", dict)()
     described = [
         f"{name} {held[name]!r} (configured: {asked[name]!r})"
         for name in asked

@@ -113,6 +113,7 @@ def known_classes() -> list[str]:
 
 
 def _below(base: type) -> Iterator[type]:
+    direct: type
     for direct in base.__subclasses__():
         yield direct
         yield from _below(direct)

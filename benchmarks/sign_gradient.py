@@ -166,7 +166,7 @@ def main() -> None:
     load = [os.getloadavg()[0]]
     networks = [measure(chosen[name], rounds, device) for name in arguments.networks]
     load.append(os.getloadavg()[0])
-    result = {
+    result: dict[str, Any] = {
         "schema": 1,
         "benchmark": "sign_gradient",
         "date": datetime.date.today().isoformat(),
