@@ -163,6 +163,7 @@ def main() -> None:
     # shapes change when images leave the batch, and tuning for each new one would be what is measured
     torch.backends.cudnn.benchmark = False
     chosen = settings(device, arguments.quick, arguments.full)
+    described = machine(device)
     load = [os.getloadavg()[0]]
     networks = [measure(chosen[name], rounds, device) for name in arguments.networks]
     load.append(os.getloadavg()[0])
@@ -170,7 +171,7 @@ def main() -> None:
         "schema": 1,
         "benchmark": "sign_gradient",
         "date": datetime.date.today().isoformat(),
-        "machine": machine(device),
+        "machine": described,
         "versions": versions(),
         "load": load,
         "networks": networks,
@@ -178,7 +179,7 @@ def main() -> None:
     print(render(result))
     if arguments.quick:
         return
-    hardware = result["machine"].get("gpu") or f"{result['machine']['cpu']} {result['machine']['cores']} cores"
+    hardware = described.get("gpu") or f"{described['cpu']} {described['cores']} cores"
     slug = "-".join("".join(letter if letter.isalnum() else " " for letter in hardware.lower()).split())
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"sign_gradient-{slug}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
