@@ -255,9 +255,10 @@ def test_an_evaluation_without_files_costs_one_line(tmp_path: Path, caplog: pyte
     assert "did not take" in caplog.text
 
 
-def test_other_loggers_are_passed_over(folder: Path) -> None:
+def test_other_loggers_are_passed_over(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     log_evaluation([SimpleNamespace(), None], folder, summary_of())
     log_evaluation([], folder, summary_of())
+    assert not caplog.records  # one that was asked for its experiment would have failed, with a warning
 
 
 @pytest.mark.processes
