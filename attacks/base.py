@@ -1,10 +1,10 @@
 """What an attack is: a configured pure function from a victim and images to adversarial images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,12 +22,17 @@ class Crafted:
         backwards: Backward passes, likewise.
         zero_gradients: Steps of each image at which the gradient of the objective vanished although the image did
             not fool the victim yet, ``(N,)`` int64. Where cross-entropy saturates, the margin on logits stepped in.
+        measures: Further numbers about each image, ``(N,)`` floating point by name, NaN where undefined; each becomes
+            a column of the records.
+        pictures: What else the attack made and is worth a look, such as a bias field, ``(N, C, H, W)`` by name.
     """
 
     images: Tensor
     forwards: Tensor
     backwards: Tensor
     zero_gradients: Tensor
+    measures: Mapping[str, Tensor] = field(default_factory=dict)
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Attacked(Crafted):
         success: Whether the returned image fools the victim (targeted: is taken for the goal), bool ``(N,)``.
     """
 
-    success: Tensor
+    success: Tensor = field(kw_only=True)
 
 
 class Step:
@@ -180,8 +185,15 @@ class Attack(ABC):
         seed: Seed of the per-image random streams, drawn from (seed, method, image id).
     """
 
+    minimal: ClassVar[bool] = False  # looks for the smallest perturbation that fools, and ought to fool every image
+
     targeted: bool = False
     seed: int = 0
+
+    @property
+    def norm(self) -> Literal["linf", "l2", "l0", "log", "none"]:
+        """Norm that ``epsilon`` bounds or that is kept small; ``log`` is the maximum norm of log-images."""
+        return "linf"
 
     def __call__(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str] | None = None) -> Attacked:
         """Craft adversarial images and judge them.
@@ -199,9 +211,8 @@ class Attack(ABC):
         with torch.inference_mode(False), torch.no_grad(), frozen(victim):
             targets = without_inference(targets)
             success = self.reached(victim, victim(crafted.images), targets)
-        return Attacked(
-            crafted.images, crafted.forwards + 1, crafted.backwards, crafted.zero_gradients, success=success
-        )
+        passes = {"forwards": crafted.forwards + 1, "success": success}
+        return Attacked(**{name.name: getattr(crafted, name.name) for name in fields(crafted)} | passes)
 
     def craft(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str] | None = None) -> Crafted:
         """Craft adversarial images without judging them; arguments as in ``__call__``."""

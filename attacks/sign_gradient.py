@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from attacks.base import Attack, Crafted, Objective, Step
 from attacks.budgets import Fraction, check_radius, check_steps, per_image_uniform
+from attacks.directions import Directions
 from attacks.diversity import diversify, draw_places
 from attacks.objectives import CrossEntropy
 from attacks.victims import Victim
@@ -77,6 +78,11 @@ class SignGradient(Attack):
         if not self.smoothing_deviations > 0:
             raise ValueError(f"smoothing_deviations is positive, got {self.smoothing_deviations}")
 
+    @property
+    def norm(self) -> Literal["linf", "l2", "l0", "log", "none"]:
+        """Maximum norm, of images or of their logarithms."""
+        return "log" if self.domain == "log" else "linf"
+
     def step_length(self) -> float:
         """Length of one step: ``step_size``, or the method's rule where it is None."""
         return float(self.epsilon) / self.steps if self.step_size is None else float(self.step_size)
@@ -136,7 +142,9 @@ class SignGradient(Attack):
             batch.backwards[batch.rows] += 1
             batch.zeros[batch.rows] += vanished
             moved = torch.add(batch.variable, self._direction(gradient, batch, kernel), alpha=length)
-            batch.variable = moved.clamp_(batch.lower, batch.upper)
+            moved = moved.clamp_(batch.lower, batch.upper)
+            batch.directions.follow(moved - batch.variable, batch.rows)
+            batch.variable = moved
             index += 1
 
         return batch.finish(self._image(batch.variable, batch.clean))
@@ -207,6 +215,7 @@ class _Batch:
         self.count = len(clean)
         self.left: Tensor | None = None  # the images of the whole batch, from when the first one leaves
         self.forwards, self.backwards, self.zeros = (torch.zeros_like(self.rows) for _ in range(3))
+        self.directions = Directions(clean)
 
     def leave(self, images: Tensor, fooled: Tensor) -> Tensor | None:
         """Store the images that fool the victim; give the places of the others, or None if none leaves.
@@ -235,10 +244,11 @@ class _Batch:
         for name in ("clean", "rows", "variable", "lower", "upper", "velocity"):
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor[places])
+        self.directions.keep(places)
 
     def finish(self, images: Tensor) -> Crafted:
         """Put the images still under attack beside the others."""
         if self.left is not None and self.ids:
             self.left[self.rows] = images
         made = images if self.left is None else self.left
-        return Crafted(made.detach(), self.forwards, self.backwards, self.zeros)
+        return Crafted(made.detach(), self.forwards, self.backwards, self.zeros, self.directions.measures())

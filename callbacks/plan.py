@@ -40,7 +40,8 @@ class PlannedAttack:
             "epsilon": self.epsilon,
             "key": self.key,
             "parameters": self.attack.parameters(),
-            "norm": "log" if getattr(self.attack, "domain", "pixel") == "log" else "linf",
+            "norm": self.attack.norm,
+            "minimal": self.attack.minimal,
             "control": self.control,
         }
 
@@ -120,9 +121,7 @@ def expand(attacks: dict[str, Attack], epsilons: Sequence[float] | None, control
         laid_out += [(name, _at_radius(attack, radius)) for radius in radii] if radii else [(name, attack)]
     if controls:
         present = {attack.epsilon for _, attack in laid_out if isinstance(attack, UniformNoise)}
-        wanted = dict.fromkeys(
-            getattr(attack, "epsilon", None) for _, attack in laid_out if getattr(attack, "domain", "pixel") == "pixel"
-        )
+        wanted = dict.fromkeys(getattr(attack, "epsilon", None) for _, attack in laid_out if attack.norm == "linf")
         noise = [UniformNoise(epsilon=radius) for radius in wanted if radius is not None and radius not in present]
         laid_out = [("noise", attack) for attack in sorted(noise, key=lambda attack: attack.epsilon)] + laid_out
     return laid_out

@@ -1,0 +1,47 @@
+"""How consistently an iterative attack moves: the cosine between consecutive updates (SMIA21 Table 1, Fig. 2)."""
+
+import torch
+from torch import Tensor
+
+
+class Directions:
+    """Follows the updates of every image of a batch, also while images leave it.
+
+    Args:
+        images: The whole batch, ``(N, C, H, W)``.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.pairs, self.positive, self.total = (
+            torch.zeros(len(images), dtype=images.dtype, device=images.device) for _ in range(3)
+        )
+        self._last: Tensor | None = None
+        self._norms: Tensor | None = None
+
+    def follow(self, updates: Tensor, rows: Tensor) -> None:
+        """Compare each update with the image's last one.
+
+        Pairs of which one update is zero have no cosine and are left out.
+
+        Args:
+            updates: How far each image has moved in this step, ``(n, ...)``.
+            rows: Places of these images in the whole batch, ``(n,)``; the same as before but for ``keep``.
+        """
+        updates = updates.detach().flatten(1)
+        norms = torch.linalg.vector_norm(updates, dim=1)
+        if self._last is not None and self._norms is not None:
+            scale = norms * self._norms
+            cosines = torch.linalg.vecdot(updates, self._last) / torch.where(scale > 0, scale, 1)
+            self.pairs.index_add_(0, rows, (scale > 0).to(cosines.dtype))
+            self.positive.index_add_(0, rows, (cosines > 0).to(cosines.dtype))
+            self.total.index_add_(0, rows, cosines)
+        self._last, self._norms = updates, norms
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with the images at these places of those followed last."""
+        if self._last is not None and self._norms is not None:
+            self._last, self._norms = self._last[places], self._norms[places]
+
+    def measures(self) -> dict[str, Tensor]:
+        """``cos``, the mean cosine of each image, and ``positive_cosines``, the share above 0; NaN without a pair."""
+        return {"cos": self.total / self.pairs, "positive_cosines": self.positive / self.pairs}
