@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from attacks.budgets import Fraction
-from callbacks import AttackProgress, Panels, RecordJournal, Robustness
+from callbacks import AttackProgress, Panels, Quality, RecordJournal, Robustness, Transfer
 from cli_errors import OneSentenceParser, OverlayFile, sentence
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
@@ -90,6 +90,8 @@ class MedRobustCLI(LightningCLI):
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(RecordJournal, "journal")
         parser.add_lightning_class_args(Panels, "panels")
+        parser.add_lightning_class_args(Quality, "quality")
+        parser.add_lightning_class_args(Transfer, "transfer")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {

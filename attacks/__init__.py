@@ -5,6 +5,7 @@ from attacks.noise import UniformNoise
 from attacks.objectives import CrossEntropy, Margin
 from attacks.sign_family import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain
 from attacks.sign_gradient import SignGradient
+from attacks.stabilized import SMIA, Stabilization
 from attacks.victims import Victim, as_victim, frozen
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "Margin",
     "Objective",
     "PGD",
+    "SMIA",
     "SignGradient",
+    "Stabilization",
     "Step",
     "TIM",
     "UniformNoise",

@@ -20,8 +20,8 @@ class Crafted:
         images: Adversarial images, ``(N, C, H, W)`` in [0, 1].
         forwards: Forward passes that each image needed, ``(N,)`` int64: what it would cost in a batch of its own.
         backwards: Backward passes, likewise.
-        zero_gradients: Steps of each image at which the gradient of the objective vanished although the image did
-            not fool the victim yet, ``(N,)`` int64. Where cross-entropy saturates, the margin on logits stepped in.
+        zero_gradients: Backward passes of each image whose gradient vanished although the image did not fool the
+            victim yet, ``(N,)`` int64. Where cross-entropy saturates, the margin on logits stepped in.
         measures: Further numbers about each image, ``(N,)`` floating point by name, NaN where undefined; each becomes
             a column of the records.
         pictures: What else the attack made and is worth a look, such as a bias field, ``(N, C, H, W)`` by name.
@@ -74,7 +74,7 @@ class Step:
         """Keep what is given; nothing is computed before it is asked for."""
         self.victim, self.images, self.clean, self.targets, self.ids = victim, images, clean, targets, ids
         self.targeted, self.layers, self.index = targeted, tuple(layers), index
-        self.forwards = 0
+        self.forwards, self.backwards = 0, 1
         self.has_outputs = False
         self.vanished: Tensor | None = None
 
@@ -99,6 +99,11 @@ class Step:
         """The victim's own loss of each image, ``(N,)``: for victims whose outputs alone do not give it."""
         self.forwards += 1
         return self.victim.loss(self.images, self.targets)
+
+    def count(self, forwards: int, backwards: int) -> None:
+        """Note passes of an objective's own, beyond the shared forward and its backward."""
+        self.forwards += forwards
+        self.backwards += backwards
 
     def report_vanished(self, images: Tensor) -> None:
         """Note the images, bool ``(N,)``, whose objective has lost its gradient."""

@@ -139,8 +139,8 @@ class SignGradient(Attack):
             if kept is not None:
                 gradient, vanished = gradient[kept], vanished[kept]
                 batch.keep(kept)
-            batch.backwards[batch.rows] += 1
-            batch.zeros[batch.rows] += vanished
+            batch.backwards[batch.rows] += step.backwards
+            batch.zeros[batch.rows] += step.backwards * vanished
             moved = torch.add(batch.variable, self._direction(gradient, batch, kernel), alpha=length)
             moved = moved.clamp_(batch.lower, batch.upper)
             batch.directions.follow(moved - batch.variable, batch.rows)

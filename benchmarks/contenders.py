@@ -53,7 +53,7 @@ class Setting:
         training: Training steps.
         steps: Steps of each method.
         repeats: Repeats of the methods with one step.
-        small: Whether to stop when fooled at 1/255 too, where it takes longer.
+        rounds: How often everything is measured, unless the command line says otherwise.
     """
 
     network: str
@@ -62,7 +62,7 @@ class Setting:
     training: int
     steps: dict[str, int]
     repeats: int = 1
-    small: bool = True
+    rounds: int = 5
 
 
 ALL_STEPS = {"FGSM": 1, "BIM": 10, "PGD": 20, "MIM": 10}
@@ -104,6 +104,7 @@ def build(setting: Setting, network: nn.Module, images: Tensor, targets: Tensor)
             "floor": floor(frozen, images, targets, steps),
             "plain": craft(attack, network, images, targets),
             "folded": craft(attack, folded, images, targets),
+            "folded floor": floor(folded, images, targets, steps),
         }
         if torchattacks:
             runs["torchattacks"] = by_torchattacks(torchattacks, method, steps, length, network, images, targets)
@@ -114,7 +115,7 @@ def build(setting: Setting, network: nn.Module, images: Tensor, targets: Tensor)
         if steps == 1:
             runs["judging"] = judge(frozen, images)
         if method == "PGD":
-            for epsilon in (EPSILON, SMALL_EPSILON) if setting.small else (EPSILON,):
+            for epsilon in (EPSILON, SMALL_EPSILON):
                 label = f"stop at {round(255 * epsilon)}/255"
                 stopping = PGD(epsilon=epsilon, steps=20, stop_when_fooled=True)
                 runs[label], own_steps[label] = craft(stopping, network, images, targets), 20

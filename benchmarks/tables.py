@@ -50,7 +50,8 @@ def network_tables(measured: dict[str, Any]) -> str:
         plain = found[method, "plain"]
         name = method if method == "FGSM" else f"{method}-{plain['steps']}"
         cells = [found.get((method, column)) for column in COLUMNS]
-        costs.append([name, *map(cost, cells), f"{judging / plain['steps']:.2f}"])
+        bare = cost(found.get((method, "folded floor")))
+        costs.append([name, *map(cost, cells), bare, f"{judging / plain['steps']:.2f}"])
         successes.append([name, *map(share, cells), spent(plain)])
     for row in rows:
         if row["contender"].startswith("stop"):
@@ -62,7 +63,7 @@ def network_tables(measured: dict[str, Any]) -> str:
             f"**{measured['network']}, {number} x {channels} x {height} x {width}**, {measured['rounds']} rounds "
             f"({measured['accuracy']:.0%} of the clean images are classified rightly)",
             "Time as a multiple of the floor, median of the rounds (quartiles):",
-            table(["attack", *COLUMNS.values(), "judging would add"], costs),
+            table(["attack", *COLUMNS.values(), "floor of the folded copy", "judging would add"], costs),
             "Success, judged for all by one float32 forward of the plain network, at 8/255:",
             table(["attack", *COLUMNS.values(), "our forwards / backwards"], successes),
             "`stop_when_fooled`, on the plain network, against the floor of all 20 steps:",

@@ -5,6 +5,8 @@ from callbacks.journal import RecordJournal
 from callbacks.panels import Panels
 from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack
 from callbacks.progress import AttackProgress
+from callbacks.quality import Quality
+from callbacks.transfer import Transfer
 
 __all__ = [
     "AdversarialBatch",
@@ -12,6 +14,8 @@ __all__ = [
     "EvaluationPlan",
     "Panels",
     "PlannedAttack",
+    "Quality",
     "RecordJournal",
     "Robustness",
+    "Transfer",
 ]

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -11,21 +11,22 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from attacks import Attack, frozen
-from attacks.budgets import Fraction, check_radius, image_generator
+from attacks import Attack
+from attacks.budgets import Fraction, check_radius
+from callbacks.deployment import Deployment, Precision, check_precision, judging
+from callbacks.goals import Goals, choose_goals
 from callbacks.plan import (
     AdversarialBatch,
     EvaluationPlan,
     PlannedAttack,
     expand,
+    identities,
     record_key,
     tell,
     weights_hash,
 )
 
 logger = logging.getLogger(__name__)
-
-Goals = Literal["next", "random", "least_likely"]
 
 
 class Robustness(Callback):
@@ -41,6 +42,10 @@ class Robustness(Callback):
         controls: Add uniform noise of the same radii, the control that every table shows.
         fit_batches: Validation batches of each epoch that are attacked while fine-tuning, each attack at its own
             radius; 0 for none.
+        deployment: Attack a copy of the victim that is frozen, with BatchNorm folded and in channels_last, proved equal
+            on the first batch; in ``validate`` and ``test`` only, since training changes the weights.
+        precision: ``32``, or ``bf16`` for the gradients of the attacks, in ``validate`` and ``test`` on a GPU. What an
+            attack has made is judged in float32 on the victim itself, always.
         goals: What targeted attacks aim at: the ``next`` class, a ``random`` other one (drawn for each image), or
             the one that is ``least_likely`` by the clean outputs.
         seed: Seed of all attacks' random streams; None leaves each attack its own.
@@ -55,6 +60,8 @@ class Robustness(Callback):
         epsilons: list[Fraction | float] | None = None,
         controls: bool = True,
         fit_batches: int = 0,
+        deployment: bool = True,
+        precision: Precision = 32,
         goals: Goals = "next",
         seed: int | None = None,
     ) -> None:
@@ -68,8 +75,14 @@ class Robustness(Callback):
             raise ValueError(f"fit_batches counts batches and is not negative, got {fit_batches}")
         if controls and "noise" in self.attacks:
             raise ValueError("an attack named 'noise' would be taken for the control of that name; rename one of them")
+        self.deployment = Deployment(deployment, precision)
         self.plan: EvaluationPlan | None = None
         self._correct: Tensor | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a precision that the device is no good at, before any image is read."""
+        if stage != "fit":
+            check_precision(self.deployment.precision, trainer.strategy.root_device)
 
     def planned(self) -> list[tuple[str, Attack]]:
         """Names and attacks of an evaluation, in the order in which they run; names repeat over radii."""
@@ -133,20 +146,23 @@ class Robustness(Callback):
         describe = cast(Any, getattr(victim, "description", dict))
         description = {**describe(), "weights": weights_hash(victim)}
         prints = data.fingerprint(split)
+        others = {**identities(trainer, victim), **self.deployment.identity()}
+        self.deployment.forget()
         attacks = [
             PlannedAttack(
                 name,
                 attack,
                 None if getattr(attack, "epsilon", None) is None else float(attack.epsilon),  # type: ignore[attr-defined]
-                record_key(name, description, prints, attack.parameters(), self.goals if attack.targeted else None),
+                record_key(
+                    name, description, prints, attack.parameters(), self.goals if attack.targeted else None, others
+                ),
                 control=self.controls and name == "noise",
             )
             for name, attack in self.planned()
         ]
         images = [(sample.id, sample.target) for sample in data.splits[split]]
-        self.plan = EvaluationPlan(
-            attacks, split, images, description, {**data.describe(), "split": split, "fingerprint": prints}
-        )
+        described = {**data.describe(), "split": split, "fingerprint": prints}
+        self.plan = EvaluationPlan(attacks, split, images, description, described, others)
         tell(trainer, "on_evaluation_start", trainer, victim, self.plan)
         kept = sum(len(self.plan.done.get(planned.key, ())) for planned in attacks)
         if kept and trainer.is_global_zero:
@@ -168,7 +184,7 @@ class Robustness(Callback):
         with torch.inference_mode(False), torch.enable_grad():
             batch = apply_to_collection(batch, Tensor, torch.clone)  # inference tensors cannot carry gradients
             images, targets, ids = batch["image"], batch["target"], list(batch["id"])
-            with frozen(victim), torch.no_grad():
+            with judging(victim):
                 outputs = _finite(victim(images), ids, "clean")
                 correct = ~victim.fooled(outputs, targets)
             for planned in plan.attacks:
@@ -187,6 +203,7 @@ class Robustness(Callback):
                     _take(correct, rows),
                 )
                 tell(trainer, "on_adversarial_batch", trainer, victim, attacked)
+                tell(trainer, "on_adversarial_batch_end", trainer, victim, attacked)
 
     def _attack(
         self,
@@ -200,9 +217,10 @@ class Robustness(Callback):
         correct: Tensor,
     ) -> AdversarialBatch:
         attack = planned.attack
-        goals = self._goals(attack, targets, outputs, ids) if attack.targeted else None
-        crafted = attack.craft(victim, clean, targets if goals is None else goals, ids)
-        with frozen(victim), torch.no_grad():
+        goals = choose_goals(self.goals, attack, targets, outputs, ids) if attack.targeted else None
+        with self.deployment.used(victim, attack, clean):
+            crafted = attack.craft(victim, clean, targets if goals is None else goals, ids)
+        with judging(victim):
             after = _finite(victim(crafted.images), ids, f"under {planned.name}")
             right = ~victim.fooled(after, targets)
             success = attack.reached(victim, after, targets if goals is None else goals)
@@ -222,6 +240,8 @@ class Robustness(Callback):
             crafted.forwards,
             crafted.backwards,
             crafted.zero_gradients,
+            crafted.measures,
+            crafted.pictures,
         )
 
     def _attack_in_fit(self, victim: Any, batch: Any) -> None:
@@ -232,31 +252,13 @@ class Robustness(Callback):
             for place, attack in enumerate(self.attacks.values()):
                 goals = targets
                 if attack.targeted:
-                    with frozen(victim), torch.no_grad():
-                        goals = self._goals(attack, targets, victim(images), ids)
+                    with judging(victim):
+                        goals = choose_goals(self.goals, attack, targets, victim(images), ids)
                 crafted = attack.craft(victim, images, goals, ids)
-                with frozen(victim), torch.no_grad():
+                with judging(victim):
                     right = ~victim.fooled(victim(crafted.images), targets)
                 self._correct[place, 0] += right.sum()
                 self._correct[place, 1] += len(right)
-
-    def _goals(self, attack: Attack, targets: Any, outputs: Any, ids: list[str]) -> Tensor:
-        """Class that each image is to be taken for, ``(N,)``.
-
-        Raises:
-            ValueError: The task has no classes for images.
-        """
-        if not isinstance(targets, Tensor) or targets.ndim != 1 or not isinstance(outputs, Tensor):
-            raise ValueError(
-                "goals are chosen for classifiers; targeted attacks on other victims are called from Python"
-            )
-        classes = outputs.shape[1]
-        if self.goals == "next":
-            return (targets + 1) % classes
-        if self.goals == "least_likely":
-            return outputs.scatter(1, targets[:, None], float("inf")).argmin(1)
-        draws = [int(torch.randint(1, classes, (), generator=image_generator(attack.seed, "goal", id))) for id in ids]
-        return (targets + torch.tensor(draws).to(targets)) % classes
 
 
 def _take(values: Any, rows: list[int]) -> Any:

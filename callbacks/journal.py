@@ -63,8 +63,10 @@ class RecordJournal(Callback):
             plan.done.setdefault(key, set()).update(ids)
         self._journal = Journal(folder, trainer.global_rank)
 
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
-        """Write a batch's records in one go."""
+    def on_adversarial_batch_end(
+        self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch
+    ) -> None:
+        """Write a batch's records in one go, after every listener has added its columns."""
         assert self._journal is not None
         self._journal.append(self._records(victim, batch))
 
@@ -96,6 +98,8 @@ class RecordJournal(Callback):
             "forwards": batch.forwards.tolist(),
             "backwards": batch.backwards.tolist(),
             "zero_gradients": batch.zero_gradients.tolist(),
+            "var": _defined((difference / planned.epsilon).var(1, correction=0)) if planned.epsilon else nothing,
+            **{name: _defined(values) for name, values in {**batch.measures, **batch.columns}.items()},
         }
         shared = {
             "key": planned.key,
@@ -137,6 +141,7 @@ class RecordJournal(Callback):
             "device": device_name(victim.device),
             "world_size": trainer.world_size,
             "command": command_line(),
+            "listeners": plan.listeners,
             "attacks": [planned.entry() for planned in plan.attacks],
         }
 
@@ -154,6 +159,11 @@ def command_line() -> str:
 def _without_folders(argument: str) -> str:
     option, equals, value = argument.rpartition("=")
     return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
+
+
+def _defined(values: Tensor) -> list[Any]:
+    """Numbers of a column, None for NaN."""
+    return [None if value != value else value for value in values.tolist()]
 
 
 def _classes(targets: Any) -> list[int] | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -56,6 +56,7 @@ class EvaluationPlan:
         images: Every image's id and target, on all ranks together.
         victim: Description of the victim, with the hash of its weights.
         data: Description of the data.
+        listeners: What the columns of other callbacks depend on, such as the judges' weights.
         done: Ids that need not be attacked again, by an attack's key.
     """
 
@@ -64,6 +65,7 @@ class EvaluationPlan:
     images: list[tuple[str, Any]]
     victim: dict[str, Any]
     data: dict[str, Any]
+    listeners: dict[str, Any] = field(default_factory=dict)
     done: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -87,6 +89,10 @@ class AdversarialBatch:
         forwards: Forward passes spent on each image, ``(N,)``.
         backwards: Backward passes.
         zero_gradients: Steps with a vanished gradient.
+        measures: Further numbers that the attack gives about each image, ``(N,)`` by name, NaN where undefined.
+        pictures: What else the attack made, ``(N, C, H, W)`` by name.
+        columns: Further columns of the records, ``(N,)`` tensors by name, NaN where undefined: who hears the batch
+            may add some, and the journal writes them in ``on_adversarial_batch_end``.
     """
 
     planned: PlannedAttack
@@ -104,6 +110,9 @@ class AdversarialBatch:
     forwards: Tensor
     backwards: Tensor
     zero_gradients: Tensor
+    measures: Mapping[str, Tensor] = field(default_factory=dict)
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
 
 
 def expand(attacks: dict[str, Attack], epsilons: Sequence[float] | None, controls: bool) -> list[tuple[str, Attack]]:
@@ -145,6 +154,15 @@ def record_key(*parts: Any) -> str:
     """16 hex digits over JSON values: records of equal keys are interchangeable."""
     text = json.dumps([SCHEMA, *parts], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def identities(trainer: pl.Trainer, victim: pl.LightningModule) -> dict[str, Any]:
+    """What the listeners' columns depend on: records with other columns are not interchangeable."""
+    found: dict[str, Any] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        listener = getattr(callback, "on_evaluation_identity", None)
+        found |= {} if listener is None else listener(trainer, victim)
+    return found
 
 
 def tell(trainer: pl.Trainer, hook: str, *arguments: Any) -> None:

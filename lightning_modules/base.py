@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -34,10 +35,14 @@ class VictimModule(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Any:
         """Outputs for images ``(N, C, H, W)`` in [0, 1]."""
+        return self.network(self.normalised(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network is given for images ``(N, C, H, W)`` in [0, 1]."""
         for statistic in (self.mean, self.std):
             if len(statistic) not in (1, images.shape[1]):
                 raise ValueError(f"mean and std have {len(statistic)} channels, the images {images.shape[1]}")
-        return self.network((images - self.mean) / self.std)
+        return (images - self.mean) / self.std
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
         """Outputs and the named layers of the network averaged over space, ``(N, C)`` each, in one forward."""
@@ -59,6 +64,29 @@ class VictimModule(pl.LightningModule):
     def decisions(self, outputs: Any) -> tuple[Tensor, Tensor] | None:
         """Predicted class and its probability, ``(N,)`` each; None for victims that do not name one class."""
         return None
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """Build a victim of this class from a checkpoint alone.
+
+        Args:
+            path: A checkpoint that ``train.py`` has written.
+
+        Raises:
+            ValueError: It is no such checkpoint, or of another kind of victim.
+        """
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            state, held = checkpoint["state_dict"], dict(checkpoint["victim"])
+        except Exception as error:
+            raise ValueError(f"{path} is not a checkpoint that train.py wrote ({type(error).__name__})") from error
+        kind = held.pop("class", None)
+        if kind != cls.__name__:
+            raise ValueError(f"{path} holds a {kind}, a {cls.__name__} is needed")
+        statistics = {name: state[name].flatten().tolist() for name in ("mean", "std")}
+        victim = cls(**held, **statistics)
+        victim.load_state_dict(state)
+        return victim
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down what the weights belong to."""

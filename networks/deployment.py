@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.ops import FrozenBatchNorm2d
 
 TOLERANCE = 1e-3  # of the norms of outputs and gradients
@@ -17,21 +18,45 @@ CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # and no subclasses, which may standardi
 NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
 
 
-class ChannelsLast(nn.Module):
-    """A network in the channels_last memory format that stays in eval mode: without its norms it cannot be trained."""
+class DeployedNetwork(nn.Module):
+    """A network that stays in eval mode: without its norms it cannot be trained.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: The network; its layers keep their names for taps.
+        folded: Names of the layers that no longer compute what they did: convolutions with a norm folded into them.
+    """
+
+    def __init__(self, network: nn.Module, folded: Sequence[str] = ()) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network, self.folded = network, tuple(folded)
         self.train(False)
+
+    def train(self, mode: bool = True) -> "DeployedNetwork":
+        """Stay in eval mode."""
+        return super().train(False)
+
+
+class ChannelsLast(DeployedNetwork):
+    """A network in the channels_last memory format."""
+
+    def __init__(self, network: nn.Module, folded: Sequence[str] = ()) -> None:
+        super().__init__(network.to(memory_format=torch.channels_last), folded)
 
     def forward(self, images: Tensor) -> Any:
         """Outputs of the network for images ``(N, C, H, W)``."""
         return self.network(images.contiguous(memory_format=torch.channels_last))
 
-    def train(self, mode: bool = True) -> "ChannelsLast":
-        """Stay in eval mode."""
-        return super().train(False)
+
+class BFloat16(DeployedNetwork):
+    """A network whose forward runs in bfloat16 where autocast allows it; its outputs come in float32."""
+
+    def forward(self, images: Tensor) -> Any:
+        """Outputs of the network for images ``(N, C, H, W)``."""
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            outputs = self.network(images)
+        return tree_map(
+            lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, outputs
+        )
 
 
 def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
@@ -63,7 +88,7 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
             trial = ChannelsLast(_folded(reference, folds))
             error = _largest_error(expected, _outputs_and_gradients(trial, inputs))
             if error <= TOLERANCE:
-                return ChannelsLast(_folded(plain, folds)), len(folds)
+                return ChannelsLast(_folded(plain, folds), [first for first, _ in folds]), len(folds)
             change = f"folding {len(folds)} BatchNorms" if folds else "channels_last"
             warnings.warn(f"{change} changed outputs or gradients by {error:.1e} and is not used", stacklevel=2)
         return plain, 0

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from networks.deployment import DeployedNetwork
+
 
 def pooled(activation: Tensor) -> Tensor:
     """Average an activation ``(N, C, ...)`` over everything behind its channels, giving ``(N, C)``."""
@@ -24,6 +26,10 @@ def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
     Raises:
         ValueError: A layer does not exist; the nearest names are listed.
     """
+    while isinstance(network, DeployedNetwork):  # its layers go by the names that they had
+        if changed := [layer for layer in layers if layer in network.folded]:
+            raise ValueError(f"layer {changed[0]!r} of the folded copy does not compute what it did in the network")
+        network = network.network
     modules = dict(network.named_modules())
     for layer in layers:
         if layer not in modules or not layer:

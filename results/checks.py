@@ -29,7 +29,8 @@ CHECKS = {
     "radius": "no attack gets weaker with a larger radius",
     "steps": "no attack gets weaker with more steps",
     "zero_gradients": f"at most {100 * MAX_ZERO_GRADIENTS:.0f} % of an attack's gradients vanish",
-    "unbounded": "attacks without a bound fool every image",
+    "unbounded": "attacks that look for the smallest perturbation, however large, fool every image",
+    "transfer": "no attack fools another victim more often than the one that it was made for",
 }
 
 Row = Mapping[str, Any]
@@ -56,6 +57,11 @@ def check(
         (0: not applicable) and of flags raised; and the flags, errors first.
     """
     norms = {entry["key"]: entry.get("norm", "linf") for entry in manifest["attacks"]}
+    minimal = {
+        entry["key"]
+        for entry in manifest["attacks"]
+        if entry.get("minimal", entry.get("epsilon") is None) and entry.get("epsilon") is None
+    }
     parameters = {entry["key"]: entry.get("parameters") or {} for entry in manifest["attacks"]}
     attacks = [row for row in rows if row["kind"] == "attack"]
     bounded = [row for row in rows[1:] if row["epsilon"] is not None and norms[row["key"]] == "linf"]
@@ -74,7 +80,8 @@ def check(
         "radius": list(_radius(attacks, fooled)),
         "steps": list(_steps(attacks, parameters, fooled)),
         "zero_gradients": [_zero_gradients(row) for row in attacks if row["mean_backwards"]],
-        "unbounded": [_unbounded(row) for row in attacks if row["epsilon"] is None and row["n_correct_before"]],
+        "unbounded": [_unbounded(row) for row in attacks if row["key"] in minimal and row["n_correct_before"]],
+        "transfer": list(_transfer(attacks)),
     }
     checks = [
         {
@@ -216,6 +223,24 @@ def _unbounded(row: Row) -> Flag | None:
         "it stopped too early or its gradients mislead it."
     )
     return _flag("warning", row, message)
+
+
+def _transfer(attacks: Sequence[Row]) -> Iterator[Flag | None]:
+    for row in attacks:
+        for judge, judged in row.get("transfer", {}).items():
+            own, theirs = row["success_rate_interval"], judged["success_rate_interval"]
+            if judged.get("same_weights") or own is None or theirs is None:
+                continue
+            if theirs[0] <= own[1]:
+                yield None
+                continue
+            yield _flag(
+                "warning",
+                row,
+                f"{row['attack']} fools {format_percent(judged['success_rate'])} of {judge}'s images and only "
+                f"{format_percent(row['success_rate'])} of the victim's own that it was made for: "
+                "its gradients mislead it there.",
+            )
 
 
 def _same(one: float | None, other: float | None) -> bool:

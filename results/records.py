@@ -44,7 +44,7 @@ class Record(TypedDict):
     l0: int | None  # number of changed values
     forwards: int  # passes of this image through the victim that the attack spent
     backwards: int
-    zero_gradients: int  # of the gradient steps, those where the objective saturated or its gradient was zero
+    zero_gradients: int  # of the backwards, those where the objective saturated or its gradient was zero
     seed: int
 
 

@@ -13,6 +13,7 @@ from results.statistics import wilson_interval
 
 SCHEMA = 1
 SUMMARY = "summary.json"
+JUDGED = ("before", "after", "success")  # what a judge says of an image, in columns judge_NAME_before and so on
 
 
 def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +43,11 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     by_key = {key: rows for (key,), rows in records.group_by("key", maintain_order=True)}
     tables = {entry["key"]: by_key.get(entry["key"], records.clear()) for entry in entries}
     rows = [_clean_row(records, expected)]
-    rows += [_row(entry, tables[entry["key"]], expected) for entry in entries]
+    judges = manifest.get("listeners", {}).get("judges", {})
+    weights = manifest.get("victim", {}).get("weights")
+    for entry in entries:
+        table = tables[entry["key"]]
+        rows.append({**_row(entry, table, expected), "transfer": _transfer(table, judges, weights)})
     checks, flags = check(rows, tables, manifest, records)
     return {
         "schema": SCHEMA,
@@ -95,6 +100,8 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
         "mean_backwards": None,
         "zero_gradient_share": None,
         "means": {},
+        "undefined": {},
+        "transfer": {},
     }
 
 
@@ -115,7 +122,7 @@ def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[s
         "mean_forwards": table["forwards"].mean(),
         "mean_backwards": table["backwards"].mean(),
         "zero_gradient_share": int(table["zero_gradients"].sum()) / backwards if backwards else 0.0,
-        "means": _means(table),
+        **_means(table),
     }
 
 
@@ -149,11 +156,31 @@ def _rate(name: str, successes: int, trials: int) -> dict[str, Any]:
     return {name: successes / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
 
 
-def _means(table: pl.DataFrame) -> dict[str, float]:
-    """Means of the numeric columns that the schema does not know: perturbation statistics, quality, scores."""
-    extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(pl.exclude(list(COLUMNS)))
+def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | None) -> dict[str, Any]:
+    """What each judge made of an attack's images, among those that it had right before."""
+    found = {}
+    for judge, theirs in judges.items():
+        if f"judge_{judge}_before" not in table.columns:
+            continue
+        before, after, success = (table[f"judge_{judge}_{name}"].fill_null(False) for name in JUDGED)
+        right = int(before.sum())
+        found[judge] = {
+            "same_weights": theirs == weights,
+            "n_correct_before": right,
+            "n_success": int((before & success).sum()),
+            **_rate("success_rate", int((before & success).sum()), right),
+            **_rate("clean_accuracy", right, len(table)),
+            **_rate("accuracy_under_attack", int(after.sum()), len(table)),
+        }
+    return found
+
+
+def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Means of the numeric columns that the schema does not know, and how many images have no value."""
+    extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(pl.exclude([*COLUMNS, "^judge_.*$"]))
     means = {column.name: column.cast(pl.Float64).drop_nulls().mean() for column in extra.get_columns()}
-    return {name: float(mean) for name, mean in means.items() if isinstance(mean, float)}
+    defined = {name: float(mean) for name, mean in means.items() if isinstance(mean, float)}
+    return {"means": defined, "undefined": {name: extra[name].null_count() for name in defined}}
 
 
 def _worst_case(entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:

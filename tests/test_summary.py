@@ -182,6 +182,7 @@ def test_a_sound_evaluation_raises_no_flag():
         "steps": 0,
         "zero_gradients": 3,
         "unbounded": 1,
+        "transfer": 0,
     }
     assert [check["check"] for check in summary["checks"]] == list(CHECKS)
 
@@ -290,6 +291,42 @@ def test_an_unbounded_attack_that_fails():
     summary = summary_of([entry], rows(entry, "1" * 39 + "0"))
     assert raised(summary) == [("unbounded", "deepfool", None)]
     assert "1 of 40 images" in summary["flags"][0]["message"]
+
+
+def judged(before: str, success: str) -> list[dict]:
+    """A judge's columns, one character an image."""
+    return [
+        {"judge_other_before": b == "1", "judge_other_after": s == "0", "judge_other_success": s == "1"}
+        for b, s in zip(before, success, strict=True)
+    ]
+
+
+def test_a_judge_that_is_fooled_more_often_than_the_victim_is_flagged():
+    entry = attack("bim")
+    for success, flagged in (("1" * 40, True), ("0" * 40, False), ("1" * 12 + "0" * 28, False)):
+        records = rows(entry, "1" * 10 + "0" * 30)
+        records = [
+            {**record, **seen} for record, seen in zip(records, judged("1" * 36 + "0" * 4, success), strict=True)
+        ]
+        known = {"listeners": {"judges": {"other": "ab"}}, "victim": {"weights": "cd"}}
+        summary = summarise(pl.DataFrame(records, schema_overrides=COLUMNS), {**manifest(entry), **known})
+        row = summary["rows"][1]["transfer"]["other"]
+        expected = sum(one == "1" for one in success[:36])
+        assert (row["n_correct_before"], row["n_success"], row["same_weights"]) == (36, expected, False)
+        assert row["success_rate"] == expected / 36
+        assert row["accuracy_under_attack"] == success.count("0") / 40
+        assert [flag["check"] for flag in summary["flags"]] == (["transfer"] if flagged else [])
+        assert "judge_other_before" not in summary["rows"][1]["means"]
+
+
+def test_means_say_how_many_images_have_no_value():
+    entry = attack("bim")
+    records = [
+        {**record, "brisque": None if at < 3 else 2.0} for at, record in enumerate(rows(entry, "1" * 40, "1" * 40))
+    ]
+    row = summary_of([entry], records)["rows"][1]
+    assert row["means"] == {"brisque": 2.0}
+    assert row["undefined"] == {"brisque": 3}
 
 
 def test_summary_file_is_strict_json(tmp_path):
