@@ -59,6 +59,9 @@ class Panels(Callback):
                 "perturbation": 0.5 + magnification * difference,
                 "adversarial": adversarial,
             }
+            extras = {name: picture[row].detach().cpu() for name, picture in batch.pictures.items()}
+            largest = {name: float(picture.abs().max()) for name, picture in extras.items()}
+            pictures |= {name: 0.5 + 0.5 * picture / (largest[name] or 1.0) for name, picture in extras.items()}
             about = {
                 "key": batch.planned.key,
                 "attack": batch.planned.name,
@@ -73,6 +76,7 @@ class Panels(Callback):
                 "success": bool(batch.success[row]),
                 "linf": float(difference.abs().max()),
                 "magnification": magnification,
+                "extras": largest,
             }
             self._save(about, pictures)
 

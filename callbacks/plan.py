@@ -41,7 +41,7 @@ class PlannedAttack:
             "key": self.key,
             "parameters": self.attack.parameters(),
             "norm": self.attack.norm,
-            "minimal": self.attack.minimal,
+            "minimal": self.attack.minimal or getattr(self.attack, "epsilon", 1.0) is None,
             "control": self.control,
         }
 

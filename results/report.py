@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from results.figures import accuracy_figure, cost_figure
-from results.formats import DASH, format_epsilon, format_interval, format_passes, format_percent
+from results.formats import DASH, MEASURES, format_epsilon, format_interval, format_passes, format_percent
 from results.manifest import replace_file
 from results.records import RECORDS, merge
 from results.summary import SUMMARY, write_summary
@@ -87,6 +87,8 @@ def write_report(folder: str | Path) -> Path:
         checks=summary["checks"],
         flags=summary["flags"],
         headline=headline(summary),
+        judges=next((row["transfer"] for row in summary["rows"] if row["transfer"]), {}),
+        measures=MEASURES,
         means=list(dict.fromkeys(name for row in summary["rows"] for name in row["means"])),
         accuracy_figure=Markup(accuracy_figure(summary)),
         cost_figure=Markup(cost_figure(summary)),
@@ -169,7 +171,9 @@ def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[st
             panel = json.loads(path.read_bytes())
             if panel["key"] not in keys:
                 continue
-            panel["pictures"] = {kind: _data_uri(path.parent, panel["images"].get(kind)) for kind in PICTURES}
+            panel.setdefault("extras", {})
+            kinds = (*PICTURES, *panel["extras"])
+            panel["pictures"] = {kind: _data_uri(path.parent, panel["images"].get(kind)) for kind in kinds}
             for kind in ("target", "clean_prediction", "adversarial_prediction"):
                 panel[f"{kind}_name"] = _class_name(panel.get(kind), names)
             group = {**{name: keys[panel["key"]].get(name) for name in ("attack", "epsilon", "control")}, "panels": []}

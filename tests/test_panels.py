@@ -30,6 +30,7 @@ KEYS = {
     "success",
     "linf",
     "magnification",
+    "extras",
     "images",
 }
 IDS = [f"folder/image {place}.png" for place in range(COUNT)]

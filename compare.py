@@ -1,0 +1,32 @@
+"""Compare runs: ``python compare.py transfer runs/A runs/B ...`` prints who is fooled by whose images."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from results.manifest import replace_file
+from results.transfer import read_summaries, transfer_markdown, transfer_rows, transfer_table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and print the comparison; a mistake ends it with one sentence and exit status 2."""
+    parser = argparse.ArgumentParser(prog="compare.py", description="Compare evaluations.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    transfer = commands.add_parser("transfer", help="matrix of attacks crafted on one victim and judged by others")
+    transfer.add_argument("runs", nargs="+", help="folders of runs, evaluated with transfer.judges")
+    transfer.add_argument("--markdown", type=Path, help="file to write the table to as well")
+    given = parser.parse_args(arguments)
+    try:
+        rows = transfer_rows(read_summaries(given.runs))
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    Console(width=None if sys.stdout.isatty() else 120).print(transfer_table(rows))
+    if given.markdown:
+        replace_file(given.markdown, transfer_markdown(rows).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The transfer matrix: which numbers stand where, and what a user reads when a run cannot be compared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import compare
+from results.transfer import read_summaries, transfer_markdown, transfer_rows, transfer_table
+
+
+def judged(rate: float, same: bool = False) -> dict[str, Any]:
+    return {"success_rate": rate, "same_weights": same, "success_rate_interval": [rate, rate]}
+
+
+def run(
+    folder: Path, name: str, rates: dict[str, dict[str, float]], own: str | None, brisque: float | None = 30.0
+) -> str:
+    """A run's summary: rates by attack and judge."""
+    rows: list[dict[str, Any]] = [{"attack": "clean", "kind": "clean", "transfer": {}, "means": {}, "epsilon": None}]
+    for attack, by_judge in rates.items():
+        rows.append(
+            {
+                "attack": attack,
+                "kind": "attack",
+                "epsilon": None if attack == "sbf" else 1 / 255,
+                "n": 50,
+                "success_rate": 0.5,
+                "transfer": {judge: judged(rate, judge == own) for judge, rate in by_judge.items()},
+                "means": {} if brisque is None else {"brisque": brisque, "brisque_clean": 20.0},
+            }
+        )
+    place = folder / name / "evaluate"
+    place.mkdir(parents=True)
+    (place / "summary.json").write_text(json.dumps({"rows": rows, "manifest": {"run": name}}))
+    return str(folder / name)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    first = run(tmp_path, "a", {"bim": {"A": 1.0, "B": 0.02}, "sbf": {"A": 0.33, "B": 0.125}}, "A")
+    second = run(tmp_path, "b", {"bim": {"A": 0.01, "B": 0.99}, "sbf": {"A": 0.2, "B": 0.4}}, None, None)
+    return [first, second]
+
+
+def test_sources_stand_below_each_other_and_judges_beside(runs: list[str]) -> None:
+    rows = transfer_rows(read_summaries(runs))
+    assert [(row["attack"], row["source"]) for row in rows] == [("bim", "A"), ("bim", "b"), ("sbf", "A"), ("sbf", "b")]
+    assert [row["white_box"] for row in rows] == ["A", None, "A", None]
+    assert transfer_markdown(rows).splitlines() == [
+        "| attack | ε | crafted on | n | A | B | BRISQUE | clean |",
+        "| --- | --: | --- | --: | --: | --: | --: | --: |",
+        "| bim | 1/255 | A | 50 | 100.0 % * | 2.0 % | 30.0 | 20.0 |",
+        "| bim | 1/255 | b | 50 | 1.0 % | 99.0 % | – | – |",
+        "| sbf | – | A | 50 | 33.0 % * | 12.5 % | 30.0 | 20.0 |",
+        "| sbf | – | b | 50 | 20.0 % | 40.0 % | – | – |",
+    ]
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(transfer_table(rows))
+    text = console.export_text()
+    assert "12.5 %" in text
+    assert "white box" in text
+
+
+def test_the_command_prints_and_writes(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare.main(["transfer", *runs, "--markdown", str(tmp_path / "matrix.md")])
+    assert "crafted on" in capsys.readouterr().out
+    assert (tmp_path / "matrix.md").read_text().count("\n") == 6
+
+
+def test_runs_that_cannot_be_compared_get_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        compare.main(["transfer", str(tmp_path / "none")])
+    assert left.value.code == 2
+    assert "evaluate that run first" in capsys.readouterr().err
+    alone = run(tmp_path, "alone", {"bim": {}}, None)
+    with pytest.raises(ValueError, match="has no judges"):
+        read_summaries([alone])
