@@ -34,6 +34,7 @@ data:
     batch_size: 4
     fractions: {train: 0.6, val: 0.1, adv_train: 0.14, adv_test: 0.16}
 trainer: {max_epochs: 2, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
+quality: {download: false}
 """
 ATTACKS = """
 attack:

@@ -1,0 +1,66 @@
+"""Thin-plate splines as a matrix: warps of an image's pixels that are linear in where control points are moved."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def coordinates(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Places of a grid's points, ``(2, height * width)``: row by row, x along the width and then y, from -1 to 1."""
+    y, x = (torch.linspace(-1, 1, side, device=device, dtype=dtype) for side in (height, width))
+    return torch.stack([x.repeat(height), y.repeat_interleave(width)])
+
+
+@lru_cache(maxsize=8)
+def warp_matrix(height: int, width: int, gridsize: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Matrix by which the moves of the control points are multiplied to give the moves of the pixels.
+
+    The thin-plate spline through values v at control points c_k is f(p) = sum_k w_k U(|p - c_k|) + b_0 + b_1 x + b_2 y
+    with U(r) = r^2 log r, sum w = 0 and sum w c = 0 (Bookstein, IEEE TPAMI 11(6), 1989). The weights are linear in v,
+    so they and the affine part are folded into one matrix M with f = M v. Because M reproduces affine maps, M times
+    the control points' moves is how far each pixel moves, and no move moves none, without rounding.
+
+    Kept for each set of arguments: computed once, and shared, so it must not be changed.
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        gridsize: Control points a side, at least 2; they span [-1, 1] like the pixels, row by row.
+        device: Where the matrix is to be.
+        dtype: Its type; it is solved for in float64.
+
+    Returns:
+        ``(height * width, gridsize * gridsize)``
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        host = torch.device("cpu")
+        controls = coordinates(gridsize, gridsize, host, torch.float64).T
+        pixels = coordinates(height, width, host, torch.float64).T
+        count = len(controls)
+        system = torch.zeros((count + 3, count + 3), dtype=torch.float64, device=host)
+        system[:count] = _basis(controls, controls)
+        system[count:, :count] = system[:count, count:].T
+        values = torch.eye(count + 3, count, dtype=torch.float64, device=host)  # the last 3: the weights' conditions
+        weights: Tensor = torch.linalg.solve(system, values)
+        return (_basis(pixels, controls) @ weights).to(device, dtype)
+
+
+def _basis(places: Tensor, controls: Tensor) -> Tensor:
+    """U(r) = r^2 log r^2 (twice the usual one) of every place and control, then 1, x and y: ``(P, K + 3)``."""
+    squares = torch.cdist(places, controls, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return torch.cat([torch.xlogy(squares, squares), torch.ones_like(places[:, :1]), places], 1)
+
+
+def folded(places: Tensor) -> Tensor:
+    """Share of an image's cells, 2 x 2 pixels each, that a warp turns over: whose Jacobian determinant is negative.
+
+    Args:
+        places: Where each pixel comes to lie, ``(N, 2, H, W)``, x first.
+
+    Returns:
+        ``(N,)``, 0 without a fold; NaN where a side has a single pixel.
+    """
+    across, down = places[:, :, :-1, 1:] - places[:, :, :-1, :-1], places[:, :, 1:, :-1] - places[:, :, :-1, :-1]
+    determinants = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]
+    return (determinants < 0).to(places.dtype).mean((1, 2))
