@@ -49,7 +49,11 @@ class ActiveBatch:
         return places
 
     def keep(self, places: Tensor | None) -> None:
-        """Go on with the images at these places; None keeps all."""
+        """Go on with the images at these places; None keeps all.
+
+        The pass that an image shares with others while it leaves is not counted as its own, nor the second forward
+        of those that stay: what an image costs must not depend on its batch mates.
+        """
         if places is None:
             return
         chosen = places.tolist()
@@ -63,7 +67,10 @@ class ActiveBatch:
 
     def finish(self, images: Tensor) -> Crafted:
         """Put the images still under attack, as they end, beside the others."""
-        self.made[self.rows] = images.detach()
+        if len(self.rows) == len(self.made):  # none has left, and all are in their order
+            self.made = images.detach()
+        else:
+            self.made[self.rows] = images.detach()
         return Crafted(self.made, self.forwards, self.backwards, self.zeros, self.directions.measures())
 
 

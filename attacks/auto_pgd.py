@@ -123,8 +123,8 @@ class APGD(Attack):
             climb.look(values, fooled, None if gradient is None else gradient.sign())
             if gradient is None:
                 return
-            climb.backwards[climb.rows] += 1
-            climb.zeros[climb.rows] += (vanished | ~gradient.flatten(1).any(1)) & ~fooled
+            climb.backwards[climb.rows] += step.backwards
+            climb.zeros[climb.rows] += step.backwards * ((vanished | ~gradient.flatten(1).any(1)) & ~fooled)
             if index == 0:
                 climb.mark_value = climb.best_value
             elif index in marks:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from attacks.active import ActiveBatch
 from attacks.base import Attack, Crafted, Objective, Step
 from attacks.budgets import check_radius, check_steps
-from attacks.directions import Directions
 from attacks.objectives import Margin
 from attacks.thin_plate import coordinates, folded, warp_matrix
 from attacks.victims import Victim
@@ -80,21 +80,6 @@ class Polynomials:
         for _ in self.terms[1:]:
             powers.append(powers[-1] * base)
         return torch.stack(powers, 1)
-
-
-class _Active:
-    """The images still under attack, and the places ``rows`` that they have in the batch that came."""
-
-    def __init__(self, clean: Tensor, targets: Any, ids: Sequence[str]) -> None:
-        self.clean, self.targets, self.ids = clean, targets, list(ids)
-        self.rows = torch.arange(len(clean), device=clean.device)
-
-    def keep(self, places: Tensor) -> None:
-        """Go on with the images at these places."""
-        chosen = places.tolist()
-        self.ids = [self.ids[place] for place in chosen]
-        self.targets = self.targets[places] if isinstance(self.targets, Tensor) else [self.targets[i] for i in chosen]
-        self.clean, self.rows = self.clean[places], self.rows[places]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +152,10 @@ class AdvSBF(Attack):
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Run the loop; with ``stop_when_fooled`` on an ever smaller batch."""
-        objective, active, directions = self.raised(), _Active(images, targets, ids), Directions(images)
+        objective, active = self.raised(), ActiveBatch(images, targets, ids)
         polynomials = Polynomials(self.degree, self.lowest_degree, self.gridsize, images)
         # counted in steps, so that what comes back to its start is there exactly, where its penalty has no slope
         counts = polynomials.start(len(images))
-        forwards, backwards, zeros = (torch.zeros_like(active.rows) for _ in range(3))
         before: Tensor | None = None
 
         for index in range(self.steps):
@@ -180,7 +164,7 @@ class AdvSBF(Attack):
             variables = [value.requires_grad_() for value in self._values(counts, active.rows)]
             field = polynomials.field(variables[0], polynomials.warped(variables[1]))
             if before is not None:
-                directions.follow(field - before, active.rows)
+                active.directions.follow(field - before, active.rows)
             before = field.detach()
             truths = active.targets
             seen = _multiplied(active.clean, field)
@@ -188,7 +172,7 @@ class AdvSBF(Attack):
             values = objective(step)
             looks = self.stop_when_fooled or step.has_outputs
             fooled = self.reached(victim, step.outputs, truths) if looks else None
-            forwards[active.rows] += step.forwards
+            active.forwards[active.rows] += step.forwards
             # the one point of a step at which the host waits for the device
             kept = (~fooled).nonzero().squeeze(1) if self.stop_when_fooled and fooled is not None else None
             if kept is not None and not len(kept):
@@ -202,10 +186,9 @@ class AdvSBF(Attack):
             signs = [(s - p * v.detach().sign()).sign() for s, p, v in zip(slopes, penalties, variables, strict=True)]
             if kept is not None and len(kept) < len(active.ids):
                 active.keep(kept)
-                directions.keep(kept)
                 before, vanished, signs = before[kept], vanished[kept], [sign[kept] for sign in signs]
-            backwards[active.rows] += 1
-            zeros[active.rows] += vanished
+            active.backwards[active.rows] += step.backwards
+            active.zeros[active.rows] += step.backwards * vanished
             for count, sign in zip(counts, signs, strict=True):
                 count.index_add_(0, active.rows, sign)
 
@@ -213,14 +196,14 @@ class AdvSBF(Attack):
         warped = polynomials.warped(moves)
         field = polynomials.field(coefficients, warped)
         if before is not None and active.ids:
-            directions.follow(field[active.rows] - before, active.rows)
+            active.directions.follow(field[active.rows] - before, active.rows)
         measures = {
             "field_largest": field.flatten(1).abs().amax(1),
             "field_roughness": roughness(field),
             "warp_folds": folded(warped.view(-1, 2, *images.shape[-2:])),
-        } | directions.measures()
+        } | active.directions.measures()
         made = _multiplied(images, field)
-        return Crafted(made, forwards, backwards, zeros, measures, {"bias_field": field})
+        return Crafted(made, active.forwards, active.backwards, active.zeros, measures, {"bias_field": field})
 
     def _values(self, counts: tuple[Tensor, Tensor], rows: Tensor | None = None) -> list[Tensor]:
         """Coefficients and moves of the control points after so many steps."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.active import ActiveBatch
 from attacks.base import Attack, Crafted, Objective, Step
 from attacks.budgets import Fraction, check_radius, check_steps, per_image_uniform
-from attacks.directions import Directions
 from attacks.diversity import diversify, draw_places
 from attacks.objectives import CrossEntropy
 from attacks.victims import Victim
@@ -94,7 +94,7 @@ class SignGradient(Attack):
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Run the loop; with ``stop_when_fooled`` on an ever smaller batch."""
         objective, length = self.raised(), self.step_length()
-        batch = _Batch(images, targets, list(ids))
+        batch = _Batch(images, targets, ids)
         batch.lower, batch.upper = self._bounds(images)
         batch.variable = self._start(batch)
         batch.velocity = torch.zeros_like(images) if self.momentum else None
@@ -201,54 +201,10 @@ class SignGradient(Attack):
         return (kernel / kernel.sum()).to(like).expand(like.shape[1], 1, -1, -1)
 
 
-class _Batch:
-    """The images still under attack, what has become of the others, and what was spent on each.
+class _Batch(ActiveBatch):
+    """Where each image stands: its variable, the bounds of it, and the gradient that it has accumulated."""
 
-    ``rows`` are the places, in the batch that came, of the images still under attack.
-    """
-
-    def __init__(self, clean: Tensor, targets: Any, ids: list[str]) -> None:
-        self.clean, self.targets, self.ids = clean, targets, ids
-        self.rows = torch.arange(len(clean), device=clean.device)
-        self.variable = self.lower = self.upper = clean
+    def __init__(self, images: Tensor, targets: Any, ids: Sequence[str]) -> None:
+        super().__init__(images, targets, ids)
+        self.variable = self.lower = self.upper = images
         self.velocity: Tensor | None = None
-        self.count = len(clean)
-        self.left: Tensor | None = None  # the images of the whole batch, from when the first one leaves
-        self.forwards, self.backwards, self.zeros = (torch.zeros_like(self.rows) for _ in range(3))
-        self.directions = Directions(clean)
-
-    def leave(self, images: Tensor, fooled: Tensor) -> Tensor | None:
-        """Store the images that fool the victim; give the places of the others, or None if none leaves.
-
-        ``nonzero`` is the one point of a step at which the host waits for the device.
-        """
-        places = (~fooled).nonzero().squeeze(1)
-        if len(places) == len(fooled):
-            return None
-        if self.left is None:
-            self.left = torch.empty((self.count, *images.shape[1:]), dtype=images.dtype, device=images.device)
-        self.left[self.rows] = images.detach()
-        return places
-
-    def keep(self, places: Tensor | None) -> None:
-        """Go on with the images at these places; None keeps all.
-
-        The pass that an image shares with others while it leaves is not counted as its own, nor the second forward
-        of those that stay: what an image costs must not depend on its batch mates.
-        """
-        if places is None:
-            return
-        chosen = places.tolist()
-        self.ids = [self.ids[place] for place in chosen]
-        self.targets = self.targets[places] if isinstance(self.targets, Tensor) else [self.targets[i] for i in chosen]
-        for name in ("clean", "rows", "variable", "lower", "upper", "velocity"):
-            tensor = getattr(self, name)
-            setattr(self, name, None if tensor is None else tensor[places])
-        self.directions.keep(places)
-
-    def finish(self, images: Tensor) -> Crafted:
-        """Put the images still under attack beside the others."""
-        if self.left is not None and self.ids:
-            self.left[self.rows] = images
-        made = images if self.left is None else self.left
-        return Crafted(made.detach(), self.forwards, self.backwards, self.zeros, self.directions.measures())
