@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -125,7 +125,7 @@ def expand(attacks: dict[str, Attack], epsilons: Sequence[float] | None, control
     """
     laid_out: list[tuple[str, Attack]] = []
     for name, attack in attacks.items():
-        has_radius = "epsilon" in {field.name for field in fields(attack)}
+        has_radius = getattr(attack, "epsilon", None) is not None
         radii = list(dict.fromkeys(epsilons)) if epsilons and has_radius else []
         laid_out += [(name, _at_radius(attack, radius)) for radius in radii] if radii else [(name, attack)]
     if controls:

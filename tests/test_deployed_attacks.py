@@ -12,9 +12,10 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from attacks import BIM, PGD, Attack, CrossEntropy, Objective, Step
+from attacks import BIM, FAB, PGD, AdvSBF, Attack, CrossEntropy, DeepFool, Objective, Step
 from callbacks import AdversarialBatch, RecordJournal, Robustness, Transfer
 from callbacks.deployment import Deployment, check_precision, layers_read
+from callbacks.plan import PlannedAttack, expand
 from lightning_modules import Classifier
 from networks.deployment import BFloat16, DeployedNetwork
 from networks.features import tapped
@@ -257,3 +258,18 @@ def test_a_judge_from_a_checkpoint_is_the_victim_that_was_saved(tmp_path: Path) 
     images = torch.rand(2, 1, SIDE, SIDE)
     torch.testing.assert_close(again(images), victim(images))
     assert math.isclose(float(again.mean), 0.3, rel_tol=1e-6)
+
+
+def test_an_attack_without_a_bound_stays_so_in_a_sweep_and_is_to_fool_everything() -> None:
+    attacks: dict[str, Attack] = {"fab": FAB(), "bounded": FAB(epsilon=0.1), "deepfool": DeepFool(), "sbf": AdvSBF()}
+    laid_out = expand(attacks, [0.1, 0.2], controls=False)
+    assert [(name, getattr(attack, "epsilon", None)) for name, attack in laid_out] == [
+        ("fab", None),
+        ("bounded", 0.1),
+        ("bounded", 0.2),
+        ("deepfool", None),
+        ("sbf", None),
+    ]
+    entries = [PlannedAttack(name, attack, None, "", False).entry() for name, attack in laid_out]
+    assert [entry["minimal"] for entry in entries] == [True, False, False, True, False]
+    assert [entry["norm"] for entry in entries] == ["linf", "linf", "linf", "l2", "none"]
