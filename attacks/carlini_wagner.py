@@ -24,6 +24,7 @@ FIRST_DECAY, SECOND_DECAY, STABILISER = 0.9, 0.999, 1e-8  # Adam's beta_1, beta_
 PROGRESS = 0.9999  # the loss must fall below this share of what it was, as in the authors' code
 SHORTEST_WINDOW = 20  # steps; for about as long Adam's momentum carries an image past its goal and back
 LARGEST_CONSTANT = 1e10  # as in the authors' code
+SHRINKAGE = 0.85  # of the learning rate for each constant that is tried after an image was found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,10 @@ class CWL2(Attack):
     can move. The closest image that ever fools the victim by ``kappa`` is returned; where there is none, or the clean
     image does so itself, the clean one.
 
-    Each image has its own c: tenfold until the victim is fooled, then bisected. Adam starts at the clean image, later
-    at the closest one found. A constant is large enough if the victim was fooled in the last tenth of the steps, not
-    on the way: Adam's first steps have the length of the learning rate, whatever c is, and often overshoot.
+    Each image has its own c: tenfold until it is large enough, or a tenth as long as it is, then bisected. Adam starts
+    at the clean image, later at the closest one found and each time a little slower. A constant is large enough if
+    the victim was fooled in the last tenth of the steps, not on the way: Adam's first steps have the length of the
+    learning rate, whatever c is, and often overshoot.
 
     ``cos`` and ``positive_cosines`` are those of the images' updates in the last search step.
 
@@ -173,6 +175,7 @@ class _Search:
         self.lower, self.upper = torch.zeros_like(self.nearest), self.nearest.clone()
         self.constant = torch.full_like(self.nearest, constant)
         self.cold = torch.ones_like(rows, dtype=torch.bool)
+        self.pace = torch.ones_like(self.nearest)  # share of the learning rate
 
     def narrow(self, enough: Tensor) -> None:
         """Take what was learnt about the constants and choose the next ones.
@@ -180,10 +183,12 @@ class _Search:
         If the very first constant is enough, it may be so by Adam's overshoot: it is tried again from what it found.
         """
         again = enough & self.cold
+        self.pace = torch.where(self.nearest.isfinite(), SHRINKAGE * self.pace, self.pace)
         self.cold = torch.zeros_like(self.cold)
         self.upper = torch.where(enough & ~again, self.constant, self.upper)
         self.lower = torch.where(enough, self.lower, self.constant)
-        chosen = torch.where(self.upper.isinf(), 10 * self.constant, (self.lower + self.upper) / 2)
+        between = torch.where(self.lower > 0, (self.lower + self.upper) / 2, self.upper / 10)
+        chosen = torch.where(self.upper.isinf(), 10 * self.constant, between)
         self.constant = torch.where(again, self.constant, chosen).clamp(max=LARGEST_CONSTANT)
 
 
@@ -194,7 +199,7 @@ class _Descent:
         self.places = torch.arange(len(search.rows), device=search.rows.device)
         self.rows, self.clean, self.targets, self.constant = search.rows, search.clean, search.targets, search.constant
         self.image = self.best = search.best
-        self.nearest = search.nearest
+        self.nearest, self.pace = search.nearest, search.pace
         self.variable = ((2 * self.image - 1) / (1 + 2 * REACH)).atanh_().clamp_(-LIMIT, LIMIT)
         self.first, self.second = torch.zeros_like(self.clean), torch.zeros_like(self.clean)
         # the closest image found has no margin to lose; without one this is the clean image, and has no distance
@@ -210,7 +215,8 @@ class _Descent:
         self.first.lerp_(gradient, 1 - FIRST_DECAY)
         self.second.mul_(SECOND_DECAY).addcmul_(gradient, gradient, value=1 - SECOND_DECAY)
         root = self.second.sqrt().div_(math.sqrt(1 - SECOND_DECAY**step)).add_(STABILISER)
-        self.variable.addcdiv_(self.first, root, value=-learning_rate / (1 - FIRST_DECAY**step))
+        paced = each(self.pace) * self.first
+        self.variable.addcdiv_(paced, root, value=-learning_rate / (1 - FIRST_DECAY**step))
         self.variable.clamp_(-LIMIT, LIMIT)
         before = self.image
         self.image = self.variable.tanh().mul_(0.5 + REACH).add_(0.5).clamp_(0, 1)

@@ -19,16 +19,17 @@ from attacks.victims import Victim
 class DeepFool(Attack):
     """DeepFool, the nearest boundary of a victim taken for linear (Moosavi-Dezfooli et al., CVPR 2016, alg. 2).
 
-    Each step goes to the nearest of the boundaries between the true class and its rivals, at distance
-    ``|f| / ||w||_q`` with the gap f of the logits and its gradient w (q dual to the norm), and adds up:
-    ``x = clip(x_0 + (1 + overshoot) r)``. Pixels that are black or white and would have to leave [0, 1] are left out
-    of w, so that the others make up for them. An image that fools the victim takes no further step; one that never
-    does comes back clean, and so does one that did from the start. Towards a goal, the only boundary is that between
-    the goal and the class that leads.
+    Each step goes to the nearest of the boundaries between the true class and its rivals, at distance ``|f| / ||w||_q``
+    with the gap f of the logits and its gradient w (q dual to the norm), and ``overshoot`` times that further, so
+    that the sum of the steps is prolonged by that share. Pixels that are black or white and would have to leave
+    [0, 1] are left out of w: the others make up for them, and the overshoot, of which clipping would otherwise have
+    taken its part, shrinks by that part down to a quarter. An image that fools the victim takes no further step; one
+    that never does comes back clean, and so does one that did from the start. Towards a goal, the only boundary is
+    that between the goal and the class that leads.
 
     Args:
         steps: Largest number of steps. Each costs one forward, and one backward for each rival.
-        overshoot: Share by which the accumulated perturbation is prolonged, >= 0.
+        overshoot: Share by which the perturbation is prolonged, >= 0.
         distance: ``l2`` or ``linf``, the norm that is kept small.
         candidates: Number of classes that are looked at, the true one and those that rank highest on the clean image;
             at least 2, None for all. A targeted attack has no use for it.
@@ -91,8 +92,7 @@ class DeepFool(Attack):
                 batch.keep(staying)
             batch.backwards[batch.rows] += gradients.shape[0]
             batch.zeros[batch.rows] += ~gradients.flatten(2).any(2).any(0)
-            batch.total = self._accumulate(batch, gaps, gradients)
-            moved = (batch.clean + (1 + self.overshoot) * batch.total).clamp_(0, 1)
+            moved = self._move(batch.current, gaps, gradients)
             update = moved - batch.current
             batch.directions.follow(update, batch.rows)
             batch.stuck = ~update.flatten(1).any(1)  # no boundary has a slope, or all pixels are at their bounds
@@ -113,43 +113,38 @@ class DeepFool(Attack):
             return logit_gap(outputs, targets, soft=False).unsqueeze(1)
         return outputs.gather(1, targets[:, None]) - outputs.gather(1, rivals)
 
-    def _accumulate(self, batch: "_Batch", gaps: Tensor, gradients: Tensor) -> Tensor:
-        """Add the step to the nearest boundary, against the gradient of its gap, and keep ``clean + total`` in [0, 1].
+    def _move(self, current: Tensor, gaps: Tensor, gradients: Tensor) -> Tensor:
+        """Cross the nearest boundary, against the gradient of its gap, and stay in [0, 1].
 
         A boundary without a gradient is infinitely far; without any the image stays where it is.
         """
-        current = batch.current
         blocked = ((current <= 0) & (gradients > 0)) | ((current >= 1) & (gradients < 0))
         free = gradients.masked_fill(blocked, 0)
-        largest = free.abs().amax((2, 3, 4))  # taken out, so that squares neither overflow nor vanish
-        scaled = free / torch.where(largest > 0, largest, 1)[:, :, None, None, None]
-        pixels = current[0].numel()
-        rounding = torch.finfo(current.dtype).eps
-        if self.distance == "l2":
-            length = torch.linalg.vector_norm(scaled, dim=(2, 3, 4))
-            shortest, longest = rounding * pixels**0.5, pixels**0.5
-        else:
-            length = scaled.abs().sum((2, 3, 4))
-            shortest, longest = rounding, 1.0
-        dual = length * largest
-        distances = torch.where(dual > 0, gaps.T.abs() / torch.where(dual > 0, dual, 1), float("inf"))
-        nearest = distances.argmin(0)
-        places = torch.arange(len(current), device=current.device)
-        chosen, norm = scaled[nearest, places], length[nearest, places]
+        largest = free.abs().amax((2, 3, 4), keepdim=True)  # taken out, so that squares neither overflow nor vanish
+        largest = torch.where(largest > 0, largest, 1)
+        free = free / largest
+        pixels, rounding = current[0].numel(), torch.finfo(current.dtype).eps
+        order, shortest, longest = (2, pixels**0.5, pixels**0.5) if self.distance == "l2" else (1, 1.0, 1.0)
+        length = torch.linalg.vector_norm(free, order, (2, 3, 4))
+        slope = length * largest.flatten(1)
+        distances = torch.where(slope > 0, gaps.T.abs() / torch.where(slope > 0, slope, 1), float("inf"))
+        nearest, places = distances.argmin(0), torch.arange(len(current), device=current.device)
+        free, length, whole = (kept[nearest, places] for kept in (free, length, gradients / largest))
+        length = torch.where(length > 0, length, 1)
+        blocked_share = 1 - (length / torch.linalg.vector_norm(whole, order, (1, 2, 3)).clamp(min=length)) ** order
+        # without its free pixels making up for the others, clipping would have used that much of the overshoot up
+        overshoot = (self.overshoot - (1 + self.overshoot) * blocked_share).clamp(min=self.overshoot / 4)
         # a shorter step is lost in rounding, a longer one leaves the box
-        step = each(distances[nearest, places].clamp(shortest, longest))
-        unit = chosen / each(torch.where(norm > 0, norm, 1)) if self.distance == "l2" else chosen.sign()
-        return (batch.clean + batch.total - step * unit).clamp_(0, 1) - batch.clean
+        step = (1 + overshoot) * distances[nearest, places].clamp(rounding * shortest, longest)
+        direction = free / each(length) if self.distance == "l2" else free.sign()
+        return (current - each(step) * direction).clamp_(0, 1)
 
 
 class _Batch(ActiveBatch):
-    """The images under attack with ``total``, their perturbation without its overshoot.
-
-    ``stuck`` are those that the last step did not move, so that no further one will.
-    """
+    """The images under attack; ``stuck`` are those that the last step did not move, so that no further one will."""
 
     def __init__(self, images: Tensor, targets: Tensor, ids: Sequence[str]) -> None:
         super().__init__(images, targets, ids)
-        self.current, self.total = images, torch.zeros_like(images)
+        self.current = images
         self.rivals = torch.zeros((len(images), 0), dtype=torch.long, device=images.device)
         self.stuck = torch.zeros_like(self.rows, dtype=torch.bool)
