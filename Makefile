@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # peer libraries, for reference tests and benchmarks, without their old pins
-PEERS := torchattacks foolbox eagerpy GitPython gitdb smmap
+PEERS := torchattacks foolbox eagerpy GitPython gitdb smmap adversarial-robustness-toolbox adv-lib six
 THREADS ?= 1
 
 .PHONY: demo test slow lint bench clean
@@ -34,6 +34,7 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.sign_gradient
+	$(BIN)/python -m benchmarks.classification
 
 clean:
 	rm -rf runs data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache

@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,10 @@ def machine(device: torch.device) -> dict[str, Any]:
     return described
 
 
-def versions() -> dict[str, str]:
+def versions(libraries: Sequence[str]) -> dict[str, str]:
     """Versions of what is measured."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -74,19 +74,48 @@ def timed(run: Run, repeats: int, device: torch.device) -> tuple[float, Tensor |
     return (time.perf_counter() - start) / repeats, made
 
 
-def success_rate(network: nn.Module, made: Tensor | Crafted, targets: Tensor) -> float:
-    """Share of the images that fool the plain network in one float32 forward, the same for all contenders."""
+def answers(network: nn.Module, made: Tensor | Crafted) -> Tensor:
+    """Classes ``(N,)`` that the plain network gives the images in one float32 forward, the same for all contenders."""
     images = made.images if isinstance(made, Crafted) else made
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
-        return float((network(images).argmax(1) != targets).float().mean())
+        return network(images).argmax(1)
+
+
+def interleave(
+    blocks: Sequence[Block], rounds: int, device: torch.device, name: str
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, Tensor | Crafted]]]:
+    """Run each contender once a round, in an order that moves on by one from round to round.
+
+    Returns:
+        Seconds in each round, and what was made in the last one, both by block and contender.
+    """
+    seconds: dict[str, dict[str, list[float]]] = {block.name: {key: [] for key in block.runs} for block in blocks}
+    made: dict[str, dict[str, Tensor | Crafted]] = {block.name: {} for block in blocks}
+    for index in range(rounds):
+        begun = time.perf_counter()
+        for block in blocks:
+            order = list(block.runs)
+            shift = index % len(order)
+            for key in order[shift:] + order[:shift]:
+                spent, made[block.name][key] = timed(block.runs[key], block.repeats, device)
+                seconds[block.name][key].append(spent)
+        print(f"{name}: round {index + 1} of {rounds}, {time.perf_counter() - begun:.0f} s", flush=True)
+    return seconds, made
+
+
+def against(spent: Sequence[float], floors: Sequence[float]) -> dict[str, Any]:
+    """Each round's time as a multiple of its floor, median and quartiles, and the median time."""
+    ratios = [time / least for time, least in zip(spent, floors, strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return {
+        "ratio": statistics.median(ratios),
+        "quartiles": [quartiles[0], quartiles[2]],
+        "seconds": statistics.median(spent),
+    }
 
 
 def measure(setting: Setting, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Measure all contenders of one network.
-
-    In every round each contender runs once, in an order that moves on by one from round to round, and is compared
-    with the floor of the same round and method.
-    """
+    """Measure all contenders of one network, each compared with the floor of the same round and method."""
     start = time.perf_counter()
     network = undefended(setting.network, setting.side, setting.training).to(device)
     images, truths = (tensor.to(device) for tensor in textures(setting.batch, setting.side, seed=0))
@@ -99,17 +128,7 @@ def measure(setting: Setting, rounds: int, device: torch.device) -> dict[str, An
     for block in blocks if device.type == "cuda" else blocks[:1]:
         for run in block.runs.values():  # warm-up; on a CPU one step of each sets everything up
             timed(run, 1, device)
-    seconds: dict[str, dict[str, list[float]]] = {block.name: {key: [] for key in block.runs} for block in blocks}
-    made: dict[str, dict[str, Tensor | Crafted]] = {block.name: {} for block in blocks}
-    for index in range(rounds):
-        begun = time.perf_counter()
-        for block in blocks:
-            order = list(block.runs)
-            shift = index % len(order)
-            for key in order[shift:] + order[:shift]:
-                spent, made[block.name][key] = timed(block.runs[key], block.repeats, device)
-                seconds[block.name][key].append(spent)
-        print(f"{setting.network}: round {index + 1} of {rounds}, {time.perf_counter() - begun:.0f} s", flush=True)
+    seconds, made = interleave(blocks, rounds, device, setting.network)
     rows = [
         summarise(block, key, seconds[block.name], made[block.name][key], network, targets)
         for block in blocks
@@ -124,19 +143,10 @@ def summarise(
 ) -> dict[str, Any]:
     """One contender's numbers: the ratio to the floor of as many steps as its own, median and quartiles."""
     steps = block.own_steps.get(key, block.steps)
-    floors = [spent / block.steps for spent in seconds["floor"]]
-    ratios = [spent / steps / step for spent, step in zip(seconds[key], floors, strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    row: dict[str, Any] = {
-        "method": block.method,
-        "steps": steps,
-        "contender": key,
-        "ratio": statistics.median(ratios),
-        "quartiles": [quartiles[0], quartiles[2]],
-        "seconds": statistics.median(seconds[key]),
-    }
+    floors = [spent / block.steps * steps for spent in seconds["floor"]]
+    row = {"method": block.method, "steps": steps, "contender": key} | against(seconds[key], floors)
     if key not in ("floor", "folded floor", "judging"):
-        row["success"] = success_rate(network, made, targets)
+        row["success"] = float((answers(network, made) != targets).float().mean())
     if isinstance(made, Crafted):
         row |= {name: float(getattr(made, name).double().mean()) for name in ("forwards", "backwards")}
     return row
@@ -152,33 +162,40 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="measure nothing, only rewrite the documentation")
     arguments = parser.parse_args()
     if arguments.tables:
-        write_documentation(DOCUMENTATION, RESULTS)
+        write_documentation(DOCUMENTATION, RESULTS, "sign_gradient", render)
         return
     device = torch.device(arguments.device)
     # shapes change when images leave the batch, and tuning for each new one would be what is measured
     torch.backends.cudnn.benchmark = False
     chosen = settings(device, arguments.quick)
-    described = machine(device)
-    load = [os.getloadavg()[0]]
+    load = os.getloadavg()[0]
     networks = [measure(chosen[name], arguments.rounds or chosen[name].rounds, device) for name in arguments.networks]
-    load.append(os.getloadavg()[0])
-    result: dict[str, Any] = {
-        "schema": 1,
-        "benchmark": "sign_gradient",
-        "date": datetime.date.today().isoformat(),
-        "machine": described,
-        "versions": versions(),
-        "load": load,
-        "networks": networks,
-    }
+    result = described("sign_gradient", device, LIBRARIES, load) | {"networks": networks}
     print(render(result))
-    if arguments.quick:
-        return
-    hardware = described.get("gpu") or f"{described['cpu']} {described['cores']} cores"
+    if not arguments.quick:
+        store(result)
+        write_documentation(DOCUMENTATION, RESULTS, "sign_gradient", render)
+
+
+def described(benchmark: str, device: torch.device, libraries: Sequence[str], load: float) -> dict[str, Any]:
+    """Where and with what was measured; ``load`` is the load average before."""
+    return {
+        "schema": 1,
+        "benchmark": benchmark,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(device),
+        "versions": versions(libraries),
+        "load": [load, os.getloadavg()[0]],
+    }
+
+
+def store(result: dict[str, Any]) -> None:
+    """Write a result under the names of its benchmark and of the hardware."""
+    where = result["machine"]
+    hardware = where.get("gpu") or f"{where['cpu']} {where['cores']} cores"
     slug = "-".join("".join(letter if letter.isalnum() else " " for letter in hardware.lower()).split())
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"sign_gradient-{slug}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    write_documentation(DOCUMENTATION, RESULTS)
+    (RESULTS / f"{result['benchmark']}-{slug}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

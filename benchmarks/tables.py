@@ -1,10 +1,10 @@
 """Turns stored results into the tables of the documentation."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- sign_gradient: begin -->", "<!-- sign_gradient: end -->"
 COLUMNS = {
     "plain": "ours",
     "folded": "ours, folded copy",
@@ -89,8 +89,8 @@ def target_table(networks: list[dict[str, Any]]) -> str:
     return table(["aim", "at most", "worst method", ""], body)
 
 
-def render(result: dict[str, Any]) -> str:
-    """Everything about one machine, as Markdown."""
+def heading(result: dict[str, Any]) -> list[str]:
+    """The machine as a headline, and in a line the date, the versions and what else ran."""
     hardware = result["machine"]
     cpu = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads"
     where = f"{hardware['gpu']} (host: {cpu})" if "gpu" in hardware else cpu
@@ -99,21 +99,32 @@ def render(result: dict[str, Any]) -> str:
     if "gpu" in hardware:
         tuned = "on" if hardware["cudnn_benchmark"] else "off"
         notes += f" cudnn.benchmark is {tuned} for all, TF32 as torch has it by default; judged without TF32."
-    parts = [f"### {where}", notes, *map(network_tables, result["networks"]), target_table(result["networks"])]
-    return "\n\n".join(parts)
+    return [f"### {where}", notes]
 
 
-def write_documentation(page: Path, results: Path) -> None:
-    """Replace what stands between the markers by the tables of every stored result.
+def render(result: dict[str, Any]) -> str:
+    """Everything about one machine, as Markdown."""
+    return "\n\n".join([*heading(result), *map(network_tables, result["networks"]), target_table(result["networks"])])
+
+
+def write_documentation(page: Path, results: Path, benchmark: str, shown: Callable[[dict[str, Any]], str]) -> None:
+    """Replace what stands between a benchmark's markers by the tables of each of its stored results.
+
+    Args:
+        page: The page of the documentation.
+        results: Folder of the stored results, ``<benchmark>-<machine>.json``.
+        benchmark: Name of the benchmark, as in its two markers.
+        shown: Makes Markdown of one result.
 
     Raises:
         ValueError: The page lacks a marker.
     """
+    begin, end = f"<!-- {benchmark}: begin -->", f"<!-- {benchmark}: end -->"
     text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page.name} needs one line {BEGIN} and one line {END}")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    stored = [json.loads(path.read_text()) for path in sorted(results.glob("sign_gradient-*.json"))]
-    tables = "\n\n".join(map(render, stored)) or "Nothing measured yet."
-    page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{page.name} needs one line {begin} and one line {end}")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    stored = [json.loads(path.read_text()) for path in sorted(results.glob(f"{benchmark}-*.json"))]
+    tables = "\n\n".join(map(shown, stored)) or "Nothing measured yet."
+    page.write_text(f"{before}{begin}\n\n{tables}\n\n{end}{after}")
