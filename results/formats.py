@@ -47,6 +47,15 @@ def format_percent(rate: float | None) -> str:
     return DASH if rate is None else f"{100 * rate:.1f} %"
 
 
+def format_measure(value: float | None) -> str:
+    """Write the mean of a measurement so that a column of them can be compared: three decimals, from 10 on one.
+
+    >>> format_measure(0.0249), format_measure(48.22), format_measure(None)
+    ('0.025', '48.2', '–')
+    """
+    return DASH if value is None else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
 def format_interval(interval: Sequence[float] | None) -> str:
     """Write an interval of rates in percent, "91.7–97.6"; nothing for None."""
     return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"

@@ -14,7 +14,15 @@ from markupsafe import Markup
 from PIL import Image
 
 from results.figures import accuracy_figure, cost_figure
-from results.formats import DASH, MEASURES, format_epsilon, format_interval, format_passes, format_percent
+from results.formats import (
+    DASH,
+    MEASURES,
+    format_epsilon,
+    format_interval,
+    format_measure,
+    format_passes,
+    format_percent,
+)
 from results.manifest import replace_file
 from results.records import RECORDS, merge
 from results.summary import SUMMARY, write_summary
@@ -77,6 +85,7 @@ def write_report(folder: str | Path) -> Path:
         interval=format_interval,
         passes=format_passes,
         number=_number,
+        measure=format_measure,
     )
     panels = read_panels(folder, summary["manifest"])
     page = environment.get_template(f"{REPORT}.j2").render(
@@ -89,7 +98,10 @@ def write_report(folder: str | Path) -> Path:
         headline=headline(summary),
         judges=next((row["transfer"] for row in summary["rows"] if row["transfer"]), {}),
         measures=MEASURES,
-        means=list(dict.fromkeys(name for row in summary["rows"] for name in row["means"])),
+        means=sorted(
+            dict.fromkeys(name for row in summary["rows"] for name in row["means"]),
+            key=lambda name: list(MEASURES).index(name) if name in MEASURES else len(MEASURES),
+        ),
         accuracy_figure=Markup(accuracy_figure(summary)),
         cost_figure=Markup(cost_figure(summary)),
         panels=panels,

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from results.checks import check
+from results.formats import MEASURES
 from results.manifest import read_manifest, write_json
 from results.records import COLUMNS, read_records
 from results.statistics import wilson_interval
@@ -178,7 +179,11 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
 def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Means of the numeric columns that the schema does not know, and how many images have no value."""
     extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(pl.exclude([*COLUMNS, "^judge_.*$"]))
-    means = {column.name: column.cast(pl.Float64).drop_nulls().mean() for column in extra.get_columns()}
+    known = list(MEASURES)
+    columns = sorted(
+        extra.get_columns(), key=lambda column: known.index(column.name) if column.name in known else len(known)
+    )
+    means = {column.name: column.cast(pl.Float64).drop_nulls().mean() for column in columns}
     defined = {name: float(mean) for name, mean in means.items() if isinstance(mean, float)}
     return {"means": defined, "undefined": {name: extra[name].null_count() for name in defined}}
 
