@@ -1,4 +1,4 @@
-"""Compare runs: ``python compare.py transfer runs/A runs/B ...`` prints who is fooled by whose images."""
+"""Compare runs: ``python compare.py transfer runs/A runs/B`` prints a matrix, ``table runs/A`` tables in Markdown."""
 
 import argparse
 import sys
@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from results.manifest import replace_file
-from results.transfer import read_summaries, transfer_markdown, transfer_rows, transfer_table
+from results.tables import markdown_measures, markdown_table
+from results.transfer import read_summaries, read_summary, transfer_markdown, transfer_rows, transfer_table
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -17,8 +18,14 @@ def main(arguments: list[str] | None = None) -> None:
     transfer = commands.add_parser("transfer", help="matrix of attacks crafted on one victim and judged by others")
     transfer.add_argument("runs", nargs="+", help="folders of runs, evaluated with transfer.judges")
     transfer.add_argument("--markdown", type=Path, help="file to write the table to as well")
+    table = commands.add_parser("table", help="results and measurements of one run, in Markdown")
+    table.add_argument("run", help="folder of an evaluated run")
     given = parser.parse_args(arguments)
     try:
+        if given.command == "table":
+            summary = read_summary(given.run)
+            sys.stdout.write(f"{markdown_table(summary)}\n{markdown_measures(summary)}")
+            return
         rows = transfer_rows(read_summaries(given.runs))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -8,7 +8,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from results.formats import DASH, format_epsilon, format_interval, format_passes, format_percent
+from results.formats import (
+    DASH,
+    MEASURES,
+    format_epsilon,
+    format_interval,
+    format_measure,
+    format_passes,
+    format_percent,
+)
 
 
 def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
@@ -82,6 +90,23 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     for flag in summary["flags"]:
         epsilon = "" if flag["epsilon"] is None else f" (ε {format_epsilon(flag['epsilon'])})"
         lines.append(f"- **{flag['severity']}**: {flag['message']}{epsilon}")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_measures(summary: Mapping[str, Any]) -> str:
+    """Table of the distances and of all further measurements in Markdown: medians of the norms, means of the others."""
+    names = [name for name in MEASURES if any(name in row["means"] for row in summary["rows"])]
+    names += sorted({name for row in summary["rows"] for name in row["means"]} - set(names))
+    head = ["attack", "ε", "median L∞ · 255", "median L2", *(MEASURES.get(name, (name, ""))[0] for name in names)]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    for row in summary["rows"]:
+        if row["kind"] == "clean":
+            continue
+        far = None if row["median_linf"] is None else 255 * row["median_linf"]
+        norms = [DASH if norm is None else f"{norm:.3g}" for norm in (far, row["median_l2"])]
+        cells = [_name(row), format_epsilon(row["epsilon"]), *norms]
+        cells += [format_measure(row["means"].get(name)) for name in names]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

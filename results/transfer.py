@@ -14,8 +14,25 @@ from results.summary import SUMMARY
 Cell = dict[str, Any]
 
 
+def read_summary(folder: str | Path) -> dict[str, Any]:
+    """Summary of an evaluation.
+
+    Args:
+        folder: Folder of the run, or of its evaluation.
+
+    Raises:
+        ValueError: There is none.
+    """
+    places = (Path(folder) / SUMMARY, Path(folder) / "evaluate" / SUMMARY)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ValueError(f"there is no {SUMMARY} in {places[0].parent} or {places[1].parent}: evaluate that run first")
+    summary: dict[str, Any] = json.loads(path.read_bytes())
+    return summary
+
+
 def read_summaries(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Summaries of evaluations.
+    """Summaries of evaluations that other victims have judged.
 
     Args:
         folders: Folders of runs, or of their evaluations.
@@ -24,13 +41,10 @@ def read_summaries(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
         ValueError: A folder holds no summary, or no judge has looked at its images.
     """
     summaries = []
-    for folder in map(Path, folders):
-        path = next((place for place in (folder / SUMMARY, folder / "evaluate" / SUMMARY) if place.is_file()), None)
-        if path is None:
-            raise ValueError(f"there is no {SUMMARY} in {folder} or {folder / 'evaluate'}: evaluate that run first")
-        summary = json.loads(path.read_bytes())
+    for folder in folders:
+        summary = read_summary(folder)
         if not any(row["transfer"] for row in summary["rows"]):
-            raise ValueError(f"{path} has no judges: evaluate it with transfer.judges, as configs/studies does")
+            raise ValueError(f"{folder} has no judges: evaluate it with transfer.judges, as configs/studies does")
         summaries.append(summary)
     return summaries
 

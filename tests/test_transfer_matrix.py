@@ -78,3 +78,33 @@ def test_runs_that_cannot_be_compared_get_one_sentence(tmp_path: Path, capsys: p
     alone = run(tmp_path, "alone", {"bim": {}}, None)
     with pytest.raises(ValueError, match="has no judges"):
         read_summaries([alone])
+
+
+def test_a_run_is_printed_as_tables_in_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "attack": "bim",
+        "kind": "attack",
+        "control": False,
+        "epsilon": 1 / 255,
+        "n": 50,
+        "accuracy_under_attack": 0.25,
+        "accuracy_under_attack_interval": [0.2, 0.3],
+        "success_rate": 0.5,
+        "success_rate_interval": [0.4, 0.6],
+        "mean_forwards": 10.0,
+        "mean_backwards": 9.0,
+        "median_linf": 1 / 255,
+        "median_l2": 0.5,
+        "means": {"mine": 12.345, "psnr": 50.0, "cos": 0.25},
+    }
+    place = tmp_path / "a" / "evaluate"
+    place.mkdir(parents=True)
+    (place / "summary.json").write_text(json.dumps({"rows": [row], "flags": []}))
+    compare.main(["table", str(tmp_path / "a")])
+    printed = capsys.readouterr().out
+    assert "| bim | 1/255 | 50 | 25.0 % | 20.0–30.0 | 50.0 % | 40.0–60.0 | 19 |" in printed
+    assert printed.splitlines()[-3:] == [
+        "| attack | ε | median L∞ · 255 | median L2 | cos | PSNR | mine |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        "| bim | 1/255 | 1 | 0.5 | 0.250 | 50.0 | 12.3 |",
+    ]
