@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -143,6 +145,8 @@ class MedRobustCLI(LightningCLI):
         given = config.get("callbacks") or []
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress()]
+        if config["strategy"] == "ddp":  # ranks end hours apart where one has all that is left
+            config["strategy"] = DDPStrategy(timeout=timedelta(days=3))
         if config["enable_checkpointing"] is False:
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
         return super()._instantiate_trainer(config, callbacks)
@@ -192,9 +196,9 @@ def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> 
     Raises:
         ValueError: There is no such file, or none is named where one is needed.
     """
+    if wanted is None and required:
+        raise ValueError("which weights? give --ckpt_path best, last or a checkpoint's path")
     if wanted is None:
-        if required:
-            raise ValueError("which weights? give --ckpt_path best, last or a checkpoint's path")
         return None
     named = str(wanted) in ("best", "last")
     path = folder / "checkpoints" / f"{wanted}.ckpt" if named else Path(wanted)
@@ -281,9 +285,8 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
 def quiet() -> None:
     """Leave on the console what a user has to read: no adverts, no hints at settings that are chosen on purpose."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("httpx", "matplotlib", "PIL", "urllib3"):
+    lightning = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric")
+    for name in (*lightning, "httpx", "matplotlib", "PIL", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,5 +1,6 @@
 """What an attack is: a configured pure function from a victim and images to adversarial images."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -253,7 +254,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [describe(inner) for inner in value]
     if isinstance(value, float):
-        return float(value)
+        return float(value) if math.isfinite(value) else str(value)  # JSON has no infinity
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 

@@ -91,7 +91,7 @@ class DeepFool(Attack):
                 gradients, gaps = gradients[:, staying], gaps[staying]
                 batch.keep(staying)
             batch.backwards[batch.rows] += gradients.shape[0]
-            batch.zeros[batch.rows] += ~gradients.flatten(2).any(2).any(0)
+            batch.zeros[batch.rows] += (~gradients.flatten(2).any(2)).sum(0)
             moved = self._move(batch.current, gaps, gradients)
             update = moved - batch.current
             batch.directions.follow(update, batch.rows)

@@ -158,7 +158,7 @@ class FAB(Attack):
             fooled = self.reached(victim, outputs, walk.targets)
             walk.forwards[walk.rows] += 2
             walk.backwards[walk.rows] += leads.shape[1]
-            walk.zeros[walk.rows] += vanished
+            walk.zeros[walk.rows] += leads.shape[1] * vanished
             walk.directions.follow(moved - walk.current, walk.rows)
             walk.note(moved, self._lead(outputs, walk), fooled)
             walk.current = torch.where(each(fooled), walk.clean + self.beta * (moved - walk.clean), moved)

@@ -119,8 +119,9 @@ class JSMA(Attack):
             if kept is not None:
                 raised, others = raised[kept], others[kept]
                 batch.keep(kept)
-            batch.backwards[batch.rows] += 1 if self.space == "probabilities" else 2
-            batch.zeros[batch.rows] += ~(raised.any(1) | others.any(1))
+            passes = 1 if self.space == "probabilities" else 2
+            batch.backwards[batch.rows] += passes
+            batch.zeros[batch.rows] += passes * ~(raised.any(1) | others.any(1))
             self._move(raised, others, batch)
         return batch
 

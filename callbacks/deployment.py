@@ -114,11 +114,22 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 @contextmanager
 def judging(victim: Any) -> Iterator[None]:
     """Hold a victim for a forward that is to be believed: frozen, no gradients, float32 without TF32's rounding."""
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    kept = convolutions.allow_tf32, products.allow_tf32
-    convolutions.allow_tf32 = products.allow_tf32 = False
+    settings = _precision_settings()
+    kept = [getattr(backend, name) for backend, name, _ in settings]
+    for backend, name, exact in settings:
+        setattr(backend, name, exact)
     try:
         with frozen(victim), torch.no_grad():
             yield
     finally:
-        convolutions.allow_tf32, products.allow_tf32 = kept
+        for (backend, name, _), value in zip(settings, kept, strict=True):
+            setattr(backend, name, value)
+
+
+def _precision_settings() -> list[tuple[Any, str, Any]]:
+    """Switches of torch that decide how float32 is computed, and their values that keep all of its digits."""
+    backends: Any = torch.backends
+    if hasattr(backends.cudnn, "conv"):  # from torch 2.9 on; setting the older switches too would be an error
+        places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+        return [(place, "fp32_precision", "ieee") for place in places]
+    return [(place, "allow_tf32", False) for place in (backends.cuda.matmul, backends.cudnn)]

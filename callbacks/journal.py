@@ -31,7 +31,8 @@ class RecordJournal(Callback):
     Args:
         folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
         run: Name of the run.
-        resume: Keep what the journal holds; with False it is deleted first.
+        resume: Keep what the journal holds; with False everything is attacked anew, and the old records are deleted
+            at the end.
         seed: Seed of the run, for the report.
     """
 
@@ -39,9 +40,10 @@ class RecordJournal(Callback):
         """Keep the settings; nothing is written yet."""
         self.folder, self.run, self.resume, self.seed = folder, run, resume, seed
         self._journal: Journal | None = None
+        self._old: list[Path] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Delete the journal if it is not to be resumed; Lightning lets the ranks wait for each other behind this hook.
+        """Note which files there are before any rank writes: Lightning lets the ranks wait for each other behind this.
 
         Raises:
             ValueError: No folder is given.
@@ -50,17 +52,16 @@ class RecordJournal(Callback):
             return
         if not self.folder:
             raise ValueError("the journal needs the folder of the evaluation, journal.folder, and got none")
-        if not self.resume and trainer.is_global_zero:
-            for file in sorted(Path(self.folder).glob("journal/*.jsonl")):
-                file.unlink()
+        self._old = [] if self.resume else sorted(Path(self.folder).glob("journal/*.jsonl"))
 
     def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
         """Write the manifest, and say which images are done."""
         folder = Path(self.folder)
         if trainer.is_global_zero:
             write_manifest(folder, self._manifest(trainer, victim, plan))
-        for key, ids in finished(folder, [planned.key for planned in plan.attacks]).items():
-            plan.done.setdefault(key, set()).update(ids)
+        if self.resume:
+            for key, ids in finished(folder, [planned.key for planned in plan.attacks]).items():
+                plan.done.setdefault(key, set()).update(ids)
         self._journal = Journal(folder, trainer.global_rank)
 
     def on_adversarial_batch_end(
@@ -71,9 +72,12 @@ class RecordJournal(Callback):
         self._journal.append(self._records(victim, batch))
 
     def on_evaluation_end(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
-        """Close this rank's file."""
+        """Close this rank's file, and delete what is not to be kept: had the run died before, nothing would be lost."""
         assert self._journal is not None
         self._journal.close()
+        if trainer.is_global_zero:
+            for file in self._old:
+                file.unlink(missing_ok=True)
 
     def _records(self, victim: Any, batch: AdversarialBatch) -> list[Record]:
         difference = (batch.adversarial - batch.clean).flatten(1)

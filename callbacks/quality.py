@@ -3,7 +3,6 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from callbacks.plan import AdversarialBatch, EvaluationPlan
-from metrics.brisque import Brisque, find_brisque
+from metrics.brisque import Brisque, find_brisque, read_brisque
 from metrics.quality import psnr, ssim
 
 logger = logging.getLogger(__name__)
@@ -19,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 class Quality(Callback):
     """Measures every attacked image: the columns ``psnr`` in dB, ``ssim``, ``brisque_clean`` and ``brisque``.
+
+    Records that were made without a model keep an empty BRISQUE when the evaluation is resumed with one.
 
     A value that is not defined is NaN: the PSNR of an unchanged image, the SSIM of one below 11 pixels on a side, the
     BRISQUE of a constant one or of one below 16 pixels, and every BRISQUE where no model is found.
@@ -30,14 +31,13 @@ class Quality(Callback):
         download: Let piq download its weights if no model is at hand.
 
     Raises:
-        ValueError: The path to BRISQUE's model leads nowhere.
+        ValueError: ``brisque`` names what is no model of BRISQUE's.
     """
 
     def __init__(self, brisque: str | None = None, ssim: bool = True, download: bool = True) -> None:
         """Keep the settings; the model is read when an evaluation begins."""
-        if brisque is not None and not Path(brisque).exists():
-            raise ValueError(f"brisque is a folder with allmodel and allrange, or a file, and there is no {brisque}")
         self.brisque, self.ssim, self.download = brisque, ssim, download
+        self._named = None if brisque is None else read_brisque(Path(brisque))
         self._model: Brisque | None = None
         self._clean: dict[str, Tensor] = {}  # an image's clean score is the same under every attack
         self._scored, self._without = 0, torch.tensor(0)
@@ -45,12 +45,8 @@ class Quality(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find BRISQUE's model on the first rank and give it to all: they must not differ in what they measure."""
         if stage != "fit":  # every rank comes by here, even one that has no image and thus no later hook
-            found = find_brisque(self.brisque, self.download) if trainer.is_global_zero else None
+            found = self._named or (find_brisque(None, self.download) if trainer.is_global_zero else None)
             self._model = trainer.strategy.broadcast(found)
-
-    def on_evaluation_identity(self, trainer: pl.Trainer, victim: pl.LightningModule) -> dict[str, Any]:
-        """What is measured, with which model: records that differ in it are not interchangeable."""
-        return {"quality": {"ssim": self.ssim, "brisque": None if self._model is None else self._model.fingerprint}}
 
     def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
         """Forget the scores of an earlier evaluation."""

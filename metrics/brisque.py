@@ -143,6 +143,17 @@ class Brisque(nn.Module):
         return scores
 
 
+def read_brisque(path: Path) -> Brisque:
+    """Read a model from a folder with ``allmodel`` and ``allrange`` of LIVE's release, or from a weight file of piq.
+
+    Raises:
+        ValueError: There is none at that place.
+    """
+    if not path.exists():
+        raise ValueError(f"brisque is a folder with allmodel and allrange, or a file, and there is no {path}")
+    return Brisque.from_files(path / "allmodel", path / "allrange") if path.is_dir() else Brisque.from_piq(path)
+
+
 def find_brisque(path: str | None = None, download: bool = True) -> Brisque | None:
     """Find a model: by a path, by the environment variable MEDROBUST_BRISQUE, or as piq's weights.
 
@@ -155,9 +166,7 @@ def find_brisque(path: str | None = None, download: bool = True) -> Brisque | No
     """
     named = path or os.environ.get(VARIABLE)
     try:
-        if named and Path(named).is_dir():
-            return Brisque.from_files(Path(named) / "allmodel", Path(named) / "allrange")
-        return Brisque.from_piq(Path(named) if named else _piq_weights(download))
+        return read_brisque(Path(named) if named else _piq_weights(download))
     except ValueError as error:
         logger.warning(
             "BRISQUE stays empty, for %s; a folder with LIVE's allmodel and allrange, or piq's %s, can be named by the "

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,8 +168,8 @@ def _folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
         fused = fuse_conv_bn_eval(copy.deepcopy(convolution).double(), copy.deepcopy(norm).double())
         fused = fused.to(convolution.weight.dtype)  # only the result is rounded
         convolution.weight, convolution.bias = fused.weight, fused.bias
-        rest = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
+        rest = OrderedDict((name, getattr(norm, name)) for name in ("drop", "act") if hasattr(norm, name))
         for parent in network.modules():
             for name in [name for name, child in parent._modules.items() if child is norm]:
-                parent._modules[name] = nn.Sequential(*rest)
+                parent._modules[name] = nn.Sequential(rest)
     return network

@@ -95,6 +95,7 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
         **_rate("success_rate", 0, 0),
         "n_correct_after": right,
         "n_success": 0,
+        "n_changed": 0,
         "median_linf": None,
         "median_l2": None,
         "mean_forwards": None,
@@ -112,18 +113,21 @@ def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[s
     success = int((table["success"] & table["correct_before"]).sum())
     backwards = int(table["backwards"].sum())
     kind = "control" if entry["control"] else "attack"
+    # an image that an attack gave up on comes back clean: its distance of 0 would make the attack look gentle
+    changed = table.filter(pl.col("linf") > 0)
     return {
         **_head(entry["attack"], entry["method"], entry["epsilon"], entry["key"], kind, n, expected, before),
         **_rate("accuracy_under_attack", after, n),
         **_rate("success_rate", success, before),
         "n_correct_after": after,
         "n_success": success,
-        "median_linf": table["linf"].median(),
-        "median_l2": table["l2"].median(),
+        "n_changed": len(changed),
+        "median_linf": changed["linf"].median(),
+        "median_l2": changed["l2"].median(),
         "mean_forwards": table["forwards"].mean(),
         "mean_backwards": table["backwards"].mean(),
         "zero_gradient_share": int(table["zero_gradients"].sum()) / backwards if backwards else 0.0,
-        **_means(table),
+        **_means(changed),
     }
 
 

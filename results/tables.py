@@ -94,17 +94,27 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
 
 
 def markdown_measures(summary: Mapping[str, Any]) -> str:
-    """Table of the distances and of all further measurements in Markdown: medians of the norms, means of the others."""
+    """Table of the distances and of all further measurements in Markdown: medians of the norms, means of the others.
+
+    All are over the images that the attack changed.
+    """
     names = [name for name in MEASURES if any(name in row["means"] for row in summary["rows"])]
     names += sorted({name for row in summary["rows"] for name in row["means"]} - set(names))
-    head = ["attack", "ε", "median L∞ · 255", "median L2", *(MEASURES.get(name, (name, ""))[0] for name in names)]
+    head = [
+        "attack",
+        "ε",
+        "changed",
+        "median L∞ · 255",
+        "median L2",
+        *(MEASURES.get(name, (name, ""))[0] for name in names),
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
     for row in summary["rows"]:
         if row["kind"] == "clean":
             continue
         far = None if row["median_linf"] is None else 255 * row["median_linf"]
         norms = [DASH if norm is None else f"{norm:.3g}" for norm in (far, row["median_l2"])]
-        cells = [_name(row), format_epsilon(row["epsilon"]), *norms]
+        cells = [_name(row), format_epsilon(row["epsilon"]), str(row["n_changed"]), *norms]
         cells += [format_measure(row["means"].get(name)) for name in names]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -27,7 +27,10 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise ValueError(f"there is no {SUMMARY} in {places[0].parent} or {places[1].parent}: evaluate that run first")
-    summary: dict[str, Any] = json.loads(path.read_bytes())
+    try:
+        summary: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError:
+        raise ValueError(f"{path} is damaged: evaluate that run again, which attacks nothing anew") from None
     return summary
 
 
@@ -43,10 +46,28 @@ def read_summaries(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     summaries = []
     for folder in folders:
         summary = read_summary(folder)
-        if not any(row["transfer"] for row in summary["rows"]):
+        if not any(row.get("transfer") for row in summary["rows"]):
             raise ValueError(f"{folder} has no judges: evaluate it with transfer.judges, as configs/studies does")
         summaries.append(summary)
+    _check_comparable(summaries)
     return summaries
+
+
+def _check_comparable(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to put into one column what does not belong there.
+
+    Raises:
+        ValueError: Two evaluations mean other weights by one judge's name, or had other images.
+    """
+    weights: dict[str, str] = {}
+    for summary in summaries:
+        manifest = summary["manifest"]
+        for judge, theirs in manifest.get("listeners", {}).get("judges", {}).items():
+            if weights.setdefault(judge, theirs) != theirs:
+                raise ValueError(f"judge {judge} has other weights in {manifest['run']} than in a run before it")
+        first = summaries[0]["manifest"]
+        if manifest.get("data", {}).get("fingerprint") != first.get("data", {}).get("fingerprint"):
+            raise ValueError(f"{manifest['run']} and {first['run']} were evaluated on other images")
 
 
 def transfer_rows(summaries: Sequence[Mapping[str, Any]]) -> list[Cell]:
@@ -55,7 +76,7 @@ def transfer_rows(summaries: Sequence[Mapping[str, Any]]) -> list[Cell]:
     Returns:
         Rows `{"attack", "epsilon", "source", "n", "rates", "white_box", "brisque", "brisque_clean"}`: `rates` are
         success rates by judge among the images that the judge had right before, `white_box` the name of the judge with
-        the source's own weights (None if there is none).
+        the source's own weights (None if there is none); the scores are means over the `changed` images.
     """
     rows = []
     for summary in summaries:
@@ -72,6 +93,7 @@ def transfer_rows(summaries: Sequence[Mapping[str, Any]]) -> list[Cell]:
                     "own_rate": row["success_rate"],
                     "white_box": own[0] if own else None,
                     "rates": {name: judged["success_rate"] for name, judged in row["transfer"].items()},
+                    "changed": row["n_changed"],
                     "brisque": row["means"].get("brisque"),
                     "brisque_clean": row["means"].get("brisque_clean"),
                 }
@@ -82,7 +104,7 @@ def transfer_rows(summaries: Sequence[Mapping[str, Any]]) -> list[Cell]:
 
 def _cells(rows: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     judges = list(dict.fromkeys(name for row in rows for name in row["rates"]))
-    head = ["attack", "ε", "crafted on", "n", *judges, "BRISQUE", "clean"]
+    head = ["attack", "ε", "crafted on", "n", *judges, "changed", "BRISQUE", "clean"]
     body = []
     for row in rows:
         rates = []
@@ -90,7 +112,17 @@ def _cells(rows: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
             rate = format_percent(row["rates"].get(judge))
             rates.append(f"{rate} *" if judge == row["white_box"] else rate)
         scores = [DASH if row[name] is None else f"{row[name]:.1f}" for name in ("brisque", "brisque_clean")]
-        body.append([row["attack"], format_epsilon(row["epsilon"]), row["source"], str(row["n"]), *rates, *scores])
+        body.append(
+            [
+                row["attack"],
+                format_epsilon(row["epsilon"]),
+                row["source"],
+                str(row["n"]),
+                *rates,
+                str(row["changed"]),
+                *scores,
+            ]
+        )
     return head, body
 
 
@@ -99,7 +131,7 @@ def transfer_table(rows: Sequence[Cell]) -> Table:
     head, body = _cells(rows)
     table = Table(
         title="Success rate by judge, of the images that it had right before",
-        caption="* the victim that the images were crafted on (white box)",
+        caption="* the victim that the images were crafted on (white box). BRISQUE: of the images that were changed.",
         title_justify="left",
         caption_justify="left",
         header_style="bold",

@@ -283,3 +283,14 @@ def test_bad_batches_are_refused_with_what_came(cls: Any, conv_net: Any, images_
 def test_a_target_without_a_length_is_refused_like_other_bad_batches(linear: Any, images_of: Any) -> None:
     with pytest.raises(ValueError, match="targets"):
         attacks.FGSM()(linear(), images_of(1), torch.tensor(0))
+
+
+@each_attack
+def test_a_victim_without_slopes_is_reported_in_full(cls: Any, images_of: Any) -> None:
+    class Flat(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return 0 * images.flatten(1)[:, :4] + torch.tensor([0.0, 3.0, 2.0, 1.0])
+
+    attacked = made_of(cls)(as_victim(Flat()), images_of(2, 3), torch.tensor([1, 1]), ["a", "b"])
+    assert attacked.zero_gradients.tolist() == attacked.backwards.tolist()
+    assert not attacked.success.any()

@@ -12,9 +12,9 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from attacks import BIM, FAB, PGD, AdvSBF, Attack, CrossEntropy, DeepFool, Objective, Step
+from attacks import BIM, FAB, PGD, AdvSBF, Attack, CrossEntropy, DeepFool, Margin, Objective, Step
 from callbacks import AdversarialBatch, RecordJournal, Robustness, Transfer
-from callbacks.deployment import Deployment, check_precision, layers_read
+from callbacks.deployment import Deployment, check_precision, judging, layers_read
 from callbacks.plan import PlannedAttack, expand
 from lightning_modules import Classifier
 from networks.deployment import BFloat16, DeployedNetwork
@@ -273,3 +273,34 @@ def test_an_attack_without_a_bound_stays_so_in_a_sweep_and_is_to_fool_everything
     entries = [PlannedAttack(name, attack, None, "", False).entry() for name, attack in laid_out]
     assert [entry["minimal"] for entry in entries] == [True, False, False, True, False]
     assert [entry["norm"] for entry in entries] == ["linf", "linf", "linf", "l2", "none"]
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2_100", "densenet121"])
+def test_activations_inside_a_folded_norm_keep_their_names(backbone: str) -> None:
+    victim = victim_of(backbone=backbone)
+    images = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    layers = [name for name, module in victim.network.named_modules() if name.endswith("act")][:3]
+    with torch.no_grad():
+        _, expected = victim.features(images, layers)
+        with Deployment().used(victim, BIM(), images):
+            _, found = victim.features(images, layers)
+    assert len(layers) == 3
+    for layer in layers:
+        torch.testing.assert_close(found[layer], expected[layer], rtol=1e-4, atol=1e-4)
+
+
+def test_judging_keeps_torchs_settings_whatever_they_are() -> None:
+    victim = victim_of()
+    if hasattr(torch.backends.cudnn, "conv"):
+        places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul)
+        kept = torch.backends.mkldnn.matmul.fp32_precision
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        before = [place.fp32_precision for place in places]
+        with judging(victim):
+            assert [place.fp32_precision for place in places] == ["ieee"] * 3
+        assert [place.fp32_precision for place in places] == before
+        torch.backends.mkldnn.matmul.fp32_precision = kept
+
+
+def test_an_endless_kappa_is_a_parameter_like_any_other() -> None:
+    assert BIM(objective=Margin(math.inf)).parameters()["objective"] == {"class": "Margin", "kappa": "inf"}

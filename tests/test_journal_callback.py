@@ -298,6 +298,15 @@ def test_without_resume_the_evaluation_starts_afresh(tmp_path: Path) -> None:
     assert len(lines(tmp_path)) == 3 * COUNT
 
 
+def test_without_resume_nothing_is_lost_before_there_is_something_new(tmp_path: Path) -> None:
+    evaluate(tmp_path)
+    old = lines(tmp_path)
+    journal = RecordJournal(str(tmp_path), "tiny", resume=False)
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    journal.setup(trainer, pl.LightningModule(), "test")
+    assert lines(tmp_path) == old
+
+
 def test_validate_records_val_and_is_told_apart_from_test(tmp_path: Path) -> None:
     evaluate(tmp_path)
     assert made(evaluate(tmp_path, stage="validate")) == {"noise": COUNT, "fgsm": COUNT, "pgd": COUNT}

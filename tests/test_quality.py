@@ -287,8 +287,8 @@ def test_every_rank_measures_with_the_first_ones_model(monkeypatch: pytest.Monke
     for received in (model(), None):
         measure = Quality()
         measure.setup(trainer_of(received, first=False), SimpleNamespace(), "validate")
-        identity = measure.on_evaluation_identity(trainer_of(), SimpleNamespace())
-        assert identity["quality"]["brisque"] == (received and received.fingerprint)
+        found = measure._model
+        assert (found and found.fingerprint) == (received and received.fingerprint)
 
 
 def test_the_model_is_found_by_a_trainer_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,18 +296,7 @@ def test_the_model_is_found_by_a_trainer_of_one_process(monkeypatch: pytest.Monk
     measure = Quality()
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     measure.setup(trainer, pl.LightningModule(), "test")
-    assert measure.on_evaluation_identity(trainer, pl.LightningModule())["quality"]["brisque"] == model().fingerprint
-
-
-def test_the_identity_tells_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = [
-        start(monkeypatch, found, ssim=with_ssim).on_evaluation_identity(trainer_of(), SimpleNamespace())
-        for found in (model(), None)
-        for with_ssim in (True, False)
-    ]
-    assert seen[0] == {"quality": {"ssim": True, "brisque": model().fingerprint}}
-    assert seen[2] == {"quality": {"ssim": True, "brisque": None}}
-    assert all(one != other for place, one in enumerate(seen) for other in seen[:place])
+    assert measure._model is not None and measure._model.fingerprint == model().fingerprint
 
 
 def test_a_path_that_leads_nowhere_is_refused_at_once(tmp_path: Path) -> None:
@@ -336,3 +325,9 @@ def test_the_columns_stand_in_the_records(monkeypatch: pytest.MonkeyPatch, tmp_p
             assert record["ssim"] == pytest.approx(1) and (record["brisque"] is None) == constant
         else:
             assert 34 < record["psnr"] < 42 and 0 < record["ssim"] < 1 and math.isfinite(record["brisque"])
+
+
+def test_a_named_model_that_is_none_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    for named in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ValueError, match=r"there is no|allmodel"):
+            Quality(brisque=str(named))

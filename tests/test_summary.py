@@ -392,3 +392,20 @@ def test_markdown_table():
     text = markdown_table(summary_of([entry], rows(entry, "1" * 10 + "0" * 30)))
     assert "| a\\|b | 1/255 | 40 | 75.0 % | 59.8–85.8 | 25.0 % | 14.2–40.2 | 5 |" in text
     assert len({line.replace("\\|", "").count("|") for line in text.strip().splitlines()}) == 1
+
+
+def test_distances_and_measurements_leave_out_images_that_came_back_unchanged():
+    entry = attack("deepfool", None)
+    records = rows(entry, "1" * 10 + "0" * 30)
+    for place, record in enumerate(records):
+        record |= {"linf": 0.25, "l2": 2.0, "ssim": 0.5} if place < 10 else {"linf": 0.0, "l2": 0.0, "ssim": 1.0}
+    row = summary_of([entry], records)["rows"][1]
+    assert (row["n_changed"], row["median_linf"], row["median_l2"], row["means"]) == (10, 0.25, 2.0, {"ssim": 0.5})
+
+
+def test_noise_is_not_held_against_an_attack_that_aims():
+    noise, aimed = attack("noise", control=True), attack("pgd", parameters={"targeted": True})
+    records = rows(noise, "1" * 20 + "0" * 20) + rows(aimed, "0" * 40)
+    assert raised(summary_of([noise, aimed], records)) == []
+    plain = attack("pgd")
+    assert raised(summary_of([noise, plain], rows(noise, "1" * 20 + "0" * 20) + rows(plain, "0" * 40))) != []
