@@ -196,10 +196,10 @@ def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> 
     Raises:
         ValueError: There is no such file, or none is named where one is needed.
     """
-    if wanted is None and required:
-        raise ValueError("which weights? give --ckpt_path best, last or a checkpoint's path")
-    if wanted is None:
+    if wanted is None and not required:
         return None
+    if wanted is None:
+        raise ValueError("which weights? give --ckpt_path best, last or a checkpoint's path")
     named = str(wanted) in ("best", "last")
     path = folder / "checkpoints" / f"{wanted}.ckpt" if named else Path(wanted)
     if not path.is_file():
@@ -288,11 +288,8 @@ def quiet() -> None:
     lightning = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric")
     for name in (*lightning, "httpx", "matplotlib", "PIL", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message="The dirpath has changed.*")
+    known = "treespec, LeafSpec|does not have many workers|smaller than the logging interval|exists and is not empty"
+    warnings.filterwarnings("ignore", message=f".*({known}|dirpath has changed).*")
 
 
 def _console() -> Console:
