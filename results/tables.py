@@ -108,7 +108,7 @@ def markdown_measures(summary: Mapping[str, Any]) -> str:
         "median L2",
         *(MEASURES.get(name, (name, ""))[0] for name in names),
     ]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    lines = ["| " + " | ".join(name.replace("|", "\\|") for name in head) + " |", "|---|" + "--:|" * (len(head) - 1)]
     for row in summary["rows"]:
         if row["kind"] == "clean":
             continue
