@@ -173,6 +173,12 @@ def main() -> None:
     result = described("sign_gradient", device, LIBRARIES, load) | {"networks": networks}
     print(render(result))
     if not arguments.quick:
+        path = place(result)
+        if path.is_file():  # a network that was not asked for keeps what was measured of it with the same versions
+            earlier = json.loads(path.read_text())
+            kept = [one for one in earlier["networks"] if one["network"] not in arguments.networks]
+            same = (earlier["versions"], earlier["machine"]) == (result["versions"], result["machine"])
+            result["networks"] = sorted(networks + (kept if same else []), key=lambda one: str(one["network"]))
         store(result)
         write_documentation(DOCUMENTATION, RESULTS, "sign_gradient", render)
 
@@ -189,13 +195,18 @@ def described(benchmark: str, device: torch.device, libraries: Sequence[str], lo
     }
 
 
-def store(result: dict[str, Any]) -> None:
-    """Write a result under the names of its benchmark and of the hardware."""
+def place(result: dict[str, Any]) -> Path:
+    """File of a result, by the names of its benchmark and of the hardware."""
     where = result["machine"]
     hardware = where.get("gpu") or f"{where['cpu']} {where['cores']} cores"
     slug = "-".join("".join(letter if letter.isalnum() else " " for letter in hardware.lower()).split())
+    return RESULTS / f"{result['benchmark']}-{slug}.json"
+
+
+def store(result: dict[str, Any]) -> None:
+    """Write a result into its file."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{result['benchmark']}-{slug}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    place(result).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":
