@@ -46,7 +46,7 @@ class CWL2(Attack):
     Args:
         search_steps: Number of constants that are tried.
         steps: Largest number of Adam's steps for each; each costs one forward and, but for the last, one backward.
-        learning_rate: Adam's, in units of w: its first step moves a grey pixel by 0.55 times that.
+        learning_rate: Adam's, as for ``x = 1/2 + tanh(w) / 2``: its first step moves a grey pixel by half of that.
         kappa: Confidence by which the victim is to be fooled, in units of logits, >= 0.
         initial_constant: First c, in units of a squared L2 distance per logit, > 0.
         abort_early: End an image's search step when in a tenth of the steps, and in 20 at least, its loss has not
@@ -216,7 +216,9 @@ class _Descent:
         self.second.mul_(SECOND_DECAY).addcmul_(gradient, gradient, value=1 - SECOND_DECAY)
         root = self.second.sqrt().div_(math.sqrt(1 - SECOND_DECAY**step)).add_(STABILISER)
         paced = each(self.pace) * self.first
-        self.variable.addcdiv_(paced, root, value=-learning_rate / (1 - FIRST_DECAY**step))
+        # the wider reach would also make the steps longer than the paper's, by as much
+        length = learning_rate / (1 + 2 * REACH) / (1 - FIRST_DECAY**step)
+        self.variable.addcdiv_(paced, root, value=-length)
         self.variable.clamp_(-LIMIT, LIMIT)
         before = self.image
         self.image = self.variable.tanh().mul_(0.5 + REACH).add_(0.5).clamp_(0, 1)
