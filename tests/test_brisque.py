@@ -392,7 +392,7 @@ class TestLive:
     def test_the_score_is_the_originals(self, number: int, original: float, by_piq: float) -> None:
         found = find_brisque(str(LIVE))
         assert found is not None
-        assert float(found.score(live_image(number))) == pytest.approx(original, abs=0.01)
+        assert float(found.score(live_image(number))) == pytest.approx(original, abs=0.05)
 
     def test_both_agree_with_piq(self, number: int, original: float, by_piq: float, hub: Path) -> None:
         live = Brisque.from_files(LIVE / "allmodel", LIVE / "allrange")
@@ -401,7 +401,7 @@ class TestLive:
         assert float(piq.brisque(live_image(number))) == pytest.approx(by_piq, abs=0.03)
         found = find_brisque()
         assert found is not None
-        assert float(found.score(live_image(number))) == pytest.approx(original, abs=0.01)
+        assert float(found.score(live_image(number))) == pytest.approx(original, abs=0.05)
 
     def test_the_other_halvings_are_wrong_by_twenty_points(
         self, number: int, original: float, by_piq: float, monkeypatch: pytest.MonkeyPatch
