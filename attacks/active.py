@@ -23,14 +23,22 @@ class ActiveBatch:
         ids: Their ids.
     """
 
-    WHOLE: ClassVar[frozenset[str]] = frozenset({"made", "forwards", "backwards", "zeros"})
+    WHOLE: ClassVar[frozenset[str]] = frozenset({"_whole", "_made", "forwards", "backwards", "zeros"})
 
     def __init__(self, images: Tensor, targets: Any, ids: Sequence[str]) -> None:
         self.clean, self.targets, self.ids = images, targets, list(ids)
         self.rows = torch.arange(len(images), device=images.device)
-        self.made = images.clone()
+        self._whole = images
+        self._made: Tensor | None = None
         self.forwards, self.backwards, self.zeros = (torch.zeros_like(self.rows) for _ in range(3))
         self.directions = Directions(images)
+
+    @property
+    def made(self) -> Tensor:
+        """What has become of every image of the batch that came, the clean one until it is stored."""
+        if self._made is None:  # copied only once an image leaves before the others
+            self._made = self._whole.clone()
+        return self._made
 
     def leave(self, images: Tensor, leaving: Tensor) -> Tensor | None:
         """Store what the leaving images end as; give the places of the others, or None if none leaves.
@@ -67,13 +75,19 @@ class ActiveBatch:
 
     def finish(self, images: Tensor) -> Crafted:
         """Put the images still under attack, as they end, beside the others."""
-        if len(self.rows) == len(self.made):  # none has left, and all are in their order
-            self.made = images.detach()
+        if len(self.rows) == len(self._whole):  # none has left, and all are in their order
+            made = images.detach()
         else:
-            self.made[self.rows] = images.detach()
-        return Crafted(self.made, self.forwards, self.backwards, self.zeros, self.directions.measures())
+            made = self.made
+            made[self.rows] = images.detach()
+        return Crafted(made, self.forwards, self.backwards, self.zeros, self.directions.measures())
 
 
 def each(values: Tensor) -> Tensor:
     """One value an image, ``(N,)``, in the shape that meets its pixels, ``(N, 1, 1, 1)``."""
     return values.view(-1, 1, 1, 1)
+
+
+def no_slope(gradients: Tensor) -> Tensor:
+    """Which images' gradients are zero throughout, bool ``(N,)``; ``any`` would be several times slower."""
+    return torch.linalg.vector_norm(gradients.flatten(1), ord=1, dim=1) == 0

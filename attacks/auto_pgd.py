@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.active import ActiveBatch, each
+from attacks.active import ActiveBatch, each, no_slope
 from attacks.base import Attack, Crafted, Objective, Step
 from attacks.budgets import Fraction, check_radius, check_steps, per_image_uniform
 from attacks.objectives import CrossEntropy
@@ -124,7 +124,7 @@ class APGD(Attack):
             if gradient is None:
                 return
             climb.backwards[climb.rows] += step.backwards
-            climb.zeros[climb.rows] += step.backwards * ((vanished | ~gradient.flatten(1).any(1)) & ~fooled)
+            climb.zeros[climb.rows] += step.backwards * ((vanished | no_slope(gradient)) & ~fooled)
             if index == 0:
                 climb.mark_value = climb.best_value
             elif index in marks:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from attacks.active import ActiveBatch
+from attacks.active import ActiveBatch, no_slope
 from attacks.base import Attack, Crafted, Objective, Step
 from attacks.budgets import check_radius, check_steps
 from attacks.objectives import Margin
@@ -179,7 +179,7 @@ class AdvSBF(Attack):
                 active.keep(kept)
                 break
             slopes = list(torch.autograd.grad(values.sum(), variables, materialize_grads=True))
-            vanished = ~(slopes[0].flatten(1).any(1) | slopes[1].flatten(1).any(1))
+            vanished = no_slope(slopes[0]) & no_slope(slopes[1])
             vanished = vanished if step.vanished is None else vanished | step.vanished
             vanished = vanished if fooled is None else vanished & ~fooled
             penalties = (self.penalty_coefficients, self.penalty_warp)

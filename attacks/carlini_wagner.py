@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.active import each
+from attacks.active import each, no_slope
 from attacks.base import Attack, Crafted
 from attacks.budgets import check_steps
 from attacks.class_gradients import check_classes, check_logits
@@ -110,7 +110,7 @@ class CWL2(Attack):
         if bool(found.all()):
             return None
         (gradient,) = torch.autograd.grad(lead.sum(), leaf)
-        flat = ~gradient.flatten(1).any(1) & ~found
+        flat = no_slope(gradient) & ~found
         spent[1] += ~found
         spent[2] += flat
         rows = (~found & ~flat).nonzero().squeeze(1)
@@ -148,7 +148,7 @@ class CWL2(Attack):
                 if not len(staying):
                     break
             (slope,) = torch.autograd.grad(lead.sum(), leaf)
-            flat = ~slope.flatten(1).any(1) & ~found
+            flat = no_slope(slope) & ~found
             state.gradient = state.gradient.sub_(each(state.constant * ~found) * slope)
             if staying is not None and len(staying) < len(found):
                 state.keep(staying)

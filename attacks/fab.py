@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.active import ActiveBatch, each
+from attacks.active import ActiveBatch, each, no_slope
 from attacks.base import Attack, Crafted
 from attacks.budgets import Fraction, check_radius, check_steps, per_image_uniform
 from attacks.class_gradients import check_classes, check_logits, class_gradients
@@ -151,7 +151,7 @@ class FAB(Attack):
             outputs = victim(leaf)
             leads = self._leads(outputs, walk)
             normal, lead = _nearest(leads, leaf)
-            vanished = ~normal.flatten(1).any(1) & ~self.reached(victim, outputs.detach(), walk.targets)
+            vanished = no_slope(normal) & ~self.reached(victim, outputs.detach(), walk.targets)
             moved = self._moved(walk, normal, lead)
             with torch.no_grad():
                 outputs = victim(moved)

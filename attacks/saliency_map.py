@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from attacks.active import ActiveBatch, each
 from attacks.base import Attack, Crafted
 from attacks.budgets import Fraction, check_radius, check_steps, image_generator
-from attacks.directions import Directions
 from attacks.objectives import logit_gap
 from attacks.victims import Victim
 
@@ -81,12 +81,10 @@ class JSMA(Attack):
         if not isinstance(targets, Tensor) or targets.ndim != 1:
             came = f"masks {tuple(targets.shape)}" if isinstance(targets, Tensor) else "a list of boxes' dicts"
             raise ValueError(f"saliency maps are those of classifiers: expected classes (N,), got {came}")
-        best = self._turn(victim, images, targets, ids, 0)
-        turns = best.classes - 1 if self.goals == "every" and not self.targeted else 1
-        crafted, least = best.crafted(), _changed(best)
+        crafted, least, classes = self._turn(victim, images, targets, ids, 0)
+        turns = classes - 1 if self.goals == "every" and not self.targeted else 1
         for turn in range(1, turns):
-            batch = self._turn(victim, images, targets, ids, turn)
-            other, changed = batch.crafted(), _changed(batch)
+            other, changed, _ = self._turn(victim, images, targets, ids, turn)
             better = changed < least
             least = torch.minimum(least, changed)
             crafted = replace(
@@ -101,18 +99,27 @@ class JSMA(Attack):
             )
         return crafted
 
-    def _turn(self, victim: Victim, images: Tensor, targets: Tensor, ids: Sequence[str], turn: int) -> "_Batch":
-        """Run all images towards one goal each, on an ever smaller batch."""
-        batch = _Batch(images, targets)
-        for index in range(self.steps + 1):
-            if not len(batch.rows):
-                break
+    def _turn(
+        self, victim: Victim, images: Tensor, targets: Tensor, ids: Sequence[str], turn: int
+    ) -> tuple[Crafted, Tensor, int]:
+        """Run all images towards one goal each, on an ever smaller batch.
+
+        Returns:
+            What was made; the number of changed values of each image, ``(N,)``, more than there are where it failed;
+            and the number of classes.
+        """
+        batch = _Batch(images, targets, ids)
+        ended = images
+        for index in range(self.steps + 1 if len(images) else 0):
             variable = batch.images.detach().requires_grad_()
             outputs = victim(variable)
             batch.forwards[batch.rows] += 1
             if index == 0:
                 batch.classes, batch.goals = outputs.shape[1], self._goals(outputs.detach(), targets, ids, turn)
-            kept = batch.leave(self.reached(victim, outputs, batch.targets))
+            reached = self.reached(victim, outputs, batch.targets)
+            batch.success[batch.rows] = reached
+            ended = torch.where(each(reached), batch.images, batch.clean)
+            kept = batch.leave(ended, reached | batch.stuck)
             if index == self.steps or (kept is not None and not len(kept)):
                 break
             raised, others = (slopes.flatten(1) for slopes in self._slopes(outputs, batch.goals, variable))
@@ -123,7 +130,9 @@ class JSMA(Attack):
             batch.backwards[batch.rows] += passes
             batch.zeros[batch.rows] += passes * ~(raised.any(1) | others.any(1))
             self._move(raised, others, batch)
-        return batch
+        crafted = batch.finish(ended)
+        changed = (crafted.images != images).flatten(1).sum(1)
+        return crafted, torch.where(batch.success, changed, images[:1].numel() + 1), batch.classes
 
     def _goals(self, outputs: Tensor, targets: Tensor, ids: Sequence[str], turn: int) -> Tensor:
         """Class that each image is to be taken for, ``(N,)``."""
@@ -250,44 +259,13 @@ def _before(running: Tensor) -> Tensor:
     return torch.cat([torch.full_like(running[:, :1], float("-inf")), running[:, :-1]], 1)
 
 
-class _Batch:
-    """The images still under attack, at ``rows`` of the batch that came, and what has become of all.
+class _Batch(ActiveBatch):
+    """Where each image stands, its goal, how often each value was moved, and who got what it wants."""
 
-    Args:
-        clean: ``(N, C, H, W)``.
-        targets: ``(N,)``.
-    """
+    WHOLE = ActiveBatch.WHOLE | {"success"}
 
-    def __init__(self, clean: Tensor, targets: Tensor) -> None:
-        self.clean, self.made, self.images, self.targets, self.goals = clean, clean.clone(), clean, targets, targets
-        self.rows = torch.arange(len(clean), device=clean.device)
-        self.used = torch.zeros_like(clean, dtype=torch.int32).flatten(1)
+    def __init__(self, images: Tensor, targets: Tensor, ids: Sequence[str]) -> None:
+        super().__init__(images, targets, ids)
+        self.images, self.goals, self.classes = images, targets, 2
+        self.used = torch.zeros_like(images, dtype=torch.int32).flatten(1)
         self.success, self.stuck = (torch.zeros_like(self.rows, dtype=torch.bool) for _ in range(2))
-        self.forwards, self.backwards, self.zeros = (torch.zeros_like(self.rows) for _ in range(3))
-        self.directions = Directions(clean)
-        self.classes = 2
-
-    def leave(self, reached: Tensor) -> Tensor | None:
-        """Store the images that have what they want; give the places of those that go on, or None if all do."""
-        places = (~(reached | self.stuck)).nonzero().squeeze(1)
-        if len(places) == len(reached):
-            return None
-        self.made[self.rows] = torch.where(reached[:, None, None, None], self.images, self.clean[self.rows])
-        self.success[self.rows] = reached
-        return places
-
-    def keep(self, places: Tensor) -> None:
-        """Go on with the images at these places."""
-        for name in ("rows", "images", "targets", "goals", "used"):
-            setattr(self, name, getattr(self, name)[places])
-        self.directions.keep(places)
-
-    def crafted(self) -> Crafted:
-        """All images, clean where nothing was reached."""
-        return Crafted(self.made, self.forwards, self.backwards, self.zeros, self.directions.measures())
-
-
-def _changed(batch: _Batch) -> Tensor:
-    """Number of changed values of each image, more than there are where it failed, ``(N,)``."""
-    changed = (batch.made != batch.clean).flatten(1).sum(1)
-    return torch.where(batch.success, changed, batch.clean[:1].numel() + 1)

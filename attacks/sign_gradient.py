@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.active import ActiveBatch
+from attacks.active import ActiveBatch, no_slope
 from attacks.base import Attack, Crafted, Objective, Step
 from attacks.budgets import Fraction, check_radius, check_steps, per_image_uniform
 from attacks.diversity import diversify, draw_places
@@ -133,7 +133,7 @@ class SignGradient(Attack):
                     batch.keep(kept)
                     continue
             (gradient,) = torch.autograd.grad(values.sum(), variable)
-            vanished = ~gradient.flatten(1).any(1)
+            vanished = no_slope(gradient)
             vanished = vanished if step.vanished is None else vanished | step.vanished
             vanished = vanished if fooled_now is None else vanished & ~fooled_now
             if kept is not None:
@@ -143,7 +143,8 @@ class SignGradient(Attack):
             batch.zeros[batch.rows] += step.backwards * vanished
             moved = torch.add(batch.variable, self._direction(gradient, batch, kernel), alpha=length)
             moved = moved.clamp_(batch.lower, batch.upper)
-            batch.directions.follow(moved - batch.variable, batch.rows)
+            if self.steps > 1:
+                batch.directions.follow(moved - batch.variable, batch.rows)
             batch.variable = moved
             index += 1
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,8 +101,8 @@ class Square(Attack):
                 search.best = torch.where(better, values, search.best)
                 search.high = torch.where(each(better), offered, search.high)
                 search.keep(search.leave(asked, fooled))
-        search.finish(torch.where(search.high, search.upper, search.lower))
-        return Crafted(search.made, search.forwards, search.backwards, search.zeros)
+        crafted = search.finish(torch.where(search.high, search.upper, search.lower))
+        return replace(crafted, measures={})  # a random search has no direction
 
 
 class _Search(ActiveBatch):

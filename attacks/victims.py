@@ -100,9 +100,10 @@ def frozen(victim: Victim) -> Iterator[None]:
     an ``nn.Module`` can be held so; any other victim has to be in eval mode already.
     """
     modules = list(victim.modules()) if isinstance(victim, nn.Module) else []
-    parameters = list(victim.parameters()) if isinstance(victim, nn.Module) else []
-    modes = [module.training for module in modules]
-    flags = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
+    training = [module for module in modules if module.training]
+    parameters = [parameter for module in modules for parameter in module._parameters.values() if parameter is not None]
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    gradients = [parameter.grad for parameter in parameters]
     with torch.no_grad():
         buffers = [
             (owner, name, buffer, None if buffer is None or buffer.is_inference() or still else buffer.clone())
@@ -111,19 +112,28 @@ def frozen(victim: Victim) -> Iterator[None]:
             for name, buffer in owner._buffers.items()
         ]
     try:
-        for module in modules:
+        for module in training:
             module.training = False
-        for parameter in parameters:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for parameter, (flag, gradient) in zip(parameters, flags, strict=True):
-            parameter.requires_grad_(flag)
-            parameter.grad = gradient
+        for module in modules:
+            if module.training:
+                module.training = False
+        for module in training:
+            module.training = True
+        for parameter in parameters:
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
         with torch.no_grad():
             for owner, name, buffer, values in buffers:
                 if buffer is not None and values is not None:
                     buffer.copy_(values)
-                owner._buffers[name] = buffer
+                if owner._buffers[name] is not buffer:
+                    owner._buffers[name] = buffer

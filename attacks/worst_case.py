@@ -101,8 +101,7 @@ class WorstCase(Attack):
             left.value = torch.where(better, values, left.value)
             left.attempt = torch.where(each(better), crafted.images, left.attempt)
             left.keep(left.leave(crafted.images, fooled))
-        left.finish(left.attempt)
-        return Crafted(left.made, left.forwards, left.backwards, left.zeros, {"first_success": left.first})
+        return replace(left.finish(left.attempt), measures={"first_success": left.first})
 
     def _handed_down(self, attack: Attack, seed: int) -> Attack:
         shared: dict[str, Any] = {"epsilon": self.epsilon, "targeted": self.targeted, "seed": seed}

@@ -257,6 +257,34 @@ def make_boxes(count: int) -> list[dict[str, Tensor]]:
     ]
 
 
+def draw_waves(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noisy waves of 16 x 16 behind a black border, whose frequency is the class, 0 to 2."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    wave = torch.sin(torch.linspace(0, 3, 16)[None] * (labels[:, None] + 1)) * 0.1
+    images = 0.4 + wave[:, None, None] + 0.15 * torch.randn((count, 3, 16, 16), generator=generator)
+    images[:, :, :2] = images[:, :, -2:] = 0
+    return images.clamp(0, 1), labels
+
+
+@pytest.fixture(scope="session")
+def waves() -> tuple[nn.Module, Tensor, Tensor]:
+    """A small network trained on three kinds of waves, with 16 images that it has not seen and their labels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            *(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, 2, 1), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 3)),
+        )
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for index in range(60):
+        images, labels = draw_waves(48, 100 + index)
+        optimizer.zero_grad()
+        functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+    return net.eval(), *draw_waves(16, 1)
+
+
 @pytest.fixture
 def linear() -> type[LinearVictim]:
     """The linear classifier, to be built with the arguments of ``LinearVictim``."""

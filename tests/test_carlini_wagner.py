@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attacks import as_victim
 from attacks.carlini_wagner import CWL2
@@ -21,32 +20,6 @@ def grey(count: int, channels: int = 1, seed: int = 0) -> Tensor:
 
 def lengths(images: Tensor, clean: Tensor) -> Tensor:
     return (images - clean).flatten(1).norm(dim=1)
-
-
-def trained(classes: int = 3) -> tuple[nn.Module, Tensor, Tensor]:
-    """A small network trained on noisy waves behind a black border, and images that it has not seen."""
-
-    def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        labels = torch.arange(count) % classes
-        wave = torch.sin(torch.linspace(0, 3, 16)[None] * (labels[:, None] + 1)) * 0.1
-        images = 0.4 + wave[:, None, None] + 0.15 * torch.randn((count, 3, 16, 16), generator=generator)
-        images[:, :, :2] = images[:, :, -2:] = 0
-        return images.clamp(0, 1), labels
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            *(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, 2, 1), nn.ReLU()),
-            *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, classes)),
-        )
-    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for index in range(60):
-        images, labels = draw(48, 100 + index)
-        optimizer.zero_grad()
-        functional.cross_entropy(net(images), labels).backward()
-        optimizer.step()
-    return net.eval(), *draw(12, 1)
 
 
 @pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
@@ -175,8 +148,8 @@ def test_passes_are_those_that_the_victim_saw(abort_early: bool, linear: Any, im
     assert together.forwards.tolist() == [victim.seen[i] for i in range(4)]
 
 
-def test_images_without_progress_stop_on_their_own() -> None:
-    net, images, labels = trained()
+def test_images_without_progress_stop_on_their_own(waves: Any) -> None:
+    net, images, labels = waves
     victim = as_victim(net)
     whole = CWL2(search_steps=4, steps=100, abort_early=False)
     full, short = whole(victim, images, labels), dataclasses.replace(whole, abort_early=True)(victim, images, labels)
@@ -184,8 +157,8 @@ def test_images_without_progress_stop_on_their_own() -> None:
     assert int(short.backwards.sum()) < int(full.backwards.sum())
 
 
-def test_a_batch_is_attacked_like_its_images_alone() -> None:
-    net, images, labels = trained()
+def test_a_batch_is_attacked_like_its_images_alone(waves: Any) -> None:
+    net, images, labels = waves
     victim = as_victim(net)
     together = SHORT(victim, images, labels)
     for i in range(len(images)):
@@ -197,9 +170,9 @@ def test_a_batch_is_attacked_like_its_images_alone() -> None:
 
 @pytest.mark.parametrize("steps", [20, 100])
 @pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
-def test_foolbox_finds_nothing_nearer(targeted: bool, steps: int) -> None:
+def test_foolbox_finds_nothing_nearer(targeted: bool, steps: int, waves: Any) -> None:
     foolbox = pytest.importorskip("foolbox", exc_type=ImportError)
-    net, images, labels = trained()
+    net, images, labels = waves
     with torch.no_grad():
         predicted = net(images).argmax(1)
     labels = (predicted + 1) % 3 if targeted else labels

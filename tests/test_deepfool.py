@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attacks import as_victim
 from attacks.class_gradients import class_gradients
@@ -31,32 +30,6 @@ def several(classes: int, seed: int = 3) -> nn.Sequential:
 
 def lengths(images: Tensor, clean: Tensor, distance: str) -> Tensor:
     return torch.linalg.vector_norm((images - clean).flatten(1), ORDER[distance], 1)
-
-
-def trained(classes: int = 3) -> tuple[nn.Module, Tensor, Tensor]:
-    """A small network trained on noisy waves behind a black border, and images that it has not seen."""
-
-    def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        labels = torch.arange(count) % classes
-        wave = torch.sin(torch.linspace(0, 3, 16)[None] * (labels[:, None] + 1)) * 0.1
-        images = 0.4 + wave[:, None, None] + 0.15 * torch.randn((count, 3, 16, 16), generator=generator)
-        images[:, :, :2] = images[:, :, -2:] = 0
-        return images.clamp(0, 1), labels
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            *(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, 2, 1), nn.ReLU()),
-            *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, classes)),
-        )
-    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for index in range(60):
-        images, labels = draw(48, 100 + index)
-        optimizer.zero_grad()
-        functional.cross_entropy(net(images), labels).backward()
-        optimizer.step()
-    return net.eval(), *draw(16, 1)
 
 
 @pytest.mark.parametrize("overshoot", [0.0, 0.02, 0.1])
@@ -195,8 +168,8 @@ def test_passes_are_those_that_the_victim_saw(classes: int, linear: Any, images_
     assert all(together.forwards[i].item() <= victim.seen[i] for i in range(5))
 
 
-def test_a_batch_is_attacked_like_its_images_alone() -> None:
-    net, images, labels = trained()
+def test_a_batch_is_attacked_like_its_images_alone(waves: Any) -> None:
+    net, images, labels = waves
     victim = as_victim(net)
     together = DeepFool()(victim, images, labels)
     for i in range(len(images)):
@@ -208,9 +181,9 @@ def test_a_batch_is_attacked_like_its_images_alone() -> None:
 
 
 @pytest.mark.parametrize("distance", ["l2", "linf"])
-def test_foolbox_finds_nothing_nearer(distance: Any) -> None:
+def test_foolbox_finds_nothing_nearer(distance: Any, waves: Any) -> None:
     foolbox = pytest.importorskip("foolbox", exc_type=ImportError)
-    net, images, labels = trained()
+    net, images, labels = waves
     ours = DeepFool(distance=distance)(as_victim(net), images, labels)
     peer = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}[distance]()
     theirs, _, fooled = peer(foolbox.PyTorchModel(net, bounds=(0, 1)), images, labels, epsilons=None)
