@@ -122,6 +122,15 @@ class Objective(ABC):
         """Names of the layers that it reads; all objectives of a sum share one forward."""
         return ()
 
+    @property
+    def fitted_to(self) -> tuple[str, ...]:
+        """Patterns of the layers whose clean features it has to be fitted to before it is used; () for none."""
+        return ()
+
+    def fit(self, reference: Any) -> "Objective":
+        """An objective that knows the clean features of an ``attacks.reference.Reference``; by default itself."""
+        return self
+
     @abstractmethod
     def __call__(self, step: Step) -> Tensor:
         """Value of each image, ``(N,)``; the attack moves uphill."""

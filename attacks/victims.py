@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from networks.features import tapped
+from networks.features import layers_named, tapped
 
 
 @runtime_checkable
@@ -74,6 +74,10 @@ class ModuleVictim(nn.Module):
         """Logits and named layers of the wrapped module, averaged over space."""
         with tapped(self.module, layers) as taps:
             return self(images), taps
+
+    def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Names of the wrapped module's layers by patterns, as ``networks.features.layers_named`` reads them."""
+        return layers_named(self.module, patterns)
 
 
 def as_victim(

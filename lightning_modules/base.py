@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from networks.features import tapped
+from networks.features import layers_named, tapped
 
 
 class VictimModule(pl.LightningModule):
@@ -48,6 +48,10 @@ class VictimModule(pl.LightningModule):
         """Outputs and the named layers of the network averaged over space, ``(N, C)`` each, in one forward."""
         with tapped(self.network, layers) as taps:
             return self(images), taps
+
+    def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Names of the network's layers by patterns, as ``networks.features.layers_named`` reads them."""
+        return layers_named(self.network, patterns)
 
     @abstractmethod
     def loss(self, images: Tensor, targets: Any) -> Tensor:

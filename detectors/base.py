@@ -1,0 +1,233 @@
+"""What a detector is: fitted state in buffers, and one number an image, larger for what looks more adversarial."""
+
+import copy
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a victim makes of N images, all from one forward: all that detectors see of them.
+
+    Args:
+        layers: Activations averaged over space, ``(N, C)`` by layer, in the network's order; the last is the
+            penultimate layer, from which the classes are read.
+        predictions: Predicted classes, ``(N,)`` int64.
+        draws: Class probabilities of T passes with dropout on, ``(N, T, K)``; None if no detector asks for them.
+
+    Raises:
+        ValueError: There is no layer, or the numbers of images differ.
+    """
+
+    layers: Mapping[str, Tensor]
+    predictions: Tensor
+    draws: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that do not belong together."""
+        if not self.layers:
+            raise ValueError("features need at least one layer, got none")
+        counts = {name: len(values) for name, values in self._tensors().items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"features are of one set of images, got {counts}")
+        flat = {name: tuple(values.shape) for name, values in self.layers.items() if values.ndim != 2}
+        if flat:
+            raise ValueError(f"the features of a layer are (N, C), got {flat}")
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.predictions)
+
+    @property
+    def penultimate(self) -> Tensor:
+        """Activations of the last layer, ``(N, C)``."""
+        return next(reversed(self.layers.values()))
+
+    def __getitem__(self, rows: Any) -> "Features":
+        """Features of some of the images, by anything that indexes a tensor's rows."""
+        draws = None if self.draws is None else self.draws[rows]
+        return Features({name: values[rows] for name, values in self.layers.items()}, self.predictions[rows], draws)
+
+    def to(self, device: torch.device | str) -> "Features":
+        """The same on another device."""
+        draws = None if self.draws is None else self.draws.to(device)
+        return Features(
+            {name: values.to(device) for name, values in self.layers.items()}, self.predictions.to(device), draws
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {**self.layers, "predictions": self.predictions}
+        return named if self.draws is None else {**named, "draws": self.draws}
+
+
+def concatenate(parts: Sequence[Features]) -> Features:
+    """Put the images of several features below each other.
+
+    Raises:
+        ValueError: There is no part, or their layers differ.
+    """
+    if not parts:
+        raise ValueError("features of no images cannot be put together")
+    names = list(parts[0].layers)
+    if any(list(part.layers) != names for part in parts):
+        raise ValueError("features of different layers cannot be put together")
+    draws = [part.draws for part in parts if part.draws is not None]
+    if draws and len(draws) < len(parts):
+        raise ValueError("features with and without draws cannot be put together")
+    return Features(
+        {name: torch.cat([part.layers[name] for part in parts]) for name in names},
+        torch.cat([part.predictions for part in parts]),
+        torch.cat(draws) if draws else None,
+    )
+
+
+class Detector(nn.Module, ABC):
+    """Tells adversarial images from clean and noisy ones by their features.
+
+    It works in three stages that can be shared: ``fit_reference`` learns what clean training images look like,
+    ``measure`` turns features into the numbers that do not depend on any attack, and ``fit_classifier`` learns from
+    these what adversarial images look like. ``fit`` runs all of them.
+
+    A subclass stores its settings under the names of its ``__init__`` arguments and everything fitted by ``keep``.
+    """
+
+    needs_adversarial: ClassVar[bool] = False  # has no score before it has seen adversarial images
+    needs_draws: ClassVar[bool] = False  # reads Features.draws
+
+    def fit(
+        self,
+        clean: Features,
+        labels: Tensor,
+        adversarial: Features | None = None,
+        noisy: Features | None = None,
+        reference: Features | None = None,
+        reference_labels: Tensor | None = None,
+    ) -> Self:
+        """Learn from clean images, and from adversarial ones where there are some.
+
+        Args:
+            clean: Clean images, correctly classified: negatives.
+            labels: Their true classes, ``(N,)`` int64.
+            adversarial: Images that fool the victim: positives. None leaves the raw score.
+            noisy: Noisy versions of the clean images: negatives too.
+            reference: Clean training images, for densities; default ``clean``.
+            reference_labels: Their true classes.
+
+        Returns:
+            The detector itself.
+
+        Raises:
+            ValueError: The features do not allow it; says why.
+        """
+        known = clean if reference is None else reference
+        self.fit_reference(known, labels if reference_labels is None else reference_labels)
+        if adversarial is not None:
+            negative = clean if noisy is None else concatenate([clean, noisy])
+            self.fit_classifier(self.measure(negative), self.measure(adversarial))
+        return self
+
+    def fit_reference(self, clean: Features, labels: Tensor) -> None:
+        """Learn what clean training images look like; the base class only checks and notes the layers.
+
+        Args:
+            clean: Clean training images.
+            labels: Their true classes, ``(N,)``.
+
+        Raises:
+            ValueError: They do not allow it.
+        """
+        if len(labels) != len(clean):
+            raise ValueError(f"expected one label for each of {len(clean)} images, got {len(labels)}")
+        self.layer_names = list(clean.layers)
+        self._check(clean)
+
+    @abstractmethod
+    def measure(self, features: Features) -> Tensor:
+        """Numbers that the classifier reads, ``(N, D)``; they depend on each image alone and on no attack."""
+
+    @abstractmethod
+    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+        """Learn from measured clean and noisy images ``(N, D)`` and adversarial ones ``(M, D)``.
+
+        Raises:
+            ValueError: One of the groups is empty.
+        """
+
+    @abstractmethod
+    def classify(self, measured: Tensor) -> Tensor:
+        """Scores ``(N,)`` of measured images ``(N, D)``, of any range, larger = more adversarial."""
+
+    def score(self, features: Features) -> Tensor:
+        """Scores ``(N,)``, of any range, larger = more adversarial.
+
+        Raises:
+            ValueError: It is not fitted, or the features have other layers or are not finite.
+        """
+        return self.classify(self.measure(features))
+
+    def keep(self, **fitted: Tensor) -> None:
+        """Store fitted tensors as buffers, in place of those of an earlier fit."""
+        for name, values in fitted.items():
+            if name not in self._buffers:
+                self.__dict__.pop(name, None)
+                self.register_buffer(name, None)
+            setattr(self, name, values.detach())
+
+    def fork(self) -> Self:
+        """A detector that shares what is fitted so far and can be fitted on to another attack."""
+        other = copy.copy(self)
+        object.__setattr__(other, "_buffers", dict(self._buffers))
+        return other
+
+    def parameters_given(self) -> dict[str, Any]:
+        """Its settings, by the names of the ``__init__`` arguments."""
+        return {
+            name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"
+        }
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the layers that it was fitted on, in order.
+
+        Raises:
+            ValueError: It is not fitted.
+        """
+        names: list[str] | None = self.__dict__.get("_layer_names")
+        if names is None:
+            raise ValueError(f"{type(self).__name__} is not fitted yet: call fit first")
+        return names
+
+    @layer_names.setter
+    def layer_names(self, names: Sequence[str]) -> None:
+        self.__dict__["_layer_names"] = list(names)
+
+    def _check(self, features: Features) -> None:
+        """Refuse features of other layers, without draws where they are needed, or that are not finite."""
+        if list(features.layers) != self.layer_names:
+            raise ValueError(f"expected features of the layers {self.layer_names}, got {list(features.layers)}")
+        for name, values in features.layers.items():
+            bad = ~values.isfinite().all(1)
+            if bool(bad.any()):
+                raise ValueError(
+                    f"the features of layer {name!r} are not finite for {int(bad.sum())} of {len(bad)} images"
+                )
+        if self.needs_draws and features.draws is None:
+            raise ValueError(f"{type(self).__name__} needs passes with dropout, and the features have none")
+
+
+def check_groups(negative: Tensor, positive: Tensor) -> None:
+    """Refuse to fit a classifier on one kind of image alone.
+
+    Raises:
+        ValueError: A group is empty.
+    """
+    if not len(positive):
+        raise ValueError("there is no successful adversarial image to fit on")
+    if not len(negative):
+        raise ValueError("there is no correctly classified clean image to fit on")
