@@ -14,7 +14,6 @@ from typing import Any, Literal
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every process asks a server for a newer version
 
 import pytorch_lightning as pl
-import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
@@ -25,10 +24,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from attacks.budgets import Fraction
-from callbacks import AttackProgress, Panels, Quality, RecordJournal, Robustness, Transfer
+from callbacks import AttackProgress, Detection, Panels, Quality, RecordJournal, Robustness, Transfer
+from cli_checkpoints import check_checkpoint, find_checkpoint
 from cli_errors import OneSentenceParser, OverlayFile, sentence
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
+from results.detection_tables import console_detection
 from results.manifest import read_manifest, replace_file, write_manifest
 from results.report import finish
 from results.tables import console_flags, console_table
@@ -94,6 +95,7 @@ class MedRobustCLI(LightningCLI):
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(Quality, "quality")
         parser.add_lightning_class_args(Transfer, "transfer")
+        parser.add_lightning_class_args(Detection, "detection")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -123,7 +125,7 @@ class MedRobustCLI(LightningCLI):
         records = self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
-        config.journal.folder = config.panels.folder = str(records)
+        config.journal.folder = config.panels.folder = config.detection.folder = str(records)
         config.journal.run, config.journal.seed = config.name, config.seed_everything
         config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
         if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):
@@ -181,6 +183,8 @@ class MedRobustCLI(LightningCLI):
             console = _console()
             console.print()
             console.print(console_table(summary, console.width))
+            if (detection := console_detection(summary, console.width)) is not None:
+                console.print(detection)
             if quality:
                 console.print("victim on clean images: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
             console.print(console_flags(summary))
@@ -188,51 +192,6 @@ class MedRobustCLI(LightningCLI):
                 console.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
             log_evaluation(self.trainer.loggers, self.records, summary)
         self.trainer.strategy.barrier()
-
-
-def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> str | None:
-    """Resolve ``best`` and ``last`` to the run's own checkpoints, anything else to a file.
-
-    Raises:
-        ValueError: There is no such file, or none is named where one is needed.
-    """
-    if wanted is None and not required:
-        return None
-    if wanted is None:
-        raise ValueError("which weights? give --ckpt_path best, last or a checkpoint's path")
-    named = str(wanted) in ("best", "last")
-    path = folder / "checkpoints" / f"{wanted}.ckpt" if named else Path(wanted)
-    if not path.is_file():
-        hint = "; fine-tune the victim first (train.py fit)" if named else ""
-        raise ValueError(f"there is no checkpoint {path}{hint}")
-    return str(path)
-
-
-def check_checkpoint(path: Path, victim: pl.LightningModule) -> None:
-    """Refuse a checkpoint that was made of another network.
-
-    Raises:
-        ValueError: Says what the checkpoint holds and what the configuration asks for.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state, _ = checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint that Lightning wrote ({type(error).__name__})") from error
-    own = victim.state_dict()
-    differing = [name for name in own if name in state and state[name].shape != own[name].shape]
-    names = sorted(own.keys() ^ state.keys())
-    if not differing and not names:
-        return
-    held: dict[str, Any] = checkpoint.get("victim", {})
-    asked: dict[str, Any] = getattr(victim, "description", dict)()
-    described = [
-        f"{name} {held[name]!r} (configured: {asked[name]!r})"
-        for name in asked
-        if held.get(name, asked[name]) != asked[name]
-    ]
-    what = ", ".join(described) or f"{len(names)} other tensors and {len(differing)} of another shape"
-    raise ValueError(f"{path} holds another network than the configuration: {what}")
 
 
 def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Compare runs: ``python compare.py transfer runs/A runs/B`` prints a matrix, ``table runs/A`` tables in Markdown."""
+"""Compare runs: ``python compare.py transfer runs/A runs/B`` prints a matrix, ``table`` and ``detection`` Markdown."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from results.detection_tables import detection_markdown, read_pair
 from results.manifest import replace_file
 from results.tables import markdown_measures, markdown_table
 from results.transfer import read_summaries, read_summary, transfer_markdown, transfer_rows, transfer_table
@@ -20,11 +21,24 @@ def main(arguments: list[str] | None = None) -> None:
     transfer.add_argument("--markdown", type=Path, help="file to write the table to as well")
     table = commands.add_parser("table", help="results and measurements of one run, in Markdown")
     table.add_argument("run", help="folder of an evaluated run")
+    detection = commands.add_parser("detection", help="how well detectors do on one run, in Markdown")
+    detection.add_argument("run", help="folder of a run, evaluated with detectors")
+    detection.add_argument(
+        "--pair",
+        action="append",
+        default=[],
+        metavar="A:B",
+        help="two attacks to put side by side as A / B; repeatable",
+    )
     given = parser.parse_args(arguments)
     try:
         if given.command == "table":
             summary = read_summary(given.run)
             sys.stdout.write(f"{markdown_table(summary)}\n{markdown_measures(summary)}")
+            return
+        if given.command == "detection":
+            pairs = [read_pair(words) for words in given.pair]
+            sys.stdout.write(detection_markdown(read_summary(given.run), pairs))
             return
         rows = transfer_rows(read_summaries(given.runs))
     except ValueError as error:

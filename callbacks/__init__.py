@@ -1,6 +1,7 @@
 """Callbacks: they introduce attacks to victims inside Lightning's loops, and record what happens."""
 
 from callbacks.attack import Robustness
+from callbacks.detection import Detection
 from callbacks.journal import RecordJournal
 from callbacks.panels import Panels
 from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack
@@ -11,6 +12,7 @@ from callbacks.transfer import Transfer
 __all__ = [
     "AdversarialBatch",
     "AttackProgress",
+    "Detection",
     "EvaluationPlan",
     "Panels",
     "PlannedAttack",

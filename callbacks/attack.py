@@ -13,10 +13,10 @@ from torch import Tensor
 
 from attacks import Attack
 from attacks.budgets import Fraction, check_radius
-from callbacks.deployment import Deployment, Precision, check_precision, judging
+from callbacks.crafting import Crafter, finite
+from callbacks.deployment import Precision, check_precision, judging
 from callbacks.goals import Goals, choose_goals
 from callbacks.plan import (
-    AdversarialBatch,
     EvaluationPlan,
     PlannedAttack,
     expand,
@@ -48,6 +48,10 @@ class Robustness(Callback):
             attack has made is judged in float32 on the victim itself, always.
         goals: What targeted attacks aim at: the ``next`` class, a ``random`` other one (drawn for each image), or
             the one that is ``least_likely`` by the clean outputs.
+        surrogate: Run or checkpoint of another victim of the same task, on which everything is crafted; the victim
+            judges it (HFC21's semi-white box). None crafts on the victim itself.
+        reference_per_class: Clean training images of each class that objectives such as ``FeatureConstraint`` are
+            fitted to; None for all.
         seed: Seed of all attacks' random streams; None leaves each attack its own.
 
     Raises:
@@ -63,6 +67,8 @@ class Robustness(Callback):
         deployment: bool = True,
         precision: Precision = 32,
         goals: Goals = "next",
+        surrogate: str | None = None,
+        reference_per_class: int | None = None,
         seed: int | None = None,
     ) -> None:
         """Keep the settings."""
@@ -75,14 +81,15 @@ class Robustness(Callback):
             raise ValueError(f"fit_batches counts batches and is not negative, got {fit_batches}")
         if controls and "noise" in self.attacks:
             raise ValueError("an attack named 'noise' would be taken for the control of that name; rename one of them")
-        self.deployment = Deployment(deployment, precision)
+        self.crafter = Crafter(deployment, precision, goals, surrogate, reference_per_class)
         self.plan: EvaluationPlan | None = None
         self._correct: Tensor | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a precision that the device is no good at, before any image is read."""
+        """Refuse what cannot be had, before any image is read."""
         if stage != "fit":
-            check_precision(self.deployment.precision, trainer.strategy.root_device)
+            check_precision(self.crafter.deployment.precision, trainer.strategy.root_device)
+            self.crafter.load(trainer, pl_module)
 
     def planned(self) -> list[tuple[str, Attack]]:
         """Names and attacks of an evaluation, in the order in which they run; names repeat over radii."""
@@ -146,23 +153,30 @@ class Robustness(Callback):
         describe = cast(Any, getattr(victim, "description", dict))
         description = {**describe(), "weights": weights_hash(victim)}
         prints = data.fingerprint(split)
-        others = {**identities(trainer, victim), **self.deployment.identity()}
-        self.deployment.forget()
+        planned_attacks = self.planned()
+        others = {**identities(trainer, victim, planned_attacks), **self.crafter.identity()}
         attacks = [
             PlannedAttack(
                 name,
                 attack,
                 None if getattr(attack, "epsilon", None) is None else float(attack.epsilon),  # type: ignore[attr-defined]
                 record_key(
-                    name, description, prints, attack.parameters(), self.goals if attack.targeted else None, others
+                    name,
+                    description,
+                    prints,
+                    attack.parameters(),
+                    self.goals if attack.targeted else None,
+                    {**others, **self.crafter.reference_identity(attack, data)},
                 ),
                 control=self.controls and name == "noise",
             )
-            for name, attack in self.planned()
+            for name, attack in planned_attacks
         ]
         images = [(sample.id, sample.target) for sample in data.splits[split]]
         described = {**data.describe(), "split": split, "fingerprint": prints}
-        self.plan = EvaluationPlan(attacks, split, images, description, described, others)
+        self.plan = EvaluationPlan(attacks, split, images, description, described, others, craft=self.crafter)
+        tell(trainer, "on_evaluation_plan", trainer, victim, self.plan)
+        self.crafter.prepare(trainer, victim, self.plan)
         tell(trainer, "on_evaluation_start", trainer, victim, self.plan)
         kept = sum(len(self.plan.done.get(planned.key, ())) for planned in attacks)
         if kept and trainer.is_global_zero:
@@ -171,6 +185,7 @@ class Robustness(Callback):
     def _end(self, trainer: pl.Trainer, victim: pl.LightningModule) -> None:
         if self.plan is not None:
             tell(trainer, "on_evaluation_end", trainer, victim, self.plan)
+            self.crafter.forget()
 
     def _attack_batch(self, trainer: pl.Trainer, victim: Any, batch: Any) -> None:
         plan = self.plan
@@ -185,14 +200,14 @@ class Robustness(Callback):
             batch = apply_to_collection(batch, Tensor, torch.clone)  # inference tensors cannot carry gradients
             images, targets, ids = batch["image"], batch["target"], list(batch["id"])
             with judging(victim):
-                outputs = _finite(victim(images), ids, "clean")
+                outputs = finite(victim(images), ids, "clean")
                 correct = ~victim.fooled(outputs, targets)
             for planned in plan.attacks:
                 rows = pending[planned.key]
                 if not rows:
                     continue
                 tell(trainer, "on_attack_start", trainer, planned, plan)
-                attacked = self._attack(
+                attacked = self.crafter(
                     victim,
                     planned,
                     plan,
@@ -204,45 +219,6 @@ class Robustness(Callback):
                 )
                 tell(trainer, "on_adversarial_batch", trainer, victim, attacked)
                 tell(trainer, "on_adversarial_batch_end", trainer, victim, attacked)
-
-    def _attack(
-        self,
-        victim: Any,
-        planned: PlannedAttack,
-        plan: EvaluationPlan,
-        ids: list[str],
-        targets: Any,
-        clean: Tensor,
-        outputs: Any,
-        correct: Tensor,
-    ) -> AdversarialBatch:
-        attack = planned.attack
-        goals = choose_goals(self.goals, attack, targets, outputs, ids) if attack.targeted else None
-        with self.deployment.used(victim, attack, clean):
-            crafted = attack.craft(victim, clean, targets if goals is None else goals, ids)
-        with judging(victim):
-            after = _finite(victim(crafted.images), ids, f"under {planned.name}")
-            right = ~victim.fooled(after, targets)
-            success = attack.reached(victim, after, targets if goals is None else goals)
-        return AdversarialBatch(
-            planned,
-            plan,
-            ids,
-            targets,
-            goals,
-            clean,
-            crafted.images,
-            outputs,
-            after,
-            correct,
-            right,
-            success,
-            crafted.forwards,
-            crafted.backwards,
-            crafted.zero_gradients,
-            crafted.measures,
-            crafted.pictures,
-        )
 
     def _attack_in_fit(self, victim: Any, batch: Any) -> None:
         assert self._correct is not None
@@ -266,15 +242,3 @@ def _take(values: Any, rows: list[int]) -> Any:
     if len(rows) == len(values):
         return values
     return values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]
-
-
-def _finite(outputs: Any, ids: list[str], when: str) -> Any:
-    """Refuse outputs that are not numbers: every rate made of them would be wrong."""
-    if isinstance(outputs, Tensor):
-        finite = outputs.isfinite().flatten(1).all(1)
-        if not bool(finite.all()):
-            bad = [id for id, good in zip(ids, finite.tolist(), strict=True) if not good]
-            raise ValueError(
-                f"the victim's outputs ({when}) are not finite for {len(bad)} of {len(ids)} images, first {bad[0]!r}"
-            )
-    return outputs

@@ -54,7 +54,7 @@ class RecordJournal(Callback):
             raise ValueError("the journal needs the folder of the evaluation, journal.folder, and got none")
         self._old = [] if self.resume else sorted(Path(self.folder).glob("journal/*.jsonl"))
 
-    def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
         """Write the manifest, and say which images are done."""
         folder = Path(self.folder)
         if trainer.is_global_zero:

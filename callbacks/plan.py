@@ -48,7 +48,10 @@ class PlannedAttack:
 
 @dataclass
 class EvaluationPlan:
-    """What is about to be done; a callback that hears ``on_evaluation_start`` may add ids to ``done``.
+    """What is about to be done.
+
+    A callback that hears ``on_evaluation_plan`` may change ``done``; what takes time, such as fitting detectors, is
+    for ``on_evaluation_start``, which comes after it.
 
     Args:
         attacks: All attacks, in the order in which they run.
@@ -58,6 +61,7 @@ class EvaluationPlan:
         data: Description of the data.
         listeners: What the columns of other callbacks depend on, such as the judges' weights.
         done: Ids that need not be attacked again, by an attack's key.
+        craft: Crafts and judges a batch as the evaluation does, see ``callbacks.crafting.Crafter``.
     """
 
     attacks: list[PlannedAttack]
@@ -67,6 +71,16 @@ class EvaluationPlan:
     data: dict[str, Any]
     listeners: dict[str, Any] = field(default_factory=dict)
     done: dict[str, set[str]] = field(default_factory=dict)
+    craft: Any = None
+
+    def pending(self) -> bool:
+        """Whether any image is still to be attacked, on any process: every process comes to the same answer."""
+        return any(
+            id not in done
+            for planned in self.attacks
+            for done in (self.done.get(planned.key, set()),)
+            for id, _ in self.images
+        )
 
 
 @dataclass(frozen=True)
@@ -156,12 +170,12 @@ def record_key(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def identities(trainer: pl.Trainer, victim: pl.LightningModule) -> dict[str, Any]:
+def identities(trainer: pl.Trainer, victim: pl.LightningModule, attacks: list[tuple[str, Attack]]) -> dict[str, Any]:
     """What the listeners' columns depend on: records with other columns are not interchangeable."""
     found: dict[str, Any] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         listener = getattr(callback, "on_evaluation_identity", None)
-        found |= {} if listener is None else listener(trainer, victim)
+        found |= {} if listener is None else listener(trainer, victim, attacks)
     return found
 
 

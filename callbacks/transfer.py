@@ -53,7 +53,7 @@ class Transfer(Callback):
                     raise ValueError(f"judge {name} has {fact} {theirs.get(fact)}, the victim {own.get(fact)}")
             self._victims[name] = judge.to(trainer.strategy.root_device).eval().requires_grad_(False)
 
-    def on_evaluation_identity(self, trainer: pl.Trainer, victim: pl.LightningModule) -> dict[str, Any]:
+    def on_evaluation_identity(self, trainer: pl.Trainer, victim: pl.LightningModule, attacks: Any) -> dict[str, Any]:
         """Name the judges and their weights: other judges give other columns."""
         if not self._victims:
             return {}

@@ -22,6 +22,7 @@ from datamodules.samples import Sample
 from datamodules.splits import (
     SPLITS,
     Fractions,
+    first_of_each_class,
     missing_classes,
     read_splits,
     split_by_patient,
@@ -185,17 +186,21 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         """The split named by ``test_split`` in fixed order, each image once."""
         return self.dataloader_of(self.test_split)
 
-    def reference_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def reference_dataloader(self, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
         """Clean Train images in fixed order, each once: what detectors take as normal. Exists in every stage."""
-        return self.dataloader_of("train")
+        return self.dataloader_of("train", per_class)
 
-    def dataloader_of(self, split: Split) -> DataLoader[dict[str, Any]]:
+    def dataloader_of(self, split: Split, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
         """A split in fixed order with the evaluation's transform, each image once.
+
+        Args:
+            split: Name of the split.
+            per_class: At most that many images of each class, the first in the fixed order; None for all.
 
         Raises:
             ValueError: An unknown or empty split, fewer images than processes, or `setup` was not called.
         """
-        samples = self._samples(split)
+        samples = first_of_each_class(self._samples(split), per_class)
         world = rank_and_world()[1]
         if len(samples) < world:
             raise ValueError(f"the split {split} has {len(samples)} images for {world} processes: use fewer devices")

@@ -116,6 +116,17 @@ def missing_classes(split: str, splits: Mapping[str, Sequence[Sample]], class_na
     return [name for target, name in enumerate(class_names) if target not in present]
 
 
+def first_of_each_class(samples: Sequence[Sample], count: int | None) -> list[Sample]:
+    """Keep the first samples of each class in their order; all for None."""
+    seen: Counter[int] = Counter()
+    kept = []
+    for sample in samples:
+        seen[sample.target] += 1
+        if count is None or seen[sample.target] <= count:
+            kept.append(sample)
+    return kept
+
+
 def take(samples: Sequence[Sample], limit: int, seed: int) -> list[Sample]:
     """At most `limit` of the samples, the classes in proportion, sorted by id.
 

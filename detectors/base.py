@@ -47,7 +47,7 @@ class Features:
     @property
     def penultimate(self) -> Tensor:
         """Activations of the last layer, ``(N, C)``."""
-        return next(reversed(self.layers.values()))
+        return list(self.layers.values())[-1]
 
     def __getitem__(self, rows: Any) -> "Features":
         """Features of some of the images, by anything that indexes a tensor's rows."""
@@ -187,9 +187,9 @@ class Detector(nn.Module, ABC):
 
     def parameters_given(self) -> dict[str, Any]:
         """Its settings, by the names of the ``__init__`` arguments."""
-        return {
-            name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"
-        }
+        given = inspect.signature(type(self).__init__).parameters.values()
+        named = [one.name for one in given if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        return {name: getattr(self, name) for name in named if name != "self"}
 
     @property
     def layer_names(self) -> list[str]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from networks.deployment import DeployedNetwork
 
-
 ACTIVATIONS = "activations"  # stands for every activation layer and the pooled one
 _GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.MultiheadAttention)
 _HOMES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")

@@ -47,6 +47,11 @@ def format_percent(rate: float | None) -> str:
     return DASH if rate is None else f"{100 * rate:.1f} %"
 
 
+def format_score(score: float | None) -> str:
+    """Write an AUROC or a TPR in percent with one decimal and without its sign, "99.8", as detection tables do."""
+    return DASH if score is None else f"{100 * score:.1f}"
+
+
 def format_measure(value: float | None) -> str:
     """Write the mean of a measurement so that a column of them can be compared: three decimals, from 10 on one.
 

@@ -13,6 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from results.detection import TNR
+from results.detection_figures import roc_figure, roc_note
+from results.detection_tables import detection_grids
 from results.figures import accuracy_figure, cost_figure
 from results.formats import (
     DASH,
@@ -22,6 +25,7 @@ from results.formats import (
     format_measure,
     format_passes,
     format_percent,
+    format_score,
 )
 from results.manifest import replace_file
 from results.records import RECORDS, merge
@@ -86,8 +90,10 @@ def write_report(folder: str | Path) -> Path:
         passes=format_passes,
         number=_number,
         measure=format_measure,
+        score=format_score,
     )
     panels = read_panels(folder, summary["manifest"])
+    tnr = (summary.get("detection") or {}).get("tnr", TNR)
     page = environment.get_template(f"{REPORT}.j2").render(
         manifest=summary["manifest"],
         rows=summary["rows"],
@@ -104,6 +110,8 @@ def write_report(folder: str | Path) -> Path:
         ),
         accuracy_figure=Markup(accuracy_figure(summary)),
         cost_figure=Markup(cost_figure(summary)),
+        detection=[(grid, Markup(roc_figure(grid, tnr)), roc_note(grid)) for grid in detection_grids(summary)],
+        tnr=tnr,
         panels=panels,
         first_shown=_first_shown(panels, summary),
         dash=DASH,

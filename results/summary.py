@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from results.checks import check
+from results.detection import detection
 from results.formats import MEASURES
 from results.manifest import read_manifest, write_json
 from results.records import COLUMNS, read_records
@@ -38,6 +39,7 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
           images that all of them have tried.
         - `checks`: the self-checks that were made and how many comparisons each could make.
         - `flags`: what they found, as `results.checks` describes it.
+        - `detection`: how well detectors do, as `results.detection` describes it; empty without detectors.
     """
     expected = int(manifest["data"]["images"])
     entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
@@ -57,6 +59,7 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         "worst_case": _worst_case(entries, tables),
         "checks": checks,
         "flags": flags,
+        "detection": detection([entry for entry in entries if not entry["control"]], tables, manifest),
     }
 
 
@@ -182,7 +185,8 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
 
 def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Means of the numeric columns that the schema does not know, and how many images have no value."""
-    extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(pl.exclude([*COLUMNS, "^judge_.*$"]))
+    others = pl.exclude([*COLUMNS, "^judge_.*$", "^detector_.*$"])
+    extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(others)
     known = list(MEASURES)
     columns = sorted(
         extra.get_columns(), key=lambda column: known.index(column.name) if column.name in known else len(known)

@@ -263,11 +263,14 @@ def test_features_run_the_network_once(conv_net: Any, images_of: Any) -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 4, 5, 6)])
-def test_pooling_averages_over_everything_behind_the_channels(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "averaged"),
+    [((2, 3), ()), ((2, 4, 3), (1,)), ((2, 3, 4, 5), (2, 3)), ((2, 3, 4, 4), (2, 3)), ((2, 4, 4, 3), (1, 2))],
+    ids=["vectors", "tokens", "maps", "square maps", "maps with channels last"],
+)
+def test_pooling_averages_over_everything_but_the_channels(shape: tuple[int, ...], averaged: tuple[int, ...]) -> None:
     activation = torch.rand(shape)
-    expected = activation.mean(tuple(range(2, len(shape)))) if len(shape) > 2 else activation
-    torch.testing.assert_close(pooled(activation), expected)
+    torch.testing.assert_close(pooled(activation), activation.mean(averaged) if averaged else activation)
 
 
 def test_an_unknown_layer_is_refused_with_the_nearest_names(images_of: Any) -> None:

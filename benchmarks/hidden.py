@@ -1,0 +1,154 @@
+"""Times a step of PGD that hides by the feature constraint against a plain one: ``python -m benchmarks.hidden``."""
+
+import argparse
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks import PGD, as_victim
+from attacks.base import WeightedSum
+from attacks.feature_constraint import FeatureConstraint, assembled
+from attacks.gaussian_mixture import maximised
+from attacks.objectives import CrossEntropy
+from attacks.resemblance import Knowledge
+from benchmarks.contenders import EPSILON, Block, Run, craft, floor
+from benchmarks.sign_gradient import against, described, interleave, store, timed
+from benchmarks.tables import cost, heading, table
+
+LIBRARIES = ("torch", "torchvision", "timm")
+TAPS = ("activations",)
+CLASSES = 2
+AIMS = {1: 1.25, 64: 1.6}
+
+
+def synthetic(
+    layers: Mapping[str, int], components: int, images: int, device: torch.device
+) -> tuple[Knowledge, dict[str, Any]]:
+    """Mixtures of each class from random features and equally large components, as a fit to that many images has them.
+
+    Args:
+        layers: Number of channels of each layer.
+        components: Gaussians of each class.
+        images: Clean images of each class.
+        device: Where the features are.
+
+    Returns:
+        What an objective would know, and how long it took and how large it is.
+    """
+    start, generator = time.perf_counter(), torch.Generator().manual_seed(0)
+    shares = functional.one_hot(torch.arange(images) % components, components).double().to(device)
+    mixtures = {}
+    for name, channels in layers.items():
+        drawn = torch.rand((CLASSES, images, channels), generator=generator, dtype=torch.float64).to(device)
+        mixtures[name] = [maximised(features, shares, 0.1) for features in drawn]
+    knowledge = assembled(mixtures, torch.zeros((), device=device))
+    numbers = sum(
+        tensor.numel() * tensor.element_size()
+        for part in knowledge.parts
+        for tensor in vars(part.mixture).values()
+        if isinstance(tensor, Tensor)
+    )
+    full = CLASSES * components * sum(channels**2 for channels in layers.values()) * 4
+    return knowledge, {"seconds": time.perf_counter() - start, "bytes": numbers, "bytes_in_full": full}
+
+
+def widths(network: nn.Module, images: Tensor) -> dict[str, int]:
+    """Number of channels of each layer that the constraint reads."""
+    victim = as_victim(network)
+    with torch.no_grad():
+        features = victim.features(images[:1], victim.layers_named(TAPS))[1]
+    return {name: values.shape[1] for name, values in features.items()}
+
+
+def measure(
+    network: nn.Module, images: Tensor, targets: Tensor, steps: int, rounds: int, references: int
+) -> dict[str, Any]:
+    """Time PGD with and without the constraint, all of them once a round."""
+    layers = widths(network, images)
+    runs: dict[str, Run] = {
+        "floor": floor(network, images, targets, steps),
+        "plain": craft(PGD(epsilon=EPSILON, steps=steps), network, images, targets),
+    }
+    sizes = {}
+    for components in AIMS:
+        knowledge, size = synthetic(layers, components, references, images.device)
+        sizes[components] = size
+        print(f"K = {components}: mixtures in {size['seconds']:.0f} s, {size['bytes'] / 2**20:.0f} MiB", flush=True)
+        objective = WeightedSum((CrossEntropy(), FeatureConstraint(TAPS, components).knowing(knowledge)), (1.0, 1.0))
+        attack = PGD(epsilon=EPSILON, steps=steps, objective=objective)
+        runs[f"K = {components}"] = craft(attack, network, images, targets)
+    block = Block("PGD", steps, 1, runs)
+    for run in runs.values():
+        timed(run, 1, images.device)
+    seconds, _ = interleave([block], rounds, images.device, "hidden")
+    spent = seconds[block.name]
+    rows = [{"contender": key} | against(spent[key], spent["plain"]) for key in runs]
+    for row, components in zip(rows[2:], AIMS, strict=True):
+        row |= {"components": components, "aim": AIMS[components]} | sizes[components]
+    return {
+        "network": "resnet50",
+        "images": list(images.shape),
+        "layers": len(layers),
+        "references": references,
+        "steps": steps,
+        "rounds": rounds,
+        "rows": rows,
+    }
+
+
+def render(result: dict[str, Any]) -> str:
+    """Everything about one machine, as Markdown."""
+    measured = result["measured"]
+    number, channels, height, width = measured["images"]
+    body = []
+    for row in measured["rows"]:
+        if "aim" not in row:
+            body.append([row["contender"], cost(row), "–", "–", "–"])
+            continue
+        kept, full = (f"{row[name] / 2**20:,.0f}" for name in ("bytes", "bytes_in_full"))
+        reached = "reached" if row["ratio"] <= row["aim"] else "missed"
+        body.append([row["contender"], cost(row), f"{row['aim']:.2f}, {reached}", kept, full])
+    head = ["PGD", "time of a step", "at most", "mixtures, MiB", "as full matrices, MiB"]
+    return "\n\n".join(
+        [
+            *heading(result),
+            f"**{measured['network']}, {number} x {channels} x {height} x {width}**, all {measured['layers']} layers, "
+            f"{CLASSES} classes of {measured['references']} clean images, {measured['steps']} steps, "
+            f"{measured['rounds']} rounds. Time as a multiple of plain PGD, median of the rounds (quartiles):",
+            table(head, body),
+        ]
+    )
+
+
+def main() -> None:
+    """Read the command line, measure, store and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="steps of each attack, all of which cost the same")
+    parser.add_argument("--references", type=int, default=1500, help="clean images of each class")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out; stores nothing")
+    arguments = parser.parse_args()
+    device, load = torch.device(arguments.device), os.getloadavg()[0]
+    torch.backends.cudnn.benchmark = False  # as in the other benchmarks
+    torch.manual_seed(0)
+    network = timm.create_model("resnet50", num_classes=CLASSES).eval().requires_grad_(False).to(device)
+    number, side, references = (2, 64, 128) if arguments.quick else (8, 224, arguments.references)
+    rounds = 2 if arguments.quick else arguments.rounds
+    images = torch.rand((number, 3, side, side), generator=torch.Generator().manual_seed(0)).to(device)
+    targets = (torch.arange(number) % CLASSES).to(device)
+    measured = measure(network, images, targets, arguments.steps, rounds, references)
+    result = described("hidden", device, LIBRARIES, load) | {"measured": measured}
+    print(render(result))
+    if not arguments.quick:
+        store(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""How a batch is attacked: on a deployment copy or a surrogate, with objectives fitted to clean training images."""
+
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from attacks import Attack
+from attacks.reference import Reference, fit_objectives, patterns_wanted
+from callbacks.deployment import Deployment, Precision, judging
+from callbacks.extraction import Extractor, clean_features
+from callbacks.goals import Goals, choose_goals
+from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, weights_hash
+from callbacks.transfer import checkpoint_of
+
+
+class Crafter:
+    """Crafts adversarial images and has the victim judge them.
+
+    Args:
+        deployment: Attack a folded copy of the network.
+        precision: Precision of the attacks' gradients.
+        goals: What targeted attacks aim at.
+        surrogate: Run or checkpoint of another victim, on which everything is crafted; None for the victim itself.
+        reference_per_class: Clean training images of each class that objectives are fitted to; None for all.
+    """
+
+    def __init__(
+        self,
+        deployment: bool = True,
+        precision: Precision = 32,
+        goals: Goals = "next",
+        surrogate: str | None = None,
+        reference_per_class: int | None = None,
+    ) -> None:
+        """Keep the settings."""
+        if reference_per_class is not None and reference_per_class < 1:
+            raise ValueError(f"reference_per_class counts images and is at least 1, got {reference_per_class}")
+        self.deployment = Deployment(deployment, precision)
+        self.goals, self.surrogate, self.reference_per_class = goals, surrogate, reference_per_class
+        self._surrogate: Any = None
+        self._ready: dict[str, Attack] = {}
+
+    def load(self, trainer: pl.Trainer, victim: pl.LightningModule) -> None:
+        """Load the surrogate, before any image is read.
+
+        Raises:
+            ValueError: It cannot be had, or does not fit the victim.
+        """
+        if self.surrogate is None:
+            return
+        other = cast(Any, type(victim)).from_checkpoint(checkpoint_of(self.surrogate))
+        own, theirs = (cast(Any, one).description() for one in (victim, other))
+        for fact in ("num_classes", "channels"):
+            if own.get(fact) != theirs.get(fact):
+                raise ValueError(f"the surrogate has {fact} {theirs.get(fact)}, the victim {own.get(fact)}")
+        self._surrogate = other.to(trainer.strategy.root_device).eval().requires_grad_(False)
+
+    def identity(self) -> dict[str, Any]:
+        """What all records depend on, beside victim, data and attack."""
+        shown = self.deployment.identity()
+        return shown if self._surrogate is None else {**shown, "surrogate": weights_hash(self._surrogate)}
+
+    def reference_identity(self, attack: Attack, data: Any) -> dict[str, Any]:
+        """What an attack's records depend on through the clean images that its objectives are fitted to."""
+        if not patterns_wanted(attack):
+            return {}
+        return {"reference": data.fingerprint("train"), "reference_per_class": self.reference_per_class}
+
+    def prepare(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+        """Fit the objectives of all attacks that are still to run; all processes come by here."""
+        self.deployment.forget()
+        self._ready = {planned.key: planned.attack for planned in plan.attacks}
+        waiting = [planned for planned in plan.attacks if patterns_wanted(planned.attack)]
+        if not waiting or not plan.pending():
+            return
+        attacked = victim if self._surrogate is None else self._surrogate
+        wanted = list(dict.fromkeys(patterns for planned in waiting for patterns in patterns_wanted(planned.attack)))
+        named = {patterns: attacked.layers_named(patterns) for patterns in wanted}  # type: ignore[operator]
+        union = list(dict.fromkeys(name for names in named.values() for name in names))
+        loader = trainer.datamodule.reference_dataloader(self.reference_per_class)  # type: ignore[attr-defined]
+        extractor = Extractor(attacked, union)
+        ids, features, labels = clean_features(trainer, extractor, loader, "clean features for the attacks")
+        device = trainer.strategy.root_device
+        reference = Reference({name: features.layers[name].to(device) for name in extractor.names}, labels, ids, named)
+        with torch.inference_mode(False):
+            for planned in waiting:
+                self._ready[planned.key] = fit_objectives(planned.attack, reference)
+
+    def __call__(
+        self,
+        victim: Any,
+        planned: PlannedAttack,
+        plan: EvaluationPlan,
+        ids: list[str],
+        targets: Any,
+        clean: Tensor,
+        outputs: Any,
+        correct: Tensor,
+    ) -> AdversarialBatch:
+        """Craft a batch, and judge it by the victim in float32.
+
+        Args:
+            victim: The victim.
+            planned: The attack.
+            plan: The evaluation.
+            ids: The images' ids.
+            targets: True targets.
+            clean: Clean images ``(N, C, H, W)``, no inference tensor.
+            outputs: The victim's outputs for them.
+            correct: Whether it is right about them, ``(N,)``.
+        """
+        attack = self._ready.get(planned.key, planned.attack)
+        goals = choose_goals(self.goals, attack, targets, outputs, ids) if attack.targeted else None
+        attacked = victim if self._surrogate is None else self._surrogate
+        with self.deployment.used(attacked, attack, clean):
+            crafted = attack.craft(attacked, clean, targets if goals is None else goals, ids)
+        with judging(victim):
+            after = finite(victim(crafted.images), ids, f"under {planned.name}")
+            right = ~victim.fooled(after, targets)
+            success = attack.reached(victim, after, targets if goals is None else goals)
+        return AdversarialBatch(
+            planned,
+            plan,
+            ids,
+            targets,
+            goals,
+            clean,
+            crafted.images,
+            outputs,
+            after,
+            correct,
+            right,
+            success,
+            crafted.forwards,
+            crafted.backwards,
+            crafted.zero_gradients,
+            crafted.measures,
+            crafted.pictures,
+        )
+
+    def forget(self) -> None:
+        """Let fitted objectives go."""
+        self._ready = {}
+
+
+def finite(outputs: Any, ids: list[str], when: str) -> Any:
+    """Refuse outputs that are not numbers: every rate made of them would be wrong."""
+    if isinstance(outputs, Tensor):
+        good = outputs.isfinite().flatten(1).all(1)
+        if not bool(good.all()):
+            bad = [id for id, fine in zip(ids, good.tolist(), strict=True) if not fine]
+            raise ValueError(
+                f"the victim's outputs ({when}) are not finite for {len(bad)} of {len(ids)} images, first {bad[0]!r}"
+            )
+    return outputs

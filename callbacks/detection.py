@@ -1,0 +1,276 @@
+"""Detection: fits detectors of adversarial images on Train and AdvTrain, and scores every attacked image."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from attacks import Attack
+from callbacks.detector_fitting import fit_data, negatives_like
+from callbacks.extraction import Extractor, clean_features
+from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, weights_hash
+from detectors import Detector, Features, concatenate, load_detectors, save_detectors
+
+logger = logging.getLogger(__name__)
+
+SAME = "same"
+NAME = re.compile(r"[A-Za-z0-9-]+")
+
+
+class Detection(Callback):
+    """Scores the clean, the noisy and the adversarial version of every image by every detector.
+
+    Densities are fitted on clean images of Train, classifiers on AdvTrain (clean and noisy images against those of an
+    attack that fool the victim; images that it gets wrong are left out), and the split under evaluation is only
+    judged. The scores are columns of the records: ``detector_D_F`` of the adversarial image, ``detector_D_F_clean``
+    and ``detector_D_F_noisy``, for the detector D fitted on the attack F. A detector that cannot be fitted is left
+    out with a warning, and its columns stay empty.
+
+    Args:
+        detectors: Detectors by name, of letters, digits and ``-``.
+        layers: Layers that they see, by names, patterns or ``activations``.
+        fit_on: Attacks, by their names in the configuration, that classifiers are fitted on, each judged on all
+            attacks; ``same`` fits one for every attack and judges it on that attack alone. An attack that runs at
+            several radii is taken at the judged one's radius, or the nearest.
+        reference_per_class: Clean images of Train of each class that densities are fitted on; None for all.
+        fit_per_class: Images of AdvTrain of each class; None for all.
+        passes: Passes with dropout for Bayesian uncertainty.
+        seed: Seed of dropout and noise.
+        folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
+
+    Raises:
+        ValueError: A name or a number is out of its range; or (later, before images are read) a layer or an attack
+            does not exist, or the split is one that detectors are fitted on.
+    """
+
+    def __init__(
+        self,
+        detectors: dict[str, Detector] | None = None,
+        layers: list[str] | None = None,
+        fit_on: list[str] | None = None,
+        reference_per_class: int | None = 500,
+        fit_per_class: int | None = None,
+        passes: int = 50,
+        seed: int = 0,
+        folder: str = "",
+    ) -> None:
+        """Keep the settings; nothing is fitted yet."""
+        self.detectors = dict(detectors or {})
+        self.layers, self.fit_on = list(layers or ["activations"]), list(fit_on or [SAME])
+        self.reference_per_class, self.fit_per_class = reference_per_class, fit_per_class
+        self.passes, self.seed, self.folder = passes, seed, folder
+        for name in self.detectors:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"a detector's name is made of letters, digits and -, got {name!r}")
+        for option, count in (("reference_per_class", reference_per_class), ("fit_per_class", fit_per_class)):
+            if count is not None and count < 1:
+                raise ValueError(f"{option} counts images and is at least 1, got {count}")
+        if passes < 2:
+            raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
+        self._extractor: Extractor | None = None
+        self._fitted: dict[str, dict[str, Detector]] = {}
+        self._chosen: dict[tuple[str, str], str | None] = {}
+        self._measured: dict[Any, dict[str, Tensor]] = {}
+        self._batch: list[str] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the layers, before any image is read."""
+        if stage != "fit" and self.detectors:
+            draws = any(detector.needs_draws for detector in self.detectors.values())
+            self._extractor = Extractor(pl_module, self.layers, self.passes if draws else 0, self.seed)
+
+    def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Attack]]) -> Any:
+        """Say what the scores depend on: the detectors, and all that they are fitted on."""
+        if not self.detectors:
+            return {}
+        assert self._extractor is not None
+        names = list(dict.fromkeys(name for name, _ in attacks))
+        for wanted in self.fit_on:
+            if wanted != SAME and wanted not in names:
+                raise ValueError(
+                    f"detectors are to be fitted on the attack {wanted!r}, and there are {', '.join(names)}"
+                )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        described = {
+            "detectors": list(self.detectors),
+            "fits": self.fit_on,
+            "settings": {
+                name: {"class": type(detector).__name__, **detector.parameters_given()}
+                for name, detector in self.detectors.items()
+            },
+            "layers": list(self._extractor.names),
+            "attacks": {
+                f"{name} {place}": attack.parameters()
+                for place, (name, attack) in enumerate(attacks)
+                if name in self.fit_on
+            },
+            "reference": data.fingerprint("train"),
+            "fitted_on": data.fingerprint("adv_train"),
+            "reference_per_class": self.reference_per_class,
+            "fit_per_class": self.fit_per_class,
+            "passes": self._extractor.passes,
+            "seed": self.seed,
+        }
+        return {"detection": described}
+
+    def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+        """Refuse to judge detectors on what they are fitted on.
+
+        Raises:
+            ValueError: The split is Train or AdvTrain.
+        """
+        if self.detectors and plan.split in ("train", "adv_train"):
+            raise ValueError(
+                f"detectors are fitted on train and adv_train and judged on another split, and this is {plan.split}"
+            )
+
+    def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+        """Fit the detectors, or load what an evaluation that was killed has fitted."""
+        self._forget()
+        if not self.detectors or not plan.pending():
+            return
+        self._chosen = {
+            (fit, planned.key): _fit_key(fit, planned, plan.attacks) for fit in self.fit_on for planned in plan.attacks
+        }
+        needed = [planned for planned in plan.attacks if planned.key in self._chosen.values()]
+        own = weights_hash(victim)
+        device = trainer.strategy.root_device
+        paths = {planned.key: Path(self.folder) / "detectors" / f"{planned.key}.safetensors" for planned in needed}
+        if self.folder and all(path.is_file() for path in paths.values()):
+            self._fitted = {key: load_detectors(path, own, device) for key, path in paths.items()}
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            self._fit(trainer, victim, plan, needed)
+        if self.folder and trainer.is_global_zero:
+            for planned in needed:
+                about = {"attack": planned.name, "epsilon": planned.epsilon, "split": "adv_train"}
+                save_detectors(paths[planned.key], self._fitted[planned.key], own, planned.name, about)
+
+    @torch.no_grad()
+    def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
+        """Add the scores of a batch."""
+        if not self.detectors:
+            return
+        if self._batch != batch.ids:
+            self._batch, self._measured = batch.ids, {}
+        attack = batch.planned.attack
+        noisy = negatives_like(attack, victim, batch.clean, batch.adversarial, batch.ids, self.seed)
+        radius = batch.planned.epsilon if attack.norm == "linf" and batch.planned.epsilon is not None else None
+        shown: dict[str, tuple[Any, Tensor]] = {
+            "_clean": ("clean", batch.clean),
+            "_noisy": (("noisy", batch.planned.key if radius is None else radius), noisy),
+            "": (("adversarial", batch.planned.key), batch.adversarial),
+        }
+        undefined = torch.full((len(batch.ids),), torch.nan, dtype=torch.float64, device=batch.clean.device)
+        for suffix, (kind, images) in shown.items():
+            measured = self._measure(kind, images, batch.ids)
+            for fit in self.fit_on:
+                fitted = self._fitted.get(self._chosen.get((fit, batch.planned.key)) or "", {})
+                for name in self.detectors:
+                    scores = fitted[name].classify(measured[name]).double() if name in fitted else undefined
+                    batch.columns[f"detector_{name}_{fit}{suffix}"] = scores
+
+    def on_evaluation_end(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+        """Let the detectors go; they are saved."""
+        self._forget()
+
+    def _measure(self, kind: Any, images: Tensor, ids: list[str]) -> dict[str, Tensor]:
+        """What each detector measures of images; the clean and the noisy ones are shared by the attacks of a batch."""
+        if kind not in self._measured:
+            assert self._extractor is not None
+            features = self._extractor(images, ids)
+            measured = {}
+            for fitted in self._fitted.values():
+                for name, detector in fitted.items():
+                    if name not in measured:  # classifiers of several attacks read the same measurements
+                        measured[name] = detector.measure(features)
+            self._measured = {other: old for other, old in self._measured.items() if other[0] != "adversarial"}
+            self._measured[kind] = measured
+        return self._measured[kind]
+
+    def _fit(
+        self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan, needed: list[PlannedAttack]
+    ) -> None:
+        assert self._extractor is not None
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        device = trainer.strategy.root_device
+        loader = data.reference_dataloader(self.reference_per_class)
+        _, reference, labels = clean_features(trainer, self._extractor, loader, "clean features for the detectors")
+        prepared = {name: detector for name, detector in self.detectors.items() if self._has_dropout(name, detector)}
+        prepared = self._tried(
+            prepared, lambda one: one.fit_reference(reference.to(device), labels.to(device)), trainer
+        )
+        loader = data.dataloader_of("adv_train", self.fit_per_class)
+        groups = fit_data(trainer, victim, plan, needed, self._extractor, loader, self.seed)
+        for planned in needed:
+            clean, _, adversarial = groups[planned.key]
+            if trainer.is_global_zero:
+                logger.info(
+                    "detectors on %s: %d clean images of train, %d clean and %d adversarial of adv_train",
+                    " ".join(filter(None, [planned.name, f"{planned.epsilon:.3g}" if planned.epsilon else ""])),
+                    len(reference),
+                    0 if clean is None else len(clean),
+                    0 if adversarial is None else len(adversarial),
+                )
+            forks = {name: detector.fork() for name, detector in prepared.items()}
+
+            def classify(one: Detector, groups: Any = groups[planned.key]) -> None:
+                negative, positive = _measured_groups(one, groups, device)
+                one.fit_classifier(negative, positive)
+
+            self._fitted[planned.key] = self._tried(forks, classify, trainer, f" on {planned.name}")
+
+    def _has_dropout(self, name: str, detector: Detector) -> bool:
+        assert self._extractor is not None
+        if detector.needs_draws and self._extractor.without_dropout:
+            logger.warning("detector %s is left out: %s", name, self._extractor.without_dropout)
+            return False
+        return True
+
+    def _tried(self, detectors: Mapping[str, Detector], fit: Any, trainer: pl.Trainer, where: str = "") -> Any:
+        """The detectors that can be fitted; each of the others is named once with its reason."""
+        good = {}
+        for name, detector in detectors.items():
+            try:
+                fit(detector)
+                good[name] = detector.to(trainer.strategy.root_device)
+            except ValueError as error:
+                if trainer.is_global_zero:
+                    logger.warning("detector %s%s is left out: %s", name, where, error)
+        return good
+
+    def _forget(self) -> None:
+        self._fitted, self._chosen, self._measured, self._batch = {}, {}, {}, []
+
+
+def _measured_groups(
+    detector: Detector, groups: tuple[Features | None, Features | None, Features | None], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Measured negatives and positives of AdvTrain."""
+    clean, noisy, adversarial = groups
+    if clean is None or noisy is None:
+        raise ValueError("there is no correctly classified clean image to fit on")
+    if adversarial is None:
+        raise ValueError("there is no successful adversarial image to fit on")
+    negatives = concatenate([clean, noisy]).to(device)
+    return detector.measure(negatives), detector.measure(adversarial.to(device))
+
+
+def _fit_key(fit: str, judged: PlannedAttack, attacks: list[PlannedAttack]) -> str | None:
+    """Key of the attack that the classifier is fitted on which judges an attack; None for none."""
+    if fit == SAME:
+        return None if judged.control else judged.key
+    candidates = [planned for planned in attacks if planned.name == fit and not planned.control]
+    if not candidates:
+        return None
+    radius = judged.epsilon
+    if radius is None:
+        return candidates[0].key
+    far = [abs((planned.epsilon if planned.epsilon is not None else radius) - radius) for planned in candidates]
+    return candidates[far.index(min(far))].key

@@ -1,0 +1,198 @@
+"""How well scores tell two groups apart: AUROC, TPR at a given TNR, the ROC curve, and intervals by the bootstrap."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000
+LIMITS = (2.5, 97.5)  # percentiles that enclose 95 %
+BLOCK = 4_000_000  # weights held at a time: bounds the memory of the bootstrap
+
+Scores = NDArray[np.float64]
+
+
+class Intervals(NamedTuple):
+    """95 % limits `[lower, upper]` of both measures; None where a group is empty."""
+
+    auroc: list[float] | None
+    tpr: list[float] | None
+
+
+def auroc(negative: Scores, positive: Scores) -> float | None:
+    """Probability that a positive scores above a negative one, ties counting one half, by ranks.
+
+    Args:
+        negative: Raw scores of one group, ``(N,)``, of any range, larger = more suspicious.
+        positive: Raw scores of the other, ``(M,)``.
+
+    Returns:
+        A number in [0, 1]; None if a group is empty.
+
+    Raises:
+        ValueError: If a score is NaN.
+
+    >>> auroc(np.array([300.0, 310.0]), np.array([305.0, 400.0]))
+    0.75
+    """
+    _check(negative, positive)
+    if not len(negative) or not len(positive):
+        return None
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, side="left")
+    not_above = np.searchsorted(ordered, positive, side="right")
+    return float((below + not_above).sum() / (2 * len(negative) * len(positive)))
+
+
+def tpr_at_tnr(negative: Scores, positive: Scores, tnr: float = 0.9) -> float | None:
+    """Share of positives that are flagged when at least `tnr` of the negatives pass (HFC21's TPR@90 for 0.9).
+
+    The threshold is the smallest score of a negative that at least ``tnr * N`` negatives do not exceed; what lies
+    strictly above it is flagged. So never more than ``(1 - tnr) * N`` negatives are flagged, and a positive that ties
+    with the threshold counts as missed. It is the highest TPR of the ROC curve at an FPR of at most ``1 - tnr``.
+
+    Args:
+        negative: Raw scores, ``(N,)``.
+        positive: Raw scores, ``(M,)``.
+        tnr: True negative rate, above 0 and at most 1.
+
+    Returns:
+        A number in [0, 1]; None if a group is empty.
+
+    Raises:
+        ValueError: If a score is NaN or `tnr` is out of range.
+
+    >>> tpr_at_tnr(np.arange(10.0), np.array([7.5, 8.0, 8.5, 20.0]))  # threshold 8: one negative of ten lies above
+    0.5
+    """
+    _check(negative, positive)
+    needed = _passing(len(negative), tnr)
+    if not len(negative) or not len(positive):
+        return None
+    threshold = np.sort(negative)[int(needed) - 1]
+    return float((positive > threshold).mean())
+
+
+def roc_curve(negative: Scores, positive: Scores, points: int | None = None) -> tuple[Scores, Scores]:
+    """False and true positive rate as the threshold falls from above all scores to the lowest.
+
+    Args:
+        negative: Raw scores, ``(N,)``.
+        positive: Raw scores, ``(M,)``.
+        points: At most so many, 2 or more, evenly spread along the curve; all by default, without those that lie on
+            the straight line between their neighbours.
+
+    Returns:
+        The rates, each ``(K,)``, from (0, 0) to (1, 1); empty if a group is.
+
+    Raises:
+        ValueError: If a score is NaN or `points` is below 2.
+
+    >>> [rates.tolist() for rates in roc_curve(np.array([1.0, 3.0]), np.array([2.0, 4.0]))]
+    [[0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0]]
+    """
+    _check(negative, positive)
+    if points is not None and points < 2:
+        raise ValueError(f"a curve has 2 points or more, got {points}")
+    if not len(negative) or not len(positive):
+        return np.empty(0), np.empty(0)
+    thresholds = np.unique(np.concatenate([negative, positive]))[::-1]
+    counts = [
+        np.concatenate([[0], len(group) - np.searchsorted(np.sort(group), thresholds, side="left")])
+        for group in (negative, positive)
+    ]
+    steps = [np.diff(count) for count in counts]
+    turns = steps[0][:-1] * steps[1][1:] != steps[1][:-1] * steps[0][1:]  # in whole numbers, so exactly
+    kept = np.flatnonzero(np.concatenate([[True], turns, [True]]))
+    false, true = (count[kept] / count[-1] for count in counts)
+    if points is not None and len(false) > points:
+        along = false + true  # grows strictly, from 0 to 2
+        nearest = np.unique(np.abs(along[:, None] - np.linspace(0, 2, points)).argmin(axis=0))
+        false, true = false[nearest], true[nearest]
+    return false, true
+
+
+def bootstrap_intervals(
+    negative: Scores,
+    negative_images: NDArray[np.int64],
+    positive: Scores,
+    positive_images: NDArray[np.int64],
+    tnr: float = 0.9,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Intervals:
+    """Percentile intervals of AUROC and TPR under resampling of images, 95 %.
+
+    Scores of one image resemble each other, so images are drawn with replacement and all scores of a drawn image come
+    along (cluster bootstrap). A resample is a weight per image, and all of them are judged by one cumulative sum over
+    the sorted scores. Resamples without a positive or without a negative have no value and are left out.
+
+    Args:
+        negative: Raw scores, ``(N,)``.
+        negative_images: Number of the image, from 0, that each belongs to, ``(N,)``.
+        positive: Raw scores, ``(M,)``.
+        positive_images: The same for the positives, ``(M,)``.
+        tnr: As in `tpr_at_tnr`.
+        resamples: How often to draw.
+        seed: Of the drawing.
+
+    Raises:
+        ValueError: If a score is NaN or `tnr` is out of range.
+    """
+    _check(negative, positive)
+    _passing(len(negative), tnr)
+    if not len(negative) or not len(positive):
+        return Intervals(None, None)
+    order, place = np.argsort(negative, kind="stable"), np.argsort(positive, kind="stable")
+    negative, positive = negative[order], positive[place]
+    negative_images, positive_images = negative_images[order], positive_images[place]
+    below = np.searchsorted(negative, positive, side="left")
+    not_above = np.searchsorted(negative, positive, side="right")
+    missed = np.searchsorted(positive, negative, side="right")  # positives that a threshold at this negative misses
+    images = 1 + int(max(negative_images.max(), positive_images.max()))
+    areas, rates = [], []
+    for weights in _draws(images, resamples, max(len(negative), images), seed):
+        negatives, positives = _sums(weights[negative_images]), _sums(weights[positive_images])
+        defined = (negatives[-1] > 0) & (positives[-1] > 0)
+        negatives, positives, weights = negatives[:, defined], positives[:, defined], weights[:, defined]
+        n_negative, n_positive = negatives[-1], positives[-1]
+        pairs = (weights[positive_images] * (negatives[below] + negatives[not_above])).sum(axis=0)
+        areas.append(pairs / (2 * n_negative * n_positive))
+        threshold = (negatives[1:] < _passing(n_negative, tnr)).sum(axis=0)
+        rates.append(1 - positives[missed[threshold], np.arange(len(threshold))] / n_positive)
+    return Intervals(_limits(np.concatenate(areas)), _limits(np.concatenate(rates)))
+
+
+def _draws(images: int, resamples: int, scores: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """How often each image was drawn, ``(images, resamples)``, in blocks of resamples."""
+    generator = np.random.default_rng(seed)
+    block = max(1, BLOCK // scores)
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
+        drawn = generator.integers(0, images, size=(count, images)) * count + np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=images * count).reshape(images, count)
+
+
+def _sums(weights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cumulative sums along the scores, beginning with 0: ``(N, B)`` to ``(N + 1, B)``."""
+    sums = np.zeros((len(weights) + 1, weights.shape[1]), dtype=np.int64)
+    np.cumsum(weights, axis=0, out=sums[1:])
+    return sums
+
+
+def _limits(values: Scores) -> list[float] | None:
+    return [float(limit) for limit in np.percentile(values, LIMITS)] if len(values) else None
+
+
+def _passing(count: int | NDArray[np.int64], tnr: float) -> NDArray[np.float64]:
+    """How many of the negatives must pass, at least 1; 0.9 of 30 are 27, whatever the product rounds to."""
+    if not 0 < tnr <= 1 or math.isnan(tnr):
+        raise ValueError(f"a true negative rate lies above 0 and is at most 1, got {tnr}")
+    return np.maximum(1.0, np.ceil(tnr * np.asarray(count) - 1e-9))
+
+
+def _check(negative: Scores, positive: Scores) -> None:
+    if np.isnan(negative).any() or np.isnan(positive).any():
+        raise ValueError("a score that is NaN has no rank: leave undefined scores out")
