@@ -24,7 +24,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from attacks.budgets import Fraction
-from callbacks import AttackProgress, Detection, Panels, Quality, RecordJournal, Robustness, Transfer
+from callbacks import AttackProgress, Detection, Panels, Quality, RecordJournal, Representation, Robustness, Transfer
 from cli_checkpoints import check_checkpoint, find_checkpoint
 from cli_errors import OneSentenceParser, OverlayFile, sentence
 from datamodules import MedicalDataModule
@@ -96,6 +96,7 @@ class MedRobustCLI(LightningCLI):
         parser.add_lightning_class_args(Quality, "quality")
         parser.add_lightning_class_args(Transfer, "transfer")
         parser.add_lightning_class_args(Detection, "detection")
+        parser.add_lightning_class_args(Representation, "representation")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {

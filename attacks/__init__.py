@@ -5,10 +5,15 @@ from attacks.base import Attack, Attacked, Crafted, Objective, Step, WeightedSum
 from attacks.bias_field import AdvSBF
 from attacks.carlini_wagner import CWL2
 from attacks.deepfool import DeepFool
+from attacks.density_guides import DensityGuide, DimensionGuide
 from attacks.difference_of_logits import DifferenceOfLogits
 from attacks.fab import FAB
+from attacks.feature_constraint import FeatureConstraint
+from attacks.guides import ClosestGuide, RandomGuide
+from attacks.layer_mean import LayerMean
 from attacks.noise import UniformNoise
 from attacks.objectives import CrossEntropy, Margin
+from attacks.reference import Reference, fit_objectives
 from attacks.saliency_map import JSMA
 from attacks.sign_family import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain
 from attacks.sign_gradient import SignGradient
@@ -25,19 +30,26 @@ __all__ = [
     "BIM",
     "CWL2",
     "CWLinf",
+    "ClosestGuide",
     "Crafted",
     "CrossEntropy",
     "DIM",
     "DeepFool",
+    "DensityGuide",
     "DifferenceOfLogits",
+    "DimensionGuide",
     "FAB",
     "FGSM",
+    "FeatureConstraint",
     "JSMA",
+    "LayerMean",
     "LogDomain",
     "MIM",
     "Margin",
     "Objective",
     "PGD",
+    "RandomGuide",
+    "Reference",
     "SMIA",
     "SignGradient",
     "Square",
@@ -49,5 +61,6 @@ __all__ = [
     "WeightedSum",
     "WorstCase",
     "as_victim",
+    "fit_objectives",
     "frozen",
 ]

@@ -45,7 +45,9 @@ class FeatureConstraint(Resembling):
 
     A Gaussian mixture describes each class's clean features of each layer; of its components the one under which
     the current features are likeliest counts, chosen anew at every step and without gradient. Add it to what fools:
-    ``CrossEntropy() + 1.0 * FeatureConstraint()``. For f = (3, 1), mu = (1, 1) and Sigma = I the value is -1.
+    ``CrossEntropy() + 1.0 * FeatureConstraint()``. Beside it the cross-entropy of a confident victim has hardly any
+    slope, and where the pooled features do not decide, the image may hide without fooling: ``Margin(kappa)`` keeps
+    its slope until it fools. For f = (3, 1), mu = (1, 1) and Sigma = I the value is -1.
 
     Args:
         taps: Patterns of the layers.

@@ -7,6 +7,7 @@ from callbacks.panels import Panels
 from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack
 from callbacks.progress import AttackProgress
 from callbacks.quality import Quality
+from callbacks.representation import Representation
 from callbacks.transfer import Transfer
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PlannedAttack",
     "Quality",
     "RecordJournal",
+    "Representation",
     "Robustness",
     "Transfer",
 ]

@@ -40,7 +40,7 @@ class Crafter:
         self.deployment = Deployment(deployment, precision)
         self.goals, self.surrogate, self.reference_per_class = goals, surrogate, reference_per_class
         self._surrogate: Any = None
-        self._ready: dict[str, Attack] = {}
+        self._ready: dict[tuple[str, bool], Attack] = {}  # by key, and whether for the victim itself
 
     def load(self, trainer: pl.Trainer, victim: pl.LightningModule) -> None:
         """Load the surrogate, before any image is read.
@@ -71,22 +71,28 @@ class Crafter:
     def prepare(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
         """Fit the objectives of all attacks that are still to run; all processes come by here."""
         self.deployment.forget()
-        self._ready = {planned.key: planned.attack for planned in plan.attacks}
+        self._ready = {}
         waiting = [planned for planned in plan.attacks if patterns_wanted(planned.attack)]
         if not waiting or not plan.pending():
             return
-        attacked = victim if self._surrogate is None else self._surrogate
+        self._fit(trainer, victim, waiting, own=True)
+        if self._surrogate is not None:
+            self._fit(trainer, self._surrogate, waiting, own=False)
+
+    def _fit(self, trainer: pl.Trainer, attacked: Any, waiting: list[PlannedAttack], own: bool) -> None:
+        """Fit objectives to the features that a victim, or the surrogate, makes of clean training images."""
         wanted = list(dict.fromkeys(patterns for planned in waiting for patterns in patterns_wanted(planned.attack)))
-        named = {patterns: attacked.layers_named(patterns) for patterns in wanted}  # type: ignore[operator]
+        named = {patterns: attacked.layers_named(patterns) for patterns in wanted}
         union = list(dict.fromkeys(name for names in named.values() for name in names))
         loader = trainer.datamodule.reference_dataloader(self.reference_per_class)  # type: ignore[attr-defined]
-        extractor = Extractor(attacked, union)
-        ids, features, labels = clean_features(trainer, extractor, loader, "clean features for the attacks")
         device = trainer.strategy.root_device
-        reference = Reference({name: features.layers[name].to(device) for name in extractor.names}, labels, ids, named)
         with torch.inference_mode(False):
+            extractor = Extractor(attacked, union)
+            ids, features, labels = clean_features(trainer, extractor, loader, "clean features for the attacks")
+            layers = {name: features.layers[name].to(device) for name in extractor.names}
+            reference = Reference(layers, labels.to(device), ids, named)
             for planned in waiting:
-                self._ready[planned.key] = fit_objectives(planned.attack, reference)
+                self._ready[planned.key, own] = fit_objectives(planned.attack, reference)
 
     def __call__(
         self,
@@ -98,6 +104,7 @@ class Crafter:
         clean: Tensor,
         outputs: Any,
         correct: Tensor,
+        white_box: bool = False,
     ) -> AdversarialBatch:
         """Craft a batch, and judge it by the victim in float32.
 
@@ -110,10 +117,12 @@ class Crafter:
             clean: Clean images ``(N, C, H, W)``, no inference tensor.
             outputs: The victim's outputs for them.
             correct: Whether it is right about them, ``(N,)``.
+            white_box: Craft on the victim itself, also where there is a surrogate: what a defender would do.
         """
-        attack = self._ready.get(planned.key, planned.attack)
+        own = white_box or self._surrogate is None
+        attack = self._ready.get((planned.key, own), planned.attack)
         goals = choose_goals(self.goals, attack, targets, outputs, ids) if attack.targeted else None
-        attacked = victim if self._surrogate is None else self._surrogate
+        attacked = victim if own else self._surrogate
         with self.deployment.used(attacked, attack, clean):
             crafted = attack.craft(attacked, clean, targets if goals is None else goals, ids)
         with judging(victim):

@@ -16,7 +16,7 @@ Precision = Literal[32, "bf16"]
 
 
 class Deployment:
-    """Holds the copy of a victim's network that is attacked in its place.
+    """Holds the copies of victims' networks that are attacked in their place.
 
     Args:
         enabled: Fold and use channels_last; with False the network is attacked as it is.
@@ -28,15 +28,15 @@ class Deployment:
         if precision not in (32, "bf16"):
             raise ValueError(f"precision is 32 or bf16, got {precision!r}")
         self.enabled, self.precision = enabled, precision
-        self._copy: nn.Module | None = None
+        self._copies: dict[int, nn.Module] = {}  # of victim and surrogate
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on beyond rounding."""
         return {} if self.precision == 32 else {"precision": self.precision}
 
     def forget(self) -> None:
-        """Drop the copy: the weights may have changed."""
-        self._copy = None
+        """Drop the copies: the weights may have changed."""
+        self._copies = {}
 
     @contextmanager
     def used(self, victim: Any, attack: Attack, images: Tensor) -> Iterator[None]:
@@ -53,9 +53,9 @@ class Deployment:
         if not hasattr(victim, "normalised") or not (self.enabled or self.precision != 32):
             yield
             return
-        if self._copy is None:
-            self._copy = self._built(victim, images)
-        network, copy = victim.network, self._copy
+        if id(victim) not in self._copies:
+            self._copies[id(victim)] = self._built(victim, images)
+        network, copy = victim.network, self._copies[id(victim)]
         if set(layers_read(attack)) & set(_folded(copy)):
             copy = BFloat16(network) if self.precision == "bf16" else network
         victim.network = copy

@@ -56,7 +56,7 @@ def fit_data(
         correct = torch.ones(len(ids), dtype=torch.bool, device=images.device)
         for planned in needed:
             with torch.enable_grad():
-                attacked = plan.craft(victim, planned, plan, ids, targets, images, outputs, correct)
+                attacked = plan.craft(victim, planned, plan, ids, targets, images, outputs, correct, white_box=True)
             noisy = negatives_like(planned.attack, victim, images, attacked.adversarial, ids, seed)
             names[f"noisy {planned.key}"] += ids
             parts[f"noisy {planned.key}"].append(extractor(noisy, ids).to("cpu"))

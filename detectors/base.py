@@ -144,8 +144,10 @@ class Detector(nn.Module, ABC):
         """
         if len(labels) != len(clean):
             raise ValueError(f"expected one label for each of {len(clean)} images, got {len(labels)}")
+        self._buffers.clear()  # what an earlier fit has learnt belongs to other images
         self.layer_names = list(clean.layers)
         self._check(clean)
+        self.keep(layer_widths=torch.tensor([values.shape[1] for values in clean.layers.values()]))
 
     @abstractmethod
     def measure(self, features: Features) -> Tensor:
@@ -172,8 +174,11 @@ class Detector(nn.Module, ABC):
         return self.classify(self.measure(features))
 
     def keep(self, **fitted: Tensor) -> None:
-        """Store fitted tensors as buffers, in place of those of an earlier fit."""
+        """Store fitted tensors as buffers, in place of earlier ones; their names are none of ``nn.Module``'s."""
         for name, values in fitted.items():
+            if values.is_inference():  # a backward through the score could not save it
+                with torch.inference_mode(False):
+                    values = values.clone()
             if name not in self._buffers:
                 self.__dict__.pop(name, None)
                 self.register_buffer(name, None)
@@ -211,6 +216,10 @@ class Detector(nn.Module, ABC):
         """Refuse features of other layers, without draws where they are needed, or that are not finite."""
         if list(features.layers) != self.layer_names:
             raise ValueError(f"expected features of the layers {self.layer_names}, got {list(features.layers)}")
+        widths = self._buffers.get("layer_widths")
+        came = [values.shape[1] for values in features.layers.values()]
+        if widths is not None and widths.tolist() != came:
+            raise ValueError(f"expected layers of {widths.tolist()} channels, got {came}")
         for name, values in features.layers.items():
             bad = ~values.isfinite().all(1)
             if bool(bad.any()):

@@ -130,10 +130,12 @@ class KernelDensity(MeasuredDetector):
         groups = zip(belongs.T, self.references.split(counts), self.lengths.split(counts), self.centres, strict=True)
         for own, references, lengths, centre in groups:
             for rows in own.nonzero().squeeze(1).split(rows_at_once(len(references))):
-                points = features.penultimate[rows].double() - centre
+                points = features.penultimate.index_select(0, rows).double().sub_(centre)
                 # |z|^2 is the same for all references, so it need not pass through the exponential
                 exponents = torch.addmm(lengths / -variance, points * (2 / variance), references.T)
-                beside = points.square().sum(1) / variance + constant + math.log(len(references))
+                beside = (
+                    torch.linalg.vector_norm(points, dim=1).square() / variance + constant + math.log(len(references))
+                )
                 measured[rows] = beside - exponents.logsumexp(1)
         return measured.unsqueeze(1)
 

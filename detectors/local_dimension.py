@@ -35,10 +35,15 @@ def spread_over_classes(labels: Tensor, count: int) -> Tensor:
 def squared_distances(points: Tensor, references: Tensor, lengths: Tensor) -> Tensor:
     """Squared L2 distances ``(N, M)`` of centred points ``(N, C)`` and references ``(M, C)`` by one matrix product.
 
-    They are exact up to rounding of the squared lengths, which centring keeps small; ``lengths`` ``(M,)`` are those of the
-    references.
+    They are exact up to rounding of the squared lengths, which centring keeps small.
+
+    Args:
+        points: Centred.
+        references: Centred likewise.
+        lengths: Squared lengths of the references, ``(M,)``.
     """
-    return torch.addmm(lengths, points, references.T, alpha=-2).add_(points.square().sum(1, keepdim=True)).clamp_(min=0)
+    own = torch.linalg.vector_norm(points, dim=1, keepdim=True).square()
+    return torch.addmm(lengths, points, references.T, alpha=-2).add_(own).clamp_(min=0)
 
 
 def rows_at_once(numbers: int) -> int:
@@ -120,7 +125,11 @@ class LocalDimension(MeasuredDetector):
         for rows in features.split(rows_at_once(max(len(references), candidates * references.shape[1]))):
             points = rows.double() - self.get_buffer(f"centre_{layer}")
             squares, nearest = squared_distances(points, references, lengths).topk(candidates, largest=False)
-            near = (squares[:, 0] < SHORT * (points.square().sum(1) + longest)).nonzero().squeeze(1)
+            near = (
+                (squares[:, 0] < SHORT * (torch.linalg.vector_norm(points, dim=1).square() + longest))
+                .nonzero()
+                .squeeze(1)
+            )
             distances = squares.sqrt()
             if len(near):
                 chosen = references[nearest[near].flatten()].view(len(near), candidates, -1)

@@ -153,7 +153,7 @@ def test_tensors_of_every_kind_come_back(tmp_path) -> None:
     loaded = load_detectors(save_detectors(tmp_path / "odd", {"odd": detector}, "victim", None), "victim")["odd"]
     assert loaded.scale == 0.5
     expected = dict(detector.named_buffers())
-    assert len(expected) == 8 and set(dict(loaded.named_buffers())) == set(expected)
+    assert len(expected) == 9 and set(dict(loaded.named_buffers())) == set(expected)
     for name, values in expected.items():
         assert torch.equal(loaded.get_buffer(name), values) and loaded.get_buffer(name).dtype == values.dtype
 

@@ -1,0 +1,117 @@
+"""What attacks do to a victim's representations: means of layers, and directions of change (HFC21 Table 1, Fig. 2)."""
+
+import re
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks import Attack
+from callbacks.extraction import Extractor
+from callbacks.plan import AdversarialBatch, EvaluationPlan
+
+
+class Representation(Callback):
+    """Measures the features of every attacked image beside those of its clean one.
+
+    Columns of the records: ``mean_L_clean`` and ``mean_L``, the mean of layer L's features before and after the
+    attack (HFC21 Table 1); with ``directions`` also ``direction_weights``, the cosine between the change of the
+    penultimate features and w_new - w_true, the difference of the classifier's weights of the class that is predicted
+    after the attack (of the two-class other one where the attack failed) and the true one (Fig. 2a), and
+    ``direction_A``, the cosine between that change and the change under the attack A that ran before (Fig. 2b).
+
+    Args:
+        layers: Layers whose means are measured, by names, patterns or ``activations``.
+        directions: Compare the directions in which attacks push the penultimate features.
+
+    Raises:
+        ValueError: (at set-up) A layer does not exist, or the victim has no linear classifier for ``directions``.
+    """
+
+    def __init__(self, layers: list[str] | None = None, directions: bool = False) -> None:
+        """Keep the settings."""
+        self.layers, self.directions = list(layers or []), directions
+        self._means: list[str] = []
+        self._extractor: Extractor | None = None
+        self._clean: tuple[tuple[str, ...], dict[str, Tensor]] = ((), {})
+        self._changes: dict[str, Tensor] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the layers, before any image is read."""
+        if stage == "fit" or not (self.layers or self.directions):
+            return
+        victim: Any = pl_module
+        self._means = list(victim.layers_named(self.layers)) if self.layers else []
+        last = list(victim.layers_named(["activations"]))[-1:] if self.directions else []
+        if self.directions:
+            _last_weights(victim)
+        self._extractor = Extractor(victim, [*self._means, *last])
+
+    def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Attack]]) -> Any:
+        """Say which columns the records have."""
+        if self._extractor is None:
+            return {}
+        before = [name for name, _ in attacks] if self.directions else []
+        return {"representation": {"layers": self._means, "directions": before}}
+
+    def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+        """Attack an image by all attacks anew if one is missing: their directions are compared."""
+        if not self.directions or not plan.attacks:
+            return
+        everywhere = set.intersection(*(plan.done.get(planned.key, set()) for planned in plan.attacks))
+        for planned in plan.attacks:
+            plan.done[planned.key] = set(everywhere)
+
+    @torch.no_grad()
+    def on_adversarial_batch(self, trainer: pl.Trainer, victim: Any, batch: AdversarialBatch) -> None:
+        """Add a batch's columns."""
+        if self._extractor is None:
+            return
+        if self._clean[0] != tuple(batch.ids):
+            self._clean = (tuple(batch.ids), dict(self._extractor(batch.clean, batch.ids).layers))
+            self._changes = {}
+        before, after = self._clean[1], self._extractor(batch.adversarial, batch.ids)
+        for layer in self._means:
+            name = re.sub(r"\W", "_", layer)
+            batch.columns[f"mean_{name}_clean"] = before[layer].mean(1)
+            batch.columns[f"mean_{name}"] = after.layers[layer].mean(1)
+        if not self.directions:
+            return
+        change = after.penultimate - before[self._extractor.names[-1]]
+        weights = _last_weights(victim)
+        others = batch.clean_outputs.scatter(1, batch.targets[:, None], float("-inf")).argmax(1)
+        heading = torch.where(after.predictions != batch.targets, after.predictions, others)
+        batch.columns["direction_weights"] = _cosine(change, weights[heading] - weights[batch.targets])
+        for other in batch.plan.attacks:
+            earlier = self._changes.get(other.key)
+            empty = torch.full((len(batch.ids),), torch.nan, device=change.device)
+            name = _column(other.name, other.epsilon)
+            batch.columns[name] = empty if earlier is None else _cosine(change, earlier)
+        self._changes[batch.planned.key] = change
+
+    def on_evaluation_end(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+        """Let the last batch go."""
+        self._clean, self._changes = ((), {}), {}
+
+
+def _column(attack: str, epsilon: float | None) -> str:
+    radius = "" if epsilon is None else f"_{epsilon:.3g}"
+    return f"direction_{attack}{radius}"
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine of each row, NaN where one of them is zero."""
+    values = functional.cosine_similarity(one.double(), other.double(), dim=1, eps=0.0)
+    return torch.where((one.abs().amax(1) > 0) & (other.abs().amax(1) > 0), values, torch.nan)
+
+
+def _last_weights(victim: Any) -> Tensor:
+    """Weights ``(K, C)`` of the linear layer that turns the penultimate features into logits."""
+    linear = [module for module in victim.network.modules() if isinstance(module, nn.Linear)]
+    classes = victim.description().get("num_classes")
+    if not linear or linear[-1].out_features != classes:
+        raise ValueError("directions compares with the weights of a last linear layer, and the victim has none")
+    return linear[-1].weight.detach()
