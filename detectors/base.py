@@ -116,7 +116,8 @@ class Detector(nn.Module, ABC):
             labels: Their true classes, ``(N,)`` int64.
             adversarial: Images that fool the victim: positives. None leaves the raw score.
             noisy: Noisy versions of the clean images: negatives too.
-            reference: Clean training images, for densities; default ``clean``.
+            reference: Clean training images, for densities. None takes ``clean``; of a density with adversarial images,
+                every other row of it, and the rows between as negatives: an image must not be its own reference.
             reference_labels: Their true classes.
 
         Returns:
@@ -125,8 +126,15 @@ class Detector(nn.Module, ABC):
         Raises:
             ValueError: The features do not allow it; says why.
         """
-        known = clean if reference is None else reference
-        self.fit_reference(known, labels if reference_labels is None else reference_labels)
+        if len(labels) != len(clean):
+            raise ValueError(f"expected one label for each of {len(clean)} images, got {len(labels)}")
+        if adversarial is not None:
+            check_groups(clean.predictions, adversarial.predictions)
+        if reference is None or reference_labels is None:
+            reference, reference_labels = clean, labels
+            if adversarial is not None and not self.needs_adversarial:
+                reference, reference_labels, clean = clean[::2], labels[::2], clean[1::2]
+        self.fit_reference(reference, reference_labels)
         if adversarial is not None:
             negative = clean if noisy is None else concatenate([clean, noisy])
             self.fit_classifier(self.measure(negative), self.measure(adversarial))
@@ -221,8 +229,7 @@ class Detector(nn.Module, ABC):
         if widths is not None and widths.tolist() != came:
             raise ValueError(f"expected layers of {widths.tolist()} channels, got {came}")
         for name, values in features.layers.items():
-            bad = ~values.isfinite().all(1)
-            if bool(bad.any()):
+            if not bool(values.sum().isfinite()) and bool((bad := ~values.isfinite().all(1)).any()):
                 raise ValueError(
                     f"the features of layer {name!r} are not finite for {int(bad.sum())} of {len(bad)} images"
                 )

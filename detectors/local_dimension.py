@@ -125,11 +125,8 @@ class LocalDimension(MeasuredDetector):
         for rows in features.split(rows_at_once(max(len(references), candidates * references.shape[1]))):
             points = rows.double() - self.get_buffer(f"centre_{layer}")
             squares, nearest = squared_distances(points, references, lengths).topk(candidates, largest=False)
-            near = (
-                (squares[:, 0] < SHORT * (torch.linalg.vector_norm(points, dim=1).square() + longest))
-                .nonzero()
-                .squeeze(1)
-            )
+            shortest = SHORT * (torch.linalg.vector_norm(points, dim=1).square() + longest)
+            near = (squares[:, 0] < shortest).nonzero().squeeze(1)
             distances = squares.sqrt()
             if len(near):
                 chosen = references[nearest[near].flatten()].view(len(near), candidates, -1)

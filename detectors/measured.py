@@ -29,9 +29,7 @@ class MeasuredDetector(Detector):
         regression = LogisticRegression(class_weight="balanced", max_iter=self.iterations)
         regression.fit(values.cpu().numpy(), truth.numpy())
         weights = torch.from_numpy(regression.coef_[0]).to(negative)
-        self.keep(
-            low=low, width=width, weights=weights, bias=torch.tensor(float(regression.intercept_[0])).to(negative)
-        )
+        self.keep(low=low, width=width, weights=weights, bias=negative.new_tensor(float(regression.intercept_[0])))
 
     def classify(self, measured: Tensor) -> Tensor:
         """Log-odds of the regression, or the sum of the measurements if there is none, ``(N,)``."""
