@@ -18,8 +18,8 @@ from attacks.gaussian_mixture import maximised
 from attacks.objectives import CrossEntropy
 from attacks.resemblance import Knowledge
 from benchmarks.contenders import EPSILON, Block, Run, craft, floor
-from benchmarks.sign_gradient import against, described, interleave, store, timed
-from benchmarks.tables import cost, heading, table
+from benchmarks.sign_gradient import DOCUMENTATION, RESULTS, against, described, interleave, store, timed
+from benchmarks.tables import cost, heading, table, write_documentation
 
 LIBRARIES = ("torch", "torchvision", "timm")
 TAPS = ("activations",)
@@ -148,6 +148,7 @@ def main() -> None:
     print(render(result))
     if not arguments.quick:
         store(result)
+        write_documentation(DOCUMENTATION, RESULTS, "hidden", render)
 
 
 if __name__ == "__main__":

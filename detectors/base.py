@@ -117,7 +117,7 @@ class Detector(nn.Module, ABC):
             adversarial: Images that fool the victim: positives. None leaves the raw score.
             noisy: Noisy versions of the clean images: negatives too.
             reference: Clean training images, for densities. None takes ``clean``; of a density with adversarial images,
-                every other row of it, and the rows between as negatives: an image must not be its own reference.
+                every other image of each class, and the others as negatives: none must be its own reference.
             reference_labels: Their true classes.
 
         Returns:
@@ -133,7 +133,8 @@ class Detector(nn.Module, ABC):
         if reference is None or reference_labels is None:
             reference, reference_labels = clean, labels
             if adversarial is not None and not self.needs_adversarial:
-                reference, reference_labels, clean = clean[::2], labels[::2], clean[1::2]
+                order = labels.argsort(stable=True)  # so that each half has about half of each class
+                reference, reference_labels, clean = clean[order[::2]], labels[order[::2]], clean[order[1::2]]
         self.fit_reference(reference, reference_labels)
         if adversarial is not None:
             negative = clean if noisy is None else concatenate([clean, noisy])
