@@ -71,6 +71,8 @@ class Detection(Callback):
         for option, count in (("reference_per_class", reference_per_class), ("fit_per_class", fit_per_class)):
             if count is not None and count < 1:
                 raise ValueError(f"{option} counts images and is at least 1, got {count}")
+        if sum(detector.perturbation > 0 for detector in self.detectors.values()) > 1:
+            raise ValueError("only one detector of an evaluation can have a perturbation: evaluate the others again")
         if passes < 2:
             raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
         self._extractor: Extractor | None = None
@@ -133,8 +135,9 @@ class Detection(Callback):
     def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
         """Fit the detectors, or load what an evaluation that was killed has fitted."""
         self._forget()
-        if not self.detectors or not plan.pending():
+        if self._extractor is None or not plan.pending():
             return
+        self._extractor.perturbing = None
         self._chosen = {
             (fit, planned.key): _fit_key(fit, planned, plan.attacks) for fit in self.fit_on for planned in plan.attacks
         }
@@ -144,6 +147,8 @@ class Detection(Callback):
         paths = {planned.key: Path(self.folder) / "detectors" / f"{planned.key}.safetensors" for planned in needed}
         if self.folder and all(path.is_file() for path in paths.values()):
             self._fitted = {key: load_detectors(path, own, device) for key, path in paths.items()}
+            loaded = [one for fitted in self._fitted.values() for one in fitted.values()]
+            self._extractor.perturbing = next((one for one in loaded if one.perturbation), None)
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(trainer, victim, plan, needed)
@@ -206,6 +211,7 @@ class Detection(Callback):
         prepared = self._tried(
             prepared, lambda one: one.fit_reference(reference.to(device), labels.to(device)), trainer
         )
+        self._extractor.perturbing = next((one for one in prepared.values() if one.perturbation), None)
         loader = data.dataloader_of("adv_train", self.fit_per_class)
         groups = fit_data(trainer, victim, plan, needed, self._extractor, loader, self.seed)
         for planned in needed:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from callbacks.deployment import judging
-from detectors import Features, concatenate
+from detectors import Detector, Features, concatenate
 from networks.dropout import Dropouts
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class Extractor:
         self.victim, self.passes, self.seed = victim, passes, seed
         self.names: tuple[str, ...] = victim.layers_named(layers)
         self.without_dropout = ""
+        self.perturbing: Detector | None = None
         self._dropouts: Dropouts | None = None
         if passes:
             try:
@@ -51,7 +52,21 @@ class Extractor:
             with judging(self.victim):
                 draws = dropouts.draws(self.victim.normalised(images), ids, self.passes, self.seed)
         predictions = self.victim.decisions(outputs)[0]
-        return Features({name: layers[name] for name in self.names}, predictions, draws)
+        perturbed = None if self.perturbing is None else self._perturbed(images, self.perturbing)
+        return Features({name: layers[name] for name in self.names}, predictions, draws, perturbed)
+
+    def _perturbed(self, images: Tensor, detector: Detector) -> dict[str, Tensor]:
+        """Each layer's features of images moved towards what that layer takes for clean (Lee et al., 2018, eq. 3)."""
+        found = {}
+        with judging(self.victim):
+            for layer, name in enumerate(self.names):
+                with torch.enable_grad():
+                    variable = images.detach().requires_grad_()
+                    scores = detector.layer_scores(self.victim.features(variable, [name])[1][name], layer)
+                    (gradient,) = torch.autograd.grad(scores.sum(), variable)
+                moved = torch.sub(images, gradient.sign(), alpha=detector.perturbation).clamp_(0, 1)
+                found[name] = self.victim.features(moved, [name])[1][name]
+        return found
 
 
 def batches(trainer: Any, loader: Iterable[Any], what: str) -> Iterable[Any]:

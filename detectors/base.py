@@ -3,7 +3,7 @@
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -20,6 +20,8 @@ class Features:
             penultimate layer, from which the classes are read.
         predictions: Predicted classes, ``(N,)`` int64.
         draws: Class probabilities of T passes with dropout on, ``(N, T, K)``; None if no detector asks for them.
+        perturbed: Activations of each layer for images moved towards that layer's clean features, ``(N, C)`` by
+            layer; None if no detector asks for them (``Detector.perturbation``).
 
     Raises:
         ValueError: There is no layer, or the numbers of images differ.
@@ -28,6 +30,7 @@ class Features:
     layers: Mapping[str, Tensor]
     predictions: Tensor
     draws: Tensor | None = None
+    perturbed: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together."""
@@ -51,19 +54,24 @@ class Features:
 
     def __getitem__(self, rows: Any) -> "Features":
         """Features of some of the images, by anything that indexes a tensor's rows."""
-        draws = None if self.draws is None else self.draws[rows]
-        return Features({name: values[rows] for name, values in self.layers.items()}, self.predictions[rows], draws)
+        return self._each(lambda values: values[rows])
 
     def to(self, device: torch.device | str) -> "Features":
         """The same on another device."""
-        draws = None if self.draws is None else self.draws.to(device)
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Features":
         return Features(
-            {name: values.to(device) for name, values in self.layers.items()}, self.predictions.to(device), draws
+            {name: change(values) for name, values in self.layers.items()},
+            change(self.predictions),
+            None if self.draws is None else change(self.draws),
+            None if self.perturbed is None else {name: change(values) for name, values in self.perturbed.items()},
         )
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {**self.layers, "predictions": self.predictions}
-        return named if self.draws is None else {**named, "draws": self.draws}
+        named |= {} if self.draws is None else {"draws": self.draws}
+        return named | {f"perturbed {name}": values for name, values in (self.perturbed or {}).items()}
 
 
 def concatenate(parts: Sequence[Features]) -> Features:
@@ -77,13 +85,16 @@ def concatenate(parts: Sequence[Features]) -> Features:
     names = list(parts[0].layers)
     if any(list(part.layers) != names for part in parts):
         raise ValueError("features of different layers cannot be put together")
+    for what in ("draws", "perturbed"):
+        if len({getattr(part, what) is None for part in parts}) > 1:
+            raise ValueError(f"features with and without {what} cannot be put together")
     draws = [part.draws for part in parts if part.draws is not None]
-    if draws and len(draws) < len(parts):
-        raise ValueError("features with and without draws cannot be put together")
+    moved = [part.perturbed for part in parts if part.perturbed is not None]
     return Features(
         {name: torch.cat([part.layers[name] for part in parts]) for name in names},
         torch.cat([part.predictions for part in parts]),
         torch.cat(draws) if draws else None,
+        {name: torch.cat([part[name] for part in moved]) for name in names} if moved else None,
     )
 
 
@@ -99,6 +110,7 @@ class Detector(nn.Module, ABC):
 
     needs_adversarial: ClassVar[bool] = False  # has no score before it has seen adversarial images
     needs_draws: ClassVar[bool] = False  # reads Features.draws
+    perturbation: float = 0.0  # length of the signed step of Features.perturbed, in units of the [0, 1] range
 
     def fit(
         self,
@@ -181,6 +193,10 @@ class Detector(nn.Module, ABC):
             ValueError: It is not fitted, or the features have other layers or are not finite.
         """
         return self.classify(self.measure(features))
+
+    def layer_scores(self, features: Tensor, layer: int) -> Tensor:
+        """Suspicion ``(N,)`` of one layer's features ``(N, C)``, differentiable, where ``perturbation`` is not 0."""
+        raise NotImplementedError
 
     def keep(self, **fitted: Tensor) -> None:
         """Store fitted tensors as buffers, in place of earlier ones; their names are none of ``nn.Module``'s."""

@@ -51,9 +51,16 @@ class BayesianUncertainty(MeasuredDetector):
     """BU, the variance of the softmax over passes with dropout, averaged over classes (Feinman et al., 2017, sec. 4.3).
 
     The variance is that of the population: it is divided by the number of passes. A victim without dropout has none.
+
+    Args:
+        raw: Let the score be the variance itself (HFC21), also where there are adversarial images to fit on.
     """
 
     needs_draws: ClassVar[bool] = True
+
+    def __init__(self, raw: bool = False) -> None:
+        super().__init__()
+        self.raw = raw
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Learn nothing, but see that there is dropout.
@@ -77,10 +84,15 @@ class BayesianUncertainty(MeasuredDetector):
 class KernelDensityUncertainty(KernelDensity):
     """KD and BU together, weighed by one regression (Feinman et al., 2017, sec. 5.3).
 
-    Its arguments are those of ``KernelDensity``.
+    Args:
+        bandwidth: As ``KernelDensity``'s.
+        max_references: As ``KernelDensity``'s.
     """
 
     needs_draws: ClassVar[bool] = True
+
+    def __init__(self, bandwidth: float | None = None, max_references: int | None = None) -> None:
+        super().__init__(bandwidth, max_references)
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Fit the density, and see that there is dropout.

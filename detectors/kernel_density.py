@@ -52,6 +52,7 @@ class KernelDensity(MeasuredDetector):
             left out of the density at its own place. Exact copies of an image are left out with it.
         max_references: Largest number of reference images over all classes, the first ones, spread over the classes;
             None for all.
+        raw: Let the score be the measurement itself (HFC21), also where there are adversarial images to fit on.
 
     Raises:
         ValueError: A setting is out of its range; says what was expected and what came.
@@ -64,7 +65,7 @@ class KernelDensity(MeasuredDetector):
     counts: Tensor  # (K,)
     sigma: Tensor  # ()
 
-    def __init__(self, bandwidth: float | None = None, max_references: int | None = None) -> None:
+    def __init__(self, bandwidth: float | None = None, max_references: int | None = None, raw: bool = False) -> None:
         super().__init__()
         if bandwidth is not None and not 0 < bandwidth < float("inf"):
             raise ValueError(f"bandwidth is a positive distance between features, or None, got {bandwidth}")
@@ -74,6 +75,7 @@ class KernelDensity(MeasuredDetector):
             )
         self.bandwidth = bandwidth
         self.max_references = max_references
+        self.raw = raw
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Keep the penultimate features of each class, and choose the bandwidth if none was given.

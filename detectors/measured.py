@@ -13,10 +13,12 @@ class MeasuredDetector(Detector):
     """Base of the detectors whose measurements grow with suspicion: KD, BU, LID, Mahalanobis.
 
     The measurements are scaled to [0, 1] on the negatives (Ma20 section 5) and weighed by a logistic regression with
-    balanced classes. Before it has seen an adversarial image, the score is the measurements' plain sum.
+    balanced classes. Before it has seen an adversarial image, or if ``raw`` is set, the score is the measurements'
+    plain sum.
     """
 
     iterations: ClassVar[int] = 10_000
+    raw: bool = False
 
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
         """Fit the scaling on the negatives and the regression on both groups; ``(N, D)`` and ``(M, D)``."""
@@ -33,6 +35,6 @@ class MeasuredDetector(Detector):
 
     def classify(self, measured: Tensor) -> Tensor:
         """Log-odds of the regression, or the sum of the measurements if there is none, ``(N,)``."""
-        if "weights" not in self._buffers:
+        if self.raw or "weights" not in self._buffers:
             return measured.double().sum(1)
         return ((measured.double() - self.low) / self.width) @ self.weights + self.bias  # type: ignore[operator]

@@ -43,7 +43,7 @@ from results.report import finish
 SIDE = 8
 COUNTS = {"train": 26, "adv_train": 25, "adv_test": 11}
 WRONG = 6  # every so many images the victim is wrong
-ATTACKS: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.15), "deepfool": DeepFool(steps=10)}
+ATTACKS: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.03), "deepfool": DeepFool(steps=10)}
 LAYERS = ["act1", "act2"]
 KINDS = ("", "_clean", "_noisy")
 
@@ -346,7 +346,7 @@ def spy() -> Spy:
 
 
 def test_only_right_images_and_successful_attacks_of_adv_train_are_fitted_on(spy: Spy, tmp_path: Path) -> None:
-    attack, data, victim = FGSM(epsilon=0.15), Items(), victim_of()
+    attack, data, victim = FGSM(epsilon=0.03), Items(), victim_of()
     evaluate(tmp_path, {"spy": spy}, {"fgsm": attack}, reference_per_class=5)
 
     images = data.images["adv_train"]
@@ -368,7 +368,7 @@ def test_only_right_images_and_successful_attacks_of_adv_train_are_fitted_on(spy
 
 
 def test_densities_are_fitted_on_the_first_clean_images_of_each_class_of_train(spy: Spy, tmp_path: Path) -> None:
-    evaluate(tmp_path, {"spy": spy}, {"fgsm": FGSM(epsilon=0.15)}, reference_per_class=5)
+    evaluate(tmp_path, {"spy": spy}, {"fgsm": FGSM(epsilon=0.03)}, reference_per_class=5)
     features, labels = Spy.references[0]
     assert len(Spy.references) == 1
     assert labels.bincount().tolist() == [5, 5]
@@ -400,7 +400,7 @@ def test_a_detector_that_cannot_be_fitted_is_left_out_with_one_warning_and_the_o
 ) -> None:
     makes = {"bu": BayesianUncertainty(), "dnn": LayerNetworks(epochs=2), "maha": Mahalanobis()}
     detectors = {"kd": KernelDensity(), detector: {**makes, "lid": LocalDimension()}[detector]}
-    evaluate(tmp_path, detectors, **{"attacks": {"fgsm": FGSM(epsilon=0.15)}, **changes})
+    evaluate(tmp_path, detectors, **{"attacks": {"fgsm": FGSM(epsilon=0.03)}, **changes})
     table = records(tmp_path).filter(attack="fgsm")
 
     said = [line for line in warnings_of(caplog) if line.startswith(f"detector {detector} ")]
@@ -564,7 +564,7 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     for batch_size in (1, 4, 16):
         chosen = {name: detector for name, detector in all_detectors().items() if name in detectors}
         folder = tmp_path / str(batch_size)
-        evaluate(folder, chosen, {"fgsm": FGSM(epsilon=0.15)}, Items(batch_size))
+        evaluate(folder, chosen, {"fgsm": FGSM(epsilon=0.03)}, Items(batch_size))
         tables.append(records(folder))
     assert len(score_columns(tables[0])) == 3 * len(detectors)
     for table in tables[1:]:
@@ -629,7 +629,7 @@ def test_beside_an_image_that_a_minimal_attack_left_unchanged_there_is_no_noise(
 
 def test_dropout_is_drawn_by_image_and_seed(tmp_path: Path) -> None:
     def uncertain(folder: str, seed: int) -> list[float]:
-        evaluate(tmp_path / folder, {"bu": BayesianUncertainty()}, {"fgsm": FGSM(epsilon=0.15)}, seed=seed)
+        evaluate(tmp_path / folder, {"bu": BayesianUncertainty()}, {"fgsm": FGSM(epsilon=0.03)}, seed=seed)
         return records(tmp_path / folder)["detector_bu_same_clean"].to_list()
 
     first: Callable[[], list[float]] = lambda: uncertain("first", 0)  # noqa: E731
