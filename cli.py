@@ -127,6 +127,7 @@ class MedRobustCLI(LightningCLI):
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
         config.journal.folder = config.panels.folder = config.detection.folder = str(records)
+        config.attack.fitted = str(self.folder / "fitted")
         config.journal.run, config.journal.seed = config.name, config.seed_everything
         config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
         if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):

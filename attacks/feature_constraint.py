@@ -10,6 +10,8 @@ from torch import Tensor
 
 from attacks.base import Step
 from attacks.gaussian_mixture import Mixture, fit_mixture, joined, mean_variance, stacked
+from attacks.mixture_files import Fitted
+from attacks.mixture_files import kept as on_disk
 from attacks.reference import Reference
 from attacks.resemblance import Knowledge, Resembling, by_width, images_by_class, moved
 
@@ -94,13 +96,18 @@ class FeatureConstraint(Resembling):
                 f"{self.taps}" if self.max_channels is None else f"{self.taps} of at most {self.max_channels} channels"
             )
             raise ValueError(f"the feature constraint needs a layer whose features vary, there is none among {asked}")
-        mixtures = {
-            name: [
-                fit_mixture(features, number, self.shrinkage, self.seed)
-                for features, number in zip(classes[name], numbers, strict=True)
-            ]
-            for name in kept
-        }
+
+        def fit() -> Fitted:
+            return {
+                name: [
+                    fit_mixture(features, number, self.shrinkage, self.seed)
+                    for features, number in zip(classes[name], numbers, strict=True)
+                ]
+                for name in kept
+            }
+
+        identity = [1, reference.key, list(kept), numbers, self.shrinkage, self.seed]
+        mixtures = on_disk(reference.folder, identity, fit)
         return assembled(mixtures, next(iter(kept.values())))
 
     def _affordable(self, label: int, images: int) -> int:

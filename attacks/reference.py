@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,8 @@ class Reference:
         labels: True classes, ``(M,)`` int64.
         ids: The images' ids.
         named: Names of the layers that each tuple of patterns stands for, as ``victim.layers_named`` gives them.
+        key: What decides the features, such as hashes of the victim's weights and of the images.
+        folder: Where fitted mixtures are kept under that key; None keeps none.
 
     Raises:
         ValueError: The numbers of images differ, or there is none.
@@ -32,10 +35,14 @@ class Reference:
     labels: Tensor
     ids: Sequence[str]
     named: Mapping[tuple[str, ...], tuple[str, ...]]
+    key: str = ""
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together."""
         counts = {len(values) for values in self.layers.values()} | {len(self.labels), len(self.ids)}
+        if self.folder is not None and not self.key:
+            raise ValueError("a folder for fitted mixtures needs a key that says what they are fitted to")
         if len(counts) > 1 or not len(self.labels):
             raise ValueError(f"a reference needs features, labels and ids of the same images, got {sorted(counts)}")
 

@@ -52,6 +52,8 @@ class Robustness(Callback):
             judges it (HFC21's semi-white box). None crafts on the victim itself.
         reference_per_class: Clean training images of each class that objectives such as ``FeatureConstraint`` are
             fitted to; None for all.
+        fitted: Folder in which fitted mixtures are kept for the next evaluation; the command line sets
+            ``runs/NAME/fitted``.
         seed: Seed of all attacks' random streams; None leaves each attack its own.
 
     Raises:
@@ -69,6 +71,7 @@ class Robustness(Callback):
         goals: Goals = "next",
         surrogate: str | None = None,
         reference_per_class: int | None = None,
+        fitted: str = "",
         seed: int | None = None,
     ) -> None:
         """Keep the settings."""
@@ -81,7 +84,7 @@ class Robustness(Callback):
             raise ValueError(f"fit_batches counts batches and is not negative, got {fit_batches}")
         if controls and "noise" in self.attacks:
             raise ValueError("an attack named 'noise' would be taken for the control of that name; rename one of them")
-        self.crafter = Crafter(deployment, precision, goals, surrogate, reference_per_class)
+        self.crafter = Crafter(deployment, precision, goals, surrogate, reference_per_class, fitted)
         self.plan: EvaluationPlan | None = None
         self._correct: Tensor | None = None
 

@@ -1,5 +1,6 @@
 """How a batch is attacked: on a deployment copy or a surrogate, with objectives fitted to clean training images."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ class Crafter:
         goals: What targeted attacks aim at.
         surrogate: Run or checkpoint of another victim, on which everything is crafted; None for the victim itself.
         reference_per_class: Clean training images of each class that objectives are fitted to; None for all.
+        fitted: Folder in which fitted mixtures are kept; empty for none.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class Crafter:
         goals: Goals = "next",
         surrogate: str | None = None,
         reference_per_class: int | None = None,
+        fitted: str = "",
     ) -> None:
         """Keep the settings."""
         if reference_per_class is not None and reference_per_class < 1:
             raise ValueError(f"reference_per_class counts images and is at least 1, got {reference_per_class}")
         self.deployment = Deployment(deployment, precision)
         self.goals, self.surrogate, self.reference_per_class = goals, surrogate, reference_per_class
+        self.fitted = fitted
         self._surrogate: Any = None
         self._ready: dict[tuple[str, bool], Attack] = {}  # by key, and whether for the victim itself
 
@@ -84,13 +88,16 @@ class Crafter:
         wanted = list(dict.fromkeys(patterns for planned in waiting for patterns in patterns_wanted(planned.attack)))
         named = {patterns: attacked.layers_named(patterns) for patterns in wanted}
         union = list(dict.fromkeys(name for names in named.values() for name in names))
-        loader = trainer.datamodule.reference_dataloader(self.reference_per_class)  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loader = data.reference_dataloader(self.reference_per_class)
         device = trainer.strategy.root_device
         with torch.inference_mode(False):
             extractor = Extractor(attacked, union)
             ids, features, labels = clean_features(trainer, extractor, loader, "clean features for the attacks")
             layers = {name: features.layers[name].to(device) for name in extractor.names}
-            reference = Reference(layers, labels.to(device), ids, named)
+            key = f"{weights_hash(attacked)} {data.fingerprint('train')} {self.reference_per_class}"
+            folder = Path(self.fitted) if self.fitted else None
+            reference = Reference(layers, labels.to(device), ids, named, key, folder)
             for planned in waiting:
                 self._ready[planned.key, own] = fit_objectives(planned.attack, reference)
 

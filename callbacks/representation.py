@@ -51,10 +51,10 @@ class Representation(Callback):
         self._extractor = Extractor(victim, [*self._means, *last])
 
     def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Attack]]) -> Any:
-        """Say which columns the records have."""
+        """Say which columns the records have, and all attacks that directions are compared with."""
         if self._extractor is None:
             return {}
-        before = [name for name, _ in attacks] if self.directions else []
+        before = [[name, attack.parameters()] for name, attack in attacks] if self.directions else []
         return {"representation": {"layers": self._means, "directions": before}}
 
     def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:

@@ -24,6 +24,7 @@ from results.records import merge
 SIDE = 6
 COUNT = 10
 BOTH: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.05), "deepfool": DeepFool()}
+FIXED: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.05), "grain": UniformNoise(epsilon=0.05)}
 
 
 class Linear(nn.Module):
@@ -197,7 +198,7 @@ def test_an_image_that_is_left_as_it_was_has_no_direction(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("way", "cosine"), [(-0.1, 1.0), (-0.001, 1.0), (0.1, -1.0)])
 def test_away_from_the_true_class_is_plus_one_and_towards_it_minus_one(way: float, cosine: float) -> None:
-    keep = evaluate({"go": Towards(way=way)}, Representation(directions=True))
+    keep = evaluate({"go": Towards(way=way)}, Representation(directions=True), deployment=False)
     torch.testing.assert_close(
         keep.column("go", "direction_weights"), torch.full((COUNT,), cosine, dtype=torch.float64), rtol=0, atol=1e-5
     )
@@ -264,8 +265,7 @@ def test_each_radius_of_a_sweep_has_a_direction_of_its_own() -> None:
 def test_an_evaluation_that_was_stopped_attacks_by_all_what_some_attack_lacks_and_ends_like_a_whole_one(
     stop: int, tmp_path: Path
 ) -> None:
-    attacks: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.05), "bim": BIM(epsilon=0.05, steps=2), "deepfool": DeepFool()}
-    asked = ["act1"]
+    asked, attacks = ["act1"], {**FIXED, "bim": BIM(epsilon=0.05, steps=2)}
     evaluate(attacks, Representation(asked, True), Deep(), tmp_path / "whole")
     with pytest.raises(RuntimeError, match="stopped"):
         evaluate(attacks, Representation(asked, True), Deep(), tmp_path / "stopped", stop)
@@ -276,7 +276,8 @@ def test_an_evaluation_that_was_stopped_attacks_by_all_what_some_attack_lacks_an
     assert attacked == dict.fromkeys(attacks, [f"{place}" for place in range(done, COUNT)])
     one, other = merge(tmp_path / "whole"), merge(tmp_path / "stopped")
     assert one.equals(other.select(one.columns))
-    assert one["direction_fgsm_0.05"].null_count() == COUNT  # in its own rows
+    nulls = [one[f"direction_{name}_0.05"].null_count() for name in attacks]
+    assert nulls == [COUNT, 2 * COUNT, 3 * COUNT]  # its own rows, and those of the attacks before it
 
 
 def test_without_directions_a_stopped_evaluation_repeats_nothing(tmp_path: Path) -> None:
@@ -286,27 +287,27 @@ def test_without_directions_a_stopped_evaluation_repeats_nothing(tmp_path: Path)
     assert sum(len(batch.ids) for batch in keep.batches) == 2 * COUNT - (4 + 4 + 4)
 
 
-def test_a_radius_more_gives_every_attack_its_direction(tmp_path: Path) -> None:
+def test_another_radius_gives_every_attack_a_direction_to_it(tmp_path: Path) -> None:
     def directions(folder: str, *sweeps: list[float]) -> polars.DataFrame:
         for epsilons in sweeps:
-            attacks: dict[str, Attack] = {"fgsm": FGSM(), "bim": BIM(steps=2)}
-            evaluate(attacks, Representation(directions=True), Deep(), tmp_path / folder, epsilons=epsilons)
-        table = merge(tmp_path / folder)
-        return table.select("key", "id", *sorted(name for name in table.columns if name.startswith("direction_")))
+            evaluate(FIXED, Representation(directions=True), Deep(), tmp_path / folder, epsilons=epsilons)
+        names = (f"direction_{name}_{radius}" for name in FIXED for radius in sweeps[-1])
+        return merge(tmp_path / folder).select("attack", "epsilon", "id", *names)
 
-    assert directions("at once", [0.02, 0.05]).equals(directions("later", [0.02], [0.02, 0.05]))
+    at_once = directions("at once", [0.02, 0.1])
+    assert at_once.filter(attack="grain", epsilon=0.02)["direction_fgsm_0.1"].null_count() == 0
+    assert directions("later", [0.02, 0.05], [0.02, 0.1]).equals(at_once)
 
 
 def test_directions_to_an_attack_whose_settings_come_back_are_to_these_settings(tmp_path: Path) -> None:
-    def directions(steps: int, folder: str) -> list[float]:
-        attacks: dict[str, Attack] = {"bim": BIM(epsilon=0.05, steps=steps), "fgsm": FGSM(epsilon=0.05)}
+    def directions(seed: int, folder: str) -> list[float]:
+        attacks: dict[str, Attack] = {"grain": UniformNoise(epsilon=0.05, seed=seed), "fgsm": FGSM(epsilon=0.05)}
         evaluate(attacks, Representation(directions=True), Deep(), tmp_path / folder)
-        return merge(tmp_path / folder).filter(attack="fgsm")["direction_bim_0.05"].to_list()
+        return merge(tmp_path / folder).filter(attack="fgsm")["direction_grain_0.05"].to_list()
 
-    short = directions(1, "alone")
-    assert directions(1, "shared") == short
-    assert directions(4, "shared") == directions(4, "long") != short
-    assert directions(1, "shared") == short
+    first, second = directions(1, "first"), directions(2, "second")
+    assert first != second
+    assert [directions(seed, "shared") for seed in (1, 2, 1)] == [first, second, first]
 
 
 def test_columns_that_are_asked_for_change_the_keys() -> None:
