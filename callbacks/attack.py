@@ -70,7 +70,7 @@ class Robustness(Callback):
         precision: Precision = 32,
         goals: Goals = "next",
         surrogate: str | None = None,
-        reference_per_class: int | None = None,
+        reference_per_class: int | None = 2000,
         fitted: str = "",
         seed: int | None = None,
     ) -> None:

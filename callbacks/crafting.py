@@ -34,7 +34,7 @@ class Crafter:
         precision: Precision = 32,
         goals: Goals = "next",
         surrogate: str | None = None,
-        reference_per_class: int | None = None,
+        reference_per_class: int | None = 2000,
         fitted: str = "",
     ) -> None:
         """Keep the settings."""

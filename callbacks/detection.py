@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from attacks import Attack
 from callbacks.detector_fitting import fit_data, negatives_like
 from callbacks.extraction import Extractor, clean_features
 from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, weights_hash
-from detectors import Detector, Features, concatenate, load_detectors, save_detectors
+from detectors import Detector, Features, Mahalanobis, concatenate, load_detectors, save_detectors
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Detection(Callback):
         for option, count in (("reference_per_class", reference_per_class), ("fit_per_class", fit_per_class)):
             if count is not None and count < 1:
                 raise ValueError(f"{option} counts images and is at least 1, got {count}")
-        if sum(detector.perturbation > 0 for detector in self.detectors.values()) > 1:
+        if sum(getattr(detector, "perturbation", 0) > 0 for detector in self.detectors.values()) > 1:
             raise ValueError("only one detector of an evaluation can have a perturbation: evaluate the others again")
         if passes < 2:
             raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
@@ -148,7 +148,7 @@ class Detection(Callback):
         if self.folder and all(path.is_file() for path in paths.values()):
             self._fitted = {key: load_detectors(path, own, device) for key, path in paths.items()}
             loaded = [one for fitted in self._fitted.values() for one in fitted.values()]
-            self._extractor.perturbing = next((one for one in loaded if one.perturbation), None)
+            self._extractor.perturbing = _perturbing(loaded)
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(trainer, victim, plan, needed)
@@ -211,7 +211,7 @@ class Detection(Callback):
         prepared = self._tried(
             prepared, lambda one: one.fit_reference(reference.to(device), labels.to(device)), trainer
         )
-        self._extractor.perturbing = next((one for one in prepared.values() if one.perturbation), None)
+        self._extractor.perturbing = _perturbing(prepared.values())
         loader = data.dataloader_of("adv_train", self.fit_per_class)
         groups = fit_data(trainer, victim, plan, needed, self._extractor, loader, self.seed)
         for planned in needed:
@@ -253,6 +253,11 @@ class Detection(Callback):
 
     def _forget(self) -> None:
         self._fitted, self._chosen, self._measured, self._batch = {}, {}, {}, []
+
+
+def _perturbing(detectors: Iterable[Detector]) -> Mahalanobis | None:
+    """The detector that wants images to be moved before it measures them, if there is one."""
+    return next((one for one in detectors if isinstance(one, Mahalanobis) and one.perturbation), None)
 
 
 def _measured_groups(

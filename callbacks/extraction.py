@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from callbacks.deployment import judging
-from detectors import Detector, Features, concatenate
+from detectors import Features, Mahalanobis, concatenate
 from networks.dropout import Dropouts
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Extractor:
         self.victim, self.passes, self.seed = victim, passes, seed
         self.names: tuple[str, ...] = victim.layers_named(layers)
         self.without_dropout = ""
-        self.perturbing: Detector | None = None
+        self.perturbing: Mahalanobis | None = None
         self._dropouts: Dropouts | None = None
         if passes:
             try:
@@ -55,7 +55,7 @@ class Extractor:
         perturbed = None if self.perturbing is None else self._perturbed(images, self.perturbing)
         return Features({name: layers[name] for name in self.names}, predictions, draws, perturbed)
 
-    def _perturbed(self, images: Tensor, detector: Detector) -> dict[str, Tensor]:
+    def _perturbed(self, images: Tensor, detector: Mahalanobis) -> dict[str, Tensor]:
         """Each layer's features of images moved towards what that layer takes for clean (Lee et al., 2018, eq. 3)."""
         found = {}
         with judging(self.victim):

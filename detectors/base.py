@@ -21,7 +21,7 @@ class Features:
         predictions: Predicted classes, ``(N,)`` int64.
         draws: Class probabilities of T passes with dropout on, ``(N, T, K)``; None if no detector asks for them.
         perturbed: Activations of each layer for images moved towards that layer's clean features, ``(N, C)`` by
-            layer; None if no detector asks for them (``Detector.perturbation``).
+            layer; None if no detector asks for them (``Mahalanobis``).
 
     Raises:
         ValueError: There is no layer, or the numbers of images differ.
@@ -110,7 +110,6 @@ class Detector(nn.Module, ABC):
 
     needs_adversarial: ClassVar[bool] = False  # has no score before it has seen adversarial images
     needs_draws: ClassVar[bool] = False  # reads Features.draws
-    perturbation: float = 0.0  # length of the signed step of Features.perturbed, in units of the [0, 1] range
 
     def fit(
         self,
@@ -193,10 +192,6 @@ class Detector(nn.Module, ABC):
             ValueError: It is not fitted, or the features have other layers or are not finite.
         """
         return self.classify(self.measure(features))
-
-    def layer_scores(self, features: Tensor, layer: int) -> Tensor:
-        """Suspicion ``(N,)`` of one layer's features ``(N, C)``, differentiable, where ``perturbation`` is not 0."""
-        raise NotImplementedError
 
     def keep(self, **fitted: Tensor) -> None:
         """Store fitted tensors as buffers, in place of earlier ones; their names are none of ``nn.Module``'s."""

@@ -44,6 +44,36 @@ attack:
     dim: {class_path: DIM, init_args: {steps: 2}}
   epsilons: [1/255, 4/255]
 """
+DETECTION = """
+model: {init_args: {options: {drop_rate: 0.3}}}
+attack:
+  attacks:
+    fgsm: {class_path: FGSM, init_args: {epsilon: 8/255}}
+    hide:
+      class_path: BIM
+      init_args:
+        epsilon: 8/255
+        steps: 3
+        objective:
+          class_path: WeightedSum
+          init_args:
+            terms: [{class_path: CrossEntropy}, {class_path: FeatureConstraint, init_args: {taps: [global_pool]}}]
+            weights: [1.0, 0.5]
+detection:
+  detectors:
+    kd: {class_path: KernelDensity}
+    bu: {class_path: BayesianUncertainty}
+    kd-bu: {class_path: KernelDensityUncertainty}
+    lid: {class_path: LocalDimension, init_args: {neighbours: 5}}
+    maha: {class_path: Mahalanobis}
+    svm: {class_path: SupportVectors}
+    dnn: {class_path: LayerNetworks, init_args: {epochs: 20}}
+    dfeat: {class_path: DeepFeatures, init_args: {trees: 20}}
+    qfeat: {class_path: QuantizedFeatures}
+  layers: [layer2.*.act2, global_pool]
+  fit_on: [same, fgsm]
+  passes: 10
+"""
 
 
 def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
@@ -169,3 +199,25 @@ def test_fine_tuning_by_two_processes_ends_with_one_checkpoint_and_robustness_lo
     printed = run(folder, "train.py", "fit", "-c", "small.yaml", "--runs", str(runs), *more, *attack)
     assert "best checkpoint" in printed
     assert (runs / "small/checkpoints/best.ckpt").is_file()
+
+
+def test_detectors_by_two_processes_are_those_of_one(folder: Path) -> None:
+    (folder / "detection.yaml").write_text(DETECTION)
+    tables, cells = [], []
+    for name, more in (("one-detects", ()), ("two-detect", ("--trainer.devices", "2", "--trainer.strategy", "ddp"))):
+        arguments = evaluate(folder / name, *more)
+        at = arguments.index("attacks.yaml")
+        printed = run(folder, "evaluate.py", *arguments[:at], "detection.yaml", *arguments[at + 1 :])
+        assert "is left out" not in printed
+        tables.append(records(folder / name))
+        summary = json.loads((folder / name / "small/evaluate/summary.json").read_text())
+        cells.append(summary["detection"]["rows"])
+    assert len(tables[0]) == 3 * IMAGES  # fgsm, hide and the added noise
+    assert tables[1].select("key", "id").is_unique().all()
+    assert_same_records(*tables)
+    assert len(cells[0]) == 2 * 2 * 9  # attacks, fits and detectors
+    for one, other in zip(*cells, strict=True):
+        same = ("attack", "fit", "detector", "n_positive", "n_negative")
+        assert [one[name] for name in same] == [other[name] for name in same]
+        assert one["n_positive"] > 2
+        assert one["auroc"] == pytest.approx(other["auroc"], abs=1e-3), (one["attack"], one["fit"], one["detector"])
