@@ -122,15 +122,18 @@ class Detection(Callback):
         return {"detection": described}
 
     def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
-        """Refuse to judge detectors on what they are fitted on.
+        """Refuse to judge detectors on what they are fitted on, and to fit them on what they are to tell apart from.
 
         Raises:
-            ValueError: The split is Train or AdvTrain.
+            ValueError: The split is Train or AdvTrain, or an attack to fit on is the noise that was added as control.
         """
         if self.detectors and plan.split in ("train", "adv_train"):
             raise ValueError(
                 f"detectors are fitted on train and adv_train and judged on another split, and this is {plan.split}"
             )
+        controls = [planned.name for planned in plan.attacks if planned.control and planned.name in self.fit_on]
+        if self.detectors and controls:
+            raise ValueError(f"detectors are fitted on attacks, and {controls[0]!r} is the control beside them")
 
     def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
         """Fit the detectors, or load what an evaluation that was killed has fitted."""
@@ -207,7 +210,7 @@ class Detection(Callback):
         device = trainer.strategy.root_device
         loader = data.reference_dataloader(self.reference_per_class)
         _, reference, labels = clean_features(trainer, self._extractor, loader, "clean features for the detectors")
-        prepared = {name: detector for name, detector in self.detectors.items() if self._has_dropout(name, detector)}
+        prepared = {name: one for name, one in self.detectors.items() if self._has_dropout(name, one, trainer)}
         prepared = self._tried(
             prepared, lambda one: one.fit_reference(reference.to(device), labels.to(device)), trainer
         )
@@ -232,10 +235,11 @@ class Detection(Callback):
 
             self._fitted[planned.key] = self._tried(forks, classify, trainer, f" on {planned.name}")
 
-    def _has_dropout(self, name: str, detector: Detector) -> bool:
+    def _has_dropout(self, name: str, detector: Detector, trainer: pl.Trainer) -> bool:
         assert self._extractor is not None
         if detector.needs_draws and self._extractor.without_dropout:
-            logger.warning("detector %s is left out: %s", name, self._extractor.without_dropout)
+            if trainer.is_global_zero:
+                logger.warning("detector %s is left out: %s", name, self._extractor.without_dropout)
             return False
         return True
 

@@ -101,7 +101,7 @@ def gather(ids: Sequence[str], features: Sequence[Features], labels: Sequence[Te
     return (
         [names[row] for row in order],
         concatenate(found)[rows] if found else None,
-        classes[rows] if labels else classes,
+        classes[rows] if len(classes) else classes,
     )
 
 

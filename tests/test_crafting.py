@@ -277,10 +277,14 @@ def test_what_an_objective_is_fitted_to_decides_what_is_crafted() -> None:
 
 
 def test_with_a_surrogate_objectives_know_its_features_for_its_attacks(surrogate: str, fits: list[Reference]) -> None:
-    data = Items()
-    evaluate({"hide": hiding(steps=1)}, data=data, surrogate=surrogate)
+    data, name = Items(), "act1"
+    attack = hiding(steps=2, objective=WeightedSum((CrossEntropy(), FeatureConstraint(taps=TAPS)), (1.0, 5.0)))
+    keep = evaluate({"hide": attack}, data=data, surrogate=surrogate, deployment=False)
     assert len(fits) == 2
-    name = "act1"
+    images, targets = data.images["adv_test"], data.targets("adv_test")
+    made = [fit_objectives(attack, one)(victim_of(1, mean=0.4, std=0.3), images, targets).images for one in fits]
+    differing = [float(((keep.of("hide", "adversarial") - one).abs() > 1e-5).double().mean()) for one in made]
+    assert differing[1] < 0.01 < 0.1 < differing[0]
     with torch.no_grad():
         for reference, attacked in zip(fits, (victim_of(), victim_of(1, mean=0.4, std=0.3)), strict=True):
             _, expected = attacked.features(data.images["train"], [name])

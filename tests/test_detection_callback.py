@@ -21,7 +21,7 @@ from attacks import FGSM, PGD, Attack, CWLinf, DeepFool, UniformNoise
 from callbacks import AdversarialBatch, Detection, EvaluationPlan, PlannedAttack, RecordJournal, Robustness
 from callbacks.detection import _fit_key
 from callbacks.detector_fitting import negatives_like
-from callbacks.extraction import Extractor
+from callbacks.extraction import Extractor, gather
 from detectors import (
     BayesianUncertainty,
     DeepFeatures,
@@ -239,9 +239,7 @@ def test_a_cell_of_the_summary_is_the_share_of_pairs_that_the_score_puts_in_orde
     rows = summary["detection"]["rows"]
     assert len(rows) == 2 * 2 * 9  # attacks, fits, detectors
     for detector in ("maha", "dnn"):
-        cell = next(
-            row for row in rows if (row["attack"], row["fit"], row["detector"]) == ("fgsm", "same", detector)
-        )
+        cell = next(row for row in rows if (row["attack"], row["fit"], row["detector"]) == ("fgsm", "same", detector))
         right = table.filter((polars.col("attack") == "fgsm") & polars.col("correct_before"))
         column = f"detector_{detector}_same"
         positive = right.filter(polars.col("success"))[column].to_list()
@@ -438,6 +436,7 @@ def crafted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         ({"layers": ["act3"]}, "adv_test", "no layer 'act3'; the nearest names are .*act2"),
         ({"fit_on": ["same", "pgd"]}, "adv_test", "fitted on the attack 'pgd', and there are noise, fgsm, deepfool"),
+        ({"fit_on": ["fgsm", "noise"]}, "adv_test", "fitted on attacks, and 'noise' is the control"),
         ({}, "adv_train", "judged on another split, and this is adv_train"),
         ({}, "train", "judged on another split, and this is train"),
     ],
@@ -461,6 +460,7 @@ def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
         ({"reference_per_class": 0}, "reference_per_class counts images and is at least 1, got 0"),
         ({"fit_per_class": -1}, "fit_per_class counts images and is at least 1, got -1"),
         ({"passes": 1}, "from 2 on, got 1"),
+        ({"detectors": {name: Mahalanobis(perturbation=0.01) for name in "ab"}}, "only one detector .* perturbation"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str) -> None:
@@ -490,8 +490,8 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def some_detectors(**changes: Any) -> dict[str, Detector]:
-    """A density and a classifier."""
-    return {"maha": Mahalanobis(), "dnn": LayerNetworks(**{"hidden": 4, "epochs": 5, **changes})}
+    """A distance that moves the images, and networks."""
+    return {"maha": Mahalanobis(perturbation=0.005), "dnn": LayerNetworks(**{"hidden": 4, "epochs": 5, **changes})}
 
 
 def test_an_evaluation_that_was_stopped_loads_its_detectors_and_ends_like_a_whole_one(
@@ -510,6 +510,26 @@ def test_an_evaluation_that_was_stopped_loads_its_detectors_and_ends_like_a_whol
     one, other = (records(tmp_path / name) for name in ("whole", "stopped"))
     assert one["key"].equals(other["key"])
     assert one.equals(other.select(one.columns))
+
+
+def test_labels_of_all_processes_are_in_the_order_of_the_ids_also_on_one_without_an_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Features({"act2": torch.tensor([[3.0], [1.0]])}, torch.tensor([1, 0]))
+
+    def all_gather(parts: list[Any], own: Any) -> None:
+        parts[:] = [own, (["c", "a"], other, torch.tensor([1.0, 0.0]))]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather)
+    assert gather([], [], [])[2].tolist() == [0, 1]
+    own = Features({"act2": torch.tensor([[2.0]])}, torch.tensor([1]))
+    ids, features, labels = gather(["b"], [own], [torch.tensor([1])])
+    assert ids == ["a", "b", "c"]
+    assert features.penultimate.flatten().tolist() == [1.0, 2.0, 3.0]
+    assert features.predictions.tolist() == [0, 1, 1]
+    assert labels.tolist() == [0, 1, 1]
 
 
 def test_an_evaluation_that_is_complete_fits_and_loads_nothing(fits: list[list[str]], tmp_path: Path) -> None:
@@ -553,6 +573,9 @@ def test_all_that_scores_depend_on_changes_the_records_keys(tmp_path: Path) -> N
     ):
         other = keys(**changed)
         assert not set(other.values()) & set(usual.values()), changed
+    unsure: dict[str, Detector] = {"bu": BayesianUncertainty()}
+    assert keys(detectors=unsure, passes=4) != keys(detectors=unsure, passes=5)
+    assert keys(passes=5) == usual  # which makes no passes
     stronger = {**ATTACKS, "fgsm": FGSM(epsilon=0.2)}
     assert keys(attacks=stronger)["deepfool"] == usual["deepfool"]  # which has a classifier of its own
     assert keys(attacks=stronger, fit_on=["fgsm"])["deepfool"] != keys(fit_on=["fgsm"])["deepfool"]

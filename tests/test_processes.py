@@ -48,17 +48,17 @@ DETECTION = """
 model: {init_args: {options: {drop_rate: 0.3}}}
 attack:
   attacks:
-    fgsm: {class_path: FGSM, init_args: {epsilon: 8/255}}
+    fgsm: {class_path: FGSM, init_args: {epsilon: 24/255}}
     hide:
       class_path: BIM
       init_args:
-        epsilon: 8/255
+        epsilon: 24/255
         steps: 3
         objective:
           class_path: WeightedSum
           init_args:
             terms: [{class_path: CrossEntropy}, {class_path: FeatureConstraint, init_args: {taps: [global_pool]}}]
-            weights: [1.0, 0.5]
+            weights: [1.0, 0.01]
 detection:
   detectors:
     kd: {class_path: KernelDensity}
