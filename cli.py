@@ -91,11 +91,11 @@ class MedRobustCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run, and of its folder.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the runs.")
         parser.add_lightning_class_args(Robustness, "attack")
+        parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
         parser.add_lightning_class_args(RecordJournal, "journal")
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(Quality, "quality")
         parser.add_lightning_class_args(Transfer, "transfer")
-        parser.add_lightning_class_args(Detection, "detection")
         parser.add_lightning_class_args(Representation, "representation")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(

@@ -156,24 +156,17 @@ class Robustness(Callback):
         describe = cast(Any, getattr(victim, "description", dict))
         description = {**describe(), "weights": weights_hash(victim)}
         prints = data.fingerprint(split)
-        planned_attacks = self.planned()
-        others = {**identities(trainer, victim, planned_attacks), **self.crafter.identity()}
+        own = [(name, attack, self._identity(attack, data)) for name, attack in self.planned()]
+        others = {**identities(trainer, victim, [(name, told) for name, _, told in own]), **self.crafter.identity()}
         attacks = [
             PlannedAttack(
                 name,
                 attack,
                 None if getattr(attack, "epsilon", None) is None else float(attack.epsilon),  # type: ignore[attr-defined]
-                record_key(
-                    name,
-                    description,
-                    prints,
-                    attack.parameters(),
-                    self.goals if attack.targeted else None,
-                    {**others, **self.crafter.reference_identity(attack, data)},
-                ),
+                record_key(name, description, prints, told, others),
                 control=self.controls and name == "noise",
             )
-            for name, attack in planned_attacks
+            for name, attack, told in own
         ]
         images = [(sample.id, sample.target) for sample in data.splits[split]]
         described = {**data.describe(), "split": split, "fingerprint": prints}
@@ -184,6 +177,11 @@ class Robustness(Callback):
         kept = sum(len(self.plan.done.get(planned.key, ())) for planned in attacks)
         if kept and trainer.is_global_zero:
             logger.info("%d of %d records are there already and are kept", kept, len(attacks) * len(images))
+
+    def _identity(self, attack: Attack, data: Any) -> dict[str, Any]:
+        """All that decides what an attack makes of an image, beside the victim and what all attacks share."""
+        goals = {"goals": self.goals} if attack.targeted else {}
+        return {"parameters": attack.parameters(), **goals, **self.crafter.reference_identity(attack, data)}
 
     def _end(self, trainer: pl.Trainer, victim: pl.LightningModule) -> None:
         if self.plan is not None:

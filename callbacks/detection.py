@@ -11,7 +11,6 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from attacks import Attack
 from callbacks.detector_fitting import fit_data, negatives_like
 from callbacks.extraction import Extractor, clean_features
 from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, weights_hash
@@ -87,7 +86,7 @@ class Detection(Callback):
             draws = any(detector.needs_draws for detector in self.detectors.values())
             self._extractor = Extractor(pl_module, self.layers, self.passes if draws else 0, self.seed)
 
-    def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Attack]]) -> Any:
+    def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Any]]) -> Any:
         """Say what the scores depend on: the detectors, and all that they are fitted on."""
         if not self.detectors:
             return {}
@@ -107,11 +106,7 @@ class Detection(Callback):
                 for name, detector in self.detectors.items()
             },
             "layers": list(self._extractor.names),
-            "attacks": {
-                f"{name} {place}": attack.parameters()
-                for place, (name, attack) in enumerate(attacks)
-                if name in self.fit_on
-            },
+            "attacks": [[name, told] for name, told in attacks if name in self.fit_on],
             "reference": data.fingerprint("train"),
             "fitted_on": data.fingerprint("adv_train"),
             "reference_per_class": self.reference_per_class,
@@ -193,7 +188,7 @@ class Detection(Callback):
         if kind not in self._measured:
             assert self._extractor is not None
             features = self._extractor(images, ids)
-            measured = {}
+            measured: dict[str, Tensor] = {}
             for fitted in self._fitted.values():
                 for name, detector in fitted.items():
                     if name not in measured:  # classifiers of several attacks read the same measurements
@@ -202,9 +197,7 @@ class Detection(Callback):
             self._measured[kind] = measured
         return self._measured[kind]
 
-    def _fit(
-        self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan, needed: list[PlannedAttack]
-    ) -> None:
+    def _fit(self, trainer: pl.Trainer, victim: Any, plan: EvaluationPlan, needed: list[PlannedAttack]) -> None:
         assert self._extractor is not None
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         device = trainer.strategy.root_device

@@ -170,8 +170,16 @@ def record_key(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def identities(trainer: pl.Trainer, victim: pl.LightningModule, attacks: list[tuple[str, Attack]]) -> dict[str, Any]:
-    """What the listeners' columns depend on: records with other columns are not interchangeable."""
+def identities(
+    trainer: pl.Trainer, victim: pl.LightningModule, attacks: list[tuple[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """What the listeners' columns depend on: records with other columns are not interchangeable.
+
+    Args:
+        trainer: The trainer, whose callbacks are asked.
+        victim: The victim.
+        attacks: Name of each attack, and all that decides what it makes of an image.
+    """
     found: dict[str, Any] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         listener = getattr(callback, "on_evaluation_identity", None)

@@ -9,7 +9,6 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks import Attack
 from callbacks.extraction import Extractor
 from callbacks.plan import AdversarialBatch, EvaluationPlan
 
@@ -50,11 +49,11 @@ class Representation(Callback):
             _last_weights(victim)
         self._extractor = Extractor(victim, [*self._means, *last])
 
-    def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Attack]]) -> Any:
+    def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Any]]) -> Any:
         """Say which columns the records have, and all attacks that directions are compared with."""
         if self._extractor is None:
             return {}
-        before = [[name, attack.parameters()] for name, attack in attacks] if self.directions else []
+        before = [[name, told] for name, told in attacks] if self.directions else []
         return {"representation": {"layers": self._means, "directions": before}}
 
     def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:

@@ -92,5 +92,5 @@ def checkpoint_of(path: str | Path) -> Path:
     """
     found = Path(path) / "checkpoints" / "best.ckpt" if Path(path).is_dir() else Path(path)
     if not found.is_file():
-        raise ValueError(f"there is no checkpoint {found}: a judge is a run's folder or a checkpoint of train.py")
+        raise ValueError(f"there is no checkpoint {found}: a run's folder or a checkpoint of train.py is needed")
     return found
