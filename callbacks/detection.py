@@ -13,7 +13,7 @@ from torch import Tensor
 
 from callbacks.detector_fitting import fit_data, negatives_like
 from callbacks.extraction import Extractor, clean_features
-from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, weights_hash
+from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, record_key, weights_hash
 from detectors import Detector, Features, Mahalanobis, concatenate, load_detectors, save_detectors
 
 logger = logging.getLogger(__name__)
@@ -142,18 +142,22 @@ class Detection(Callback):
         needed = [planned for planned in plan.attacks if planned.key in self._chosen.values()]
         own = weights_hash(victim)
         device = trainer.strategy.root_device
-        paths = {planned.key: Path(self.folder) / "detectors" / f"{planned.key}.safetensors" for planned in needed}
-        if self.folder and all(path.is_file() for path in paths.values()):
-            self._fitted = {key: load_detectors(path, own, device) for key, path in paths.items()}
-            loaded = [one for fitted in self._fitted.values() for one in fitted.values()]
-            self._extractor.perturbing = _perturbing(loaded)
+        file = Path(self.folder) / "detectors" / f"{record_key([planned.key for planned in needed])}.safetensors"
+        if self.folder and file.is_file():
+            loaded = load_detectors(file, own, device)
+            self._fitted = {planned.key: _of_fit(loaded, planned) for planned in needed}
+            self._extractor.perturbing = _perturbing(loaded.values())
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(trainer, victim, plan, needed)
         if self.folder and trainer.is_global_zero:
-            for planned in needed:
-                about = {"attack": planned.name, "epsilon": planned.epsilon, "split": "adv_train"}
-                save_detectors(paths[planned.key], self._fitted[planned.key], own, planned.name, about)
+            held = {
+                f"{_fit_name(planned)}/{name}": detector
+                for planned in needed
+                for name, detector in self._fitted[planned.key].items()
+            }
+            about = {"split": "adv_train", "layers": list(self._extractor.names)}
+            save_detectors(file, held, own, [_fit_name(planned) for planned in needed], about)
 
     @torch.no_grad()
     def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
@@ -250,6 +254,17 @@ class Detection(Callback):
 
     def _forget(self) -> None:
         self._fitted, self._chosen, self._measured, self._batch = {}, {}, {}, []
+
+
+def _fit_name(planned: PlannedAttack) -> str:
+    """How the file names what a classifier was fitted on."""
+    return planned.name if planned.epsilon is None else f"{planned.name}@{planned.epsilon:.6g}"
+
+
+def _of_fit(detectors: Mapping[str, Detector], planned: PlannedAttack) -> dict[str, Detector]:
+    """The detectors of a file that were fitted on an attack, by their own names."""
+    prefix = f"{_fit_name(planned)}/"
+    return {name.removeprefix(prefix): one for name, one in detectors.items() if name.startswith(prefix)}
 
 
 def _perturbing(detectors: Iterable[Detector]) -> Mahalanobis | None:
