@@ -169,8 +169,11 @@ class Robustness(Callback):
             for name, attack, told in own
         ]
         images = [(sample.id, sample.target) for sample in data.splits[split]]
+        patients = {sample.id: sample.patient for sample in data.splits[split] if hasattr(sample, "patient")}
         described = {**data.describe(), "split": split, "fingerprint": prints}
-        self.plan = EvaluationPlan(attacks, split, images, description, described, others, craft=self.crafter)
+        self.plan = EvaluationPlan(
+            attacks, split, images, description, described, others, patients=patients, craft=self.crafter
+        )
         tell(trainer, "on_evaluation_plan", trainer, victim, self.plan)
         self.crafter.prepare(trainer, victim, self.plan)
         tell(trainer, "on_evaluation_start", trainer, victim, self.plan)

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,22 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from callbacks.detector_fitting import fit_data, negatives_like
+from callbacks.detector_fitting import (
+    SAME,
+    fit_data,
+    fit_key,
+    fit_name,
+    fitted_on,
+    measured_groups,
+    negatives_like,
+    perturbing,
+)
 from callbacks.extraction import Extractor, clean_features
 from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, record_key, weights_hash
-from detectors import Detector, Features, Mahalanobis, concatenate, load_detectors, save_detectors
+from detectors import Detector, load_detectors, save_detectors
 
 logger = logging.getLogger(__name__)
 
-SAME = "same"
 NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
@@ -54,7 +62,7 @@ class Detection(Callback):
         layers: list[str] | None = None,
         fit_on: list[str] | None = None,
         reference_per_class: int | None = 500,
-        fit_per_class: int | None = None,
+        fit_per_class: int | None = 1000,
         passes: int = 50,
         seed: int = 0,
         folder: str = "",
@@ -64,6 +72,8 @@ class Detection(Callback):
         self.layers, self.fit_on = list(layers or ["activations"]), list(fit_on or [SAME])
         self.reference_per_class, self.fit_per_class = reference_per_class, fit_per_class
         self.passes, self.seed, self.folder = passes, seed, folder
+        if len(set(self.fit_on)) < len(self.fit_on):
+            raise ValueError(f"fit_on names each attack once, got {self.fit_on}")
         for name in self.detectors:
             if not NAME.fullmatch(name):
                 raise ValueError(f"a detector's name is made of letters, digits and -, got {name!r}")
@@ -79,12 +89,16 @@ class Detection(Callback):
         self._chosen: dict[tuple[str, str], str | None] = {}
         self._measured: dict[Any, dict[str, Tensor]] = {}
         self._batch: list[str] = []
+        self._counts: dict[str, dict[str, int]] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the layers, before any image is read."""
         if stage != "fit" and self.detectors:
             draws = any(detector.needs_draws for detector in self.detectors.values())
             self._extractor = Extractor(pl_module, self.layers, self.passes if draws else 0, self.seed)
+            last, usual = self._extractor.names[-1], pl_module.layers_named(["activations"])[-1]  # type: ignore[operator]
+            if last != usual and trainer.is_global_zero:
+                logger.warning("detectors of penultimate features are given layer %s, the network's is %s", last, usual)
 
     def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Any]]) -> Any:
         """Say what the scores depend on: the detectors, and all that they are fitted on."""
@@ -97,6 +111,11 @@ class Detection(Callback):
                 raise ValueError(
                     f"detectors are to be fitted on the attack {wanted!r}, and there are {', '.join(names)}"
                 )
+        taken = {f"{fit}{suffix}" for fit in self.fit_on for suffix in ("_clean", "_noisy")} & set(self.fit_on)
+        if taken or (SAME in self.fit_on and SAME in names):
+            raise ValueError(
+                f"the attack {(taken or {SAME}).pop()!r} has a name that columns of scores need: rename it"
+            )
         data = trainer.datamodule  # type: ignore[attr-defined]
         described = {
             "detectors": list(self.detectors),
@@ -137,27 +156,27 @@ class Detection(Callback):
             return
         self._extractor.perturbing = None
         self._chosen = {
-            (fit, planned.key): _fit_key(fit, planned, plan.attacks) for fit in self.fit_on for planned in plan.attacks
+            (fit, planned.key): fit_key(fit, planned, plan.attacks) for fit in self.fit_on for planned in plan.attacks
         }
         needed = [planned for planned in plan.attacks if planned.key in self._chosen.values()]
         own = weights_hash(victim)
         device = trainer.strategy.root_device
         file = Path(self.folder) / "detectors" / f"{record_key([planned.key for planned in needed])}.safetensors"
-        if self.folder and file.is_file():
+        if trainer.strategy.broadcast(bool(self.folder) and file.is_file()):  # all processes fit, or none
             loaded = load_detectors(file, own, device)
-            self._fitted = {planned.key: _of_fit(loaded, planned) for planned in needed}
-            self._extractor.perturbing = _perturbing(loaded.values())
+            self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
+            self._extractor.perturbing = perturbing(loaded.values())
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(trainer, victim, plan, needed)
         if self.folder and trainer.is_global_zero:
             held = {
-                f"{_fit_name(planned)}/{name}": detector
+                f"{fit_name(planned)}/{name}": detector
                 for planned in needed
                 for name, detector in self._fitted[planned.key].items()
             }
-            about = {"split": "adv_train", "layers": list(self._extractor.names)}
-            save_detectors(file, held, own, [_fit_name(planned) for planned in needed], about)
+            about = {"split": "adv_train", "images": self._counts}
+            save_detectors(file, held, own, [fit_name(planned) for planned in needed], about)
 
     @torch.no_grad()
     def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
@@ -211,23 +230,25 @@ class Detection(Callback):
         prepared = self._tried(
             prepared, lambda one: one.fit_reference(reference.to(device), labels.to(device)), trainer
         )
-        self._extractor.perturbing = _perturbing(prepared.values())
+        self._extractor.perturbing = perturbing(prepared.values())
         loader = data.dataloader_of("adv_train", self.fit_per_class)
         groups = fit_data(trainer, victim, plan, needed, self._extractor, loader, self.seed)
         for planned in needed:
-            clean, _, adversarial = groups[planned.key]
+            groups_of = zip(("clean", "noisy", "adversarial"), groups[planned.key], strict=True)
+            counts = {name: 0 if one is None else len(one) for name, one in groups_of}
+            self._counts[fit_name(planned)] = counts
             if trainer.is_global_zero:
                 logger.info(
                     "detectors on %s: %d clean images of train, %d clean and %d adversarial of adv_train",
-                    " ".join(filter(None, [planned.name, f"{planned.epsilon:.3g}" if planned.epsilon else ""])),
+                    fit_name(planned),
                     len(reference),
-                    0 if clean is None else len(clean),
-                    0 if adversarial is None else len(adversarial),
+                    counts["clean"],
+                    counts["adversarial"],
                 )
             forks = {name: detector.fork() for name, detector in prepared.items()}
 
             def classify(one: Detector, groups: Any = groups[planned.key]) -> None:
-                negative, positive = _measured_groups(one, groups, device)
+                negative, positive = measured_groups(one, groups, device)
                 one.fit_classifier(negative, positive)
 
             self._fitted[planned.key] = self._tried(forks, classify, trainer, f" on {planned.name}")
@@ -247,53 +268,10 @@ class Detection(Callback):
             try:
                 fit(detector)
                 good[name] = detector.to(trainer.strategy.root_device)
-            except ValueError as error:
+            except (ValueError, torch.linalg.LinAlgError) as error:
                 if trainer.is_global_zero:
                     logger.warning("detector %s%s is left out: %s", name, where, error)
         return good
 
     def _forget(self) -> None:
         self._fitted, self._chosen, self._measured, self._batch = {}, {}, {}, []
-
-
-def _fit_name(planned: PlannedAttack) -> str:
-    """How the file names what a classifier was fitted on."""
-    return planned.name if planned.epsilon is None else f"{planned.name}@{planned.epsilon:.6g}"
-
-
-def _of_fit(detectors: Mapping[str, Detector], planned: PlannedAttack) -> dict[str, Detector]:
-    """The detectors of a file that were fitted on an attack, by their own names."""
-    prefix = f"{_fit_name(planned)}/"
-    return {name.removeprefix(prefix): one for name, one in detectors.items() if name.startswith(prefix)}
-
-
-def _perturbing(detectors: Iterable[Detector]) -> Mahalanobis | None:
-    """The detector that wants images to be moved before it measures them, if there is one."""
-    return next((one for one in detectors if isinstance(one, Mahalanobis) and one.perturbation), None)
-
-
-def _measured_groups(
-    detector: Detector, groups: tuple[Features | None, Features | None, Features | None], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Measured negatives and positives of AdvTrain."""
-    clean, noisy, adversarial = groups
-    if clean is None or noisy is None:
-        raise ValueError("there is no correctly classified clean image to fit on")
-    if adversarial is None:
-        raise ValueError("there is no successful adversarial image to fit on")
-    negatives = concatenate([clean, noisy]).to(device)
-    return detector.measure(negatives), detector.measure(adversarial.to(device))
-
-
-def _fit_key(fit: str, judged: PlannedAttack, attacks: list[PlannedAttack]) -> str | None:
-    """Key of the attack that the classifier is fitted on which judges an attack; None for none."""
-    if fit == SAME:
-        return None if judged.control else judged.key
-    candidates = [planned for planned in attacks if planned.name == fit and not planned.control]
-    if not candidates:
-        return None
-    radius = judged.epsilon
-    if radius is None:
-        return candidates[0].key
-    far = [abs((planned.epsilon if planned.epsilon is not None else radius) - radius) for planned in candidates]
-    return candidates[far.index(min(far))].key

@@ -1,6 +1,6 @@
 """What detectors are fitted on: clean, noisy and adversarial versions of AdvTrain's images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,10 @@ from attacks.budgets import image_generator
 from callbacks.deployment import judging
 from callbacks.extraction import Extractor, batches, gather
 from callbacks.plan import EvaluationPlan, PlannedAttack
-from detectors import Features
+from detectors import Detector, Features, Mahalanobis, concatenate
+
+SAME = "same"  # stands for the judged attack itself
+ROUNDS = 5  # of scaling Gaussian noise to its length
 
 
 def fit_data(
@@ -90,4 +93,51 @@ def negatives_like(
         row.normal_(generator=image_generator(seed, "GaussianNoise", id))
     noise = noise.to(clean.device, clean.dtype, non_blocking=True)
     wanted = (adversarial - clean).flatten(1).norm(dim=1)
-    return (clean + noise * (wanted / noise.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)).clamp(0, 1)
+    noisy, factor = clean, wanted / noise.flatten(1).norm(dim=1)
+    for _ in range(ROUNDS):  # what is cut off at black and white has to be made up for elsewhere
+        noisy = (clean + noise * factor.view(-1, 1, 1, 1)).clamp(0, 1)
+        factor = factor * torch.nan_to_num(wanted / (noisy - clean).flatten(1).norm(dim=1), nan=1.0, posinf=1.0)
+    return noisy
+
+
+def fit_name(planned: PlannedAttack) -> str:
+    """How the file names what a classifier was fitted on."""
+    return planned.name if planned.epsilon is None else f"{planned.name}@{planned.epsilon:.6g}"
+
+
+def fitted_on(detectors: Mapping[str, Detector], planned: PlannedAttack) -> dict[str, Detector]:
+    """The detectors of a file that were fitted on an attack, by their own names."""
+    prefix = f"{fit_name(planned)}/"
+    return {name.removeprefix(prefix): one for name, one in detectors.items() if name.startswith(prefix)}
+
+
+def perturbing(detectors: Iterable[Detector]) -> Mahalanobis | None:
+    """The detector that wants images to be moved before it measures them, if there is one."""
+    return next((one for one in detectors if isinstance(one, Mahalanobis) and one.perturbation), None)
+
+
+def measured_groups(
+    detector: Detector, groups: tuple[Features | None, Features | None, Features | None], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Measured negatives and positives of AdvTrain."""
+    clean, noisy, adversarial = groups
+    if clean is None or noisy is None:
+        raise ValueError("there is no correctly classified clean image to fit on")
+    if adversarial is None:
+        raise ValueError("there is no successful adversarial image to fit on")
+    negatives = concatenate([clean, noisy]).to(device)
+    return detector.measure(negatives), detector.measure(adversarial.to(device))
+
+
+def fit_key(fit: str, judged: PlannedAttack, attacks: list[PlannedAttack]) -> str | None:
+    """Key of the attack that the classifier is fitted on which judges an attack; None for none."""
+    if fit == SAME:
+        return None if judged.control or isinstance(judged.attack, UniformNoise) else judged.key
+    candidates = [planned for planned in attacks if planned.name == fit and not planned.control]
+    if not candidates:
+        return None
+    radius = judged.epsilon
+    if radius is None:
+        return candidates[0].key
+    far = [abs((planned.epsilon if planned.epsilon is not None else radius) - radius) for planned in candidates]
+    return candidates[far.index(min(far))].key

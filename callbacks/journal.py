@@ -87,6 +87,7 @@ class RecordJournal(Callback):
         nothing = [None] * count
         per_image: dict[str, list[Any]] = {
             "id": batch.ids,
+            "patient": [batch.plan.patients.get(id) for id in batch.ids],
             "target": _classes(batch.targets) or nothing,
             "goal": _classes(batch.goals) or nothing,
             "clean_prediction": before[0].tolist() if before else nothing,

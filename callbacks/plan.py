@@ -60,6 +60,7 @@ class EvaluationPlan:
         victim: Description of the victim, with the hash of its weights.
         data: Description of the data.
         listeners: What the columns of other callbacks depend on, such as the judges' weights.
+        patients: Patient of each image, where the data know it.
         done: Ids that need not be attacked again, by an attack's key.
         craft: Crafts and judges a batch as the evaluation does, see ``callbacks.crafting.Crafter``.
     """
@@ -71,6 +72,7 @@ class EvaluationPlan:
     data: dict[str, Any]
     listeners: dict[str, Any] = field(default_factory=dict)
     done: dict[str, set[str]] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
     craft: Any = None
 
     def pending(self) -> bool:

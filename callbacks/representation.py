@@ -34,6 +34,7 @@ class Representation(Callback):
         """Keep the settings."""
         self.layers, self.directions = list(layers or []), directions
         self._means: list[str] = []
+        self._last = ""
         self._extractor: Extractor | None = None
         self._clean: tuple[tuple[str, ...], dict[str, Tensor]] = ((), {})
         self._changes: dict[str, Tensor] = {}
@@ -44,10 +45,10 @@ class Representation(Callback):
             return
         victim: Any = pl_module
         self._means = list(victim.layers_named(self.layers)) if self.layers else []
-        last = list(victim.layers_named(["activations"]))[-1:] if self.directions else []
         if self.directions:
             _last_weights(victim)
-        self._extractor = Extractor(victim, [*self._means, *last])
+            self._last = victim.layers_named(["activations"])[-1]
+        self._extractor = Extractor(victim, [*self._means, *([self._last] if self.directions else [])])
 
     def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Any]]) -> Any:
         """Say which columns the records have, and all attacks that directions are compared with."""
@@ -79,8 +80,13 @@ class Representation(Callback):
             batch.columns[f"mean_{name}"] = after.layers[layer].mean(1)
         if not self.directions:
             return
-        change = after.penultimate - before[self._extractor.names[-1]]
+        change = after.layers[self._last] - before[self._last]
         weights = _last_weights(victim)
+        if weights.shape[1] != change.shape[1]:
+            raise ValueError(
+                f"directions compares the change of {self._last!r}, {change.shape[1]} channels, with the weights of a "
+                f"linear layer that reads {weights.shape[1]}: the victim's last activations are not what it reads"
+            )
         others = batch.clean_outputs.scatter(1, batch.targets[:, None], float("-inf")).argmax(1)
         heading = torch.where(after.predictions != batch.targets, after.predictions, others)
         batch.columns["direction_weights"] = _cosine(change, weights[heading] - weights[batch.targets])

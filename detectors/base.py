@@ -108,8 +108,12 @@ class Detector(nn.Module, ABC):
     A subclass stores its settings under the names of its ``__init__`` arguments and everything fitted by ``keep``.
     """
 
+    layer_widths: Tensor  # (L,) number of channels of each layer
     needs_adversarial: ClassVar[bool] = False  # has no score before it has seen adversarial images
     needs_draws: ClassVar[bool] = False  # reads Features.draws
+    needs_reference: ClassVar[bool] = (
+        False  # compares with clean images, which must be none of those that it tells apart
+    )
 
     def fit(
         self,
@@ -127,8 +131,8 @@ class Detector(nn.Module, ABC):
             labels: Their true classes, ``(N,)`` int64.
             adversarial: Images that fool the victim: positives. None leaves the raw score.
             noisy: Noisy versions of the clean images: negatives too.
-            reference: Clean training images, for densities. None takes ``clean``; of a density with adversarial images,
-                every other image of each class, and the others as negatives: none must be its own reference.
+            reference: Clean training images that densities are fitted on, none of the others; None takes ``clean``
+                where there are no adversarial images.
             reference_labels: Their true classes.
 
         Returns:
@@ -141,12 +145,17 @@ class Detector(nn.Module, ABC):
             raise ValueError(f"expected one label for each of {len(clean)} images, got {len(labels)}")
         if adversarial is not None:
             check_groups(clean.predictions, adversarial.predictions)
-        if reference is None or reference_labels is None:
-            reference, reference_labels = clean, labels
-            if adversarial is not None and not self.needs_adversarial:
-                order = labels.argsort(stable=True)  # so that each half has about half of each class
-                reference, reference_labels, clean = clean[order[::2]], labels[order[::2]], clean[order[1::2]]
-        self.fit_reference(reference, reference_labels)
+        if (reference is None) != (reference_labels is None):
+            raise ValueError("reference and reference_labels belong together, and only one of them is given")
+        if reference is None and adversarial is not None and self.needs_reference:
+            raise ValueError(
+                f"{type(self).__name__} compares images with clean ones, which none of those may be that it learns to "
+                "tell apart: give clean training images as reference and reference_labels"
+            )
+        known, classes = (
+            (clean, labels) if reference is None or reference_labels is None else (reference, reference_labels)
+        )
+        self.fit_reference(known, classes)
         if adversarial is not None:
             negative = clean if noisy is None else concatenate([clean, noisy])
             self.fit_classifier(self.measure(negative), self.measure(adversarial))

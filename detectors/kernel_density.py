@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class KernelDensity(MeasuredDetector):
     Raises:
         ValueError: A setting is out of its range; says what was expected and what came.
     """
+
+    needs_reference: ClassVar[bool] = True
 
     references: Tensor  # (M, C) minus the centre of their class, sorted by class
     lengths: Tensor  # (M,) their squared lengths

@@ -22,8 +22,9 @@ class LayerNetworks(Detector):
     cross-entropy with balanced classes, its own initial weights, drawn by the layer's name, and its own AdamW on all
     rows at once. So what is learnt from a layer does not depend on the others. The score is the sum of the logits.
 
-    Every fifth image of each kind is held out, and of all steps the one with the lowest loss on these is kept. The
-    logits start at 0, so that a layer that tells nothing stays there, instead of adding what it learnt by heart.
+    Every fifth row of the negatives and of the positives is held out, and of all steps the one with the lowest loss on
+    these is kept, so that a layer that tells little adds less of what it learnt by heart. Other versions of a
+    held-out image, and other images of its patient, may be among the rows that are learnt from.
 
     Args:
         hidden: Hidden units of each network.
@@ -38,7 +39,6 @@ class LayerNetworks(Detector):
 
     needs_adversarial: ClassVar[bool] = True
 
-    sizes: Tensor
     centre: Tensor
     width: Tensor
     first: Tensor
@@ -65,24 +65,15 @@ class LayerNetworks(Detector):
         self.hidden, self.epochs, self.seed = hidden, epochs, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
 
-    def fit_reference(self, clean: Features, labels: Tensor) -> None:
-        """Note the layers and their channels."""
-        super().fit_reference(clean, labels)
-        with torch.inference_mode(False):
-            self.keep(sizes=torch.tensor([values.shape[1] for values in clean.layers.values()]))
-
     def measure(self, features: Features) -> Tensor:
         """All layers' features side by side, ``(N, D)``."""
         self._check(features)
-        sizes = [values.shape[1] for values in features.layers.values()]
-        if sizes != self.sizes.tolist():
-            raise ValueError(f"expected layers of {self.sizes.tolist()} channels, got {sizes}")
         return torch.cat(list(features.layers.values()), 1)
 
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
         """Train a network on each layer's part of the negatives ``(N, D)`` and of the positives ``(M, D)``."""
         check_groups(negative, positive)
-        device, sizes = negative.device.type, self.sizes.tolist()
+        device, sizes = negative.device.type, self.layer_widths.tolist()
         groups = zip(negative.split(sizes, 1), positive.split(sizes, 1), strict=True)
         # the caller's loop may have switched gradients off, and may run in half precision
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
@@ -106,7 +97,7 @@ class LayerNetworks(Detector):
         if "second_bias" not in self._buffers:
             raise ValueError(f"{type(self).__name__} has seen no adversarial image yet: fit it on some first")
         values = _standardised(measured, self.centre, self.width)
-        sizes = self.sizes.tolist()
+        sizes = self.layer_widths.tolist()
         parts = zip(values.split(sizes, 1), self.first.double().split(sizes), strict=True)
         hidden = torch.stack([part @ first for part, first in parts], 1) + self.first_bias
         return (hidden.relu() * self.second).sum(2) + self.second_bias

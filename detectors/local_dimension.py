@@ -1,5 +1,7 @@
 """Local intrinsic dimensionality: around adversarial images, distances to clean ones grow as in many dimensions."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -70,6 +72,8 @@ class LocalDimension(MeasuredDetector):
     Raises:
         ValueError: A setting is out of its range; says what was expected and what came.
     """
+
+    needs_reference: ClassVar[bool] = True
 
     largest = 1000.0
 

@@ -1,5 +1,7 @@
 """Mahalanobis distance: adversarial images are far from the mean of every class, in units of the classes' spread."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,8 @@ class Mahalanobis(MeasuredDetector):
     Raises:
         ValueError: A setting is out of its range.
     """
+
+    needs_reference: ClassVar[bool] = True
 
     chosen: Tensor  # (L,) shrinkage of each layer
 
@@ -116,7 +120,9 @@ class Mahalanobis(MeasuredDetector):
             shrinkage = max(ledoit_wolf(deviations, covariance), SMALLEST_SHRINKAGE)
         shrunk = (1 - shrinkage) * covariance
         shrunk.diagonal().add_(shrinkage * variances.mean())
-        factor = torch.linalg.cholesky(shrunk)
+        factor, failed = torch.linalg.cholesky_ex(shrunk)
+        if int(failed):
+            raise ValueError(f"the covariance of layer {name!r} is singular under a shrinkage of {shrinkage:g}")
         identity = torch.eye(channels, dtype=factor.dtype, device=factor.device)
         return torch.linalg.solve_triangular(factor, identity, upper=False).T.contiguous(), shrinkage
 

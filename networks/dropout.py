@@ -34,14 +34,15 @@ class Dropouts:
         self.network = network
         self.modules = [module for module in network.modules() if isinstance(module, KINDS) and module.p > 0]
         self.classifier = _classifier(network)
-        rate = getattr(network, "drop_rate", 0.0)
-        self.rate = float(rate) if not self.modules and self.classifier is not None and rate else 0.0
+        inside = set() if self.classifier is None else set(self.classifier.modules())
+        # timm drops what the classifier reads by a module or by a function, never by both
+        by_function = self.classifier is not None and inside.issuperset(self.modules)
+        self.rate = float(getattr(network, "drop_rate", 0.0) or 0.0) if by_function else 0.0
         if not self.modules and not self.rate:
             raise ValueError(
                 "the victim has no dropout, which passes with dropout need: give it one, such as head: dense or "
                 "options: {drop_rate: 0.2}, and fine-tune it"
             )
-        inside = set() if self.classifier is None else set(self.classifier.modules())
         self._in_classifier = bool(self.rate) or inside.issuperset(self.modules)
         self._has_head = callable(getattr(network, "forward_features", None)) and hasattr(network, "forward_head")
         self._inputs: Tensor | None = None

@@ -13,7 +13,7 @@ from networks.deployment import DeployedNetwork
 ACTIVATIONS = "activations"  # stands for every activation layer and the pooled one
 _GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.MultiheadAttention)
 _HOMES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
-_POOLED = ("global_pool", "head.global_pool", "fc_norm")  # timm's names of what the classifier reads
+_POOLED = ("global_pool", "head.global_pool", "head.norm", "fc_norm")  # timm's names of what the classifier reads
 
 
 def pooled(activation: Tensor) -> Tensor:

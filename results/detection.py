@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from results.separation import Scores, auroc, bootstrap_intervals, roc_curve, tpr_at_tnr
 
@@ -32,8 +33,8 @@ def detection(
         Empty if there are no detectors. Else `detectors`, `fits`, `tnr`, and `rows`: one for each attack, fit and
         detector, with `attack`, `epsilon`, `key`, `detector`, `fit`, `n_positive` and `n_negative` (scores, so an image
         counts twice among the negatives), `auroc` and `tpr` (at that TNR, as `results.separation.tpr_at_tnr` defines
-        it) with their 95 % bootstrap intervals over images, None where a group is empty, and `roc`: `fpr` and `tpr` of
-        at most 60 points.
+        it) with their 95 % bootstrap intervals over patients, None where a group is empty, and `roc`: `fpr` and `tpr`
+        of at most 60 points.
     """
     known = manifest.get("listeners", {}).get("detection") or {}
     if not known.get("detectors"):
@@ -41,7 +42,7 @@ def detection(
     detectors, fits = list(known["detectors"]), list(known["fits"])
     rows = []
     for entry in entries:
-        if entry.get("control"):
+        if entry.get("control") or entry.get("method") == "UniformNoise":
             continue
         table = tables[entry["key"]].filter(pl.col("correct_before"))
         success = table["success"].fill_null(False).to_numpy()
@@ -67,12 +68,20 @@ def scores_of(table: pl.DataFrame, detector: str, fit: str, kind: str = "") -> S
     return table[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
+def _clusters(table: pl.DataFrame) -> NDArray[np.int64]:
+    """Number of the patient that each image belongs to, ``(N,)``; of the image where the patient is not known."""
+    names = table["id"]
+    if "patient" in table.columns:
+        names = pl.select(pl.coalesce(table["patient"].cast(pl.String), names)).to_series()
+    return np.unique(names.to_numpy(), return_inverse=True)[1]
+
+
 def _judge(table: pl.DataFrame, success: np.ndarray, detector: str, fit: str) -> dict[str, Any]:
     clean, noisy = (scores_of(table, detector, fit, kind) for kind in ("clean", "noisy"))
     adversarial = np.where(success, scores_of(table, detector, fit), np.nan)
     scored = ~(np.isnan(clean) & np.isnan(noisy) & np.isnan(adversarial))
     clean, noisy, adversarial = clean[scored], noisy[scored], adversarial[scored]
-    both, images = np.concatenate([clean, noisy]), np.arange(len(clean))
+    both, images = np.concatenate([clean, noisy]), _clusters(table)[scored]
     negative, negative_images = both[~np.isnan(both)], np.tile(images, 2)[~np.isnan(both)]
     positive, positive_images = adversarial[~np.isnan(adversarial)], images[~np.isnan(adversarial)]
     intervals = bootstrap_intervals(negative, negative_images, positive, positive_images, TNR)

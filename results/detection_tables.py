@@ -123,7 +123,7 @@ def detection_markdown(summary: Mapping[str, Any], pairs: Sequence[tuple[str, st
     if not grids:
         raise ValueError(f"{summary['manifest']['run']} has no scores of detectors: evaluate it with detectors first")
     tnr = f"{100 * summary['detection']['tnr']:.0f} %"
-    parts = [f"{WHO} In percent; in brackets the 95 % bootstrap interval over images.\n"]
+    parts = [f"{WHO} In percent; in brackets the 95 % bootstrap interval over patients.\n"]
     for grid in grids:
         parts.append(f"**AUROC, {grid.title}**\n\n{_measure(grid, 'auroc')}")
         parts.append(f"**TPR at {tnr} TNR, {grid.title}**\n\n{_measure(grid, 'tpr')}")

@@ -81,8 +81,9 @@ def test_both_measurements_stand_beside_each_other_and_are_weighed_together() ->
     values[::2] += 6
     draws[1::2] = passes(200, 1.0, 3)
     adversarial = seen(draws, values)
-    detectors = [kind().fit(clean, labels, adversarial) for kind in (BayesianUncertainty, KernelDensity)]
-    both = KernelDensityUncertainty().fit(clean, labels, adversarial)
+    known = (None, seen(passes(400, 0.3, 4), normal(400, 2, 5)), labels)
+    detectors = [kind().fit(clean, labels, adversarial, *known) for kind in (BayesianUncertainty, KernelDensity)]
+    both = KernelDensityUncertainty().fit(clean, labels, adversarial, *known)
     columns = torch.cat([detectors[1].measure(adversarial), detectors[0].measure(adversarial)], 1)
     assert torch.equal(both.measure(adversarial), columns)
     single = [auroc(one.score(clean), one.score(adversarial)).item() for one in detectors]
@@ -91,9 +92,9 @@ def test_both_measurements_stand_beside_each_other_and_are_weighed_together() ->
 
 def test_scores_are_the_same_alone_in_any_batch_and_after_restoring() -> None:
     clean = seen(passes(60, 0.3), normal(60, 4))
-    detector = KernelDensityUncertainty(max_references=50).fit(
-        clean, torch.arange(60) * 0, seen(passes(60, 0.6, 1), normal(60, 4, 1))
-    )
+    zeros, known = torch.zeros(60).long(), seen(passes(60, 0.3, 3), normal(60, 4, 3))
+    adversarial = seen(passes(60, 0.6, 1), normal(60, 4, 1))
+    detector = KernelDensityUncertainty(max_references=50).fit(clean, zeros, adversarial, None, known, zeros)
     points = seen(passes(9, 0.5, 2), normal(9, 4, 2))
     together = detector.score(points)
     alone = torch.cat([detector.score(points[i : i + 1]) for i in range(9)])

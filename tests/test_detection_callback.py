@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader
 import callbacks.detection as module
 from attacks import FGSM, PGD, Attack, CWLinf, DeepFool, UniformNoise
 from callbacks import AdversarialBatch, Detection, EvaluationPlan, PlannedAttack, RecordJournal, Robustness
-from callbacks.detection import _fit_key
-from callbacks.detector_fitting import negatives_like
+from callbacks.detector_fitting import fit_key, negatives_like
 from callbacks.extraction import Extractor, gather
 from detectors import (
     BayesianUncertainty,
@@ -308,15 +307,15 @@ def test_the_classifier_of_a_judged_attack_is_of_its_radius_or_the_nearest() -> 
     noise, free = planned("noise", 0.1, control=True), planned("free", None)
     fgsm = [planned("fgsm", 0.1), planned("fgsm", 0.4)]
     attacks = [noise, *fgsm, planned("pgd", 0.2), planned("pgd", 0.3), free]
-    assert _fit_key("same", fgsm[1], attacks) == "fgsm 0.4"
-    assert _fit_key("same", noise, attacks) is None
-    assert _fit_key("fgsm", planned("pgd", 0.2), attacks) == "fgsm 0.1"
-    assert _fit_key("fgsm", planned("pgd", 0.3), attacks) == "fgsm 0.4"
-    assert _fit_key("pgd", fgsm[0], attacks) == "pgd 0.2"
-    assert _fit_key("pgd", fgsm[1], attacks) == "pgd 0.3"
-    assert _fit_key("fgsm", noise, attacks) == "fgsm 0.1"
-    assert _fit_key("free", fgsm[0], attacks) == "free None"
-    assert _fit_key("fgsm", free, attacks) == "fgsm 0.1"
+    assert fit_key("same", fgsm[1], attacks) == "fgsm 0.4"
+    assert fit_key("same", noise, attacks) is None
+    assert fit_key("fgsm", planned("pgd", 0.2), attacks) == "fgsm 0.1"
+    assert fit_key("fgsm", planned("pgd", 0.3), attacks) == "fgsm 0.4"
+    assert fit_key("pgd", fgsm[0], attacks) == "pgd 0.2"
+    assert fit_key("pgd", fgsm[1], attacks) == "pgd 0.3"
+    assert fit_key("fgsm", noise, attacks) == "fgsm 0.1"
+    assert fit_key("free", fgsm[0], attacks) == "free None"
+    assert fit_key("fgsm", free, attacks) == "fgsm 0.1"
 
 
 class Spy(Detector):
@@ -629,11 +628,12 @@ def test_noise_beside_another_attack_is_gaussian_of_the_perturbations_length() -
     assert inside == pytest.approx([0.683, 0.954], abs=0.05)  # 704 numbers of a normal distribution
 
 
-def test_noise_is_clipped_to_the_images_range() -> None:
-    images = torch.zeros(1, 1, SIDE, SIDE)
-    noise = noise_beside(DeepFool(), images, images + 0.1, ["a"])
-    assert noise.min() == 0
-    assert 0 < float(noise.norm()) < 0.1 * SIDE
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
+def test_noise_keeps_its_length_where_black_and_white_cut_it(value: float) -> None:
+    images = torch.full((1, 1, SIDE, SIDE), value)
+    noise = noise_beside(DeepFool(), images, images + (0.1 if value < 1 else -0.1), ["a"])
+    assert 0 <= (images + noise).min() <= (images + noise).max() <= 1
+    assert float(noise.norm()) == pytest.approx(0.1 * SIDE, rel=0.01)
 
 
 def test_noise_depends_on_the_seed_and_the_id_alone() -> None:

@@ -76,8 +76,10 @@ def test_fitting_twice_gives_the_same_and_leaves_the_global_stream_alone(kind: t
 def test_a_second_fit_forgets_the_first(kind: type[Detector], fitted: Any) -> None:
     clean, labels = drawn(120, 8)
     adversarial, noisy = drawn(60, 9, 2.0)[0], drawn(60, 10)[0]
-    once = made(kind).fit(clean, labels, adversarial, noisy)
-    twice = made(kind).fit(*drawn(90, 11), drawn(30, 12, -1.0)[0]).fit(clean, labels, adversarial, noisy)
+    first, second = drawn(90, 18), drawn(90, 19)
+    once = made(kind).fit(clean, labels, adversarial, noisy, *second)
+    twice = made(kind).fit(*drawn(90, 11), drawn(30, 12, -1.0)[0], None, *first)
+    twice.fit(clean, labels, adversarial, noisy, *second)
     features, _ = drawn(20, 13)
     assert torch.equal(once.score(features), twice.score(features))
 
@@ -130,6 +132,11 @@ def test_what_it_cannot_take_gets_one_sentence(kind: type[Detector], fitted: Any
     with pytest.raises(ValueError, match="no successful adversarial image"):
         made(kind).fit(features, labels, none)
     with pytest.raises(ValueError, match="not finite"):
-        made(kind).fit(broken, labels, features)
+        made(kind).fit(broken, labels, features, None, broken, labels)
     with pytest.raises(ValueError, match="one label for each of 60 images, got 3"):
         made(kind).fit(features, labels[:3], features)
+    with pytest.raises(ValueError, match="belong together, and only one of them is given"):
+        made(kind).fit(features, labels, features, reference=features)
+    if kind.needs_reference:
+        with pytest.raises(ValueError, match="give clean training images as reference and reference_labels"):
+            made(kind).fit(features, labels, features)

@@ -89,6 +89,15 @@ def test_only_the_classifier_is_repeated(head: Any, options: dict[str, Any]) -> 
     assert not any(module.training for module in network.modules())
 
 
+def test_a_head_with_dropout_of_its_own_stands_behind_timms() -> None:
+    dropouts = Dropouts(build_classifier("resnet18", 3, "dense", options={"drop_rate": 0.4}).eval())
+    assert dropouts.rate == 0.4
+    assert [module.p for module in dropouts.modules] == [0.2]
+    vgg = Dropouts(build_classifier("vgg11", 3, "dense", options={"drop_rate": 0.4}).eval())
+    assert vgg.rate == 0.0
+    assert 0.4 in [module.p for module in vgg.modules]
+
+
 def test_dropout_behind_the_trunk_repeats_the_head_alone() -> None:
     network = build_classifier("vgg11", 2, options={"drop_rate": 0.5}).eval()
     calls: list[int] = []

@@ -126,7 +126,7 @@ def test_a_record_says_what_was_done_to_its_image(tmp_path: Path) -> None:
     for batch in batches:
         for row, id in enumerate(batch.ids):
             record = records[batch.planned.name, id]
-            assert set(record) == {"schema", "var", *batch.measures, *Record.__annotations__}
+            assert set(record) == {"schema", "patient", "var", *batch.measures, *Record.__annotations__}
             difference = [a - c for a, c in zip(batch.adversarial[row].flatten().tolist(), batch.clean[row].flatten())]
             values = [float(value) for value in difference]
             assert record["linf"] == pytest.approx(max(map(abs, values)), abs=1e-9)

@@ -77,7 +77,7 @@ def test_the_logits_are_those_of_a_plain_network(detector) -> None:
         expected = inner.clamp(min=0) @ detector.second[layer].double() + detector.second_bias[layer]
         torch.testing.assert_close(detector.layer_logits(detector.measure(given))[:, layer], expected)
     assert start == sum(SIZES.values()) == len(detector.first)
-    assert detector.sizes.tolist() == list(SIZES.values())
+    assert detector.layer_widths.tolist() == list(SIZES.values())
 
 
 @pytest.mark.parametrize("names", [("middle",), ("late", "middle"), ("middle", "early", "late")], ids=len)
