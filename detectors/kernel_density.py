@@ -61,8 +61,8 @@ class KernelDensity(MeasuredDetector):
 
     needs_reference: ClassVar[bool] = True
 
-    references: Tensor  # (M, C) minus the centre of their class, sorted by class
-    lengths: Tensor  # (M,) their squared lengths
+    references: Tensor  # (M, C) 2 / sigma^2 times what is left of them without the centre of their class, by class
+    lengths: Tensor  # (M,) minus their squared distances from that centre over sigma^2
     centres: Tensor  # (K, C)
     classes: Tensor  # (K,)
     counts: Tensor  # (K,)
@@ -111,7 +111,10 @@ class KernelDensity(MeasuredDetector):
         else:
             sigma = values.new_tensor(self.bandwidth)
         references = torch.cat(own)
-        self.keep(references=references, lengths=references.square().sum(1), centres=centres)
+        variance = sigma.square()
+        self.keep(
+            references=references * (2 / variance), lengths=references.square().sum(1) / -variance, centres=centres
+        )
         self.keep(classes=classes, counts=counts, sigma=sigma)
 
     def measure(self, features: Features) -> Tensor:
@@ -121,27 +124,33 @@ class KernelDensity(MeasuredDetector):
             ValueError: It is not fitted, the features do not fit, or a predicted class has no reference image.
         """
         self._check(features)
-        belongs = features.predictions.unsqueeze(1) == self.classes
-        unknown = features.predictions[~belongs.any(1)].unique().tolist()
-        if unknown:
+        members = torch.searchsorted(self.classes, features.predictions).clamp_(max=len(self.classes) - 1)
+        known = self.classes[members] == features.predictions
+        if not bool(known.all()):
             raise ValueError(
-                f"kernel density has no reference image of class {unknown[0]}, which the victim predicts; it was "
-                f"fitted on the classes {self.classes.tolist()}"
+                f"kernel density has no reference image of class {int(features.predictions[~known].amin())}, which the "
+                f"victim predicts; it was fitted on the classes {self.classes.tolist()}"
             )
         variance, channels = self.sigma.square(), self.references.shape[1]
-        constant = channels / 2 * torch.log(math.pi * variance)
-        measured = self.references.new_empty(len(features))
-        counts = self.counts.tolist()
-        groups = zip(belongs.T, self.references.split(counts), self.lengths.split(counts), self.centres, strict=True)
-        for own, references, lengths, centre in groups:
-            for rows in own.nonzero().squeeze(1).split(rows_at_once(len(references))):
-                points = features.penultimate.index_select(0, rows).double().sub_(centre)
-                # |z|^2 is the same for all references, so it need not pass through the exponential
-                exponents = torch.addmm(lengths / -variance, points * (2 / variance), references.T)
-                beside = (
-                    torch.linalg.vector_norm(points, dim=1).square() / variance + constant + math.log(len(references))
-                )
-                measured[rows] = beside - exponents.logsumexp(1)
+        order = members.argsort(stable=True)
+        points = features.penultimate.index_select(0, order).double().sub_(self.centres.index_select(0, members[order]))
+        # |z|^2 is the same for all references, so it need not pass through the exponential
+        beside = torch.linalg.vector_norm(points, dim=1).square_().div_(variance)
+        beside += channels / 2 * torch.log(math.pi * variance) + self.counts.double().log().index_select(
+            0, members[order]
+        )
+        counts, numbers = self.counts.tolist(), torch.bincount(members, minlength=len(self.classes)).tolist()
+        first = 0
+        for number, references, lengths in zip(
+            numbers, self.references.split(counts), self.lengths.split(counts), strict=True
+        ):
+            for step in range(first, first + number, rows_at_once(len(references))):
+                rows = slice(step, min(step + rows_at_once(len(references)), first + number))
+                exponents = torch.addmm(lengths, points[rows], references.T)
+                highest = exponents.amax(1)
+                beside[rows] -= exponents.sub_(highest.unsqueeze(1)).exp_().sum(1).log_().add_(highest)
+            first += number
+        measured = torch.empty_like(beside).index_copy_(0, order, beside)
         return measured.unsqueeze(1)
 
 
