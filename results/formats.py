@@ -28,16 +28,16 @@ def format_epsilon(epsilon: float | None) -> str:
     Args:
         epsilon: Radius in units of the [0, 1] image range; None if unbounded.
 
-    >>> format_epsilon(8 / 255), format_epsilon(0.5 / 255), format_epsilon(1 / 256), format_epsilon(0.05)
-    ('8/255', '0.5/255', '1/256', '0.05')
+    >>> [format_epsilon(radius) for radius in (8 / 255, 0.5 / 255, 0.02 / 255, 1 / 256, 0.05)]
+    ['8/255', '0.5/255', '0.02/255', '1/256', '0.05']
     """
     if epsilon is None:
         return DASH
     if abs(epsilon - round(epsilon, 2)) < 1e-9:  # 0.2 is also 51/255, and nobody means that
         return f"{epsilon:.3g}"
-    for denominator, digits in ((255, 0), (256, 0), (255, 1), (256, 1)):
+    for denominator, digits in ((255, 0), (256, 0), (255, 1), (256, 1), (255, 2), (256, 2)):
         count = round(epsilon * denominator, digits)
-        if count > 0 and abs(epsilon - count / denominator) < 1e-6:
+        if count > 0 and abs(epsilon - count / denominator) < min(1e-6, 1e-3 * epsilon):
             return f"{count:g}/{denominator}"
     return f"{epsilon:.3g}"
 
