@@ -103,10 +103,13 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
 
     scalars: dict[str, Any] = {}
     for row in summary["rows"]:
-        place = row["attack"] if row["epsilon"] is None else f"{row['attack']}/{format_epsilon(row['epsilon'])}"
         for rate in ("accuracy_under_attack", "success_rate"):
             if row.get(rate) is not None:
-                scalars[f"{place.replace('/255', '|255')}/{rate}"] = row[rate]
+                scalars[f"{_place(row)}/{rate}"] = row[rate]
+    for row in summary.get("detection", {}).get("rows", []):
+        for what in ("auroc", "tpr"):
+            if row[what] is not None:
+                scalars[f"{_place(row)}/detection/{row['detector']} fitted on {row['fit']}/{what}"] = row[what]
     records = read_records(folder).head(ROWS)
     records = records.select([name for name in records.columns if records[name].dtype != pl.Null])
     columns: list[str | int] = list(records.columns)
@@ -116,6 +119,13 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
     run.log({**scalars, "records": table, **({"panels": pictures} if pictures else {})})
     run.summary.update(scalars)
     run.summary["flags"] = [flag["message"] for flag in summary["flags"]]
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """Where W&B files a row's numbers: its slashes make sections, so a radius has none."""
+    if row["epsilon"] is None:
+        return str(row["attack"])
+    return f"{row['attack']}/{format_epsilon(row['epsilon']).replace('/', '|')}"
 
 
 def _pictures(folder: Path, summary: Mapping[str, Any], most: int = 60) -> list[Any]:

@@ -217,6 +217,18 @@ def test_who_is_in_the_netrc_file_is_logged_in(
     assert logged_in() == expected
 
 
+def test_detectors_are_sent_as_scalars(folder: Path) -> None:
+    log, summary = WandbLogger(), summary_of()
+    row = {"attack": "pgd", "epsilon": 1 / 256, "detector": "kd", "fit": "same", "auroc": 0.9, "tpr": None}
+    log_evaluation([log], folder, {**summary, "detection": {"rows": [row, {**row, "epsilon": None, "tpr": 0.5}]}})
+    sent = {name: value for name, value in log.logged.items() if "detection" in name}
+    assert sent == {
+        "pgd/1|256/detection/kd fitted on same/auroc": 0.9,
+        "pgd/detection/kd fitted on same/auroc": 0.9,
+        "pgd/detection/kd fitted on same/tpr": 0.5,
+    }
+
+
 def test_an_evaluation_is_sent_as_scalars_table_and_pictures(folder: Path) -> None:
     log = WandbLogger()
     log_evaluation([log], folder, summary_of())
