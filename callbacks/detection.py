@@ -240,7 +240,7 @@ class Detection(Callback):
             if trainer.is_global_zero:
                 logger.info(
                     "detectors on %s: %d clean images of train, %d clean and %d adversarial of adv_train",
-                    fit_name(planned),
+                    planned.name if planned.epsilon is None else f"{planned.name} {planned.attack.epsilon}",  # type: ignore[attr-defined]
                     len(reference),
                     counts["clean"],
                     counts["adversarial"],
