@@ -112,6 +112,7 @@ def watched(network: nn.Module, limit: float) -> Iterator[Passes]:
     passes, end = Passes(), time.perf_counter() + limit
 
     def forward(module: nn.Module, inputs: Any, outputs: Tensor) -> None:
+        """Count a forward, and have its backward counted."""
         if time.perf_counter() > end:
             raise OutOfTimeError(f"did not finish in {limit:.0f} s")
         number = len(outputs)

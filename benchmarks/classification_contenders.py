@@ -109,6 +109,7 @@ class Subject:
         (library,) = self.libraries["foolbox"]
 
         def run() -> Tensor:
+            """Images that the library makes."""
             model = library.PyTorchModel(self.network, bounds=(0, 1), device=self.images.device)
             criterion = library.criteria.Misclassification(self.targets)
             made: Tensor = getattr(library.attacks, attack)(**parameters).run(model, self.images, criterion)
@@ -132,6 +133,7 @@ class Subject:
         targets = self.targets if goals is None else goals
 
         def run() -> Tensor:
+            """Images that the library makes."""
             classifier = estimators.PyTorchClassifier(
                 self.network,
                 loss=nn.CrossEntropyLoss(),
@@ -269,6 +271,7 @@ def worst_cases(subject: Subject, steps: int, queries: int) -> list[Contest]:
         (library,) = subject.libraries["torchattacks"]
 
         def run() -> Tensor:
+            """Images that the library makes."""
             shared: dict[str, Any] = {"eps": SMALL_EPSILON, "seed": 0}
             ascent = [library.APGD(subject.network, steps=steps, loss=loss, **shared) for loss in ("ce", "dlr")]
             projection = library.FAB(subject.network, steps=steps, n_classes=subject.classes, **shared)

@@ -1,16 +1,15 @@
 """DFeat: a random forest on deep features (Ma et al., Pattern Recognition 2020, section 5)."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor
 
-from detectors.base import Detector, Features, check_groups
+from detectors.base import check_groups
+from detectors.learned import LearnedDetector
 
 
-class DeepFeatures(Detector):
+class DeepFeatures(LearnedDetector):
     """Random forest on the penultimate features, scaled to [0, 1] on the negatives (Ma et al. 2020 section 5).
 
     The forest is grown by scikit-learn with balanced classes; its nodes are kept, those of all trees behind each
@@ -23,8 +22,6 @@ class DeepFeatures(Detector):
     Raises:
         ValueError: A setting is out of its range.
     """
-
-    needs_adversarial: ClassVar[bool] = True
 
     low: Tensor
     width: Tensor
@@ -42,11 +39,6 @@ class DeepFeatures(Detector):
         if not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise ValueError(f"seed is a whole number of at least 0 and below 2 ** 32, got {seed!r}")
         self.trees, self.seed = trees, seed
-
-    def measure(self, features: Features) -> Tensor:
-        """The penultimate features, ``(N, C)``."""
-        self._check(features)
-        return features.penultimate
 
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
         """Fit the scaling on the negatives ``(N, C)`` and the forest on them and the positives ``(M, C)``."""
@@ -67,8 +59,7 @@ class DeepFeatures(Detector):
         Raises:
             ValueError: It has seen no adversarial image.
         """
-        if "shares" not in self._buffers:
-            raise ValueError(f"{type(self).__name__} has seen no adversarial image yet: fit it on some first")
+        self.require("shares")
         values = self._scaled(measured).double()  # scikit-learn compares float32 values with float64 thresholds
         places = self.roots.expand(len(values), -1)
         for _ in range(int(self.depth)):

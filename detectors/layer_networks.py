@@ -2,20 +2,20 @@
 
 import hashlib
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detectors.base import Detector, Features, check_groups
+from detectors.base import Features, check_groups
+from detectors.learned import LearnedDetector
 from detectors.support_vectors import standardisation
 
 HELD = 5  # every fifth image is held out
 FURTHEST = 10.0  # standard deviations at which a channel is cut: one that hardly lives would outweigh all others
 
 
-class LayerNetworks(Detector):
+class LayerNetworks(LearnedDetector):
     """DNN: a network with one hidden layer for each layer of the victim (Metzen et al. 2017; Yao et al. 2021).
 
     Each reads the layer's features in standard deviations of the negatives, cut at 10, and has its own loss, the
@@ -36,8 +36,6 @@ class LayerNetworks(Detector):
     Raises:
         ValueError: A setting is out of its range.
     """
-
-    needs_adversarial: ClassVar[bool] = True
 
     centre: Tensor
     width: Tensor
@@ -94,8 +92,7 @@ class LayerNetworks(Detector):
         Raises:
             ValueError: It has seen no adversarial image.
         """
-        if "second_bias" not in self._buffers:
-            raise ValueError(f"{type(self).__name__} has seen no adversarial image yet: fit it on some first")
+        self.require("second_bias")
         values = _standardised(measured, self.centre, self.width)
         sizes = self.layer_widths.tolist()
         parts = zip(values.split(sizes, 1), self.first.double().split(sizes), strict=True)

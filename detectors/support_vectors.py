@@ -2,18 +2,18 @@
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
 
 import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
-from detectors.base import Detector, Features, check_groups
+from detectors.base import check_groups
+from detectors.learned import LearnedDetector
 
 RESOLUTION = 1e-6  # relative spread of a channel below which it varies by float32 rounding alone
 
 
-class KernelDetector(Detector):
+class KernelDetector(LearnedDetector):
     """Base of the detectors whose classifier is a support vector machine with a Gaussian kernel.
 
     The classes are balanced, and the kernel is ``exp(-gamma ||x - y||^2)`` with gamma the inverse of the number of
@@ -26,8 +26,6 @@ class KernelDetector(Detector):
     Raises:
         ValueError: The penalty is out of its range.
     """
-
-    needs_adversarial: ClassVar[bool] = True
 
     vectors: Tensor
     coefficients: Tensor
@@ -47,11 +45,6 @@ class KernelDetector(Detector):
     @abstractmethod
     def prepare(self, measured: Tensor) -> Tensor:
         """Values that the kernel compares, ``(N, C)``, of float64 features ``(N, C)``."""
-
-    def measure(self, features: Features) -> Tensor:
-        """The penultimate features, ``(N, C)``."""
-        self._check(features)
-        return features.penultimate
 
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
         """Fit the preparation on the negatives ``(N, C)`` and the machine on them and the positives ``(M, C)``."""
@@ -76,8 +69,7 @@ class KernelDetector(Detector):
         Raises:
             ValueError: It has seen no adversarial image.
         """
-        if "intercept" not in self._buffers:
-            raise ValueError(f"{type(self).__name__} has seen no adversarial image yet: fit it on some first")
+        self.require("intercept")
         values = self.prepare(measured.double())
         squares = values.square().sum(1, keepdim=True) + self.vectors.square().sum(1)
         distances = (squares - 2 * values @ self.vectors.T).clamp(min=0)

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -265,6 +267,43 @@ def draw_waves(count: int, seed: int) -> tuple[Tensor, Tensor]:
     images = 0.4 + wave[:, None, None] + 0.15 * torch.randn((count, 3, 16, 16), generator=generator)
     images[:, :, :2] = images[:, :, -2:] = 0
     return images.clamp(0, 1), labels
+
+
+class Seen:
+    """A victim whose layers are an image's own values, scaled, and whose logits are its first ones."""
+
+    def __init__(self, classes: int, scales: dict[str, float]) -> None:
+        self.classes, self.scales, self.forwards = classes, scales, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.forwards += 1
+        return images.flatten(1)[:, : self.classes]
+
+    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self(images), {name: images.flatten(1) * self.scales[name] for name in layers}
+
+    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.argmax(1) != targets
+
+
+@pytest.fixture
+def seen_victim() -> type[Seen]:
+    """The victim whose features are the image."""
+    return Seen
+
+
+@pytest.fixture(scope="session")
+def run_of() -> Callable[[Path, Any], str]:
+    """Writes a victim's checkpoint as train.py does: ``run_of(folder, victim)`` gives the run's folder."""
+
+    def write(folder: Path, victim: Any) -> str:
+        trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+        trainer.strategy.connect(victim)
+        (folder / "checkpoints").mkdir(parents=True)
+        trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt")
+        return str(folder)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -126,19 +126,10 @@ def evaluate(
     return keep
 
 
-def checkpoint(folder: Path, victim: Classifier) -> str:
-    """A run's folder with a victim's checkpoint."""
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    trainer.strategy.connect(victim)
-    (folder / "checkpoints").mkdir(parents=True)
-    trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt")
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
-def surrogate(tmp_path_factory: pytest.TempPathFactory) -> str:
+def surrogate(tmp_path_factory: pytest.TempPathFactory, run_of: Any) -> str:
     """The run of another victim."""
-    return checkpoint(tmp_path_factory.mktemp("surrogate") / "other", victim_of(1, mean=0.4, std=0.3))
+    return run_of(tmp_path_factory.mktemp("surrogate") / "other", victim_of(1, mean=0.4, std=0.3))
 
 
 def test_a_surrogates_images_are_judged_by_the_victim(surrogate: str) -> None:
@@ -159,9 +150,9 @@ def test_a_surrogates_images_are_judged_by_the_victim(surrogate: str) -> None:
     assert keep.of("fgsm", "correct_before").tolist() == before.tolist()
 
 
-def test_the_surrogates_weights_are_part_of_every_key(surrogate: str, tmp_path: Path) -> None:
-    twin = checkpoint(tmp_path / "twin", victim_of(1, mean=0.4, std=0.3))
-    third = checkpoint(tmp_path / "third", victim_of(2))
+def test_the_surrogates_weights_are_part_of_every_key(surrogate: str, tmp_path: Path, run_of: Any) -> None:
+    twin = run_of(tmp_path / "twin", victim_of(1, mean=0.4, std=0.3))
+    third = run_of(tmp_path / "third", victim_of(2))
     data = Items()
     data.splits["adv_test"] = data.splits["adv_test"][:2]
     found = [evaluate(FOOL, data=data, surrogate=one).keys()["fgsm"] for one in (None, surrogate, twin, third)]
@@ -178,10 +169,10 @@ def test_the_surrogates_weights_are_part_of_every_key(surrogate: str, tmp_path: 
     ],
 )
 def test_a_surrogate_that_cannot_be_had_is_refused_before_an_image_is_read(
-    name: str, words: str, tmp_path: Path
+    name: str, words: str, tmp_path: Path, run_of: Any
 ) -> None:
     (tmp_path / "torn").write_bytes(b"no checkpoint")
-    checkpoint(tmp_path / "three", victim_of(num_classes=3))
+    run_of(tmp_path / "three", victim_of(num_classes=3))
     data = Items()
     with pytest.raises(ValueError, match=words) as error:
         evaluate(FOOL, data=data, surrogate=str(tmp_path / name))

@@ -195,18 +195,9 @@ def test_columns_of_listeners_reach_the_records(tmp_path: Path) -> None:
     assert noise["var"].to_list() == pytest.approx([1 / 3] * COUNT, abs=0.06)  # of uniform numbers in [-1, 1]
 
 
-def checkpoint(folder: Path, victim: Classifier) -> str:
-    """Write a victim's checkpoint as train.py does, in a run's folder."""
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    trainer.strategy.connect(victim)
-    (folder / "checkpoints").mkdir(parents=True)
-    trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt")
-    return str(folder)
-
-
-def test_judges_say_what_they_make_of_the_images(tmp_path: Path) -> None:
+def test_judges_say_what_they_make_of_the_images(tmp_path: Path, run_of: Any) -> None:
     victim, other = victim_of(0), victim_of(1, backbone="resnet18", mean=0.4, std=0.3)
-    judges = {"same": checkpoint(tmp_path / "a", victim), "other": checkpoint(tmp_path / "b", other)}
+    judges = {"same": run_of(tmp_path / "a", victim), "other": run_of(tmp_path / "b", other)}
     watch = Watch()
     attacks: dict[str, Attack] = {"bim": BIM(epsilon=0.2, steps=3), "aim": BIM(epsilon=0.2, steps=3, targeted=True)}
     evaluate(victim, attacks, Transfer(judges), RecordJournal(str(tmp_path / "e"), "run"), watch, controls=False)
@@ -227,9 +218,9 @@ def test_judges_say_what_they_make_of_the_images(tmp_path: Path) -> None:
     assert records["judge_same_after"].to_list() == records["correct_after"].to_list()
 
 
-def test_other_judges_are_other_records(tmp_path: Path) -> None:
+def test_other_judges_are_other_records(tmp_path: Path, run_of: Any) -> None:
     victim, journal = victim_of(), str(tmp_path / "e")
-    judges = {"a": checkpoint(tmp_path / "a", victim_of(1))}
+    judges = {"a": run_of(tmp_path / "a", victim_of(1))}
     evaluate(victim, {"bim": BIM(steps=1)}, RecordJournal(journal, "run"), controls=False)
     evaluate(victim, {"bim": BIM(steps=1)}, RecordJournal(journal, "run"), Transfer(judges), controls=False)
     assert merge(tmp_path / "e")["judge_a_after"].null_count() == 0
@@ -243,18 +234,18 @@ def test_other_judges_are_other_records(tmp_path: Path) -> None:
         ("three", "num_classes 3, the victim 2"),
     ],
 )
-def test_judges_that_cannot_be_had_get_one_sentence(judge: str, words: str, tmp_path: Path) -> None:
+def test_judges_that_cannot_be_had_get_one_sentence(judge: str, words: str, tmp_path: Path, run_of: Any) -> None:
     (tmp_path / "torn").write_bytes(b"no checkpoint")
-    checkpoint(tmp_path / "three", victim_of(num_classes=3))
+    run_of(tmp_path / "three", victim_of(num_classes=3))
     with pytest.raises(ValueError, match=words):
         evaluate(victim_of(), {"bim": BIM(steps=1)}, Transfer({"x": str(tmp_path / judge)}))
     with pytest.raises(ValueError, match="letters, digits"):
         Transfer({"a b": "x"})
 
 
-def test_a_judge_from_a_checkpoint_is_the_victim_that_was_saved(tmp_path: Path) -> None:
+def test_a_judge_from_a_checkpoint_is_the_victim_that_was_saved(tmp_path: Path, run_of: Any) -> None:
     victim = victim_of(3, mean=0.3, std=0.7, head="dense")
-    again = Classifier.from_checkpoint(Path(checkpoint(tmp_path / "v", victim)) / "checkpoints" / "best.ckpt").eval()
+    again = Classifier.from_checkpoint(Path(run_of(tmp_path / "v", victim)) / "checkpoints" / "best.ckpt").eval()
     images = torch.rand(2, 1, SIDE, SIDE)
     torch.testing.assert_close(again(images), victim(images))
     assert math.isclose(float(again.mean), 0.3, rel_tol=1e-6)

@@ -23,23 +23,6 @@ from attacks.resemblance import resembled_class
 TAPS = ("layer*",)
 
 
-class Seen:
-    """A victim whose layers are an image's own values, scaled, and whose logits are its first ones."""
-
-    def __init__(self, classes: int, scales: dict[str, float]) -> None:
-        self.classes, self.scales, self.forwards = classes, scales, 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        self.forwards += 1
-        return images.flatten(1)[:, : self.classes]
-
-    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self(images), {name: images.flatten(1) * self.scales[name] for name in layers}
-
-    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs.argmax(1) != targets
-
-
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -71,60 +54,60 @@ def gaussian(mean: list[float], covariance: list[list[float]], weight: float = 1
     )
 
 
-def test_one_gaussian_by_hand() -> None:
+def test_one_gaussian_by_hand(seen_victim: Any) -> None:
     # Sigma = [[2, 1], [1, 2]], so Sigma^-1 = [[2, -1], [-1, 2]] / 3; f - mu = (2, 1): 6 / 3 = 2; J = 2 / (2 * 2)
     known = gaussian([1.0, 0.0], [[2.0, 1.0], [1.0, 2.0]])
     far = gaussian([50.0, 50.0], [[1.0, 0.0], [0.0, 1.0]])
     image = torch.tensor([[[[3.0, 1.0]]]], dtype=torch.float64, requires_grad=True)
     objective = fitted_by_hand({"layer": [far, known]}, image)
-    value = objective(step_of(Seen(2, {"layer": 1.0}), image, torch.tensor([0]), ("layer",)))
+    value = objective(step_of(seen_victim(2, {"layer": 1.0}), image, torch.tensor([0]), ("layer",)))
     assert value.tolist() == pytest.approx([-0.5])
     (gradient,) = torch.autograd.grad(value.sum(), image)
     # -Sigma^-1 (f - mu) / C = -(1, 0) / 2
     torch.testing.assert_close(gradient.flatten(), torch.tensor([-0.5, 0.0], dtype=torch.float64))
 
 
-def test_unit_covariances_make_it_the_squared_distance_of_all_layers() -> None:
+def test_unit_covariances_make_it_the_squared_distance_of_all_layers(seen_victim: Any) -> None:
     unit = [[1.0, 0.0], [0.0, 1.0]]
     images = drawn(3, 1, 1, 2)
     mixtures = {f"layer{k}": [gaussian([0.0, 0], unit), gaussian([1.0, 2], unit)] for k in (1, 2)}
     objective = fitted_by_hand(mixtures, images)
     assert objective.layers == ("layer1", "layer2")
     scales = {"layer1": 1.0, "layer2": -2.0}
-    value = objective(step_of(Seen(2, scales), images, torch.tensor([0, 1, 0]), objective.layers))
+    value = objective(step_of(seen_victim(2, scales), images, torch.tensor([0, 1, 0]), objective.layers))
     means = torch.tensor([[1.0, 2], [0, 0], [1, 2]], dtype=torch.float64)
     expected = sum(-(scale * images.flatten(1) - means).square().sum(1) / 4 for scale in scales.values())
     torch.testing.assert_close(value, expected)
 
 
-def test_the_likeliest_component_counts_and_not_the_nearest_mean() -> None:
+def test_the_likeliest_component_counts_and_not_the_nearest_mean(seen_victim: Any) -> None:
     narrow = gaussian([0.0, 0], [[0.01, 0.0], [0.0, 0.01]], 0.5)
     wide = gaussian([3.0, 0], [[4.0, 0.0], [0.0, 4.0]], 0.5)
     image = torch.tensor([[[[1.0, 0.0]]]], dtype=torch.float64)
     # ln: narrow -50 + 4.6 (its determinant is 10^-4); wide -0.5 - 1.4; its J = (4 / 4) / (2 * 2)
     objective = fitted_by_hand({"layer": [joined([narrow, wide]), joined([wide, narrow])]}, image)
     for targets in ([0], [1]):
-        value = objective(step_of(Seen(2, {"layer": 1.0}), image, torch.tensor(targets), ("layer",)))
+        value = objective(step_of(seen_victim(2, {"layer": 1.0}), image, torch.tensor(targets), ("layer",)))
         assert value.tolist() == pytest.approx([-0.25])
 
 
-def test_the_heavier_of_two_equal_components_counts() -> None:
+def test_the_heavier_of_two_equal_components_counts(seen_victim: Any) -> None:
     unit = [[1.0, 0.0], [0.0, 1.0]]
     image = torch.tensor([[[[0.9, 0.0]]]], dtype=torch.float64)  # nearer to the first mean
     for weight, expected in ((0.5, 0.9**2 / 4), (0.01, 1.1**2 / 4)):
         parts = joined([gaussian([0.0, 0], unit, weight), gaussian([2.0, 0], unit, 1 - weight)])
         objective = fitted_by_hand({"layer": [parts, parts]}, image)
-        value = objective(step_of(Seen(2, {"layer": 1.0}), image, torch.tensor([0]), ("layer",)))
+        value = objective(step_of(seen_victim(2, {"layer": 1.0}), image, torch.tensor([0]), ("layer",)))
         assert value.tolist() == pytest.approx([-expected])
 
 
 @pytest.mark.parametrize("components", [1, 3])
-def test_the_gradient_is_the_precision_times_the_deviation(components: int) -> None:
+def test_the_gradient_is_the_precision_times_the_deviation(components: int, seen_victim: Any) -> None:
     layers, labels = {"layer1": drawn(60, 4), "layer2": drawn(60, 4, seed=1)}, torch.arange(60) % 2
     objective = FeatureConstraint(TAPS, components).fit(reference_of(layers, labels))
     images, targets = drawn(5, 1, 2, 2, seed=2).requires_grad_(), torch.tensor([0, 1, 1, 0, 1])
     scales = {"layer1": 0.7, "layer2": 1.3}
-    value = objective(step_of(Seen(2, scales), images, targets, objective.layers))
+    value = objective(step_of(seen_victim(2, scales), images, targets, objective.layers))
     (gradient,) = torch.autograd.grad(value.sum(), images)
     expected, worth = torch.zeros(5, 4, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)
     for name, features in layers.items():
@@ -140,10 +123,10 @@ def test_the_gradient_is_the_precision_times_the_deviation(components: int) -> N
 
 
 @pytest.mark.parametrize("components", [1, 4])
-def test_batch_mates_change_nothing(components: int) -> None:
+def test_batch_mates_change_nothing(components: int, seen_victim: Any) -> None:
     layers, labels = {"layer1": drawn(60, 4).float(), "layer2": drawn(60, 4, seed=1).float()}, torch.arange(60) % 3
     objective = FeatureConstraint(TAPS, components).fit(reference_of(layers, labels))
-    victim = Seen(3, {"layer1": 0.7, "layer2": 1.3})
+    victim = seen_victim(3, {"layer1": 0.7, "layer2": 1.3})
     images, targets = drawn(6, 1, 2, 2, seed=2).float(), torch.arange(6) % 3
     together = objective(step_of(victim, images, targets, objective.layers))
     for row in range(6):
@@ -151,14 +134,14 @@ def test_batch_mates_change_nothing(components: int) -> None:
         torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
 
 
-def test_the_class_to_resemble() -> None:
+def test_the_class_to_resemble(seen_victim: Any) -> None:
     logits = torch.tensor([[5.0, 1.0, 2.0], [5.0, 1.0, 2.0], [5.0, 1.0, 2.0], [0.0, 3.0, -1.0]])[:, None, None]
     targets = torch.tensor([0, 1, 2, 1])
-    assert resembled_class(step_of(Seen(3, {}), logits, targets)).tolist() == [2, 0, 0, 0]
-    assert resembled_class(step_of(Seen(2, {}), logits, targets % 2)).tolist() == [1, 0, 1, 0]
-    assert resembled_class(step_of(Seen(3, {}), logits, targets, targeted=True)).tolist() == [0, 1, 2, 1]
+    assert resembled_class(step_of(seen_victim(3, {}), logits, targets)).tolist() == [2, 0, 0, 0]
+    assert resembled_class(step_of(seen_victim(2, {}), logits, targets % 2)).tolist() == [1, 0, 1, 0]
+    assert resembled_class(step_of(seen_victim(3, {}), logits, targets, targeted=True)).tolist() == [0, 1, 2, 1]
     with pytest.raises(ValueError, match="classes \\(N,\\) are needed"):
-        resembled_class(step_of(Seen(3, {}), logits, [{}] * 4))
+        resembled_class(step_of(seen_victim(3, {}), logits, [{}] * 4))
 
 
 def test_fitting_keeps_the_parameters_and_shares_the_fit() -> None:
@@ -201,16 +184,16 @@ def test_knowledge_follows_the_images() -> None:
     assert objective.knowledge.near(torch.zeros(1, dtype=torch.bfloat16))[0].mixture.means.dtype == torch.float32
 
 
-def test_it_can_be_fitted_in_inference_mode() -> None:
+def test_it_can_be_fitted_in_inference_mode(seen_victim: Any) -> None:
     with torch.inference_mode():
         reference = reference_of({"layer": drawn(20, 4) + 0}, torch.arange(20) % 2)
         objective = FeatureConstraint(TAPS, 2).fit(reference)
     images = drawn(2, 1, 2, 2).requires_grad_()
-    value = objective(step_of(Seen(2, {"layer": 1.0}), images, torch.tensor([0, 1]), ("layer",)))
+    value = objective(step_of(seen_victim(2, {"layer": 1.0}), images, torch.tensor([0, 1]), ("layer",)))
     assert bool(torch.autograd.grad(value.sum(), images)[0].any())
 
 
-def test_too_many_components_are_clamped_with_one_warning_a_class() -> None:
+def test_too_many_components_are_clamped_with_one_warning_a_class(seen_victim: Any) -> None:
     layers = {f"layer{k}": drawn(13, 6, seed=k) for k in range(4)}
     labels = torch.tensor([0] * 8 + [1] * 5)
     with warnings.catch_warnings(record=True) as said:
@@ -221,14 +204,14 @@ def test_too_many_components_are_clamped_with_one_warning_a_class() -> None:
     assert "class 0 has 8 clean images: 4 Gaussians at each layer instead of 64" in words[0]
     assert "class 1 has 5 clean images: 2 Gaussians" in words[1]
     images = drawn(4, 1, 2, 3)
-    victim = Seen(2, dict.fromkeys(layers, 1.0))
+    victim = seen_victim(2, dict.fromkeys(layers, 1.0))
     assert bool(objective(step_of(victim, images, torch.arange(4) % 2, objective.layers)).isfinite().all())
 
 
-def test_two_images_of_a_class_are_enough_for_one_gaussian() -> None:
+def test_two_images_of_a_class_are_enough_for_one_gaussian(seen_victim: Any) -> None:
     reference = reference_of({"layer": drawn(4, 6)}, torch.arange(4) % 2)
     objective = FeatureConstraint(TAPS).fit(reference)
-    value = objective(step_of(Seen(2, {"layer": 1.0}), drawn(3, 1, 2, 3), torch.tensor([0, 1, 1]), ("layer",)))
+    value = objective(step_of(seen_victim(2, {"layer": 1.0}), drawn(3, 1, 2, 3), torch.tensor([0, 1, 1]), ("layer",)))
     assert bool(value.isfinite().all()) and bool((value < 0).all())
 
 
@@ -258,10 +241,10 @@ def test_missing_images_are_named(labels: list[int], words: str) -> None:
         FeatureConstraint(TAPS).fit(reference_of({"layer": drawn(4, 3)}, torch.tensor(labels)))
 
 
-def test_a_victim_of_other_classes_is_refused() -> None:
+def test_a_victim_of_other_classes_is_refused(seen_victim: Any) -> None:
     objective = FeatureConstraint(TAPS).fit(reference_of({"layer": drawn(4, 4)}, torch.arange(4) % 2))
     with pytest.raises(ValueError, match="each of the victim's 3 classes, .* are of 2"):
-        objective(step_of(Seen(3, {"layer": 1.0}), drawn(3, 1, 2, 2), torch.tensor([0, 1, 2]), ("layer",)))
+        objective(step_of(seen_victim(3, {"layer": 1.0}), drawn(3, 1, 2, 2), torch.tensor([0, 1, 2]), ("layer",)))
 
 
 def test_unfitted_it_says_so(waves: Any) -> None:

@@ -2,7 +2,6 @@
 
 import gc
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -20,20 +19,6 @@ from attacks.reference import Reference, fit_objectives
 TAPS = ("layer*",)
 ALL = [FeatureConstraint(), FeatureConstraint(components=4), RandomGuide(), ClosestGuide(), DensityGuide()]
 ALL += [DimensionGuide(neighbours=10)]
-
-
-class Seen:
-    """A victim whose layers are an image's own values, scaled, and whose logits are its first ones."""
-
-    def __init__(self, classes: int, scales: dict[str, float]) -> None:
-        self.classes, self.scales, self.forwards = classes, scales, 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        self.forwards += 1
-        return images.flatten(1)[:, : self.classes]
-
-    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self(images), {name: images.flatten(1) * self.scales[name] for name in layers}
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -56,20 +41,20 @@ def step_of(victim: Any, images: Tensor, targets: Tensor, objective: Any, index:
 SCALES = {"layer1": 1.0, "layer2": 0.5}
 
 
-def test_the_closest_guide_by_hand() -> None:
+def test_the_closest_guide_by_hand(seen_victim: Any) -> None:
     known = torch.tensor([[0.0, 0], [4, 4], [1, 1], [9, 9]], dtype=torch.float64)
     labels = torch.tensor([0, 1, 1, 0])
     objective = ClosestGuide(TAPS).fit(reference_of({"layer1": known.flip(1) + 1, "layer2": known}, labels))
     images = torch.tensor([[[[1.5, 2.0]]], [[[8.0, 7.0]]]], dtype=torch.float64)
-    step = step_of(Seen(2, {"layer1": 1.0, "layer2": 1.0}), images, torch.tensor([0, 1]), objective)
+    step = step_of(seen_victim(2, {"layer1": 1.0, "layer2": 1.0}), images, torch.tensor([0, 1]), objective)
     # the guides are (1, 1) and (9, 9) in layer2, (2, 2) and (10, 10) in layer1; each square over 2 channels
     expected = [-((0.5**2 + 0) + (0.5**2 + 1)) / 2, -((2**2 + 3**2) + (1 + 2**2)) / 2]
     assert objective(step).tolist() == pytest.approx(expected)
     assert step.forwards == 2
 
 
-def test_the_closest_guide_is_chosen_once_by_the_clean_image() -> None:
-    objective, victim = ClosestGuide(TAPS).fit(two_layers()), Seen(2, SCALES)
+def test_the_closest_guide_is_chosen_once_by_the_clean_image(seen_victim: Any) -> None:
+    objective, victim = ClosestGuide(TAPS).fit(two_layers()), seen_victim(2, SCALES)
     clean, targets = drawn(3, 1, 2, 2, seed=5), torch.tensor([0, 1, 1])
     objective(step_of(victim, clean, targets, objective))
     known = victim.forwards
@@ -82,12 +67,12 @@ def test_the_closest_guide_is_chosen_once_by_the_clean_image() -> None:
     assert (moved.forwards, fresh.forwards) == (1, 2)
 
 
-def test_what_the_closest_guide_notes_dies_with_the_call() -> None:
+def test_what_the_closest_guide_notes_dies_with_the_call(seen_victim: Any) -> None:
     objective = ClosestGuide(TAPS).fit(two_layers())
     gc.collect()
     before = len(guides._CHOSEN)
     images = drawn(3, 1, 2, 2)
-    step = step_of(Seen(2, SCALES), images, torch.tensor([0, 1, 1]), objective)
+    step = step_of(seen_victim(2, SCALES), images, torch.tensor([0, 1, 1]), objective)
     objective(step)
     assert len(guides._CHOSEN) == before + 1
     del step, images
@@ -95,8 +80,8 @@ def test_what_the_closest_guide_notes_dies_with_the_call() -> None:
     assert len(guides._CHOSEN) == before
 
 
-def test_a_random_guide_is_an_image_of_the_class_drawn_by_the_id() -> None:
-    reference, victim = two_layers(30, 3), Seen(3, SCALES)
+def test_a_random_guide_is_an_image_of_the_class_drawn_by_the_id(seen_victim: Any) -> None:
+    reference, victim = two_layers(30, 3), seen_victim(3, SCALES)
     objective = RandomGuide(TAPS, seed=3).fit(reference)
     images = drawn(1, 1, 2, 2, seed=5).expand(60, 1, 2, 2)
     ids = [f"image {place}" for place in range(60)]
@@ -119,14 +104,14 @@ def test_a_random_guide_is_an_image_of_the_class_drawn_by_the_id() -> None:
     assert not torch.equal(other(step_of(victim, images, targets, other, ids=ids)), values)
 
 
-def test_the_kernel_density_by_hand() -> None:
+def test_the_kernel_density_by_hand(seen_victim: Any) -> None:
     known = torch.tensor([[0.0, 0], [3, 4], [0, 1], [0, 3]], dtype=torch.float64)
     objective = DensityGuide(TAPS, bandwidth=2.0).fit(
         reference_of({"layer1": drawn(4, 3), "layer2": known}, torch.tensor([0, 0, 1, 1]))
     )
     assert objective.layers == ("layer2",)
     image = torch.tensor([[[[0.0, 1.0]]]], dtype=torch.float64)
-    victim = Seen(2, {"layer2": 1.0})
+    victim = seen_victim(2, {"layer2": 1.0})
     towards = [objective(step_of(victim, image, torch.tensor([label]), objective)).item() for label in (0, 1)]
     # squares: to class 1 0 and 4, to class 0 1 and 18
     assert towards[0] == pytest.approx(math.log((1 + math.exp(-1)) / 2))
@@ -144,15 +129,15 @@ def test_the_default_bandwidth_is_the_median_spacing_of_a_class() -> None:
         DensityGuide(TAPS).fit(reference_of({"layer": known}, torch.tensor([0, 0, 0, 0, 0, 1])))
 
 
-def test_far_away_the_density_still_has_a_gradient() -> None:
+def test_far_away_the_density_still_has_a_gradient(seen_victim: Any) -> None:
     objective = DensityGuide(TAPS, bandwidth=0.01).fit(two_layers())
     images = (drawn(2, 1, 2, 2).float() + 50).requires_grad_()
-    value = objective(step_of(Seen(2, SCALES), images, torch.tensor([0, 1]), objective))
+    value = objective(step_of(seen_victim(2, SCALES), images, torch.tensor([0, 1]), objective))
     (gradient,) = torch.autograd.grad(value.sum(), images)
     assert bool(value.isfinite().all()) and bool((gradient < 0).all())
 
 
-def test_the_dimension_by_hand() -> None:
+def test_the_dimension_by_hand(seen_victim: Any) -> None:
     # ln(r_i / r_3) of r = 1, 2, 4 is -ln 4, -ln 2, 0, with mean -ln 2
     assert dimensionality(torch.tensor([16.0, 1, 4])).item() == pytest.approx(1 / math.log(2))
     known = torch.tensor([[1.0], [-2.0], [4.0], [50.0], [-60.0]], dtype=torch.float64)
@@ -160,28 +145,28 @@ def test_the_dimension_by_hand() -> None:
     reference = reference_of({"layer1": known, "layer2": 3 * known}, torch.tensor([0, 1, 0, 1, 0]))
     objective = DimensionGuide(TAPS, neighbours=3).fit(reference)
     image = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
-    value = objective(step_of(Seen(2, {"layer1": 1.0, "layer2": 1.0}), image, torch.tensor([0]), objective))
+    value = objective(step_of(seen_victim(2, {"layer1": 1.0, "layer2": 1.0}), image, torch.tensor([0]), objective))
     assert value.tolist() == pytest.approx([-1 / math.log(2)])
 
 
 @pytest.mark.parametrize("dimensions", [2, 6])
-def test_the_dimension_of_points_in_a_plane(dimensions: int) -> None:
+def test_the_dimension_of_points_in_a_plane(dimensions: int, seen_victim: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     known = torch.zeros(2000, 12, dtype=torch.float64)
     known[:, :dimensions] = torch.rand(2000, dimensions, generator=generator, dtype=torch.float64) - 0.5
     objective = DimensionGuide(TAPS, neighbours=50, max_references=2000)
     objective = objective.fit(reference_of({"layer": known}, torch.arange(2000) % 2))
     images = torch.zeros(1, 1, 1, 12, dtype=torch.float64)
-    value = objective(step_of(Seen(2, {"layer": 1.0}), images, torch.tensor([0]), objective))
+    value = objective(step_of(seen_victim(2, {"layer": 1.0}), images, torch.tensor([0]), objective))
     assert value.item() == pytest.approx(-dimensions, rel=0.25)
 
 
-def test_twins_and_equal_distances_give_finite_numbers() -> None:
+def test_twins_and_equal_distances_give_finite_numbers(seen_victim: Any) -> None:
     known = torch.cat([torch.eye(4), -torch.eye(4), torch.zeros(2, 4)])
     objective = DimensionGuide(TAPS, neighbours=2).fit(reference_of({"layer": known}, torch.arange(10) % 2))
     for image in (torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5), torch.eye(4)[:1].view(1, 1, 2, 2)):
         variable = image.clone().requires_grad_()
-        value = objective(step_of(Seen(2, {"layer": 1.0}), variable, torch.tensor([0]), objective))
+        value = objective(step_of(seen_victim(2, {"layer": 1.0}), variable, torch.tensor([0]), objective))
         (gradient,) = torch.autograd.grad(value.sum(), variable)
         assert bool(value.isfinite().all()) and bool(gradient.isfinite().all())
 
@@ -201,8 +186,10 @@ def test_of_many_clean_images_some_are_kept() -> None:
     ids=lambda one: type(one).__name__,
 )
 @pytest.mark.parametrize("classes", [2, 3])
-def test_gradients_are_the_numerical_ones_and_batch_mates_change_nothing(objective: Any, classes: int) -> None:
-    objective, victim = objective.fit(two_layers(42, classes)), Seen(classes, SCALES)
+def test_gradients_are_the_numerical_ones_and_batch_mates_change_nothing(
+    objective: Any, classes: int, seen_victim: Any
+) -> None:
+    objective, victim = objective.fit(two_layers(42, classes)), seen_victim(classes, SCALES)
     images, targets = drawn(6, 1, 2, 2, seed=9).requires_grad_(), torch.arange(6) % classes
     ids = list("abcdef")
     values = objective(step_of(victim, images, targets, objective, ids=ids))
