@@ -1,7 +1,7 @@
 """How a batch is attacked: on a deployment copy or a surrogate, with objectives fitted to clean training images."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +13,7 @@ from callbacks.deployment import Deployment, Precision, judging
 from callbacks.extraction import Extractor, clean_features
 from callbacks.goals import Goals, choose_goals
 from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, weights_hash
-from callbacks.transfer import checkpoint_of
+from callbacks.transfer import victim_beside
 
 
 class Crafter:
@@ -52,14 +52,8 @@ class Crafter:
         Raises:
             ValueError: It cannot be had, or does not fit the victim.
         """
-        if self.surrogate is None:
-            return
-        other = cast(Any, type(victim)).from_checkpoint(checkpoint_of(self.surrogate))
-        own, theirs = (cast(Any, one).description() for one in (victim, other))
-        for fact in ("num_classes", "channels"):
-            if own.get(fact) != theirs.get(fact):
-                raise ValueError(f"the surrogate has {fact} {theirs.get(fact)}, the victim {own.get(fact)}")
-        self._surrogate = other.to(trainer.strategy.root_device).eval().requires_grad_(False)
+        if self.surrogate is not None:
+            self._surrogate = victim_beside(victim, self.surrogate, "the surrogate", trainer.strategy.root_device)
 
     def identity(self) -> dict[str, Any]:
         """What all records depend on, beside victim, data and attack."""

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -46,12 +46,7 @@ class Transfer(Callback):
         if stage == "fit":
             return
         for name, path in self.judges.items():
-            judge = cast(Any, type(pl_module)).from_checkpoint(checkpoint_of(path))
-            own, theirs = (cast(Any, one).description() for one in (pl_module, judge))
-            for fact in ("num_classes", "channels"):
-                if own.get(fact) != theirs.get(fact):
-                    raise ValueError(f"judge {name} has {fact} {theirs.get(fact)}, the victim {own.get(fact)}")
-            self._victims[name] = judge.to(trainer.strategy.root_device).eval().requires_grad_(False)
+            self._victims[name] = victim_beside(pl_module, path, f"judge {name}", trainer.strategy.root_device)
 
     def on_evaluation_identity(self, trainer: pl.Trainer, victim: pl.LightningModule, attacks: Any) -> dict[str, Any]:
         """Name the judges and their weights: other judges give other columns."""
@@ -82,6 +77,26 @@ class Transfer(Callback):
         self._victims = {}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def victim_beside(victim: Any, path: str, what: str, device: torch.device) -> Any:
+    """Another victim of the same task, frozen, on a device.
+
+    Args:
+        victim: The victim under evaluation.
+        path: The other one's run or checkpoint.
+        what: What the other one is, as an error names it.
+        device: Where it shall be.
+
+    Raises:
+        ValueError: It cannot be had, or does not fit the victim.
+    """
+    other = type(victim).from_checkpoint(checkpoint_of(path))
+    own, theirs = victim.description(), other.description()
+    for fact in ("num_classes", "channels"):
+        if own.get(fact) != theirs.get(fact):
+            raise ValueError(f"{what} has {fact} {theirs.get(fact)}, the victim {own.get(fact)}")
+    return other.to(device).eval().requires_grad_(False)
 
 
 def checkpoint_of(path: str | Path) -> Path:
