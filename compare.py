@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from results.detection_tables import detection_markdown, read_pair
-from results.manifest import replace_file
-from results.tables import markdown_measures, markdown_table
-from results.transfer import read_summaries, read_summary, transfer_markdown, transfer_rows, transfer_table
+from medrobust.results.manifest import replace_file
+from medrobust.results.report.detection_tables import detection_markdown, read_pair
+from medrobust.results.report.tables import markdown_measures, markdown_table
+from medrobust.results.transfer import read_summaries, read_summary, transfer_markdown, transfer_rows, transfer_table
 
 
 def main(arguments: list[str] | None = None) -> None:

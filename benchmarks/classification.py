@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import JSMA, Crafted
 from benchmarks.classification_contenders import (
     THETA,
     Contest,
@@ -41,6 +40,7 @@ from benchmarks.sign_gradient import (
 )
 from benchmarks.tables import write_documentation
 from benchmarks.undefended import textures, undefended
+from medrobust.attacks import JSMA, Crafted
 
 PEERS = (*LIBRARIES, "adversarial-robustness-toolbox", "adv-lib")
 OURS = ("floor", "ours")

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks import APGD, CWL2, FAB, JSMA, SMIA, AdvSBF, Attack, Crafted, DeepFool, Square, WorstCase, as_victim
-from attacks.difference_of_logits import DifferenceOfLogits
 from benchmarks.contenders import EPSILON, SMALL_EPSILON, Block, Run, floor, peer
+from medrobust.attacks import APGD, CWL2, FAB, JSMA, SMIA, AdvSBF, Attack, Crafted, DeepFool, Square, WorstCase
+from medrobust.networks import as_victim
+from medrobust.objectives.difference_of_logits import DifferenceOfLogits
 
 LEARNING_RATE, CONSTANT, FIRST_CONSTANT = 0.001, 0.05, 0.001
 OVERSHOOT, CANDIDATES = 0.02, 10

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks import BIM, FGSM, MIM, PGD, Crafted, as_victim
-from attacks.sign_gradient import SignGradient
-from networks.deployment import deployment_copy
+from medrobust.attacks import BIM, FGSM, MIM, PGD, Crafted
+from medrobust.attacks.sign_gradient import SignGradient
+from medrobust.networks import as_victim
+from medrobust.networks.deployment import deployment_copy
 
 EPSILON, SMALL_EPSILON = 8 / 255, 1 / 255
 Run = Callable[[], Tensor | Crafted]

@@ -26,11 +26,11 @@ from benchmarks.sign_gradient import (
     timed,
 )
 from benchmarks.tables import cost, heading, table, write_documentation
-from detectors.base import Features
-from detectors.kernel_density import KernelDensity
-from detectors.local_dimension import LocalDimension
-from detectors.mahalanobis import Mahalanobis
-from detectors.measured import MeasuredDetector
+from medrobust.detectors.base import Features
+from medrobust.detectors.kernel_density import KernelDensity
+from medrobust.detectors.local_dimension import LocalDimension
+from medrobust.detectors.mahalanobis import Mahalanobis
+from medrobust.detectors.weighted_measurements import MeasuredDetector
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 NEIGHBOURS = 20

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks import PGD, as_victim
-from attacks.base import WeightedSum
-from attacks.feature_constraint import FeatureConstraint, assembled
-from attacks.gaussian_mixture import maximised
-from attacks.objectives import CrossEntropy
-from attacks.resemblance import Knowledge
 from benchmarks.contenders import EPSILON, Block, Run, craft, floor
 from benchmarks.sign_gradient import DOCUMENTATION, RESULTS, against, described, interleave, store, timed
 from benchmarks.tables import cost, heading, table, write_documentation
+from medrobust.attacks import PGD
+from medrobust.networks import as_victim
+from medrobust.objectives.base import WeightedSum
+from medrobust.objectives.cross_entropy import CrossEntropy
+from medrobust.objectives.feature_constraint import FeatureConstraint, assembled
+from medrobust.objectives.fitted import Knowledge
+from medrobust.objectives.gaussian_mixture import maximised
 
 LIBRARIES = ("torch", "torchvision", "timm")
 TAPS = ("activations",)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import Crafted
 from benchmarks.contenders import ALL_STEPS, Block, Run, Setting, build
 from benchmarks.tables import render, write_documentation
 from benchmarks.undefended import textures, undefended
+from medrobust.attacks import Crafted
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "benchmarks.md"

@@ -11,7 +11,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from callbacks.detector_fitting import (
+from medrobust.detectors import Detector, load_detectors, save_detectors
+from medrobust.evaluation.detector_fitting import (
     SAME,
     fit_data,
     fit_key,
@@ -21,9 +22,8 @@ from callbacks.detector_fitting import (
     negatives_like,
     perturbing,
 )
-from callbacks.extraction import Extractor, clean_features
-from callbacks.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, record_key, weights_hash
-from detectors import Detector, load_detectors, save_detectors
+from medrobust.evaluation.extraction import Extractor, clean_features
+from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, record_key, weights_hash
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from callbacks.plan import AdversarialBatch, EvaluationPlan
-from results.manifest import SCHEMA, write_manifest
-from results.records import Journal, Record, finished
+from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
+from medrobust.results.manifest import SCHEMA, write_manifest
+from medrobust.results.records import Journal, Record, finished
 
 logger = logging.getLogger(__name__)
 

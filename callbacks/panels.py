@@ -11,7 +11,7 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from callbacks.plan import AdversarialBatch, EvaluationPlan
+from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
 
 
 class Panels(Callback):

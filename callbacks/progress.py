@@ -5,8 +5,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
-from attacks.budgets import Fraction
-from callbacks.plan import EvaluationPlan, PlannedAttack
+from medrobust.attacks.budgets import Fraction
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack
 
 
 class AttackProgress(TQDMProgressBar):

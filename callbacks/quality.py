@@ -9,9 +9,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from callbacks.plan import AdversarialBatch, EvaluationPlan
-from metrics.brisque import Brisque, find_brisque, read_brisque
-from metrics.quality import psnr, ssim
+from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
+from medrobust.metrics.brisque import Brisque, find_brisque, read_brisque
+from medrobust.metrics.quality import psnr, ssim
 
 logger = logging.getLogger(__name__)
 

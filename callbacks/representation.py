@@ -9,8 +9,8 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional
 
-from callbacks.extraction import Extractor
-from callbacks.plan import AdversarialBatch, EvaluationPlan
+from medrobust.evaluation.extraction import Extractor
+from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
 
 
 class Representation(Callback):

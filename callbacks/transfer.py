@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from callbacks.deployment import judging
-from callbacks.plan import AdversarialBatch, weights_hash
+from medrobust.evaluation.deployment import judging
+from medrobust.evaluation.plan import AdversarialBatch, weights_hash
 
 
 class Transfer(Callback):

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from networks.features import layers_named, tapped
+from medrobust.networks.features import layers_named, tapped
 
 
 class VictimModule(pl.LightningModule):

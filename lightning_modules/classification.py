@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lightning_modules.base import VictimModule
-from metrics.classification import ClassifierQuality
-from networks.classifiers import build_classifier
+from medrobust.metrics.classification import ClassifierQuality
+from medrobust.networks.classifiers import build_classifier
 
 
 class Classifier(VictimModule):

@@ -101,7 +101,7 @@ def run(folder: Path, program: str, *arguments: str) -> str:
 def evaluate(runs: Path, *more: str) -> tuple[str, ...]:
     """Arguments of an evaluation whose run lies in ``runs``, so that several can share one checkpoint."""
     best = runs.parent / "runs" / "small" / "checkpoints" / "best.ckpt"
-    configs = ("-c", "small.yaml", "-c", "attacks.yaml", "--runs", str(runs), "--ckpt_path", str(best))
+    configs = ("-c", "small.yaml", "-c", "medrobust.attacks.yaml", "--runs", str(runs), "--ckpt_path", str(best))
     return ("test", *configs, "--data.limit", str(IMAGES), *more)
 
 
@@ -110,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuned victim, and its evaluation by one process."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "small.yaml").write_text(CONFIG)
-    (folder / "attacks.yaml").write_text(ATTACKS)
+    (folder / "medrobust.attacks.yaml").write_text(ATTACKS)
     run(folder, "train.py", "fit", "-c", "small.yaml")
     run(folder, "evaluate.py", *evaluate(folder / "one"))
     return folder
@@ -206,7 +206,7 @@ def test_detectors_by_two_processes_are_those_of_one(folder: Path) -> None:
     tables, cells = [], []
     for name, more in (("one-detects", ()), ("two-detect", ("--trainer.devices", "2", "--trainer.strategy", "ddp"))):
         arguments = evaluate(folder / name, *more)
-        at = arguments.index("attacks.yaml")
+        at = arguments.index("medrobust.attacks.yaml")
         printed = run(folder, "evaluate.py", *arguments[:at], "detection.yaml", *arguments[at + 1 :])
         assert "is left out" not in printed
         tables.append(records(folder / name))

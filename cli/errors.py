@@ -1,0 +1,143 @@
+"""One sentence for each mistake in a configuration, instead of the parser's account of all that it tried."""
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser
+
+from datamodules import MedicalDataModule
+from lightning_modules import VictimModule
+from medrobust.attacks import Attack
+from medrobust.objectives import Objective
+
+
+class OneSentenceParser(LightningArgumentParser):
+    """Lightning's parser, whose error is one sentence on standard error and exit status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the program with the sentence; parsers inside a parser still raise."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        sys.stderr.write(f"error: {sentence(message, list(known_options(self)))}\n")
+        sys.exit(2)
+
+
+class OverlayFile(ActionConfigFile):
+    """A configuration file whose attacks replace those of the files before it.
+
+    The parser would merge attacks of equal name, so that a suite's PGD took its radius from an earlier file's.
+    """
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
+        """Forget the attacks so far if the file has its own, then read it."""
+        try:
+            content = yaml.safe_load(Path(value).read_text())
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
+        except (OSError, ValueError):
+            content = None  # the parser will say what is wrong
+        attack = content.get("attack") if isinstance(content, dict) else None
+        if isinstance(attack, dict) and "attacks" in attack and cfg.get("attack.attacks") is not None:
+            cfg["attack.attacks"] = None
+        ActionConfigFile.apply_config(parser, cfg, dest, value)
+
+
+def sentence(message: str, options: list[str]) -> str:
+    """Say in one sentence what a parser's message means.
+
+    Args:
+        message: The message, of several lines for classes and unions.
+        options: The options that there are, to name the nearest one.
+    """
+    where = re.search(r'Parser key "([^"]+)"', message)
+    place = f"{where[1]}: " if where else ""
+    inner = re.findall(r'Parser key "([^"]+)"', message)
+    place = f"{where[1]}, {inner[-1]}: " if where and inner[-1] != where[1] else place
+    if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
+        choices = re.search(r"Expected a typing.Literal\[(.+?)\]", message)
+        beside = f", nor is it one of {choices[1]}" if choices else ""
+        return f"{place}there is no class {unknown[1]!r}{beside}{_nearest(unknown[1], known_classes())}"
+    owners = re.findall(r"Problem with given class_path '([^']+)'", message)
+    if option := re.search(r"Option '([^']+)' is not accepted", message):
+        owner = owners[-1] if owners else ""
+        name = option[1].rpartition(".")[2]
+        return f"{place}{owner.rpartition('.')[2] or 'it'} has no option {name!r}{_nearest(name, _fields(owner))}"
+    if refused := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)", message):
+        name = refused[1] or refused[2]
+        return f"there is no option {name!r}{_nearest(name, options)}"
+    if owners and inner:
+        place = f"{inner[0]}, {inner[-1]} of {owners[-1].rpartition('.')[2]}: "
+    if fraction := re.search(r"Not of type Fraction: (.+)", message):
+        return place + fraction[1]
+    if literal := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (.+)", message):
+        return f"{place}expected one of {literal[1]}, got {literal[2]!r}"
+    if plain := re.search(r"Expected a <class '(.+?)'>\. Got value: (.+)", message):
+        return f"{place}expected {_type(plain[1])}, got {plain[2]!r}"
+    tried = re.search(r"Errors:\n(.+?)(?:\n\s*Given value|$)", message, re.DOTALL)
+    causes = re.findall(r"^\s*- (?!Expected a <class)(.+)$", tried[1], re.MULTILINE) if tried else []
+    if causes:
+        return place + causes[0]
+    kinds = [_type(kind) for kind in re.findall(r"Expected a <class '(.+?)'>", message)]
+    given = re.search(r"Given value: (.+)", message)
+    if kinds and given:
+        return f"{place}expected {' or '.join(dict.fromkeys(kinds))}, got {given[1][:120]!r}"
+    return " ".join(message.split())
+
+
+def known_options(parser: Any) -> Iterator[str]:
+    """Names of a parser's options, those of its subcommands included."""
+    for action in parser._actions:
+        yield from (option.lstrip("-") for option in action.option_strings)
+        for sub in getattr(action, "_name_parser_map", {}).values():
+            yield from known_options(sub)
+
+
+def known_classes() -> list[str]:
+    """Names of the classes of ours that a configuration may name."""
+    return [
+        found.__name__
+        for base in (Attack, Objective, VictimModule, MedicalDataModule, Callback)
+        for found in _below(base)
+        if not inspect.isabstract(found)
+    ]
+
+
+def _below(base: type) -> Iterator[type]:
+    direct: type
+    for direct in base.__subclasses__():
+        yield direct
+        yield from _below(direct)
+
+
+def _fields(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    try:
+        return list(inspect.signature(getattr(import_module(module), name)).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return []
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=3, cutoff=0.6)))
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _type(name: str) -> str:
+    return {
+        "NoneType": "nothing",
+        "int": "a whole number",
+        "float": "a number",
+        "str": "text",
+        "bool": "true or false",
+    }.get(name, {"list": "a list", "dict": "a mapping"}.get(name, name))

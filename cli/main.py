@@ -1,0 +1,258 @@
+"""The command lines: they import every package, so that YAML can name its classes, and tie a run together."""
+
+import logging
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every process asks a server for a newer version
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from jsonargparse.typing import register_type
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+
+from callbacks import AttackProgress, Detection, Panels, Quality, RecordJournal, Representation, Robustness, Transfer
+from cli.checkpoints import check_checkpoint, find_checkpoint
+from cli.errors import OneSentenceParser, OverlayFile, sentence
+from cli.wandb_log import log_evaluation, run_logger
+from datamodules import MedicalDataModule
+from lightning_modules import VictimModule
+from medrobust.attacks.budgets import Fraction
+from medrobust.results.manifest import read_manifest, replace_file, write_manifest
+from medrobust.results.report.detection_tables import console_detection
+from medrobust.results.report.page import finish
+from medrobust.results.report.tables import console_flags, console_table
+
+logger = logging.getLogger(__name__)
+register_type(Fraction, serializer=str, deserializer=Fraction)
+
+Program = Literal["train", "evaluate"]
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps a run's whole configuration in its folder, where the next command takes it from."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, path: Path) -> None:
+        """Keep the path; the file is written when the trainer sets up."""
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.path = path
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file, the splits beside it, and hand the configuration to the loggers."""
+        config = self.config.clone()
+        if trainer.state.fn == TrainerFn.FITTING:
+            config.ckpt_path = None  # which weights an evaluation takes is for its own command to say
+        text = self.parser.dump(config, skip_none=False)
+        replace_file(self.path, text.encode())
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "export_splits"):
+            data.export_splits(self.path.with_name("splits.csv"))
+        for log in trainer.loggers:
+            log.log_hyperparams({"config": text})
+
+
+class MedRobustCLI(LightningCLI):
+    """Lightning's command line, with a run's folder, the attack, the journal, the panels and the checkpoint."""
+
+    folder: Path
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What each subcommand is given in code instead of by options."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule"},
+            "test": {"model", "dataloaders", "datamodule"},
+        }
+
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        """Build a parser that takes configuration files by -c, the attacks of the last one only."""
+        parser = self.parser_class(allow_abbrev=False, **options)
+        parser.add_argument("-c", "--config", action=OverlayFile, help="Configuration file; later ones win.")
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the checkpoint's hyper-parameters alone: the configuration alone says what is built."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what every run has."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run, and of its folder.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the runs.")
+        parser.add_lightning_class_args(Robustness, "attack")
+        parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
+        parser.add_lightning_class_args(RecordJournal, "journal")
+        parser.add_lightning_class_args(Panels, "panels")
+        parser.add_lightning_class_args(Quality, "quality")
+        parser.add_lightning_class_args(Transfer, "transfer")
+        parser.add_lightning_class_args(Representation, "representation")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/loss",
+                "checkpoint.mode": "min",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        """Leave Lightning's own table of metrics out: they stand below ours."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand != "fit":
+            parser.set_defaults({"verbose": False})
+        return parser
+
+    def before_instantiate_classes(self) -> None:
+        """Settle folders and checkpoint, before anything is built."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit" and not config.attack.attacks:
+            raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
+        if not config.name:
+            raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
+        self.folder = Path(config.runs) / config.name
+        records = self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
+        config.trainer.default_root_dir = str(self.folder)
+        config.checkpoint.dirpath = str(self.folder / "checkpoints")
+        config.journal.folder = config.panels.folder = config.detection.folder = str(records)
+        config.attack.fitted = str(self.folder / "fitted")
+        config.journal.run, config.journal.seed = config.name, config.seed_everything
+        config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
+        if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):
+            config.model.init_args.weights = None  # the checkpoint holds all of them
+        name = f"{'train' if self.subcommand == 'fit' else 'evaluate'}.yaml"
+        self.records = records
+        self.save_config_kwargs = {"path": (self.folder if self.subcommand == "fit" else records) / name}
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        """Build the trainer, with a W&B logger that needs neither account nor network unless another is given."""
+        chosen = self._get(self.config_init, "trainer")["logger"]
+        if chosen is None or chosen is True:
+            config = self.config[self.subcommand]
+            options["logger"] = run_logger(self.folder, config.name, job=str(self.subcommand))
+        return super().instantiate_trainer(**options)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+        """Add the progress bar, and leave out what the trainer's switches forbid."""
+        given = config.get("callbacks") or []
+        if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
+            callbacks = [*callbacks, AttackProgress()]
+        if config["strategy"] == "ddp":  # ranks end hours apart where one has all that is left
+            config["strategy"] = DDPStrategy(timeout=timedelta(days=3))
+        if config["enable_checkpointing"] is False:
+            callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
+
+    def after_instantiate_classes(self) -> None:
+        """Compare the checkpoint with the victim, before any data is read."""
+        path = self.config[self.subcommand].ckpt_path
+        if path:
+            check_checkpoint(Path(path), self.model)
+
+    def after_fit(self) -> None:
+        """Say where the result lies."""
+        best = self.trainer.checkpoint_callback
+        if self.trainer.is_global_zero and isinstance(best, ModelCheckpoint) and best.best_model_path:
+            score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
+            _console().print(f"best checkpoint{score}: {shown(Path(best.best_model_path))}", soft_wrap=True)
+            _console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
+
+    def after_test(self) -> None:
+        """Merge the records and write the report."""
+        self._finish()
+
+    def after_validate(self) -> None:
+        """Merge the records and write the report."""
+        self._finish()
+
+    def _finish(self) -> None:
+        self.trainer.strategy.barrier()
+        if self.trainer.is_global_zero:
+            quality = note_quality(self.records, self.trainer.callback_metrics)
+            summary = finish(self.records)
+            console = _console()
+            console.print()
+            console.print(console_table(summary, console.width))
+            if (detection := console_detection(summary, console.width)) is not None:
+                console.print(detection)
+            if quality:
+                console.print("victim on clean images: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
+            console.print(console_flags(summary))
+            for kind in ("report", "summary", "records"):
+                console.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
+            log_evaluation(self.trainer.loggers, self.records, summary)
+        self.trainer.strategy.barrier()
+
+
+def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Write how good the victim is on clean images into the manifest, which every result carries along.
+
+    Returns:
+        The metrics by name, those that are defined.
+    """
+    values = {name.partition("/")[2]: float(value) for name, value in metrics.items() if "/" in name}
+    defined = {name: value for name, value in values.items() if math.isfinite(value)}
+    manifest = read_manifest(folder)
+    manifest["victim"]["quality"] = {name: defined.get(name) for name in values}
+    write_manifest(folder, manifest)
+    return list(defined.items())
+
+
+def shown(path: Path) -> str:
+    """Path relative to the working directory, if it lies below."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
+def main(program: Program, arguments: list[str] | None = None) -> None:
+    """Run a command line; a mistake of the user ends it with one sentence and exit status 2.
+
+    Set the environment variable ``MEDROBUST_TRACEBACK=1`` to see where the sentence came from.
+    """
+    quiet()
+    try:
+        MedRobustCLI(
+            VictimModule,
+            MedicalDataModule,
+            save_config_callback=RunConfig,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=42,
+            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
+            parser_kwargs={"prog": f"{program}.py"},
+            parser_class=OneSentenceParser,
+            args=arguments,
+        )
+    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
+        if os.environ.get("MEDROBUST_TRACEBACK"):
+            traceback.print_exc()
+        sys.stderr.write(f"error: {sentence(str(error), [])}\n")
+        sys.exit(2)
+
+
+def quiet() -> None:
+    """Leave on the console what a user has to read: no adverts, no hints at settings that are chosen on purpose."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    lightning = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric")
+    for name in (*lightning, "httpx", "matplotlib", "PIL", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    known = "treespec, LeafSpec|does not have many workers|smaller than the logging interval|exists and is not empty"
+    warnings.filterwarnings("ignore", message=f".*({known}|dirpath has changed).*")
+
+
+def _console() -> Console:
+    """Console as wide as the terminal, or 110 columns where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 110)

@@ -1,0 +1,153 @@
+"""Weights & Biases: a logger that needs neither account nor network, and an evaluation sent to it."""
+
+import logging
+import netrc
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import polars as pl
+
+from medrobust.results.formats import format_epsilon
+from medrobust.results.records import read_records
+
+logger = logging.getLogger(__name__)
+
+_ours: dict[str, str] = {}
+ROWS = 50_000  # of the records table; records.parquet has all of them
+
+
+def run_logger(folder: Path, name: str, job: str) -> Any:
+    """Lightning's W&B logger for a run: online if the user is logged in and the server answers, else offline.
+
+    All of W&B's files go below the run's folder, so that a later ``wandb sync`` finds them.
+
+    Args:
+        folder: The run's folder.
+        name: Its name; fine-tuning and evaluations of one name are grouped.
+        job: ``fit``, ``validate`` or ``test``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    home = (folder / "wandb").resolve()
+    for variable, place in (
+        ("WANDB_DATA_DIR", home / "data"),
+        ("WANDB_ARTIFACT_DIR", home / "artifacts"),
+        ("WANDB_CACHE_DIR", home / "cache"),
+        ("WANDB_CONFIG_DIR", home / "config"),
+    ):
+        if os.environ.get(variable) in (None, _ours.get(variable)):  # what the user has set stays
+            _ours[variable] = os.environ[variable] = str(place)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB__SERVICE_WAIT", "60")
+    from pytorch_lightning.loggers import WandbLogger  # slow to import, and only command lines need it
+
+    offline = os.environ.get("WANDB_MODE") == "offline" or not (logged_in() and reachable())
+    options: dict[str, Any] = {"group": name, "job_type": job, "mode": "offline" if offline else "online"}
+    if os.environ.get("WANDB_MODE") == "disabled":
+        options["mode"] = "disabled"
+    log = WandbLogger(name=f"{name}-{job}", project="medrobust", save_dir=str(folder), **options)
+    log._wandb_init.pop("anonymous", None)  # W&B warns of it at each start, and it is None
+    return log
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+
+
+def logged_in() -> bool:
+    """Whether the user has given W&B a key, in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlparse(_server()).hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def reachable(seconds: float = 3.0) -> bool:
+    """Whether W&B's server takes a connection within some seconds."""
+    address = urlparse(_server())
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=seconds):
+            return True
+    except OSError:
+        logger.info("W&B cannot be reached: this run is logged offline; send it later with wandb sync")
+        return False
+
+
+def log_evaluation(loggers: Iterable[Any], folder: Path, summary: Mapping[str, Any]) -> None:
+    """Send an evaluation to every W&B logger: scalars of each attack and radius, the records, the panels.
+
+    A failure of W&B is logged and costs nothing else: the results lie on disk already.
+
+    Args:
+        loggers: The trainer's loggers; others than W&B's are passed over.
+        folder: The evaluation's folder.
+        summary: As ``finish`` returns it.
+    """
+    for log in loggers:
+        if type(log).__name__ != "WandbLogger":
+            continue
+        try:
+            _log(log.experiment, folder, summary)
+        except Exception as error:  # W&B raises many kinds, and none of them may lose an evaluation
+            logger.warning("W&B did not take the results (%s: %s); they lie in %s", type(error).__name__, error, folder)
+
+
+def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
+    import wandb
+
+    scalars: dict[str, Any] = {}
+    for row in summary["rows"]:
+        for rate in ("accuracy_under_attack", "success_rate"):
+            if row.get(rate) is not None:
+                scalars[f"{_place(row)}/{rate}"] = row[rate]
+    for row in summary.get("detection", {}).get("rows", []):
+        for what in ("auroc", "tpr"):
+            if row[what] is not None:
+                scalars[f"{_place(row)}/detection/{row['detector']} fitted on {row['fit']}/{what}"] = row[what]
+    records = read_records(folder).head(ROWS)
+    records = records.select([name for name in records.columns if records[name].dtype != pl.Null])
+    columns: list[str | int] = list(records.columns)
+    rows = [list(row) for row in records.iter_rows()]
+    table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+    pictures = _pictures(folder, summary)
+    run.log({**scalars, "records": table, **({"panels": pictures} if pictures else {})})
+    run.summary.update(scalars)
+    run.summary["flags"] = [flag["message"] for flag in summary["flags"]]
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """Where W&B files a row's numbers: its slashes make sections, so a radius has none."""
+    if row["epsilon"] is None:
+        return str(row["attack"])
+    return f"{row['attack']}/{format_epsilon(row['epsilon']).replace('/', '|')}"
+
+
+def _pictures(folder: Path, summary: Mapping[str, Any], most: int = 60) -> list[Any]:
+    """Panels as one picture each: clean, perturbation and adversarial side by side."""
+    import json
+
+    import wandb
+    from PIL import Image
+
+    keys = {entry["key"] for entry in summary["manifest"]["attacks"]}
+    pictures: list[Any] = []
+    for file in sorted((folder / "panels").glob("*.json")):
+        panel = json.loads(file.read_text())
+        if panel["key"] not in keys or len(pictures) == most:
+            continue
+        parts = [Image.open(file.parent / panel["images"][kind]) for kind in ("clean", "perturbation", "adversarial")]
+        wide = Image.new("RGB", (sum(part.width for part in parts), parts[0].height))
+        for place, part in enumerate(parts):
+            wide.paste(part.convert("RGB"), (place * parts[0].width, 0))
+        caption = (
+            f"{panel['attack']} {format_epsilon(panel['epsilon'])}: {panel['id']}, "
+            f"{panel['clean_prediction']} -> {panel['adversarial_prediction']}"
+        )
+        pictures.append(wandb.Image(wide, caption=caption))
+    return pictures

@@ -1,0 +1,41 @@
+"""Attacks: pure torch, configured by their fields, called as ``attack(victim, images, targets, ids)``."""
+
+from medrobust.attacks.auto_pgd import APGD
+from medrobust.attacks.base import Attack, Attacked, Crafted
+from medrobust.attacks.bias_field import AdvSBF
+from medrobust.attacks.carlini_wagner import CWL2
+from medrobust.attacks.deepfool import DeepFool
+from medrobust.attacks.fab import FAB
+from medrobust.attacks.noise import UniformNoise
+from medrobust.attacks.saliency_map import JSMA
+from medrobust.attacks.sign_family import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain
+from medrobust.attacks.sign_gradient import SignGradient
+from medrobust.attacks.square import Square
+from medrobust.attacks.stabilized import SMIA, Stabilization
+from medrobust.attacks.worst_case import WorstCase
+
+__all__ = [
+    "APGD",
+    "AdvSBF",
+    "Attack",
+    "Attacked",
+    "BIM",
+    "CWL2",
+    "CWLinf",
+    "Crafted",
+    "DIM",
+    "DeepFool",
+    "FAB",
+    "FGSM",
+    "JSMA",
+    "LogDomain",
+    "MIM",
+    "PGD",
+    "SMIA",
+    "SignGradient",
+    "Square",
+    "Stabilization",
+    "TIM",
+    "UniformNoise",
+    "WorstCase",
+]

@@ -1,0 +1,272 @@
+"""The saliency-map attack JSMA: a few pixel values are moved far, the ones on which the victim's outputs hang most."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from medrobust.attacks.active_batch import ActiveBatch, each
+from medrobust.attacks.base import Attack, Crafted
+from medrobust.attacks.budgets import Fraction, check_radius, check_steps
+from medrobust.networks.victims import Victim
+from medrobust.objectives.cross_entropy import logit_gap
+from medrobust.random_streams import image_generator
+
+CROWD = 256  # points that are compared two by two without a further look at which of them matter
+ROUNDING = 1e-5  # share of a gradient that is taken for rounding: what cancels to less than that has no sign
+
+
+@dataclass(frozen=True, kw_only=True)
+class JSMA(Attack):
+    """Jacobian saliency map attack (Papernot et al., EuroS&P 2016, arXiv:1511.07528, algorithm 3; as in SBF20).
+
+    With a, the gradient of the goal's output, and b, that of the sum of all others, each step moves the pixel value p
+    of the largest saliency -a_p b_p, where a_p > 0 > b_p (eq. 8), or the pair of the largest -(a_p + a_q)(b_p + b_q),
+    where a_p + a_q > 0 > b_p + b_q (eq. 10). Every channel's value is a feature of its own. An image stops when it has
+    what it wants, when nothing helps any more, or after ``steps``; where it failed, it comes back clean. A step costs
+    one forward and two backwards, in ``probabilities`` one; an image that stopped has cost one more forward.
+
+    Args:
+        step_size: Amount theta by which a chosen value moves, in units of the [0, 1] image range.
+        changes: Most moves of one pixel value; whatever is used up, or has come to 0 or 1, is not moved on.
+        steps: Most steps of an image.
+        pixels: Values that are moved in each step, 1 or 2.
+        direction: ``increase`` and ``decrease`` move values one way only, as the paper does; ``both`` takes for each
+            value the way that helps, as SBF20's library does.
+        goals: Goals of the untargeted form, which stops at any wrong class: ``random`` draws one other class for each
+            image, ``every`` tries all others in turn, the likeliest first, and keeps the fewest changed values.
+        space: Outputs that a and b are gradients of. In ``probabilities`` b = -a, and both are divided by p (1 - p) of
+            the goal, without which they would vanish where the victim is certain.
+        strict: Stop an image of which no value has a positive saliency. Otherwise those values move then that most
+            raise the goal above the mean of the others, a_p - b_p / (K - 1) for K classes.
+        targeted: The targets are goals to reach instead of truths to leave.
+        seed: Seed of the per-image random streams.
+
+    Raises:
+        ValueError: A field is out of its range, or (when called) targets are not classes.
+    """
+
+    step_size: Fraction | float = 0.1
+    changes: int = 7
+    steps: int = 2000
+    pixels: Literal[1, 2] = 2
+    direction: Literal["increase", "decrease", "both"] = "both"
+    goals: Literal["every", "random"] = "random"
+    space: Literal["logits", "probabilities"] = "logits"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would give wrong numbers."""
+        check_radius("step_size", self.step_size)
+        check_steps(self.steps)
+        if not isinstance(self.changes, int) or self.changes < 1:
+            raise ValueError(f"changes counts moves of a value and is a whole number of at least 1, got {self.changes}")
+        if self.pixels not in (1, 2):
+            raise ValueError(f"pixels is 1 or 2, got {self.pixels}")
+        if self.direction not in ("increase", "decrease", "both"):
+            raise ValueError(f"direction is 'increase', 'decrease' or 'both', got {self.direction!r}")
+        if self.goals not in ("every", "random"):
+            raise ValueError(f"goals is 'every' or 'random', got {self.goals!r}")
+        if self.space not in ("logits", "probabilities"):
+            raise ValueError(f"space is 'logits' or 'probabilities', got {self.space!r}")
+
+    @property
+    def norm(self) -> Literal["linf", "l2", "l0", "log", "none"]:
+        """Number of changed values."""
+        return "l0"
+
+    def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
+        """Aim at one goal, or at every other class in turn."""
+        if not isinstance(targets, Tensor) or targets.ndim != 1:
+            came = f"masks {tuple(targets.shape)}" if isinstance(targets, Tensor) else "a list of boxes' dicts"
+            raise ValueError(f"saliency maps are those of classifiers: expected classes (N,), got {came}")
+        crafted, least, classes = self._turn(victim, images, targets, ids, 0)
+        turns = classes - 1 if self.goals == "every" and not self.targeted else 1
+        for turn in range(1, turns):
+            other, changed, _ = self._turn(victim, images, targets, ids, turn)
+            better = changed < least
+            least = torch.minimum(least, changed)
+            crafted = replace(
+                crafted,
+                images=torch.where(better[:, None, None, None], other.images, crafted.images),
+                forwards=crafted.forwards + other.forwards,
+                backwards=crafted.backwards + other.backwards,
+                zero_gradients=crafted.zero_gradients + other.zero_gradients,
+                measures={
+                    name: torch.where(better, other.measures[name], crafted.measures[name]) for name in other.measures
+                },
+            )
+        return crafted
+
+    def _turn(
+        self, victim: Victim, images: Tensor, targets: Tensor, ids: Sequence[str], turn: int
+    ) -> tuple[Crafted, Tensor, int]:
+        """Run all images towards one goal each, on an ever smaller batch.
+
+        Returns:
+            What was made; the number of changed values of each image, ``(N,)``, more than there are where it failed;
+            and the number of classes.
+        """
+        batch = _Batch(images, targets, ids)
+        ended = images
+        for index in range(self.steps + 1 if len(images) else 0):
+            variable = batch.images.detach().requires_grad_()
+            outputs = victim(variable)
+            batch.forwards[batch.rows] += 1
+            if index == 0:
+                batch.classes, batch.goals = outputs.shape[1], self._goals(outputs.detach(), targets, ids, turn)
+            reached = self.reached(victim, outputs, batch.targets)
+            batch.success[batch.rows] = reached
+            ended = torch.where(each(reached), batch.images, batch.clean)
+            kept = batch.leave(ended, reached | batch.stuck)
+            if index == self.steps or (kept is not None and not len(kept)):
+                break
+            raised, others = (slopes.flatten(1) for slopes in self._slopes(outputs, batch.goals, variable))
+            if kept is not None:
+                raised, others = raised[kept], others[kept]
+                batch.keep(kept)
+            passes = 1 if self.space == "probabilities" else 2
+            batch.backwards[batch.rows] += passes
+            batch.zeros[batch.rows] += passes * ~(raised.any(1) | others.any(1))
+            self._move(raised, others, batch)
+        crafted = batch.finish(ended)
+        changed = (crafted.images != images).flatten(1).sum(1)
+        return crafted, torch.where(batch.success, changed, images[:1].numel() + 1), batch.classes
+
+    def _goals(self, outputs: Tensor, targets: Tensor, ids: Sequence[str], turn: int) -> Tensor:
+        """Class that each image is to be taken for, ``(N,)``."""
+        if self.targeted:
+            return targets
+        if self.goals == "every":
+            return outputs.scatter(1, targets[:, None], float("-inf")).argsort(1, descending=True)[:, turn]
+        streams = (image_generator(self.seed, f"{type(self).__name__}:goals", id) for id in ids)
+        draws = torch.cat([torch.randint(outputs.shape[1] - 1, (1,), generator=stream) for stream in streams])
+        draws = draws.to(outputs.device, non_blocking=True)
+        return draws + (draws >= targets)
+
+    def _slopes(self, outputs: Tensor, goals: Tensor, variable: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the goal's output and of the sum of the others, like the images both."""
+        if self.space == "probabilities":  # grad p = p (1 - p) grad (z - logsumexp of the others)
+            (raised,) = torch.autograd.grad(-logit_gap(outputs, goals, soft=True).sum(), variable)
+            return raised, -raised
+        goal = outputs.gather(1, goals[:, None]).sum()
+        (raised,) = torch.autograd.grad(goal, variable, retain_graph=True)
+        (others,) = torch.autograd.grad(outputs.sum() - goal, variable)
+        return raised, others
+
+    def _move(self, raised: Tensor, others: Tensor, batch: "_Batch") -> None:
+        """Choose each image's values by the gradients ``(N, D)`` and move them."""
+        flat, slack = batch.images.flatten(1), 1e-3 * self.step_size  # ten steps of 0.1 may end at 0.9999999
+        unused = batch.used < self.changes
+        ways = {"increase": (1,), "decrease": (-1,), "both": (1, -1)}[self.direction]
+        open_ = torch.cat([unused & (flat < 1 - slack if way > 0 else flat > slack) for way in ways], 1)
+        # a value that can go both ways is two moves, of which at most one helps
+        goal, rest = (torch.cat([way * slopes for way in ways], 1) for slopes in (raised, -others))
+        count = min(self.pixels, flat.shape[1])
+        chosen, found = self._salient(goal, rest, open_, count)
+        found = found[:, None].expand(-1, count)
+        if not self.strict:
+            gaps, leading = (goal + rest / (batch.classes - 1)).masked_fill(~open_, float("-inf")).topk(count)
+            chosen, found = torch.where(found, chosen, leading), found | (gaps > 0)
+        sign = torch.where(chosen < flat.shape[1], ways[0], -ways[0]).to(flat)
+        places = chosen % flat.shape[1]
+        moved = flat.scatter_add(1, places, self.step_size * sign * found).clamp_(0, 1).view_as(batch.images)
+        batch.used.scatter_add_(1, places, found.to(batch.used.dtype))
+        batch.directions.follow(moved - batch.images, batch.rows)
+        batch.images, batch.stuck = moved, ~found.any(1)
+
+    def _salient(self, goal: Tensor, rest: Tensor, open_: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Moves of the largest saliency ``(N, count)``, and whether that is positive ``(N,)``."""
+        # only the order counts: scaled, products do not underflow
+        scaled = [slopes / slopes.abs().amax(1, keepdim=True).clamp(min=1e-30) for slopes in (goal, rest)]
+        first, second = ((slopes - ROUNDING * slopes.abs()).masked_fill(~open_, float("-inf")) for slopes in scaled)
+        if count == 1:
+            value, place = torch.where((first > 0) & (second > 0), first * second, 0).max(1, keepdim=True)
+            return place, value.squeeze(1) > 0
+        if self.space == "probabilities":  # both sums are the same, and largest for the two largest
+            values, places = first.topk(2)
+            return places, values.sum(1) > 0
+        places, value = best_pair(first, second)
+        return places, value > 0
+
+
+def best_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Pair p != q of the largest (first_p + first_q)(second_p + second_q) with both sums positive.
+
+    The product grows with either sum. So if two points u, v are at least as large as p in both coordinates, p can be
+    replaced, in a pair (p, q), by the one of them that is not q, and nothing is lost. Therefore some best pair
+    consists of points with fewer than two such above them, and with the points sorted by ``first`` (ties by place)
+    these are the ones whose ``second`` exceeds the second largest before them: a sort and two running maxima. Few are
+    left, about 2 ln D of D independent points, and these are compared two by two, in blocks of no more than D pairs
+    an image, so that memory grows as D and not as D^2. The pair is exact, unless more than 4096 points are left after
+    a bound on the product: so many need a correlation beyond -0.999999, and then the 4096 with most to give compete.
+
+    Args:
+        first: ``(N, D)``; -inf excludes a point.
+        second: ``(N, D)``, likewise.
+
+    Returns:
+        Places ``(N, 2)``, meaningless where there is no such pair, and the product ``(N,)``, 0 there.
+    """
+    order = first.argsort(dim=1, descending=True, stable=True)
+    first, second = first.gather(1, order), second.gather(1, order)
+    before = _before(second.cummax(1).values)
+    runner_up = _before(torch.minimum(second, before).cummax(1).values)
+    # a positive pair is positive along every direction too; this one (up to rounding, hence a little more than the
+    # sum) tells at once that nothing can be found where all points lie on a falling line
+    seen = second.isfinite()
+    sizes = [torch.where(seen, values.abs(), 0).sum(1, keepdim=True).clamp(min=1e-30) for values in (first, second)]
+    shares = [torch.where(seen, values, 0) / size for values, size in zip((first, second), sizes, strict=True)]
+    along = shares[0] + shares[1] + 1e-6 * (shares[0].abs() + shares[1].abs())
+    reach = along.masked_fill(~seen, float("-inf")).amax(1, keepdim=True)
+    kept = (second > runner_up) & (along + reach > 0)
+
+    width = int(kept.sum(1).amax())  # the host waits here
+    if width > CROWD:
+        # 2 sqrt(xy) <= x + y: what does not reach twice the root of a product that some leaders have is not needed
+        leaders = along.masked_fill(~kept, float("-inf")).topk(CROWD).indices.sort(1).values
+        _, least = _compared(first, second, leaders, kept.gather(1, leaders))
+        root = (least[:, None] / sizes[0] / sizes[1]).sqrt()
+        kept &= along + reach >= 2 * (1 - 1e-5) * root
+        width = min(int(kept.sum(1).amax()), 16 * CROWD)
+    width = min(max(width, 2), first.shape[1])
+    places = along.masked_fill(~kept, float("-inf")).topk(width).indices.sort(1).values
+    pair, best = _compared(first, second, places, kept.gather(1, places))
+    return order.gather(1, pair), best
+
+
+def _compared(first: Tensor, second: Tensor, places: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Best pair among the points at the ``places (N, M)`` that are ``kept``, in blocks of at most D pairs."""
+    width = places.shape[1]
+    rows_at_once = max(first.shape[1] // width, 1)
+    first, second = (values.gather(1, places).masked_fill(~kept, float("-inf")) for values in (first, second))
+    best, pair = first.new_zeros(len(first)), places[:, :2]
+    columns = torch.arange(width, device=first.device)
+    for start in range(0, width, rows_at_once):
+        rows = columns[start : start + rows_at_once]
+        sums = [values[:, rows, None] + values[:, None, :] for values in (first, second)]
+        positive = (sums[0] > 0) & (sums[1] > 0) & (rows[:, None] < columns)
+        value, place = torch.where(positive, sums[0] * sums[1], 0).flatten(1).max(1)
+        better = value > best
+        found = places.gather(1, torch.stack([start + place // width, place % width], 1))
+        best, pair = torch.where(better, value, best), torch.where(better[:, None], found, pair)
+    return pair, best
+
+
+def _before(running: Tensor) -> Tensor:
+    """Running maxima of what stands before each place, -inf for the first."""
+    return torch.cat([torch.full_like(running[:, :1], float("-inf")), running[:, :-1]], 1)
+
+
+class _Batch(ActiveBatch):
+    """Where each image stands, its goal, how often each value was moved, and who got what it wants."""
+
+    WHOLE = ActiveBatch.WHOLE | {"success"}
+
+    def __init__(self, images: Tensor, targets: Tensor, ids: Sequence[str]) -> None:
+        super().__init__(images, targets, ids)
+        self.images, self.goals, self.classes = images, targets, 2
+        self.used = torch.zeros_like(images, dtype=torch.int32).flatten(1)
+        self.success, self.stuck = (torch.zeros_like(self.rows, dtype=torch.bool) for _ in range(2))

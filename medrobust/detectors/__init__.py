@@ -1,0 +1,30 @@
+"""Detectors of adversarial images: estimators on a victim's features, larger scores for what looks adversarial."""
+
+from medrobust.detectors.base import Detector, Features, concatenate
+from medrobust.detectors.bayesian_uncertainty import BayesianUncertainty, KernelDensityUncertainty
+from medrobust.detectors.deep_features import DeepFeatures
+from medrobust.detectors.kernel_density import KernelDensity
+from medrobust.detectors.layer_networks import LayerNetworks
+from medrobust.detectors.local_dimension import LocalDimension
+from medrobust.detectors.mahalanobis import Mahalanobis
+from medrobust.detectors.quantized_features import QuantizedFeatures
+from medrobust.detectors.saving import load_detectors, read_header, save_detectors
+from medrobust.detectors.support_vectors import SupportVectors
+
+__all__ = [
+    "BayesianUncertainty",
+    "DeepFeatures",
+    "Detector",
+    "Features",
+    "KernelDensity",
+    "KernelDensityUncertainty",
+    "LayerNetworks",
+    "LocalDimension",
+    "Mahalanobis",
+    "QuantizedFeatures",
+    "SupportVectors",
+    "concatenate",
+    "load_detectors",
+    "read_header",
+    "save_detectors",
+]

@@ -1,0 +1,112 @@
+"""Bayesian uncertainty: a victim with dropout is less sure of its answers to adversarial images."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from medrobust.detectors.base import Features
+from medrobust.detectors.kernel_density import KernelDensity
+from medrobust.detectors.weighted_measurements import MeasuredDetector
+
+
+def uncertainty(features: Features) -> Tensor:
+    """Variance of the class probabilities over the passes, averaged over the classes, float64 ``(N,)``.
+
+    It is the population variance, the mean squared deviation from the mean of the T passes.
+
+    Args:
+        features: With ``draws``, ``(N, T, K)``.
+
+    Raises:
+        ValueError: There are no draws, fewer than 2 passes, or numbers that are not finite.
+    """
+    draws = features.draws
+    if draws is None:
+        raise ValueError("uncertainty needs passes with dropout, so a victim that has dropout, and there are none")
+    if draws.ndim != 3 or draws.shape[1] < 2:
+        raise ValueError(f"uncertainty needs draws (N, T, K) of at least T = 2 passes, got {tuple(draws.shape)}")
+    bad = ~draws.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        raise ValueError(f"the draws are not finite for {int(bad.sum())} of {len(bad)} images")
+    return draws.double().var(1, correction=0).mean(1)
+
+
+def check_dropout(features: Features) -> None:
+    """Refuse passes that are all the same, as dropout of probability 0 gives them.
+
+    Raises:
+        ValueError: They are, or they are no such passes at all.
+    """
+    uncertainty(features)
+    draws = features.draws
+    if draws is not None and bool((draws == draws[:, :1]).all()):
+        raise ValueError(
+            f"the {draws.shape[1]} passes are the same for all {len(draws)} reference images: the victim's dropout "
+            "needs a probability above 0"
+        )
+
+
+class BayesianUncertainty(MeasuredDetector):
+    """BU, the variance of the softmax over passes with dropout, averaged over classes (Feinman et al., 2017, sec. 4.3).
+
+    The variance is that of the population: it is divided by the number of passes. A victim without dropout has none.
+
+    Args:
+        raw: Let the score be the variance itself (HFC21), also where there are adversarial images to fit on.
+    """
+
+    needs_draws: ClassVar[bool] = True
+
+    def __init__(self, raw: bool = False) -> None:
+        super().__init__()
+        self.raw = raw
+
+    def fit_reference(self, clean: Features, labels: Tensor) -> None:
+        """Learn nothing, but see that there is dropout.
+
+        Args:
+            clean: Clean training images, with draws.
+            labels: Their true classes, ``(N,)``.
+
+        Raises:
+            ValueError: There are no draws, or they do not differ.
+        """
+        super().fit_reference(clean, labels)
+        check_dropout(clean)
+
+    def measure(self, features: Features) -> Tensor:
+        """Mean variance, float64 ``(N, 1)``, between 0 and 1/4; larger = more suspicious."""
+        self._check(features)
+        return uncertainty(features).unsqueeze(1)
+
+
+class KernelDensityUncertainty(KernelDensity):
+    """KD and BU together, weighed by one regression (Feinman et al., 2017, sec. 5.3).
+
+    Args:
+        bandwidth: As ``KernelDensity``'s.
+        max_references: As ``KernelDensity``'s.
+    """
+
+    needs_draws: ClassVar[bool] = True
+
+    def __init__(self, bandwidth: float | None = None, max_references: int | None = None) -> None:
+        super().__init__(bandwidth, max_references)
+
+    def fit_reference(self, clean: Features, labels: Tensor) -> None:
+        """Fit the density, and see that there is dropout.
+
+        Args:
+            clean: Clean training images, with draws.
+            labels: Their true classes, ``(N,)``.
+
+        Raises:
+            ValueError: As for the density; or there are no draws, or they do not differ.
+        """
+        super().fit_reference(clean, labels)
+        check_dropout(clean)
+
+    def measure(self, features: Features) -> Tensor:
+        """Minus the log density and the mean variance, float64 ``(N, 2)``; both larger = more suspicious."""
+        return torch.cat([super().measure(features), uncertainty(features).unsqueeze(1)], 1)

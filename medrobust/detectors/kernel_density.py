@@ -1,0 +1,209 @@
+"""Kernel density: adversarial images lie where clean images of the class that they are taken for are rare."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from medrobust.detectors.base import Features
+from medrobust.detectors.local_dimension import rows_at_once, spread_over_classes, squared_distances
+from medrobust.detectors.weighted_measurements import MeasuredDetector
+
+JUDGED = 1000  # images, at most, at which a bandwidth is judged
+DECADES = (-3.0, 0.5)  # of the typical distance, between which the bandwidth is looked for
+COARSE, FINE = 29, 9  # bandwidths that are tried: eight a decade, then between the neighbours of the best
+
+
+def count_classes(labels: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the classes of the reference images.
+
+    Args:
+        labels: True classes, ``(N,)``.
+        method: What the images are for, as the error names it.
+
+    Returns:
+        The classes ``(K,)`` ascending, the index among them of each image ``(N,)``, and their numbers of images
+        ``(K,)``.
+
+    Raises:
+        ValueError: There is no image, or a class has a single one.
+    """
+    classes, members, counts = labels.unique(return_inverse=True, return_counts=True)
+    if not len(classes):
+        raise ValueError(f"{method} needs reference images, got none")
+    single = classes[counts < 2].tolist()
+    if single:
+        raise ValueError(f"class {single[0]} has 1 reference image, {method} needs at least 2")
+    return classes, members, counts
+
+
+class KernelDensity(MeasuredDetector):
+    """KD, minus the log of the Gaussian kernel density under the predicted class (Feinman et al., 2017; Ma20 eq. 9).
+
+    With the penultimate features z of the image and z_i of the M reference images of the class that the victim
+    *predicts*, the density is ``1/M sum_i exp(-|z - z_i|^2 / sigma^2) / (pi sigma^2)^(C/2)``. (The exponent as printed
+    in Ma20 lacks its minus sign.) The logarithm is taken of the sum without computing it, so that nothing vanishes in
+    many dimensions.
+
+    Args:
+        bandwidth: sigma, in the unit of the features, > 0; the kernel's standard deviation is ``sigma / sqrt(2)``.
+            None for the one, the same for all classes, under which the reference images are likeliest when each is
+            left out of the density at its own place. Exact copies of an image are left out with it.
+        max_references: Largest number of reference images over all classes, the first ones, spread over the classes;
+            None for all.
+        raw: Let the score be the measurement itself (HFC21), also where there are adversarial images to fit on.
+
+    Raises:
+        ValueError: A setting is out of its range; says what was expected and what came.
+    """
+
+    needs_reference: ClassVar[bool] = True
+
+    references: Tensor  # (M, C) 2 / sigma^2 times what is left of them without the centre of their class, by class
+    lengths: Tensor  # (M,) minus their squared distances from that centre over sigma^2
+    centres: Tensor  # (K, C)
+    classes: Tensor  # (K,)
+    counts: Tensor  # (K,)
+    sigma: Tensor  # ()
+
+    def __init__(self, bandwidth: float | None = None, max_references: int | None = None, raw: bool = False) -> None:
+        super().__init__()
+        if bandwidth is not None and not 0 < bandwidth < float("inf"):
+            raise ValueError(f"bandwidth is a positive distance between features, or None, got {bandwidth}")
+        if max_references is not None and (not isinstance(max_references, int) or max_references < 2):
+            raise ValueError(
+                f"max_references counts images and is at least 2, or None for all of them, got {max_references}"
+            )
+        self.bandwidth = bandwidth
+        self.max_references = max_references
+        self.raw = raw
+
+    def fit_reference(self, clean: Features, labels: Tensor) -> None:
+        """Keep the penultimate features of each class, and choose the bandwidth if none was given.
+
+        Args:
+            clean: Clean training images.
+            labels: Their true classes, ``(N,)``.
+
+        Raises:
+            ValueError: A class has a single image, or the features do not differ.
+        """
+        super().fit_reference(clean, labels)
+        values, labels = clean.penultimate.double(), labels.to(clean.penultimate.device)
+        if self.max_references is not None:
+            rows = spread_over_classes(labels, self.max_references)
+            values, labels = values[rows], labels[rows]
+        classes, members, counts = count_classes(labels, "kernel density")
+        name = self.layer_names[-1]
+        if bool((values == values[0]).all()):
+            raise ValueError(f"the features of layer {name!r} are the same for all {len(values)} reference images")
+        own = [values[members == index] for index in range(len(classes))]
+        centres = torch.stack([group.mean(0) for group in own])
+        # distances within a class are then no smaller than the numbers that they are computed from
+        own = [group - centre for group, centre in zip(own, centres, strict=True)]
+        if self.bandwidth is None:
+            try:
+                sigma = likeliest_bandwidth(own)
+            except ValueError as error:
+                raise ValueError(f"{error}, at layer {name!r}: give one") from None
+        else:
+            sigma = values.new_tensor(self.bandwidth)
+        references = torch.cat(own)
+        variance = sigma.square()
+        self.keep(
+            references=references * (2 / variance), lengths=references.square().sum(1) / -variance, centres=centres
+        )
+        self.keep(classes=classes, counts=counts, sigma=sigma)
+
+    def measure(self, features: Features) -> Tensor:
+        """Minus the log density, float64 ``(N, 1)``, in nats; larger = more suspicious.
+
+        Raises:
+            ValueError: It is not fitted, the features do not fit, or a predicted class has no reference image.
+        """
+        self._check(features)
+        members = torch.searchsorted(self.classes, features.predictions).clamp_(max=len(self.classes) - 1)
+        known = self.classes[members] == features.predictions
+        if not bool(known.all()):
+            raise ValueError(
+                f"kernel density has no reference image of class {int(features.predictions[~known].amin())}, which the "
+                f"victim predicts; it was fitted on the classes {self.classes.tolist()}"
+            )
+        variance, channels = self.sigma.square(), self.references.shape[1]
+        order = members.argsort(stable=True)
+        points = features.penultimate.index_select(0, order).double().sub_(self.centres.index_select(0, members[order]))
+        # |z|^2 is the same for all references, so it need not pass through the exponential
+        beside = torch.linalg.vector_norm(points, dim=1).square_().div_(variance)
+        beside += channels / 2 * torch.log(math.pi * variance) + self.counts.double().log().index_select(
+            0, members[order]
+        )
+        counts, numbers = self.counts.tolist(), torch.bincount(members, minlength=len(self.classes)).tolist()
+        first = 0
+        for number, references, lengths in zip(
+            numbers, self.references.split(counts), self.lengths.split(counts), strict=True
+        ):
+            for step in range(first, first + number, rows_at_once(len(references))):
+                rows = slice(step, min(step + rows_at_once(len(references)), first + number))
+                exponents = torch.addmm(lengths, points[rows], references.T)
+                highest = exponents.amax(1)
+                beside[rows] -= exponents.sub_(highest.unsqueeze(1)).exp_().sum(1).log_().add_(highest)
+            first += number
+        measured = torch.empty_like(beside).index_copy_(0, order, beside)
+        return measured.unsqueeze(1)
+
+
+def likeliest_bandwidth(groups: Sequence[Tensor]) -> Tensor:
+    """Bandwidth sigma with the largest leave-one-out likelihood, on a logarithmic grid.
+
+    The grid has the root mean square of the distances within the classes as its unit.
+
+    Args:
+        groups: Centred points ``(M_k, C)`` of each class.
+
+    Returns:
+        The bandwidth, a scalar.
+
+    Raises:
+        ValueError: All points of each class are the same.
+    """
+    typical = torch.sqrt(2 * torch.cat([group.square().sum(1) for group in groups]).mean())
+    different = [group.unique(dim=0, return_counts=True) for group in groups]
+    if max(len(points) for points, _ in different) == 1:
+        raise ValueError("no bandwidth can be chosen, since the images of each class have the same features")
+    low, high = DECADES
+    for size in (COARSE, FINE):
+        exponents = torch.linspace(low, high, size, dtype=torch.float64)
+        grid = typical * (10**exponents).to(typical)
+        best = int(left_out_likelihoods(different, grid).argmax())
+        low, high = float(exponents[max(best - 1, 0)]), float(exponents[min(best + 1, size - 1)])
+    return grid[best]
+
+
+def left_out_likelihoods(groups: Sequence[tuple[Tensor, Tensor]], bandwidths: Tensor) -> Tensor:
+    """Log-likelihoods ``(B,)`` of points under the density of the others of their group, for each bandwidth.
+
+    Args:
+        groups: Different points ``(U, C)`` and how often each occurs ``(U,)``. Without the copies of a point no
+            bandwidth is too narrow for it.
+        bandwidths: sigma, ``(B,)``.
+    """
+    step = max(1, math.ceil(sum(len(points) for points, _ in groups) / JUDGED))
+    total = torch.zeros_like(bandwidths)
+    for points, copies in groups:
+        if len(points) == 1:
+            continue
+        weights, channels = copies.double(), points.shape[1]
+        lengths = points.square().sum(1)
+        judged = torch.arange(0, len(points), step, device=points.device)
+        for rows in judged.split(rows_at_once(2 * len(points))):
+            squared = squared_distances(points[rows], points, lengths)
+            squared[torch.arange(len(rows), device=rows.device), rows] = float("inf")
+            nearest = squared.amin(1)
+            beyond = squared.sub_(nearest.unsqueeze(1))
+            others = weights.sum() - weights[rows]
+            for index, variance in enumerate(bandwidths.square()):
+                density = ((beyond / -variance).exp_() @ weights / others).log() - nearest / variance
+                total[index] += weights[rows] @ (density - channels / 2 * torch.log(math.pi * variance))
+    return total

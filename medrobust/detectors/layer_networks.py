@@ -1,0 +1,164 @@
+"""DNN: one small network on each layer's features, logits summed (Metzen et al., ICLR 2017; Yao et al. 2021)."""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medrobust.detectors.base import Features, check_groups
+from medrobust.detectors.supervised import LearnedDetector
+from medrobust.detectors.support_vectors import standardisation
+
+HELD = 5  # every fifth image is held out
+FURTHEST = 10.0  # standard deviations at which a channel is cut: one that hardly lives would outweigh all others
+
+
+class LayerNetworks(LearnedDetector):
+    """DNN: a network with one hidden layer for each layer of the victim (Metzen et al. 2017; Yao et al. 2021).
+
+    Each reads the layer's features in standard deviations of the negatives, cut at 10, and has its own loss, the
+    cross-entropy with balanced classes, its own initial weights, drawn by the layer's name, and its own AdamW on all
+    rows at once. So what is learnt from a layer does not depend on the others. The score is the sum of the logits.
+
+    Every fifth row of the negatives and of the positives is held out, and of all steps the one with the lowest loss on
+    these is kept, so that a layer that tells little adds less of what it learnt by heart. Other versions of a
+    held-out image, and other images of its patient, may be among the rows that are learnt from.
+
+    Args:
+        hidden: Hidden units of each network.
+        epochs: Passes over all images, one step each.
+        learning_rate: Of AdamW, > 0.
+        weight_decay: Of AdamW, decoupled from the gradient, >= 0.
+        seed: Of the initial weights.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    centre: Tensor
+    width: Tensor
+    first: Tensor
+    first_bias: Tensor
+    second: Tensor
+    second_bias: Tensor
+
+    def __init__(
+        self,
+        hidden: int = 64,
+        epochs: int = 100,
+        learning_rate: float = 0.003,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, count in (("hidden", hidden), ("epochs", epochs)):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} is a whole number of at least 1, got {count!r}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate is positive, got {learning_rate!r}")
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay is not negative, got {weight_decay!r}")
+        self.hidden, self.epochs, self.seed = hidden, epochs, seed
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+
+    def measure(self, features: Features) -> Tensor:
+        """All layers' features side by side, ``(N, D)``."""
+        self._check(features)
+        return torch.cat(list(features.layers.values()), 1)
+
+    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+        """Train a network on each layer's part of the negatives ``(N, D)`` and of the positives ``(M, D)``."""
+        check_groups(negative, positive)
+        device, sizes = negative.device.type, self.layer_widths.tolist()
+        groups = zip(negative.split(sizes, 1), positive.split(sizes, 1), strict=True)
+        # the caller's loop may have switched gradients off, and may run in half precision
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+            networks = [self._train(name, *group) for name, group in zip(self.layer_names, groups, strict=True)]
+            centre, width, first, first_bias, second, second_bias = zip(*networks, strict=True)
+            self.keep(
+                centre=torch.cat(centre),
+                width=torch.cat(width),
+                first=torch.cat(first),
+                first_bias=torch.stack(first_bias),
+                second=torch.stack(second),
+                second_bias=torch.stack(second_bias),
+            )
+
+    def layer_logits(self, measured: Tensor) -> Tensor:
+        """Logits of each layer's network, ``(N, L)``, of measured images ``(N, D)``; in float64.
+
+        Raises:
+            ValueError: It has seen no adversarial image.
+        """
+        self.require("second_bias")
+        values = _standardised(measured, self.centre, self.width)
+        sizes = self.layer_widths.tolist()
+        parts = zip(values.split(sizes, 1), self.first.double().split(sizes), strict=True)
+        hidden = torch.stack([part @ first for part, first in parts], 1) + self.first_bias
+        return (hidden.relu() * self.second).sum(2) + self.second_bias
+
+    def classify(self, measured: Tensor) -> Tensor:
+        """Sum of the layers' logits, ``(N,)``.
+
+        Raises:
+            ValueError: It has seen no adversarial image.
+        """
+        return self.layer_logits(measured).sum(1)
+
+    def _train(self, name: str, negative: Tensor, positive: Tensor) -> tuple[Tensor, ...]:
+        """Scaling and weights of the network of one layer, from its features ``(N, C)`` and ``(M, C)``."""
+        negative, positive = (group.detach().clone() for group in (negative, positive))
+        centre, width = standardisation(negative.double())
+        scaled = [_standardised(group, centre, width).float() for group in (negative, positive)]
+        learnt, held = (_Rows(*part) for part in zip(*(_parted(group) for group in scaled), strict=True))
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        channels = negative.shape[1]
+        first = torch.randn((channels, self.hidden), generator=generator) * (2 / channels) ** 0.5
+        weights = [
+            first.to(width).float(),
+            *(width.new_zeros(shape).float() for shape in (self.hidden, self.hidden, ())),
+        ]
+        optimizer = torch.optim.AdamW(
+            [weight.requires_grad_() for weight in weights], self.learning_rate, weight_decay=self.weight_decay
+        )
+        best, least = [weight.detach().clone() for weight in weights], math.log(2)
+        for _ in range(self.epochs):
+            for weight, gradient in zip(weights, torch.autograd.grad(learnt.loss(weights), weights), strict=True):
+                weight.grad = gradient
+            optimizer.step()
+            with torch.no_grad():
+                loss = float(held.loss(weights))
+            if loss < least:
+                best, least = [weight.detach().clone() for weight in weights], loss
+        return centre, width, *best
+
+
+class _Rows:
+    """Standardised features of one layer, ``(N, C)`` and ``(M, C)``."""
+
+    def __init__(self, negative: Tensor, positive: Tensor) -> None:
+        self.values = torch.cat([negative, positive])
+        self.truth = torch.cat([negative.new_zeros(len(negative)), negative.new_ones(len(positive))])
+        self.shares = torch.where(self.truth > 0, 0.5 / len(positive), 0.5 / len(negative)).to(negative)
+
+    def loss(self, weights: list[Tensor]) -> Tensor:
+        """Cross-entropy with balanced classes of the network with these weights."""
+        first, first_bias, second, second_bias = weights
+        logits = torch.addmm(first_bias, self.values, first).relu() @ second + second_bias
+        return functional.binary_cross_entropy_with_logits(logits, self.truth, reduction="none") @ self.shares
+
+
+def _parted(group: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows to learn from and rows to stop by, every fifth; all of them for both if they are too few."""
+    if len(group) < HELD:
+        return group, group
+    held = torch.arange(len(group), device=group.device) % HELD == HELD - 1
+    return group[~held], group[held]
+
+
+def _standardised(features: Tensor, centre: Tensor, width: Tensor) -> Tensor:
+    """Features ``(N, C)`` in widths from the centre, float64, cut where they are furthest."""
+    return ((features.double() - centre) / width).clamp(-FURTHEST, FURTHEST)

@@ -1,0 +1,43 @@
+"""QFeat: support vectors on quantised deep features (SafetyNet, Lu et al., ICCV 2017; Ma et al. 2020 section 5)."""
+
+import torch
+from torch import Tensor
+
+from medrobust.detectors.support_vectors import KernelDetector
+
+
+class QuantizedFeatures(KernelDetector):
+    """SVM on the penultimate features, each replaced by its level among the negatives' (SafetyNet; QFeat in Ma20).
+
+    A feature's thresholds are those of the negatives that cut them into ``levels`` groups of equal size: the n-th is
+    the smallest value with at least n / levels of the negatives at or below it. Its level, 0 to ``levels - 1``, is the
+    number of thresholds that it exceeds. The levels are not scaled.
+
+    Args:
+        levels: Number of levels, at least 2; 3 is ternary, as in SafetyNet.
+        penalty: C, the weight of an image on the wrong side of its margin, > 0.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, levels: int = 3, penalty: float = 1.0) -> None:
+        super().__init__(penalty)
+        if not isinstance(levels, int) or levels < 2:
+            raise ValueError(f"levels counts the values that a feature may take and is at least 2, got {levels!r}")
+        self.levels = levels
+
+    def fit_preparation(self, negative: Tensor) -> None:
+        """Keep the thresholds, ``(levels - 1, C)``."""
+        # rank of n / levels of the negatives, rounded up, counted from 0
+        ranks = [(cut * len(negative) + self.levels - 1) // self.levels - 1 for cut in range(1, self.levels)]
+        self.keep(thresholds=negative.sort(0).values[ranks])
+
+    def prepare(self, measured: Tensor) -> Tensor:
+        """Levels of the features, ``(N, C)``, as float64."""
+        levels = torch.zeros_like(measured)
+        for threshold in self.thresholds:
+            levels += measured > threshold
+        return levels

@@ -1,0 +1,175 @@
+"""Fitted detectors in a file: their buffers in safetensors, what they are in a JSON header, no code."""
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import medrobust.detectors as package
+from medrobust.detectors.base import Detector
+
+FORMAT = 1
+KEY = "detectors"  # of the header among the file's metadata
+ENTRIES = {"format": int, "victim": str, "fitted_on": object, "about": dict, "detectors": dict}
+DETAILS = {"class": str, "parameters": dict, "layers": list, "buffers": dict}
+Json = TypeVar("Json")
+
+
+def save_detectors(
+    path: str | Path,
+    detectors: Mapping[str, Detector],
+    victim: str,
+    fitted_on: Any,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write fitted detectors into one file, whole or not at all.
+
+    Tensors that several detectors share, as forks do, are stored once.
+
+    Args:
+        path: The file to create or replace; its folder is made if need be.
+        detectors: Fitted detectors by the names that they are to be loaded by.
+        victim: Hash of the victim's checkpoint; only for this victim can they be loaded.
+        fitted_on: What they were fitted on, such as the attack's name; anything that JSON knows.
+        about: Whatever else is worth knowing; anything that JSON knows.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: A detector is not fitted, or something cannot be written as JSON.
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    keys: dict[tuple[Any, ...], str] = {}
+    details: dict[str, Any] = {}
+    for name, detector in detectors.items():
+        buffers = {key: values for key, values in detector._buffers.items() if values is not None}
+        places = {}
+        for buffer, values in buffers.items():
+            # an empty tensor has no address to be told by
+            same = (values.data_ptr() or f"{name}.{buffer}", values.shape, values.stride(), values.dtype, values.device)
+            places[buffer] = keys.setdefault(same, f"{name}.{buffer}")
+            if places[buffer] not in tensors:
+                # a copy, since views of one tensor cannot be written
+                tensors[places[buffer]] = values.detach().to("cpu", copy=True).contiguous()
+        details[name] = {
+            "class": type(detector).__name__,
+            "parameters": _as_json(detector.parameters_given(), f"the settings of {name!r}"),
+            "layers": detector.layer_names,
+            "buffers": places,
+        }
+    header = {
+        "format": FORMAT,
+        "victim": victim,
+        "fitted_on": _as_json(fitted_on, "fitted_on"),
+        "about": _as_json(dict(about or {}), "about"),
+        "detectors": details,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, {KEY: json.dumps(header)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What a file of detectors says about itself, without their tensors.
+
+    Returns:
+        ``format``, ``victim``, ``fitted_on``, ``about``, and ``detectors``: by name their ``class``, ``parameters``,
+        ``layers`` and the place of each of their ``buffers`` in the file.
+
+    Raises:
+        ValueError: It is no whole file of detectors, or one of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[KEY])
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}") from error
+    except Exception as error:  # safetensors and the system have many ways to say so
+        raise ValueError(f"{path} is damaged or no file of detectors ({type(error).__name__})") from error
+    version = header.get("format") if isinstance(header, dict) else None
+    if version != FORMAT:
+        raise ValueError(f"{path} is a file of detectors of format {version!r}, expected format {FORMAT}")
+    if not _has(header, ENTRIES) or not all(_has(entry, DETAILS) for entry in header["detectors"].values()):
+        raise ValueError(f"{path} is damaged: its header is not complete")
+    return header
+
+
+def load_detectors(path: str | Path, victim: str, device: torch.device | str = "cpu") -> dict[str, Detector]:
+    """Read fitted detectors back, on a device.
+
+    Args:
+        path: A file that `save_detectors` wrote.
+        victim: Hash of the checkpoint of the victim whose features they are to judge.
+        device: Where their buffers shall be.
+
+    Returns:
+        The detectors by name; what they shared when they were saved, they share again.
+
+    Raises:
+        ValueError: They belong to another victim, the file is damaged or none, or a class is not known.
+    """
+    header = read_header(path)
+    if header["victim"] != victim:
+        raise ValueError(f"{path} holds detectors of the victim {header['victim']!r}, expected those of {victim!r}")
+    classes = {entry["class"]: _find(entry["class"]) for entry in header["detectors"].values()}
+    loaded = {}
+    with torch.inference_mode(False):
+        tensors = {key: values.to(device) for key, values in _tensors(path).items()}
+        try:
+            for name, entry in header["detectors"].items():
+                detector = loaded[name] = classes[entry["class"]](**entry["parameters"])
+                detector.layer_names = entry["layers"]
+                detector.keep(**{buffer: tensors[key] for buffer, key in entry["buffers"].items()})
+        except Exception as error:  # whatever a constructor makes of settings that are not its own
+            raise ValueError(f"{path} does not hold what its header says: {type(error).__name__}, {error}") from error
+    return loaded
+
+
+def _tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a file, in memory of their own: safetensors leaves them in the file, which may change."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__})") from error
+
+
+def _find(name: str) -> Callable[..., Detector]:
+    """The detector class of a name: one that the package exports, or one that is loaded."""
+    exported = [getattr(package, entry, None) for entry in package.__all__]
+    kinds = [kind for kind in (*exported, *_subclasses(Detector)) if inspect.isclass(kind) and kind.__name__ == name]
+    for kind in kinds:
+        if issubclass(kind, Detector) and not inspect.isabstract(kind):
+            return kind
+    raise ValueError(f"there is no detector class {name!r} to load")
+
+
+def _subclasses(kind: type) -> list[type]:
+    children: list[type] = kind.__subclasses__()
+    return [found for child in children for found in (child, *_subclasses(child))]
+
+
+def _as_json(value: Json, what: str) -> Json:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} cannot be written as JSON: {error}") from error
+    return value
+
+
+def _has(entry: Any, expected: Mapping[str, type]) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in expected.items())

@@ -1,0 +1,111 @@
+"""SVM: support vectors with a Gaussian kernel on the penultimate features (SafetyNet, Lu et al., ICCV 2017)."""
+
+import math
+from abc import abstractmethod
+
+import torch
+from sklearn.svm import SVC
+from torch import Tensor
+
+from medrobust.detectors.base import check_groups
+from medrobust.detectors.supervised import LearnedDetector
+
+RESOLUTION = 1e-6  # relative spread of a channel below which it varies by float32 rounding alone
+
+
+class KernelDetector(LearnedDetector):
+    """Base of the detectors whose classifier is a support vector machine with a Gaussian kernel.
+
+    The classes are balanced, and the kernel is ``exp(-gamma ||x - y||^2)`` with gamma the inverse of the number of
+    channels times the variance of all values. The machine is fitted by scikit-learn; its vectors are kept and its
+    decision function is computed from them, in float64.
+
+    Args:
+        penalty: C, the weight of an image on the wrong side of its margin, > 0.
+
+    Raises:
+        ValueError: The penalty is out of its range.
+    """
+
+    vectors: Tensor
+    coefficients: Tensor
+    intercept: Tensor
+    gamma: Tensor
+
+    def __init__(self, penalty: float = 1.0) -> None:
+        super().__init__()
+        if not (isinstance(penalty, int | float) and 0 < penalty < math.inf):
+            raise ValueError(f"penalty weighs the images within the margin and is positive, got {penalty!r}")
+        self.penalty = penalty
+
+    @abstractmethod
+    def fit_preparation(self, negative: Tensor) -> None:
+        """Keep what `prepare` needs of the clean and noisy images ``(N, C)``, float64."""
+
+    @abstractmethod
+    def prepare(self, measured: Tensor) -> Tensor:
+        """Values that the kernel compares, ``(N, C)``, of float64 features ``(N, C)``."""
+
+    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+        """Fit the preparation on the negatives ``(N, C)`` and the machine on them and the positives ``(M, C)``."""
+        check_groups(negative, positive)
+        with torch.inference_mode(False), torch.no_grad():  # what is kept outlives the caller's mode
+            negative, positive = (group.detach().clone().double() for group in (negative, positive))
+            self.fit_preparation(negative)
+            values = self.prepare(torch.cat([negative, positive])).cpu().numpy()
+            truth = [0] * len(negative) + [1] * len(positive)
+            gamma = 1 / (values.shape[1] * float(values.var())) if values.var() > 0 else 1.0
+            machine = SVC(C=self.penalty, gamma=gamma, class_weight="balanced").fit(values, truth)
+            self.keep(
+                vectors=negative.new_tensor(machine.support_vectors_),
+                coefficients=negative.new_tensor(machine.dual_coef_[0]),
+                intercept=negative.new_tensor(machine.intercept_[0]),
+                gamma=negative.new_tensor(gamma),
+            )
+
+    def classify(self, measured: Tensor) -> Tensor:
+        """Decision function of the machine, ``(N,)``, positive on the adversarial side of its boundary.
+
+        Raises:
+            ValueError: It has seen no adversarial image.
+        """
+        self.require("intercept")
+        values = self.prepare(measured.double())
+        squares = values.square().sum(1, keepdim=True) + self.vectors.square().sum(1)
+        distances = (squares - 2 * values @ self.vectors.T).clamp(min=0)
+        return torch.exp(-self.gamma * distances) @ self.coefficients + self.intercept
+
+
+class SupportVectors(KernelDetector):
+    """SVM on the penultimate features, standardised (SafetyNet, Lu et al. 2017; Yao et al. 2021 section 4.1).
+
+    The mean and the standard deviation of each channel are those of the negatives; see `standardisation`.
+
+    Args:
+        penalty: C, the weight of an image on the wrong side of its margin, > 0.
+
+    Raises:
+        ValueError: The penalty is out of its range.
+    """
+
+    centre: Tensor
+    width: Tensor
+
+    def fit_preparation(self, negative: Tensor) -> None:
+        """Keep the channels' means and standard deviations."""
+        centre, width = standardisation(negative)
+        self.keep(centre=centre, width=width)
+
+    def prepare(self, measured: Tensor) -> Tensor:
+        """Features in standard deviations from the mean."""
+        return (measured - self.centre) / self.width
+
+
+def standardisation(negative: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and width ``(C,)`` of each channel of ``(N, C)``, float64.
+
+    The width is the standard deviation, or 1 for a channel that is constant up to rounding: it would otherwise blow
+    up the rounding of the next image.
+    """
+    centre, width = negative.mean(0), negative.std(0, correction=0)
+    return centre, torch.where(width > RESOLUTION * centre.abs(), width, 1.0)

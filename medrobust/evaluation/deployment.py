@@ -1,0 +1,137 @@
+"""The form of a victim that attacks see, a deployment copy, and the form that judges: itself, in float32."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from medrobust.attacks import Attack
+from medrobust.networks import frozen
+from medrobust.networks.deployment import BFloat16, DeployedNetwork, deployment_copy
+from medrobust.objectives import Objective
+
+Precision = Literal[32, "bf16"]
+
+
+class Deployment:
+    """Holds the copies of victims' networks that are attacked in their place.
+
+    Args:
+        enabled: Fold and use channels_last; with False the network is attacked as it is.
+        precision: ``32`` or ``bf16``, of the attack's forwards and gradients.
+    """
+
+    def __init__(self, enabled: bool = True, precision: Precision = 32) -> None:
+        """Keep the settings; the copy is made of the first images."""
+        if precision not in (32, "bf16"):
+            raise ValueError(f"precision is 32 or bf16, got {precision!r}")
+        self.enabled, self.precision = enabled, precision
+        self._copies: dict[int, nn.Module] = {}  # of victim and surrogate
+
+    def identity(self) -> dict[str, Any]:
+        """What the records depend on beyond rounding."""
+        return {} if self.precision == 32 else {"precision": self.precision}
+
+    def forget(self) -> None:
+        """Drop the copies: the weights may have changed."""
+        self._copies = {}
+
+    @contextmanager
+    def used(self, victim: Any, attack: Attack, images: Tensor) -> Iterator[None]:
+        """Let a victim run on the copy of its network; afterwards it has its own again, also after an exception.
+
+        A victim without ``network`` and ``normalised``, and an attack that reads a layer which folding has changed,
+        do without the copy.
+
+        Args:
+            victim: The victim.
+            attack: The attack that is about to run.
+            images: Its images ``(N, C, H, W)``, of which a few prove the copy equal.
+        """
+        if not hasattr(victim, "normalised") or not (self.enabled or self.precision != 32):
+            yield
+            return
+        if id(victim) not in self._copies:
+            self._copies[id(victim)] = self._built(victim, images)
+        network, copy = victim.network, self._copies[id(victim)]
+        if set(layers_read(attack)) & set(_folded(copy)):
+            copy = BFloat16(network) if self.precision == "bf16" else network
+        victim.network = copy
+        try:
+            yield
+        finally:
+            victim.network = network
+
+    def _built(self, victim: Any, images: Tensor) -> nn.Module:
+        network: nn.Module = victim.network
+        if self.enabled:
+            try:
+                with frozen(victim), torch.no_grad():
+                    network, _ = deployment_copy(network, victim.normalised(images[:2]))
+            except (
+                Exception
+            ) as error:  # whatever a foreign network does, the evaluation goes on with the network itself
+                warnings.warn(f"the victim is attacked as it is, a copy cannot be made of it: {error}", stacklevel=2)
+                network = victim.network
+        return BFloat16(network) if self.precision == "bf16" else network
+
+
+def _folded(network: nn.Module) -> Sequence[str]:
+    """Names of the layers that folding has changed."""
+    names: list[str] = []
+    while isinstance(network, DeployedNetwork):
+        names += network.folded
+        network = network.network
+    return names
+
+
+def layers_read(value: Any) -> list[str]:
+    """Layers that an attack's objectives read, also those of attacks within it."""
+    if isinstance(value, Objective):
+        return list(value.layers)
+    if isinstance(value, list | tuple):
+        return [layer for inner in value for layer in layers_read(inner)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [layer for field in fields(value) for layer in layers_read(getattr(value, field.name))]
+    return []
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse bf16 on a CPU.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    if precision == "bf16" and device.type == "cpu":
+        raise ValueError(
+            "precision: bf16 is for GPUs; on a CPU it is 13 to 15 times slower and turns 10 to 19 % of the gradients' "
+            "signs round: use precision: 32"
+        )
+
+
+@contextmanager
+def judging(victim: Any) -> Iterator[None]:
+    """Hold a victim for a forward that is to be believed: frozen, no gradients, float32 without TF32's rounding."""
+    settings = _precision_settings()
+    kept = [getattr(backend, name) for backend, name, _ in settings]
+    for backend, name, exact in settings:
+        setattr(backend, name, exact)
+    try:
+        with frozen(victim), torch.no_grad():
+            yield
+    finally:
+        for (backend, name, _), value in zip(settings, kept, strict=True):
+            setattr(backend, name, value)
+
+
+def _precision_settings() -> list[tuple[Any, str, Any]]:
+    """Switches of torch that decide how float32 is computed, and their values that keep all of its digits."""
+    backends: Any = torch.backends
+    if hasattr(backends.cudnn, "conv"):  # from torch 2.9 on; setting the older switches too would be an error
+        places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+        return [(place, "fp32_precision", "ieee") for place in places]
+    return [(place, "allow_tf32", False) for place in (backends.cuda.matmul, backends.cudnn)]

@@ -1,0 +1,126 @@
+"""Features of images: all layers from one forward, on any number of processes."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medrobust.detectors import Features, Mahalanobis, concatenate
+from medrobust.evaluation.deployment import judging
+from medrobust.networks.dropout import Dropouts
+
+logger = logging.getLogger(__name__)
+
+
+class Extractor:
+    """Turns images into what detectors see of them.
+
+    Args:
+        victim: The victim.
+        layers: Names or patterns of its layers, as ``networks.features.layers_named`` reads them.
+        passes: Passes with dropout on; 0 for none. A victim without dropout makes none.
+        seed: Seed of the dropout.
+
+    Raises:
+        ValueError: A layer does not exist.
+    """
+
+    def __init__(self, victim: Any, layers: Sequence[str], passes: int = 0, seed: int = 0) -> None:
+        """Find the layers and the dropout."""
+        self.victim, self.passes, self.seed = victim, passes, seed
+        self.names: tuple[str, ...] = victim.layers_named(layers)
+        self.without_dropout = ""
+        self.perturbing: Mahalanobis | None = None
+        self._dropouts: Dropouts | None = None
+        if passes:
+            try:
+                self._dropouts = Dropouts(victim.network)
+            except ValueError as error:
+                self.without_dropout = str(error)
+
+    def __call__(self, images: Tensor, ids: Sequence[str]) -> Features:
+        """Features of images ``(N, C, H, W)`` in [0, 1], judged in float32 on the victim itself."""
+        dropouts = self._dropouts
+        with judging(self.victim), dropouts.watching() if dropouts is not None else nullcontext():
+            outputs, layers = self.victim.features(images, self.names)
+            draws = None
+        if dropouts is not None:
+            with judging(self.victim):
+                draws = dropouts.draws(self.victim.normalised(images), ids, self.passes, self.seed)
+        predictions = self.victim.decisions(outputs)[0]
+        perturbed = None if self.perturbing is None else self._perturbed(images, self.perturbing)
+        return Features({name: layers[name] for name in self.names}, predictions, draws, perturbed)
+
+    def _perturbed(self, images: Tensor, detector: Mahalanobis) -> dict[str, Tensor]:
+        """Each layer's features of images moved towards what that layer takes for clean (Lee et al., 2018, eq. 3)."""
+        found = {}
+        with judging(self.victim):
+            for layer, name in enumerate(self.names):
+                with torch.enable_grad():
+                    variable = images.detach().requires_grad_()
+                    scores = detector.layer_scores(self.victim.features(variable, [name])[1][name], layer)
+                    (gradient,) = torch.autograd.grad(scores.sum(), variable)
+                moved = torch.sub(images, gradient.sign(), alpha=detector.perturbation).clamp_(0, 1)
+                found[name] = self.victim.features(moved, [name])[1][name]
+        return found
+
+
+def batches(trainer: Any, loader: Iterable[Any], what: str) -> Iterable[Any]:
+    """Batches of a loader on the trainer's device, with a progress bar on the first process."""
+    module = trainer.lightning_module
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    for index, batch in enumerate(tqdm(loader, what, leave=False, disable=not shown, dynamic_ncols=True)):
+        yield module.transfer_batch_to_device(batch, trainer.strategy.root_device, index)
+
+
+def gather(ids: Sequence[str], features: Sequence[Features], labels: Sequence[Tensor]) -> tuple[list[str], Any, Tensor]:
+    """Features of all processes' images, in the order of their ids, the same on every process.
+
+    Args:
+        ids: Ids of this process's images.
+        features: Their features, in parts.
+        labels: Their true classes, likewise.
+
+    Returns:
+        Ids, features and labels on the CPU; features are None if no process has an image.
+    """
+    own: Any = (list(ids), concatenate(features).to("cpu") if features else None, torch.cat([*labels, torch.empty(0)]))
+    parts = [own]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, (own[0], own[1], own[2].cpu()))
+    names = [id for part in parts for id in part[0]]
+    found = [part[1] for part in parts if part[1] is not None]
+    classes = torch.cat([part[2].cpu() for part in parts]).long()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    rows = torch.tensor(order, dtype=torch.long)
+    return (
+        [names[row] for row in order],
+        concatenate(found)[rows] if found else None,
+        classes[rows] if len(classes) else classes,
+    )
+
+
+def clean_features(
+    trainer: Any, extractor: Extractor, loader: Iterable[Any], what: str
+) -> tuple[list[str], Features, Tensor]:
+    """Features of all clean images of a loader, with ids and true classes, on every process, on the CPU.
+
+    Raises:
+        ValueError: There is no image.
+    """
+    ids: list[str] = []
+    features: list[Features] = []
+    labels: list[Tensor] = []
+    for batch in batches(trainer, loader, what):
+        features.append(extractor(batch["image"], batch["id"]).to("cpu"))
+        labels.append(batch["target"].cpu())
+        ids += batch["id"]
+    names, gathered, classes = gather(ids, features, labels)
+    if gathered is None:
+        raise ValueError(f"{what}: there is no image")
+    return names, gathered, classes

@@ -1,0 +1,36 @@
+"""Goals of targeted attacks: the class that each image is to be taken for."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from medrobust.attacks import Attack
+from medrobust.random_streams import image_generator
+
+Goals = Literal["next", "random", "least_likely"]
+
+
+def choose_goals(goals: Goals, attack: Attack, targets: Any, outputs: Any, ids: Sequence[str]) -> Tensor:
+    """Class that each image is to be taken for, ``(N,)``, never its own.
+
+    Args:
+        goals: The ``next`` class, a ``random`` other one, or the one that is ``least_likely`` by the clean outputs.
+        attack: The attack, for its seed.
+        targets: True classes ``(N,)``.
+        outputs: The victim's logits for the clean images, ``(N, K)``.
+        ids: The images' ids, from which the random goals come.
+
+    Raises:
+        ValueError: The task has no classes for images.
+    """
+    if not isinstance(targets, Tensor) or targets.ndim != 1 or not isinstance(outputs, Tensor):
+        raise ValueError("goals are chosen for classifiers; targeted attacks on other victims are called from Python")
+    classes = outputs.shape[1]
+    if goals == "next":
+        return (targets + 1) % classes
+    if goals == "least_likely":
+        return outputs.scatter(1, targets[:, None], float("inf")).argmin(1)
+    draws = [int(torch.randint(1, classes, (), generator=image_generator(attack.seed, "goal", id))) for id in ids]
+    return (targets + torch.tensor(draws).to(targets)) % classes

@@ -1,0 +1,109 @@
+"""Taps: the activations of named layers, averaged over space, all from one forward."""
+
+import difflib
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from medrobust.networks.deployment import DeployedNetwork
+
+ACTIVATIONS = "activations"  # stands for every activation layer and the pooled one
+_GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.MultiheadAttention)
+_HOMES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
+_POOLED = ("global_pool", "head.global_pool", "head.norm", "fc_norm")  # timm's names of what the classifier reads
+
+
+def pooled(activation: Tensor) -> Tensor:
+    """Average an activation over everything but images and channels, giving ``(N, C)``.
+
+    Tokens ``(N, L, C)`` are averaged over L. Maps are ``(N, C, H, W)``, or ``(N, H, W, C)`` as in some transformers:
+    the latter if the second and third sizes are equal and the last two are not, images being square.
+    """
+    if activation.ndim == 3:
+        return activation.mean(1)
+    if activation.ndim == 4 and activation.shape[1] == activation.shape[2] != activation.shape[3]:
+        return activation.mean((1, 2))
+    return activation.flatten(2).mean(2) if activation.ndim > 2 else activation
+
+
+def layers_named(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Names of a network's layers by patterns, each once, in the network's order.
+
+    Args:
+        network: The network.
+        patterns: Names as ``named_modules`` gives them, patterns such as ``layer3.*.act3``, or ``activations``, which
+            stands for every activation layer and the pooled one before the classifier (HFC21 section 4: 48 and the
+            pooled one of ResNet-50, 13 and the dense ones of VGG-16). The pooled layer takes the place of the last
+            activation, of which it is the mean.
+
+    Raises:
+        ValueError: A pattern names no layer; the nearest names are listed.
+    """
+    while isinstance(network, DeployedNetwork):
+        network = network.network
+    names = [name for name, _ in network.named_modules() if name]
+    found: set[str] = set()
+    for pattern in patterns:
+        matching = activation_layers(network) if pattern == ACTIVATIONS else fnmatch.filter(names, pattern)
+        if not matching and pattern == ACTIVATIONS:
+            raise ValueError("the network has no activation layer among its modules; name the layers")
+        if not matching:
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
+            raise ValueError(f"the network has no layer {pattern!r}; the nearest names are {', '.join(near) or 'none'}")
+        found.update(matching)
+    return tuple(name for name in names if name in found)
+
+
+def activation_layers(network: nn.Module) -> list[str]:
+    """Every activation layer but gates and attention, and timm's pooled layer.
+
+    The pooled layer of a convolutional network takes the place of the activation whose mean it is.
+    """
+    found: list[str] = []
+    for name, module in network.named_modules():
+        if type(module).__module__ in _HOMES and not isinstance(module, _GATES):
+            found.append(name)
+        elif name in _POOLED:
+            found = [*(found if found[-1:] and ".mlp." in found[-1] else found[:-1]), name]
+    return found
+
+
+@contextmanager
+def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the named layers' outputs ``(N, C)`` of the forwards made inside the ``with`` block.
+
+    Args:
+        network: The module whose ``named_modules`` are meant.
+        layers: Their names, as ``named_modules`` gives them.
+
+    Raises:
+        ValueError: A layer does not exist; the nearest names are listed.
+    """
+    while isinstance(network, DeployedNetwork):  # its layers go by the names that they had
+        if changed := [layer for layer in layers if layer in network.folded]:
+            raise ValueError(f"layer {changed[0]!r} of the folded copy does not compute what it did in the network")
+        network = network.network
+    modules = dict(network.named_modules())
+    for layer in layers:
+        if layer not in modules or not layer:
+            near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.3)
+            raise ValueError(f"the network has no layer {layer!r}; the nearest names are {', '.join(near) or 'none'}")
+    taps: dict[str, Tensor] = {}
+
+    def keep(layer: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not isinstance(output, Tensor):
+                raise ValueError(f"layer {layer!r} returns {type(output).__name__}, a tensor (N, C, ...) is needed")
+            taps[layer] = pooled(output)
+
+        return hook
+
+    handles = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,27 @@
+"""Objectives: what an attacker raises, a value for each image. They add, subtract and scale."""
+
+from medrobust.objectives.base import Objective, Step, WeightedSum
+from medrobust.objectives.clean_features import Reference, fit_objectives
+from medrobust.objectives.cross_entropy import CrossEntropy, Margin
+from medrobust.objectives.density_guides import DensityGuide, DimensionGuide
+from medrobust.objectives.difference_of_logits import DifferenceOfLogits
+from medrobust.objectives.feature_constraint import FeatureConstraint
+from medrobust.objectives.guides import ClosestGuide, RandomGuide
+from medrobust.objectives.layer_mean import LayerMean
+
+__all__ = [
+    "ClosestGuide",
+    "CrossEntropy",
+    "DensityGuide",
+    "DifferenceOfLogits",
+    "DimensionGuide",
+    "FeatureConstraint",
+    "LayerMean",
+    "Margin",
+    "Objective",
+    "RandomGuide",
+    "Reference",
+    "Step",
+    "WeightedSum",
+    "fit_objectives",
+]

@@ -1,0 +1,156 @@
+"""What an objective is: a value for each image that an attack raises, read off one shared look at the victim."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrobust.networks.victims import Victim
+
+
+class Step:
+    """One look at the victim: an objective asks it for what it needs, and all objectives share one forward.
+
+    Args:
+        victim: The victim, frozen.
+        images: Current images, ``(N, C, H, W)``, part of the graph that is differentiated.
+        clean: The images that the attack started from, ``(N, C, H, W)``.
+        targets: True targets, or goals if ``targeted``.
+        ids: The images' ids.
+        targeted: Whether the attack aims at ``targets`` instead of away from them.
+        layers: Names of the layers that the objective reads.
+        index: Number of the step, from 0.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        images: Tensor,
+        clean: Tensor,
+        targets: Any,
+        ids: Sequence[str],
+        targeted: bool = False,
+        layers: Sequence[str] = (),
+        index: int = 0,
+    ) -> None:
+        """Keep what is given; nothing is computed before it is asked for."""
+        self.victim, self.images, self.clean, self.targets, self.ids = victim, images, clean, targets, ids
+        self.targeted, self.layers, self.index = targeted, tuple(layers), index
+        self.forwards, self.backwards = 0, 1
+        self.has_outputs = False
+        self.vanished: Tensor | None = None
+
+    @cached_property
+    def _seen(self) -> tuple[Any, dict[str, Tensor]]:
+        self.forwards += 1
+        self.has_outputs = True
+        return self.victim.features(self.images, self.layers) if self.layers else (self.victim(self.images), {})
+
+    @property
+    def outputs(self) -> Any:
+        """The victim's outputs for the current images."""
+        return self._seen[0]
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """The named layers' activations, ``(N, C)`` each, from the same forward as the outputs."""
+        return self._seen[1]
+
+    @cached_property
+    def loss(self) -> Tensor:
+        """The victim's own loss of each image, ``(N,)``: for victims whose outputs alone do not give it."""
+        self.forwards += 1
+        return self.victim.loss(self.images, self.targets)
+
+    def count(self, forwards: int, backwards: int) -> None:
+        """Note passes of an objective's own, beyond the shared forward and its backward."""
+        self.forwards += forwards
+        self.backwards += backwards
+
+    def report_vanished(self, images: Tensor) -> None:
+        """Note the images, bool ``(N,)``, whose objective has lost its gradient."""
+        self.vanished = images if self.vanished is None else self.vanished | images
+
+
+class Objective(ABC):
+    """What an attacker raises: a value for each image, ``(N,)``. Objectives add, subtract and scale.
+
+    ``CrossEntropy() + 0.5 * Margin()`` is an objective again; in YAML it is written as a ``WeightedSum``.
+    """
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that it reads; all objectives of a sum share one forward."""
+        return ()
+
+    @property
+    def fitted_to(self) -> tuple[str, ...]:
+        """Patterns of the layers whose clean features it has to be fitted to before it is used; () for none."""
+        return ()
+
+    def fit(self, reference: Any) -> "Objective":
+        """An objective that knows the clean features of an ``Reference``; by default itself."""
+        return self
+
+    @abstractmethod
+    def __call__(self, step: Step) -> Tensor:
+        """Value of each image, ``(N,)``; the attack moves uphill."""
+
+    def __add__(self, other: "Objective") -> "WeightedSum":
+        """Add another objective."""
+        return WeightedSum((self, other), (1.0, 1.0))
+
+    def __sub__(self, other: "Objective") -> "WeightedSum":
+        """Subtract another objective."""
+        return WeightedSum((self, other), (1.0, -1.0))
+
+    def __mul__(self, weight: float) -> "WeightedSum":
+        """Scale by a number."""
+        return WeightedSum((self,), (float(weight),))
+
+    __rmul__ = __mul__
+
+    def __radd__(self, other: object) -> "Objective":
+        """Let ``sum(objectives)`` start from 0."""
+        return self if other == 0 else NotImplemented
+
+    def __neg__(self) -> "WeightedSum":
+        """Turn round."""
+        return self * -1.0
+
+
+@dataclass(frozen=True)
+class WeightedSum(Objective):
+    """Sum of objectives, each with its weight.
+
+    Args:
+        terms: The objectives.
+        weights: One number for each.
+
+    Raises:
+        ValueError: There is no term, or another number of weights than of terms.
+    """
+
+    terms: tuple[Objective, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse lists that do not match; keep tuples, so that an attack can be hashed."""
+        object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "weights", tuple(self.weights))
+        if not self.terms or len(self.terms) != len(self.weights):
+            raise ValueError(f"expected one weight for each term, got {len(self.terms)} and {len(self.weights)}")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Every term's layers, each once."""
+        return tuple(dict.fromkeys(layer for term in self.terms for layer in term.layers))
+
+    def __call__(self, step: Step) -> Tensor:
+        """Weighted sum of the terms, ``(N,)``."""
+        values = [weight * term(step) for weight, term in zip(self.weights, self.terms, strict=True)]
+        return torch.stack(values).sum(0)

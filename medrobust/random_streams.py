@@ -1,0 +1,25 @@
+"""One random stream for each image, the same in any batch, order, rank and device."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def image_generator(seed: int, stream: str, id: str) -> torch.Generator:
+    """Random stream of one image: the same for (seed, stream, id) in any batch, order, rank and device."""
+    digest = hashlib.blake2b(repr((seed, stream, id)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def per_image_uniform(ids: Sequence[str], shape: Sequence[int], seed: int, stream: str, like: Tensor) -> Tensor:
+    """Uniform noise in [-1, 1], ``(N, *shape)``, on the device and in the dtype of ``like``.
+
+    Drawn on the CPU in float32, so that every device and precision starts from the same point, and never from the
+    global stream, so that one attack more does not change another one.
+    """
+    noise = torch.empty((len(ids), *shape), pin_memory=like.is_cuda)
+    for row, id in zip(noise, ids, strict=True):
+        row.uniform_(-1, 1, generator=image_generator(seed, stream, id))
+    return noise.to(like.device, like.dtype, non_blocking=True)

@@ -1,0 +1,298 @@
+"""The records of an evaluation: one row per image and attack, journalled line by line and merged into one table."""
+
+import io
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypedDict
+
+import polars as pl
+
+from medrobust.results.manifest import read_manifest, replace_file
+
+SCHEMA = 1
+JOURNAL = "journal"
+RECORDS = "records.parquet"
+BLOCK = 32 * 2**20  # bytes parsed at a time: bounds the memory, and is large enough to keep all threads busy
+
+
+class Record(TypedDict):
+    """One image under one attack by one victim. Further columns (quality, detector scores) may stand beside these."""
+
+    key: str  # hash of the victim's weights, the data and the attack's parameters
+    run: str
+    victim: str
+    dataset: str
+    split: str
+    id: str  # the image, unique within the split
+    target: int | None  # true class; None where the target is not one class
+    goal: int | None  # class that a targeted attack aims at
+    attack: str  # name in the configuration
+    method: str  # class of the attack
+    epsilon: float | None  # L-infinity radius in units of the [0, 1] image range; None if unbounded
+    clean_prediction: int | None
+    adversarial_prediction: int | None
+    clean_confidence: float | None  # probability of the predicted class, in [0, 1]
+    adversarial_confidence: float | None
+    correct_before: bool
+    correct_after: bool
+    success: bool  # the attack reached its aim
+    linf: float  # norms of adversarial - clean, in units of the [0, 1] image range
+    l2: float
+    l0: int | None  # number of changed values
+    forwards: int  # passes of this image through the victim that the attack spent
+    backwards: int
+    zero_gradients: int  # of the backwards, those where the objective saturated or its gradient was zero
+    seed: int
+
+
+COLUMNS: dict[str, pl.DataType] = {
+    "schema": pl.Int64(),
+    "key": pl.String(),
+    "run": pl.String(),
+    "victim": pl.String(),
+    "dataset": pl.String(),
+    "split": pl.String(),
+    "id": pl.String(),
+    "target": pl.Int64(),
+    "goal": pl.Int64(),
+    "attack": pl.String(),
+    "method": pl.String(),
+    "epsilon": pl.Float64(),
+    "clean_prediction": pl.Int64(),
+    "adversarial_prediction": pl.Int64(),
+    "clean_confidence": pl.Float64(),
+    "adversarial_confidence": pl.Float64(),
+    "correct_before": pl.Boolean(),
+    "correct_after": pl.Boolean(),
+    "success": pl.Boolean(),
+    "linf": pl.Float64(),
+    "l2": pl.Float64(),
+    "l0": pl.Int64(),
+    "forwards": pl.Int64(),
+    "backwards": pl.Int64(),
+    "zero_gradients": pl.Int64(),
+    "seed": pl.Int64(),
+}
+
+
+class Journal:
+    """The append-only file into which one rank writes its records: `journal/rank-<rank>-<n>.jsonl`.
+
+    Every opening takes the next free n and so a fresh file: what a killed process left torn at the end of its file is
+    never continued, and no two processes share a file. The file appears with the first record.
+
+    Args:
+        folder: The folder of the evaluation.
+        rank: Rank of this process, 0 or more.
+    """
+
+    def __init__(self, folder: str | Path, rank: int = 0) -> None:
+        if rank < 0:
+            raise ValueError(f"a rank is 0 or more, got {rank}")
+        self.folder = Path(folder) / JOURNAL
+        self.rank = rank
+        self._file: IO[bytes] | None = None
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write records as whole lines in one write and hand them to the operating system before returning.
+
+        Args:
+            records: Mappings with the columns of `Record` (and any others); `schema` is added.
+
+        Raises:
+            ValueError: If a record lacks a column, or a number is NaN or infinite. Nothing is written then.
+        """
+        lines = "".join(map(_line, records))
+        if not lines:
+            return
+        if self._file is None:
+            self._file = self._open()
+        self._file.write(lines.encode())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a later `append` starts another one."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> IO[bytes]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = 0
+        while True:
+            try:
+                return (self.folder / f"rank-{self.rank}-{number}.jsonl").open("xb")
+            except FileExistsError:
+                number += 1
+
+    def __enter__(self) -> Self:
+        """Return the journal itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+def read_journal(folder: str | Path, keys: Collection[str] | None = None) -> pl.DataFrame:
+    """All records of an evaluation, one row per (key, id): the first, in the order of ranks and files.
+
+    Args:
+        folder: The folder of the evaluation.
+        keys: Attacks to keep, by key; all by default.
+
+    Returns:
+        The columns of `COLUMNS` in that order and with those types, then any others.
+
+    Raises:
+        ValueError: If a line other than a file's last is damaged, or a record has another schema or a wrong type.
+    """
+    parts = [pl.DataFrame(schema=COLUMNS)]
+    for path, frame in _blocks(folder, None):
+        if keys is not None:
+            frame = frame.filter(pl.col("key").is_in(list(keys)))
+        parts.append(_typed(frame, path))
+    records = pl.concat(parts, how="diagonal_relaxed").unique(["key", "id"], keep="first", maintain_order=True)
+    # a column that is null throughout has no type of its own, and not every reader of parquet accepts that
+    return records.with_columns(pl.col(pl.Null).cast(pl.Float64))
+
+
+def finished(folder: str | Path, keys: Collection[str] | None = None) -> dict[str, set[str]]:
+    """Which images need not be attacked again: the ids that the journal holds, by key.
+
+    Args:
+        folder: The folder of the evaluation; it may not exist yet.
+        keys: Attacks to look for, by key; each is in the result, if only with an empty set. All by default.
+
+    Raises:
+        ValueError: As `read_journal`.
+    """
+    done: dict[str, set[str]] = {key: set() for key in keys or ()}
+    for _, frame in _blocks(folder, {"schema": pl.Int64(), "key": pl.String(), "id": pl.String()}):
+        for (key,), rows in frame.group_by("key"):
+            if keys is None or key in done:
+                done.setdefault(str(key), set()).update(rows["id"])
+    return done
+
+
+def merge(folder: str | Path) -> pl.DataFrame:
+    """Merge the journal into `records.parquet`: the attacks of the manifest, one row per (key, id).
+
+    Rows follow the manifest's order of attack names, then epsilon (None last), then id. Run it on one process, at any
+    time: also while others still write, and as often as you like.
+
+    Args:
+        folder: The folder of the evaluation.
+
+    Raises:
+        ValueError: If the manifest or the journal is damaged.
+    """
+    attacks = read_manifest(folder)["attacks"]
+    names = list(dict.fromkeys(entry["attack"] for entry in attacks))
+    positions = {entry["key"]: names.index(entry["attack"]) for entry in attacks}
+    records = read_journal(folder, positions.keys())
+    order = [positions[key] for key in records["key"]]
+    records = records.sort(pl.Series(order, dtype=pl.Int64), "epsilon", "id", "key", nulls_last=True)
+    buffer = io.BytesIO()
+    records.write_parquet(buffer)
+    replace_file(Path(folder) / RECORDS, buffer.getvalue())
+    return records
+
+
+def read_records(path: str | Path) -> pl.DataFrame:
+    """Read merged records, from `records.parquet` or from the folder that holds it.
+
+    Raises:
+        ValueError: If there are none, or they have another schema.
+    """
+    path = Path(path) / RECORDS if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: merge the journal of the evaluation first")
+    records = pl.read_parquet(path)
+    _check_schema(records, path)
+    return records
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    missing = [name for name in Record.__annotations__ if name not in record]
+    if missing:
+        raise ValueError(f"a record needs all columns of Record, got one without {', '.join(missing)}")
+    try:
+        return json.dumps({"schema": SCHEMA, **record}, allow_nan=False) + "\n"
+    except ValueError:
+        wrong = [name for name, value in record.items() if isinstance(value, float) and not abs(value) < float("inf")]
+        raise ValueError(
+            f"NaN or infinity in {', '.join(wrong)} of image {record['id']!r} under attack {record['attack']!r}: "
+            "undefined values are None"
+        ) from None
+
+
+def _blocks(folder: str | Path, schema: dict[str, pl.DataType] | None) -> Iterator[tuple[Path, pl.DataFrame]]:
+    """The journal in pieces of bounded size, in the order of ranks and files; only the columns of `schema` if given."""
+    paths = Path(folder, JOURNAL).glob("*.jsonl")
+    for path in sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in _parts(path)]):
+        line = 1
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                block += file.readline()
+                yield path, _parse(block, schema, path, line, last=not file.peek(1))
+                line += block.count(b"\n")
+
+
+def _parts(path: Path) -> list[str]:
+    return re.split(r"(\d+)", path.name)  # text and numbers alternate, so rank-10 comes after rank-2
+
+
+def _parse(block: bytes, schema: dict[str, pl.DataType] | None, path: Path, first: int, last: bool) -> pl.DataFrame:
+    if last and not block.endswith(b"\n") and not _is_object(block[block.rfind(b"\n") + 1 :]):
+        block = block[: block.rfind(b"\n") + 1]  # the process was killed while it wrote this line
+    if not block.strip():
+        return pl.DataFrame(schema=schema or COLUMNS)
+    try:
+        frame = pl.read_ndjson(io.BytesIO(block), schema=schema, infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        for number, line in enumerate(block.split(b"\n"), first):
+            if line.strip() and not _is_object(line):
+                raise ValueError(f"{path}, line {number} is damaged: {line[:60].decode(errors='replace')!r}") from None
+        raise ValueError(f"{path}, lines {first} and following: {error}") from None
+    _check_schema(frame, path)
+    for name in ("key", "id"):
+        if name not in frame.columns or frame[name].null_count():
+            raise ValueError(f"{path}: every record needs '{name}', and one has none")
+    return frame
+
+
+def _is_object(line: bytes) -> bool:
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    try:
+        return isinstance(json.loads(line, parse_constant=refuse), dict)
+    except ValueError:
+        return False
+
+
+def _check_schema(frame: pl.DataFrame, path: Path) -> None:
+    found = frame["schema"].unique().to_list() if "schema" in frame.columns else [None]
+    if set(found) - {SCHEMA}:
+        other = sorted(map(str, set(found) - {SCHEMA}))
+        raise ValueError(f"{path}: this version reads records of schema {SCHEMA}, got {', '.join(other)}")
+
+
+def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Give the known columns their types and their order; whatever else there is follows."""
+    columns = []
+    for name, dtype in COLUMNS.items():
+        column = frame[name] if name in frame.columns else pl.Series(name, [None] * len(frame), pl.Null)
+        if column.dtype != pl.Null and column.dtype != dtype and not (column.dtype.is_numeric() and dtype.is_numeric()):
+            raise ValueError(f"{path}: column '{name}' is {dtype}, got {column.dtype}")
+        typed = column.cast(dtype)
+        if column.dtype.is_float() and dtype.is_integer() and not (typed == column).all():
+            raise ValueError(f"{path}: column '{name}' holds whole numbers, got fractions")
+        columns.append(typed)
+    return pl.DataFrame(columns + [column for column in frame.get_columns() if column.name not in COLUMNS])

@@ -1,0 +1,1 @@
+"""The report of one evaluation: figures, tables and one self-contained page."""

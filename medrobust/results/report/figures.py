@@ -1,0 +1,229 @@
+"""Figures of a summary, as inline SVG: what accuracy is left at which radius, and what success costs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from medrobust.results.formats import format_epsilon, format_interval, format_passes, format_percent
+from medrobust.results.report.svg import (
+    CHARACTER,
+    PALETTE,
+    figure,
+    line,
+    marker,
+    place,
+    polyline,
+    scale,
+    shorten,
+    spread,
+    text,
+)
+
+WIDTH = 760.0
+Row = Mapping[str, Any]
+
+
+class Series(NamedTuple):
+    """What belongs to one attack, drawn in its colour and with its marker; `number` is the same in all figures."""
+
+    name: str
+    number: int
+    rows: list[Row]
+
+    @property
+    def label(self) -> str:
+        """The name, cut if it is long."""
+        return shorten(self.name)
+
+
+def accuracy_figure(summary: Mapping[str, Any]) -> str:
+    """Accuracy under attack against the radius, one line per attack, with 95 % intervals.
+
+    With fewer than two radii there is no line to draw: then one mark per attack, the strongest first.
+
+    Args:
+        summary: As `summarise` returns it.
+
+    Returns:
+        An SVG element, or "" if nothing has been attacked.
+    """
+    rows = [row for row in summary["rows"] if row["kind"] != "clean" and row["n"]]
+    if not rows:
+        return ""
+    if len({row["epsilon"] for row in rows} - {None, 0.0}) < 2:
+        return _ranking(summary, rows)
+    return _curves(summary, [row for row in rows if row["epsilon"]])
+
+
+def cost_figure(summary: Mapping[str, Any]) -> str:
+    """Success rate against the passes through the victim that an attack spent per image, forwards and backwards.
+
+    Points of one attack at several radii are joined; its name stands where it is least crowded.
+
+    Args:
+        summary: As `summarise` returns it.
+
+    Returns:
+        An SVG element, or "" if no image was right before the attacks.
+    """
+    rows = [row for row in summary["rows"] if row["kind"] != "clean" and row["n_correct_before"] and _passes(row) > 0]
+    if not rows:
+        return ""
+    series = _series(summary, rows)
+    left, right, height = 52.0, WIDTH - 20, 330.0
+    legend, top = _legend(series, left)
+    bottom = height + top - 52
+    lowest, highest = min(map(_passes, rows)), max(map(_passes, rows))
+    x = scale(lowest / 1.5, highest * 1.9, left, right, logarithmic=True)
+    y = scale(0, 1, bottom, top)
+    body = legend + _percent_axis(y, left, right)
+    ticks = [
+        digit * 10.0**power
+        for power in range(math.floor(math.log10(lowest / 1.5)), math.ceil(math.log10(highest * 1.9)) + 1)
+        for digit in (1, 2, 5)
+        if lowest / 1.5 <= digit * 10.0**power <= highest * 1.9
+    ]
+    body += _ticks([(x(tick), f"{tick:g}") for tick in ticks], bottom)
+    body.append(text((left + right) / 2, bottom + 40, "forward + backward passes per image", "middle", "title"))
+    drawn, marks = [], []
+    for one in series:
+        points = [(x(_passes(row)), y(row["success_rate"])) for row in one.rows]
+        body += [_group(one), polyline(points, "leader")]
+        body += [marker(*point, one.number, _tooltip(row)) for point, row in zip(points, one.rows, strict=True)]
+        body.append("</g>")
+        marks += points
+        drawn.append(points)
+    labels = [(*_loneliest(points, drawn), one.label) for one, points in zip(series, drawn, strict=True)]
+    for one, found in zip(series, place(labels, marks, (left, top - 14, WIDTH, bottom)), strict=True):
+        if found is not None:
+            body += [_group(one), text(*found, one.label, "start", "name"), "</g>"]
+    return figure(WIDTH, height + top, "Success rate against passes per image", body)
+
+
+def _curves(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    series = _series(summary, rows)
+    radii = sorted({row["epsilon"] for row in rows})
+    logarithmic = radii[-1] / radii[0] > 8
+    left, right = 52.0, WIDTH - 24 - CHARACTER * max(len(one.label) for one in series)
+    legend, top = _legend(series, left)
+    bottom = top + max(290.0, 15.0 * len(series))
+    x = scale(radii[0] if logarithmic else 0.0, radii[-1], left + (22 if logarithmic else 0), right - 14, logarithmic)
+    y = scale(0, 1, bottom, top)
+    clean = summary["rows"][0]["clean_accuracy"]
+    body = legend + _percent_axis(y, left, right)
+    unit, factor = _unit(radii)
+    body += _ticks([(x(radius), f"{radius * factor:.3g}") for radius in radii], bottom)
+    body.append(text((left + right) / 2, bottom + 40, unit, "middle", "title"))
+    if clean is not None:
+        body.append(line(left, y(clean), right, y(clean), "clean"))
+        body.append(text(left + 4, y(clean) - 6, f"clean {format_percent(clean)}"))
+    ends = []
+    for one in series:
+        points = [(x(row["epsilon"]), y(row["accuracy_under_attack"])) for row in one.rows]
+        start = [] if logarithmic or clean is None else [(x(0), y(clean))]
+        body.append(_group(one))
+        for (position, _), row in zip(points, one.rows, strict=True):
+            lower, upper = row["accuracy_under_attack_interval"]
+            body.append(line(position, y(lower), position, y(upper), "whisker"))
+        body.append(polyline(start + points))
+        body += [marker(*point, one.number, _tooltip(row)) for point, row in zip(points, one.rows, strict=True)]
+        body.append("</g>")
+        ends.append(points[-1])
+    heights = spread([height for _, height in ends], 15, top, bottom)
+    for one, (end, height), label in zip(series, ends, heights, strict=True):
+        body += [_group(one), polyline([(end + 6, height), (right - 2, height), (right + 8, label)], "leader")]
+        body += [text(right + 11, label + 4, one.label, "start", "name"), "</g>"]
+    return figure(WIDTH, bottom + 52, "Accuracy under attack against the radius", body)
+
+
+def _ranking(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    rows = sorted(rows, key=lambda row: (row["accuracy_under_attack"], row["attack"]))
+    left, right, top = 24 + CHARACTER * max(len(shorten(row["attack"])) for row in rows), WIDTH - 70, 30.0
+    bottom = top + 30 * len(rows)
+    x = scale(0, 1, left, right)
+    clean = summary["rows"][0]["clean_accuracy"]
+    body = [line(x(tick / 4), top, x(tick / 4), bottom, "grid") for tick in range(5)]
+    body += [text(x(tick / 4), bottom + 18, f"{25 * tick} %", "middle") for tick in range(5)]
+    body.append(text((left + right) / 2, bottom + 40, "accuracy under attack", "middle", "title"))
+    if clean is not None:
+        body.append(line(x(clean), top - 6, x(clean), bottom, "clean"))
+        body.append(text(x(clean), top - 12, f"clean {format_percent(clean)}", "middle"))
+    series = {one.name: one for one in _series(summary, rows)}
+    for position, row in enumerate(rows):
+        height, one = top + 30 * position + 15, series[row["attack"]]
+        lower, upper = row["accuracy_under_attack_interval"]
+        body += [_group(one), text(left - 12, height + 4, one.label, "end", "name")]
+        body.append(line(x(lower), height, x(upper), height, "whisker"))
+        body.append(marker(x(row["accuracy_under_attack"]), height, one.number, _tooltip(row)))
+        body += ["</g>", text(WIDTH, height + 4, format_percent(row["accuracy_under_attack"]), "end")]
+    return figure(WIDTH, bottom + 50, "Accuracy under attack", body)
+
+
+def _series(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[Series]:
+    names = list(dict.fromkeys(row["attack"] for row in summary["rows"] if row["kind"] != "clean"))
+    series = [Series(name, index, [row for row in rows if row["attack"] == name]) for index, name in enumerate(names)]
+    return [one for one in series if one.rows]
+
+
+def _group(one: Series) -> str:
+    return f'<g class="series {"noise" if one.rows[0]["control"] else f"s{one.number % PALETTE}"}">'
+
+
+def _legend(series: Sequence[Series], left: float) -> tuple[list[str], float]:
+    """Marks and names in as many lines as they need, and where the figure below may start."""
+    body, x, y = [], left, 14.0
+    for one in series:
+        words = one.label + (" (control)" if one.rows[0]["control"] else "")
+        width = 18 + CHARACTER * len(words) + 14
+        if x > left and x + width > WIDTH:
+            x, y = left, y + 20
+        body += [_group(one), marker(x + 6, y - 4, one.number), "</g>", text(x + 16, y, words)]
+        x += width
+    return body, y + 24
+
+
+def _percent_axis(y: Callable[[float], float], left: float, right: float) -> list[str]:
+    lines = [line(left, y(tick / 4), right, y(tick / 4), "grid") for tick in range(5)]
+    return lines + [text(left - 8, y(tick / 4) + 4, f"{25 * tick} %", "end") for tick in range(5)]
+
+
+def _ticks(ticks: Sequence[tuple[float, str]], bottom: float) -> list[str]:
+    body, end = [], -math.inf
+    for x, words in ticks:
+        body.append(line(x, bottom, x, bottom + 5, "grid"))
+        half = CHARACTER * len(words) / 2
+        if x - half > end + 6:
+            body.append(text(x, bottom + 20, words, "middle"))
+            end = x + half
+    return body
+
+
+def _unit(radii: Sequence[float]) -> tuple[str, float]:
+    """Title and factor of the axis of radii: in 1/255 or 1/256 if they are written so, plain otherwise."""
+    written = [format_epsilon(radius) for radius in radii]
+    for denominator in (255, 256):
+        if all(words.endswith(f"/{denominator}") for words in written):
+            return f"ε · {denominator}", float(denominator)
+    return ("ε · 255", 255.0) if any("/" in words for words in written) else ("ε", 1.0)
+
+
+def _loneliest(
+    points: Sequence[tuple[float, float]], drawn: Sequence[Sequence[tuple[float, float]]]
+) -> tuple[float, float]:
+    """Where to write a name: the point of a line that is farthest from all other lines' points."""
+    others = [other for line in drawn if line is not points for other in line]
+    return max(points, key=lambda point: min((math.dist(point, other) for other in others), default=0.0))
+
+
+def _passes(row: Row) -> float:
+    return float((row["mean_forwards"] or 0) + (row["mean_backwards"] or 0))
+
+
+def _tooltip(row: Row) -> str:
+    return (
+        f"{row['attack']}, ε {format_epsilon(row['epsilon'])}\n"
+        f"right {format_percent(row['accuracy_under_attack'])} "
+        f"[{format_interval(row['accuracy_under_attack_interval'])}], "
+        f"fooled {format_percent(row['success_rate'])}\n"
+        f"{format_passes(row)} passes per image, n = {row['n']}"
+    )

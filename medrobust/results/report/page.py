@@ -1,0 +1,241 @@
+"""The report of an evaluation: one self-contained page of its table, figures, flags and pictures."""
+
+import base64
+import io
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from medrobust.results.detection import TNR
+from medrobust.results.formats import (
+    DASH,
+    MEASURES,
+    format_epsilon,
+    format_interval,
+    format_measure,
+    format_passes,
+    format_percent,
+    format_score,
+)
+from medrobust.results.manifest import replace_file
+from medrobust.results.records import RECORDS, merge
+from medrobust.results.report.detection_figures import roc_figure, roc_note
+from medrobust.results.report.detection_tables import detection_grids
+from medrobust.results.report.figures import accuracy_figure, cost_figure
+from medrobust.results.summary import SUMMARY, write_summary
+
+REPORT = "report.html"
+PANELS = "panels"
+LARGE = 12_000  # bytes of a picture
+PICTURES = ("clean", "perturbation", "adversarial")
+
+logger = logging.getLogger(__name__)
+
+
+def finish(folder: str | Path) -> dict[str, Any]:
+    """Turn the journal of an evaluation into its results: records.parquet, summary.json and report.html.
+
+    To be called on one process, after all have written; it may also be called at any time before, and shows then what
+    there is and flags what is missing.
+
+    Args:
+        folder: The folder of the evaluation, with `manifest.json` and `journal/`.
+
+    Returns:
+        The summary, and under `paths` where `records`, `summary` and `report` lie.
+
+    Raises:
+        ValueError: If the manifest or the journal is missing or damaged.
+    """
+    folder = Path(folder)
+    merge(folder)
+    summary = write_summary(folder)
+    report = write_report(folder)
+    return {**summary, "paths": {"records": folder / RECORDS, "summary": folder / SUMMARY, "report": report}}
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `report.html` from the summary and the panels of an evaluation; it needs no other file and no network.
+
+    Args:
+        folder: The folder of the evaluation, with `summary.json`.
+
+    Raises:
+        ValueError: If there is no summary yet.
+    """
+    folder = Path(folder)
+    path = folder / SUMMARY
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: summarise the records of the evaluation first")
+    summary = json.loads(path.read_bytes())
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        epsilon=format_epsilon,
+        percent=lambda rate: _glue(format_percent(rate)),
+        glue=_glue,
+        interval=format_interval,
+        passes=format_passes,
+        number=_number,
+        measure=format_measure,
+        score=format_score,
+    )
+    panels = read_panels(folder, summary["manifest"])
+    tnr = (summary.get("detection") or {}).get("tnr", TNR)
+    page = environment.get_template(f"{REPORT}.j2").render(
+        manifest=summary["manifest"],
+        rows=summary["rows"],
+        clean=summary["rows"][0],
+        worst_case=summary["worst_case"],
+        checks=summary["checks"],
+        flags=summary["flags"],
+        headline=headline(summary),
+        judges=next((row["transfer"] for row in summary["rows"] if row["transfer"]), {}),
+        measures=MEASURES,
+        means=sorted(
+            dict.fromkeys(name for row in summary["rows"] for name in row["means"]),
+            key=lambda name: list(MEASURES).index(name) if name in MEASURES else len(MEASURES),
+        ),
+        accuracy_figure=Markup(accuracy_figure(summary)),
+        cost_figure=Markup(cost_figure(summary)),
+        detection=[(grid, Markup(roc_figure(grid, tnr)), roc_note(grid)) for grid in detection_grids(summary)],
+        tnr=tnr,
+        panels=panels,
+        first_shown=_first_shown(panels, summary),
+        dash=DASH,
+    )
+    return replace_file(folder / REPORT, page.encode())
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """What the evaluation found, in plain sentences: the strongest attack, beside the clean images and the noise.
+
+    It is told at the smallest radius at which an attack halves the accuracy, or at the largest if none does.
+
+    Args:
+        summary: As `summarise` returns it.
+    """
+    clean = summary["rows"][0]
+    attacks = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"]]
+    if not attacks:
+        return "No attack has been recorded yet."
+    bounded = [row for row in attacks if row["epsilon"] is not None]
+    if not bounded:
+        row = min(attacks, key=lambda row: row["accuracy_under_attack"])
+        return (
+            f"{row['attack']}, which no radius bounds, leaves {format_percent(row['accuracy_under_attack'])} of "
+            f"{row['n']} images right (clean: {format_percent(clean['clean_accuracy'])}), with a median L2 distance of "
+            f"{_number(row['median_l2'])}."
+        )
+    row = _telling(bounded, clean)
+    words = (
+        f"At ε = {format_epsilon(row['epsilon'])}, {row['attack']} leaves "
+        f"{format_percent(row['accuracy_under_attack'])} of {row['n']} images right "
+        f"(clean: {format_percent(clean['clean_accuracy'])})"
+    )
+    noise = [
+        other
+        for other in summary["rows"]
+        if other["control"] and other["n"] and _same(other["epsilon"], row["epsilon"])
+    ]
+    if noise:
+        words += f", while noise of the same size leaves {format_percent(noise[0]['accuracy_under_attack'])}"
+    return words + "."
+
+
+def _telling(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
+    """The strongest attack at the smallest radius at which one halves the accuracy, or at the largest if none does."""
+    halved = [row for row in bounded if row["accuracy_under_attack"] <= clean["clean_accuracy"] / 2]
+    radius = min(row["epsilon"] for row in halved) if halved else max(row["epsilon"] for row in bounded)
+    return min((row for row in bounded if row["epsilon"] == radius), key=lambda row: row["accuracy_under_attack"])
+
+
+def _first_shown(panels: list[dict[str, Any]], summary: Mapping[str, Any]) -> int:
+    """Number of the group of pictures that the page opens with: the headline's attack, or the first that is one."""
+    bounded = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"] and row["epsilon"] is not None]
+    told = _telling(bounded, summary["rows"][0]) if bounded else None
+    for number, group in enumerate(panels):
+        if told and group["attack"] == told["attack"] and _same(group["epsilon"], told["epsilon"]):
+            return number
+    return next((number for number, group in enumerate(panels) if not group["control"]), 0)
+
+
+def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pictures of an evaluation, by attack in the manifest's order and radius.
+
+    Args:
+        folder: The folder of the evaluation.
+        manifest: Its manifest; pictures of attacks that it does not list are left out.
+
+    Returns:
+        Groups `{"attack", "epsilon", "control", "panels"}`; each panel is what its JSON file says, with `pictures`
+        (data URIs) and the names of its classes. What cannot be read is left out and logged.
+    """
+    keys = {entry["key"]: entry for entry in manifest["attacks"]}
+    names = manifest["data"].get("class_names") or []
+    groups: dict[str, dict[str, Any]] = {}
+    for path in sorted(Path(folder, PANELS).glob("*.json")):
+        try:
+            panel = json.loads(path.read_bytes())
+            if panel["key"] not in keys:
+                continue
+            panel.setdefault("extras", {})
+            kinds = (*PICTURES, *panel["extras"])
+            panel["pictures"] = {kind: _data_uri(path.parent, panel["images"].get(kind)) for kind in kinds}
+            for kind in ("target", "clean_prediction", "adversarial_prediction"):
+                panel[f"{kind}_name"] = _class_name(panel.get(kind), names)
+            group = {**{name: keys[panel["key"]].get(name) for name in ("attack", "epsilon", "control")}, "panels": []}
+            groups.setdefault(panel["key"], group)["panels"].append(panel)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("the panel %s is left out of the report: %s", path, error)
+    order = list(dict.fromkeys(entry["attack"] for entry in manifest["attacks"]))
+    radius = {name: math.inf if group["epsilon"] is None else group["epsilon"] for name, group in groups.items()}
+    return [groups[key] for key in sorted(groups, key=lambda key: (order.index(groups[key]["attack"]), radius[key]))]
+
+
+def _data_uri(folder: Path, name: str | None) -> str | None:
+    """The PNG as a data URI; None if it is not there. A name is a file's, never a path out of the folder.
+
+    A large one, which noise does not let PNG compress, is shown as JPEG; the file stays as it is.
+    """
+    if not name or Path(name).name != name or not (folder / name).is_file():
+        return None
+    content, kind = (folder / name).read_bytes(), "png"
+    if len(content) > LARGE:
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(content)) as picture:
+            shown = picture if picture.mode == "L" else picture.convert("RGB")
+            shown.save(buffer, "JPEG", quality=85, subsampling=0)
+        content, kind = buffer.getvalue(), "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
+
+
+def _class_name(index: int | None, names: list[str]) -> str:
+    if index is None:
+        return DASH
+    return names[index] if 0 <= index < len(names) else f"class {index}"
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and math.isclose(one, other, rel_tol=1e-6)
+
+
+def _glue(words: str) -> str:
+    """Keep a number and its percent sign on one line."""
+    return words.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3g}"

@@ -1,0 +1,216 @@
+"""The summary of an evaluation: one row per attack and radius, with intervals, and the flags of its self-checks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from medrobust.results.checks import check
+from medrobust.results.detection import detection
+from medrobust.results.formats import MEASURES
+from medrobust.results.manifest import read_manifest, write_json
+from medrobust.results.records import COLUMNS, read_records
+from medrobust.results.statistics import wilson_interval
+
+SCHEMA = 1
+SUMMARY = "summary.json"
+JUDGED = ("before", "after", "success")  # what a judge says of an image, in columns judge_NAME_before and so on
+
+
+def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduce the records of an evaluation to its table.
+
+    Two rates are kept apart: `success_rate` is the share of fooled images among those that the victim had right before
+    the attack; `accuracy_under_attack` is the share of all images that it has right after. Each comes with its count
+    and a 95 % Wilson interval `[lower, upper]`. What is undefined (a rate of no images) is None.
+
+    Args:
+        records: Merged records, as `merge` and `read_records` return them.
+        manifest: The manifest of the same evaluation: it says which attacks and how many images there should be.
+
+    Returns:
+        An object that is written to JSON as it is:
+
+        - `schema`, and `manifest`: a copy of the manifest.
+        - `rows`: first the clean row, then the noise controls, then the attacks in the manifest's order, each by
+          increasing epsilon. A row's `kind` is "clean", "control" or "attack".
+        - `worst_case`: for each epsilon, the accuracy if one successful attack of that radius is enough, over the
+          images that all of them have tried.
+        - `checks`: the self-checks that were made and how many comparisons each could make.
+        - `flags`: what they found, as `results.checks` describes it.
+        - `detection`: how well detectors do, as `results.detection` describes it; empty without detectors.
+    """
+    expected = int(manifest["data"]["images"])
+    entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
+    by_key = {key: rows for (key,), rows in records.group_by("key", maintain_order=True)}
+    tables = {entry["key"]: by_key.get(entry["key"], records.clear()) for entry in entries}
+    rows = [_clean_row(records, expected)]
+    judges = manifest.get("listeners", {}).get("judges", {})
+    weights = manifest.get("victim", {}).get("weights")
+    for entry in entries:
+        table = tables[entry["key"]]
+        rows.append({**_row(entry, table, expected), "transfer": _transfer(table, judges, weights)})
+    checks, flags = check(rows, tables, manifest, records)
+    return {
+        "schema": SCHEMA,
+        "manifest": dict(manifest),
+        "rows": rows,
+        "worst_case": _worst_case(entries, tables),
+        "checks": checks,
+        "flags": flags,
+        "detection": detection([entry for entry in entries if not entry["control"]], tables, manifest),
+    }
+
+
+def write_summary(folder: str | Path) -> dict[str, Any]:
+    """Summarise the merged records of an evaluation into `summary.json`, atomically.
+
+    Args:
+        folder: The folder of the evaluation.
+
+    Raises:
+        ValueError: If the manifest or the records are missing or damaged.
+    """
+    summary = summarise(read_records(folder), read_manifest(folder))
+    write_json(Path(folder) / SUMMARY, summary)
+    return summary
+
+
+def _entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The manifest's attacks, by first appearance of their name and then by epsilon, None last."""
+    defaults: dict[str, Any] = {"method": None, "epsilon": None, "control": False, "parameters": {}, "norm": "linf"}
+    entries = [{**defaults, **entry} for entry in manifest["attacks"]]
+    names = list(dict.fromkeys(entry["attack"] for entry in entries))
+    return sorted(
+        entries,
+        key=lambda entry: (names.index(entry["attack"]), entry["epsilon"] is None, entry["epsilon"] or 0.0),
+    )
+
+
+def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
+    images = records.unique("id", keep="first")
+    right, n = int(images["correct_before"].sum()), len(images)
+    accuracy = _rate("accuracy_under_attack", right, n)
+    return {
+        **_head("clean", None, None, None, "clean", n, expected, right),
+        **accuracy,
+        **_rate("success_rate", 0, 0),
+        "n_correct_after": right,
+        "n_success": 0,
+        "n_changed": 0,
+        "median_linf": None,
+        "median_l2": None,
+        "mean_forwards": None,
+        "mean_backwards": None,
+        "zero_gradient_share": None,
+        "means": {},
+        "undefined": {},
+        "transfer": {},
+    }
+
+
+def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[str, Any]:
+    n, before = len(table), int(table["correct_before"].sum())
+    after = int(table["correct_after"].sum())
+    success = int((table["success"] & table["correct_before"]).sum())
+    backwards = int(table["backwards"].sum())
+    kind = "control" if entry["control"] else "attack"
+    # an image that an attack gave up on comes back clean: its distance of 0 would make the attack look gentle
+    changed = table.filter(pl.col("linf") > 0)
+    return {
+        **_head(entry["attack"], entry["method"], entry["epsilon"], entry["key"], kind, n, expected, before),
+        **_rate("accuracy_under_attack", after, n),
+        **_rate("success_rate", success, before),
+        "n_correct_after": after,
+        "n_success": success,
+        "n_changed": len(changed),
+        "median_linf": changed["linf"].median(),
+        "median_l2": changed["l2"].median(),
+        "mean_forwards": table["forwards"].mean(),
+        "mean_backwards": table["backwards"].mean(),
+        "zero_gradient_share": int(table["zero_gradients"].sum()) / backwards if backwards else 0.0,
+        **_means(changed),
+    }
+
+
+def _head(
+    attack: str,
+    method: str | None,
+    epsilon: float | None,
+    key: str | None,
+    kind: str,
+    n: int,
+    expected: int,
+    right: int,
+) -> dict[str, Any]:
+    return {
+        "attack": attack,
+        "method": method,
+        "epsilon": epsilon,
+        "key": key,
+        "kind": kind,
+        "control": kind == "control",
+        "n": n,
+        "images": expected,
+        "complete": n == expected,
+        "n_correct_before": right,
+        **_rate("clean_accuracy", right, n),
+    }
+
+
+def _rate(name: str, successes: int, trials: int) -> dict[str, Any]:
+    interval = wilson_interval(successes, trials)
+    return {name: successes / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
+
+
+def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | None) -> dict[str, Any]:
+    """What each judge made of an attack's images, among those that it had right before."""
+    found = {}
+    for judge, theirs in judges.items():
+        if f"judge_{judge}_before" not in table.columns:
+            continue
+        before, after, success = (table[f"judge_{judge}_{name}"].fill_null(False) for name in JUDGED)
+        right = int(before.sum())
+        found[judge] = {
+            "same_weights": theirs == weights,
+            "n_correct_before": right,
+            "n_success": int((before & success).sum()),
+            **_rate("success_rate", int((before & success).sum()), right),
+            **_rate("clean_accuracy", right, len(table)),
+            **_rate("accuracy_under_attack", int(after.sum()), len(table)),
+        }
+    return found
+
+
+def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Means of the numeric columns that the schema does not know, and how many images have no value."""
+    others = pl.exclude([*COLUMNS, "^judge_.*$", "^detector_.*$"])
+    extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(others)
+    known = list(MEASURES)
+    columns = sorted(
+        extra.get_columns(), key=lambda column: known.index(column.name) if column.name in known else len(known)
+    )
+    means = {column.name: column.cast(pl.Float64).drop_nulls().mean() for column in columns}
+    defined = {name: float(mean) for name, mean in means.items() if isinstance(mean, float)}
+    return {"means": defined, "undefined": {name: extra[name].null_count() for name in defined}}
+
+
+def _worst_case(entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
+    attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
+    worst = []
+    for epsilon in sorted({entry["epsilon"] for entry in attacks}):
+        mine = [entry for entry in attacks if entry["epsilon"] == epsilon]
+        rights = [dict(tables[entry["key"]].select("id", "correct_after").iter_rows()) for entry in mine]
+        tried = set(rights[0]).intersection(*rights)
+        standing = sum(all(right[image] for right in rights) for image in tried)
+        worst.append(
+            {
+                "epsilon": epsilon,
+                "attacks": [entry["attack"] for entry in mine],
+                "n": len(tried),
+                "n_correct_after": standing,
+                **_rate("accuracy", standing, len(tried)),
+            }
+        )
+    return worst

@@ -1,1 +1,0 @@
-"""Networks: what victims are built of, the taps on their layers, and their deployment copies."""

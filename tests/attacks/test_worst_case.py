@@ -1,0 +1,244 @@
+"""The worst case over attacks: the union of what each breaks alone, with its passes spared and its radius shared."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medrobust.attacks import BIM, FGSM, PGD, Attack, Crafted, CWLinf, LogDomain, UniformNoise
+from medrobust.attacks.budgets import Fraction
+from medrobust.attacks.square import Square
+from medrobust.attacks.worst_case import WorstCase, strength_check
+from medrobust.evaluation.plan import expand
+from medrobust.networks import as_victim
+from medrobust.objectives import CrossEntropy, Margin
+
+IDS = [f"image {i}" for i in range(8)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Breaks(Attack):
+    """Adds epsilon to the images of these names, and a share of it to others; three forwards, two backwards."""
+
+    names: tuple[str, ...] = ()
+    share: float = 0.5
+    epsilon: float = 0.2
+
+    def perturb(self, victim: Any, images: Tensor, targets: Any, ids: Any) -> Crafted:
+        chosen = torch.tensor([id in self.names for id in ids])
+        move = torch.where(chosen, self.epsilon, self.epsilon * self.share)[:, None, None, None]
+        each = torch.ones(len(images), dtype=torch.long)
+        return Crafted(images + move, 3 * each, 2 * each, each)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unbounded(Attack):
+    """An attack that has no radius."""
+
+    def perturb(self, victim: Any, images: Tensor, targets: Any, ids: Any) -> Crafted:
+        raise AssertionError
+
+
+class Brightness(nn.Module):
+    """Class 1 if the first pixel is brighter than 0.35: from 0.2, only a step of more than 0.15 gets there."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images[:, 0, 0, 0] - 0.35)[:, None] * torch.tensor([-1.0, 1.0])
+
+
+@pytest.fixture
+def batch(linear: Any, images_of: Any) -> tuple[Any, Tensor, Tensor]:
+    """A linear victim of three classes, images, and the classes that it gives them."""
+    victim, images = linear(3, 3), images_of(8, 3, 1)
+    return victim, images, victim(images).argmax(1)
+
+
+def test_the_first_success_comes_back_and_the_attacks_behind_it_are_spared() -> None:
+    """Four images: the first attack breaks a and b, the second b and c, nobody d. Each attack is judged once."""
+    victim, images = as_victim(Brightness()), torch.full((4, 1, 8, 8), 0.2)
+    attacks = (Breaks(names=("a", "b")), Breaks(names=("b", "c")), Breaks(names=("x",)))
+    attacked = WorstCase(attacks=attacks, epsilon=0.2)(victim, images, torch.zeros(4).long(), ["a", "b", "c", "d"])
+    assert attacked.success.tolist() == [True, True, True, False]
+    torch.testing.assert_close(attacked.images[:, 0, 0, 0], torch.tensor([0.4, 0.4, 0.4, 0.3]))
+    first = attacked.measures["first_success"]
+    assert first[:3].tolist() == [0, 0, 1]
+    assert bool(first[3].isnan())
+    assert attacked.forwards.tolist() == [5, 5, 9, 13]  # (3 + 1) for each attack that ran, and the last judgement
+    assert attacked.backwards.tolist() == [2, 2, 4, 6]
+    assert attacked.zero_gradients.tolist() == [1, 1, 2, 3]
+
+
+def test_of_an_unbroken_image_the_attempt_with_the_largest_margin_comes_back() -> None:
+    """From 0.15 nothing within 0.14 gets past 0.35. Shares of it: 1, 0.2, 0.6 for a, and 0.5, 0.2, 0.6 for b."""
+    victim, images = as_victim(Brightness()), torch.full((2, 1, 8, 8), 0.15)
+    attacks = (Breaks(names=("a",)), Breaks(share=0.2), Breaks(share=0.6))
+    attacked = WorstCase(attacks=attacks, epsilon=0.14)(victim, images, torch.zeros(2).long(), ["a", "b"])
+    assert not bool(attacked.success.any())
+    torch.testing.assert_close(attacked.images[:, 0, 0, 0], 0.15 + 0.14 * torch.tensor([1.0, 0.6]))
+
+
+MEMBERS = (FGSM(), CWLinf(steps=4), PGD(steps=3), Square(queries=60), UniformNoise())
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 4, 0, 3, 1)])
+def test_it_breaks_what_any_attack_breaks_alone_in_any_order(
+    order: tuple[int, ...], batch: tuple[Any, Tensor, Tensor]
+) -> None:
+    victim, images, targets = batch
+    worst = WorstCase(attacks=tuple(MEMBERS[place] for place in order), epsilon=0.012, seed=5)
+    alone = [attack(victim, images, targets, IDS) for attack in worst.attacks]
+    together = worst(victim, images, targets, IDS)
+
+    broken = torch.stack([result.success for result in alone])
+    assert 0 < int(broken.any(0).sum()) < 8
+    assert len({tuple(row) for row in broken.tolist()}) > 1
+    assert torch.equal(together.success, broken.any(0))
+    for i in range(8):
+        ran = [int(broken[:, i].int().argmax())] if broken[:, i].any() else [len(alone) - 1]
+        if broken[:, i].any():
+            assert together.measures["first_success"][i] == ran[0]
+            torch.testing.assert_close(together.images[i], alone[ran[0]].images[i])
+        assert int(together.forwards[i]) == sum(int(result.forwards[i]) for result in alone[: ran[0] + 1]) + 1
+        assert int(together.backwards[i]) == sum(int(result.backwards[i]) for result in alone[: ran[0] + 1])
+    assert float((together.images - images).abs().max()) <= 0.012 + 1e-6
+
+
+def test_passes_that_are_counted_were_made(counting: Any, linear: Any) -> None:
+    """Channel 0 names the image, in steps of 0.14; it has no weight."""
+    victim = linear(3, tagged=True)
+    images = torch.rand((6, 3, 8, 8), generator=torch.Generator().manual_seed(4)) * 0.4 + 0.3
+    tags = 0.01 + 0.14 * torch.arange(6)
+    images[:, 0] = tags.view(-1, 1, 1)
+    targets = victim(images).argmax(1)
+    worst = WorstCase(attacks=(UniformNoise(), Square(queries=5), PGD(stop_when_fooled=True)), epsilon=0.03)
+    counter = counting(victim, tags)
+    for i in range(6):
+        worst(counter, images[i : i + 1], targets[i : i + 1], IDS[i : i + 1])
+    attacked = worst(victim, images, targets, IDS[:6])
+    assert attacked.forwards.tolist() == [counter.seen[i] for i in range(6)]
+    assert attacked.backwards.tolist() == [counter.differentiated[i] for i in range(6)]
+    assert len(attacked.forwards.unique()) > 1
+
+
+def test_radius_goal_and_seed_are_handed_down() -> None:
+    worst = WorstCase(attacks=(PGD(epsilon=0.5, seed=9), Square(targeted=True)), epsilon=0.1, seed=4)
+    expected = (PGD(epsilon=0.1, seed=4), Square(epsilon=0.1, seed=4))
+    assert worst.attacks == expected
+    assert worst == WorstCase(attacks=expected, epsilon=0.1, seed=4)
+    turned = dataclasses.replace(worst, targeted=True, seed=1)
+    assert turned.attacks == (
+        PGD(epsilon=0.1, seed=1, targeted=True),
+        Square(epsilon=0.1, seed=1, targeted=True),
+    )
+    nested = WorstCase(attacks=(worst, FGSM()), epsilon=0.3)
+    assert [attack.epsilon for attack in nested.attacks[0].attacks] == [0.3, 0.3]  # type: ignore[attr-defined]
+
+
+def test_an_attack_that_is_named_again_is_a_restart() -> None:
+    worst = WorstCase(attacks=(PGD(), FGSM(), PGD(seed=7), PGD(steps=3), PGD()), seed=2)
+    assert [attack.seed for attack in worst.attacks] == [2, 2, 3, 2, 4]
+    assert dataclasses.replace(worst).attacks == worst.attacks
+    assert [attack.seed for attack in dataclasses.replace(worst, seed=0).attacks] == [0, 0, 1, 0, 2]
+
+
+def test_a_sweep_over_radii_sets_every_attacks_radius() -> None:
+    worst = WorstCase(attacks=(PGD(), Square(queries=10)))
+    planned = expand({"worst": worst}, [Fraction("1/255"), Fraction("4/255")], controls=True)
+    assert [name for name, _ in planned] == ["noise", "noise", "worst", "worst"]
+    for (_, attack), radius in zip(planned[2:], (1 / 255, 4 / 255), strict=True):
+        assert isinstance(attack, WorstCase)
+        assert attack.epsilon == radius
+        assert [member.epsilon for member in attack.attacks] == [radius, radius]  # type: ignore[attr-defined]
+
+
+def test_a_larger_radius_breaks_no_fewer(batch: tuple[Any, Tensor, Tensor]) -> None:
+    victim, images, targets = batch
+    worst = WorstCase(attacks=(BIM(steps=5), Square(queries=100)))
+    broken = [
+        int(dataclasses.replace(worst, epsilon=radius)(victim, images, targets, IDS).success.sum())
+        for radius in (0.004, 0.012, 0.1)
+    ]
+    assert broken[0] <= broken[1] <= broken[2] == 8
+
+
+def test_goals_are_reached_by_attacks_that_were_not_told(batch: tuple[Any, Tensor, Tensor]) -> None:
+    """From class 1 to 2 and back; class 0 of this victim never leads."""
+    victim, images, targets = batch
+    goals = 3 - targets
+    worst = WorstCase(attacks=(UniformNoise(), BIM(steps=5)), epsilon=0.1, targeted=True)
+    attacked = worst(victim, images, goals, IDS)
+    assert bool(attacked.success.all())
+    assert torch.equal(victim(attacked.images).argmax(1), goals)
+
+
+def test_a_victim_that_hides_its_gradients_is_broken_by_the_attack_without(linear: Any, images_of: Any) -> None:
+    plain, images = linear(1), images_of(8)
+
+    class Rounded(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return plain((16 * images).round() / 16)
+
+    victim = as_victim(Rounded())
+    targets = victim(images).argmax(1)
+    attacked = WorstCase(attacks=(BIM(steps=3), Square(queries=400)), epsilon=0.1)(victim, images, targets, IDS)
+    assert int(attacked.success.sum()) >= 5
+    assert set(attacked.measures["first_success"][attacked.success].tolist()) == {1.0}
+    assert bool((attacked.zero_gradients == 3).all())
+
+
+@pytest.mark.parametrize("task", ["masks", "boxes"])
+def test_dense_victims(task: str, segmenter: Any, box_victim: Any, boxes_of: Any) -> None:
+    victim = segmenter(3) if task == "masks" else box_victim(3)
+    images = torch.rand((6, 3, 8, 8), generator=torch.Generator().manual_seed(4)) * 0.2 + 0.4
+    targets: Any = boxes_of(6) if task == "boxes" else victim(images).argmax(1)
+    worst = WorstCase(attacks=(UniformNoise(), Square(queries=3), BIM(steps=3)), epsilon=0.06)
+    together = worst(victim, images, targets, IDS[:6])
+    alone = [attack(victim, images, targets, IDS[:6]).success for attack in worst.attacks]
+    assert torch.equal(together.success, torch.stack(alone).any(0))
+    for i in range(6):
+        single = worst(victim, images[i : i + 1], targets[i : i + 1], IDS[i : i + 1])
+        assert bool(single.success[0]) == bool(together.success[i])
+        torch.testing.assert_close(single.images[0], together.images[i])
+        assert single.forwards[0] == together.forwards[i]
+
+
+def test_the_strength_check_is_what_runs_by_default(conv_net: Any, images_of: Any) -> None:
+    worst = WorstCase(epsilon=0.02)
+    assert [type(attack).__name__ for attack in worst.attacks] == ["APGD", "APGD", "FAB", "Square"]
+    assert worst.norm == "linf"
+    assert [attack.steps for attack in worst.attacks[:3]] == [100, 100, 100]  # type: ignore[attr-defined]
+    assert worst.attacks == WorstCase(attacks=strength_check(), epsilon=0.02).attacks
+    described = json.loads(json.dumps(worst.parameters(), allow_nan=False))["attacks"]
+    assert [member["class"] for member in described] == ["APGD", "APGD", "FAB", "Square"]
+    assert {member["epsilon"] for member in described} == {0.02}
+    victim, images = as_victim(conv_net()), images_of(8, 3, 1)
+    targets = victim.eval()(images).argmax(1)
+    short = (*worst.attacks[:3], Square(queries=100))
+    attacked = WorstCase(attacks=short, epsilon=0.1)(victim, images, targets, IDS)
+    alone = [dataclasses.replace(attack, epsilon=0.1)(victim, images, targets, IDS).success for attack in short]  # type: ignore[call-arg]
+    assert int(attacked.success.sum()) >= max(int(success.sum()) for success in alone) > 0
+    assert torch.equal(attacked.success, torch.stack(alone).any(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attacks": (Unbounded(),)}, "a worst case is one at a radius, and Unbounded has no epsilon"),
+        ({"attacks": (PGD(), LogDomain())}, "one in a norm, got PGD with linf and LogDomain with log"),
+        ({"attacks": ("PGD",)}, "attacks lists configured attacks, got 'PGD'"),
+        ({"epsilon": 8}, r"epsilon is in units of .* and lies in \(0, 1\], got 8"),
+        ({"attacks": (PGD(),), "epsilon": None}, "epsilon is a number, got None"),
+    ],
+)
+def test_attacks_without_a_common_worst_case_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WorstCase(**settings)
+
+
+def test_the_norm_is_that_of_the_attacks() -> None:
+    assert WorstCase(attacks=(LogDomain(), LogDomain(steps=3))).norm == "log"
+    assert WorstCase(attacks=[PGD(objective=CrossEntropy()), PGD(objective=Margin())]).norm == "linf"  # type: ignore[arg-type]
+    assert hash(WorstCase(attacks=[PGD()])) == hash(WorstCase(attacks=(PGD(),)))  # type: ignore[arg-type]

@@ -1,0 +1,676 @@
+"""The callback of detectors: what they are fitted on, what each judges, and that no test image is seen in fitting."""
+
+import logging
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import callbacks.detection as module
+from callbacks import AdversarialBatch, Detection, EvaluationPlan, PlannedAttack, RecordJournal, Robustness
+from lightning_modules import Classifier
+from medrobust.attacks import FGSM, PGD, Attack, CWLinf, DeepFool, UniformNoise
+from medrobust.detectors import (
+    BayesianUncertainty,
+    DeepFeatures,
+    Detector,
+    Features,
+    KernelDensity,
+    KernelDensityUncertainty,
+    LayerNetworks,
+    LocalDimension,
+    Mahalanobis,
+    QuantizedFeatures,
+    SupportVectors,
+    load_detectors,
+)
+from medrobust.evaluation.detector_fitting import fit_key, negatives_like
+from medrobust.evaluation.extraction import Extractor, gather
+from medrobust.results.records import read_records
+from medrobust.results.report.page import finish
+
+SIDE = 8
+COUNTS = {"train": 26, "adv_train": 25, "adv_test": 11}
+WRONG = 6  # every so many images the victim is wrong
+ATTACKS: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.03), "deepfool": DeepFool(steps=10)}
+LAYERS = ["act1", "act2"]
+KINDS = ("", "_clean", "_noisy")
+
+
+def all_detectors() -> dict[str, Detector]:
+    """Every detector that there is, made cheap."""
+    return {
+        "kd": KernelDensity(),
+        "bu": BayesianUncertainty(),
+        "kd-bu": KernelDensityUncertainty(),
+        "lid": LocalDimension(neighbours=5),
+        "maha": Mahalanobis(),
+        "svm": SupportVectors(),
+        "dnn": LayerNetworks(hidden=4, epochs=5),
+        "dfeat": DeepFeatures(trees=5),
+        "qfeat": QuantizedFeatures(),
+    }
+
+
+class Net(nn.Module):
+    """Two convolutions, dropout and a linear layer; and an activation beside them that never lives."""
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.first, self.act1 = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()
+        self.dead = nn.ReLU()
+        self.second, self.act2 = nn.Conv2d(4, 6, 3, padding=1, stride=2), nn.ReLU()
+        self.dropout, self.last = nn.Dropout(dropout), nn.Linear(6, 2)
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
+            self.eval()
+            logits = self((torch.rand(64, 1, SIDE, SIDE, generator=generator) - 0.5) / 0.25)
+            self.last.bias -= logits.mean(0)  # or one class would always win
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.act1(self.first(images))
+        maps = self.act2(self.second(maps + self.dead(-maps)))
+        return self.last(self.dropout(maps.mean((2, 3))))
+
+
+def victim_of(dropout: float = 0.5) -> Classifier:
+    """A classifier with that network; always the same."""
+    victim = Classifier("resnet10t", channels=1, mean=0.5, std=0.25)
+    victim.network = Net(dropout)
+    return victim.eval()
+
+
+class Items(pl.LightningDataModule):
+    """Random images of three splits; the targets are what the victim says, but for every sixth."""
+
+    test_split, num_classes, channels = "adv_test", 2, 1
+
+    def __init__(self, batch_size: int = 4, poison: bool = False, other_test: bool = False) -> None:
+        super().__init__()
+        self.batch_size, victim = batch_size, victim_of()
+        self.images: dict[str, Tensor] = {}
+        self.splits: dict[str, list[Any]] = {}
+        for number, (split, count) in enumerate(COUNTS.items()):
+            other = other_test and split == "adv_test"
+            generator = torch.Generator().manual_seed(100 if other else number)
+            images = torch.rand(count, 1, SIDE, SIDE, generator=generator)
+            with torch.no_grad():
+                targets = victim(images).argmax(1)
+            targets[WRONG - 1 :: WRONG] = 1 - targets[WRONG - 1 :: WRONG]
+            self.images[split] = 1 - images if poison and split == "adv_test" else images
+            name = "other" if other else split
+            self.splits[split] = [
+                SimpleNamespace(id=f"{name}-{place * 7 % count:02d}", target=int(target))
+                for place, target in enumerate(targets)
+            ]
+        self.splits["val"] = self.splits["adv_test"]
+        self.images["val"] = self.images["adv_test"]
+
+    def fingerprint(self, split: str) -> str:
+        return " ".join(sorted(sample.id for sample in self.splits[split]))
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "items", "image_size": SIDE, "channels": 1}
+
+    def dataloader_of(self, split: str, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
+        items, seen = [], [0, 0]
+        for image, sample in zip(self.images[split], self.splits[split], strict=True):
+            seen[sample.target] += 1
+            if per_class is None or seen[sample.target] <= per_class:
+                items.append({"image": image, "target": sample.target, "id": sample.id})
+        return DataLoader(items, batch_size=self.batch_size)  # type: ignore[arg-type]
+
+    def reference_dataloader(self, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
+        return self.dataloader_of("train", per_class)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return self.dataloader_of(self.test_split)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return self.dataloader_of("val")
+
+
+class Keep(Callback):
+    """Keeps the plan and the batches."""
+
+    def __init__(self) -> None:
+        self.plans: list[EvaluationPlan] = []
+        self.batches: list[AdversarialBatch] = []
+
+    def on_evaluation_plan(self, trainer: pl.Trainer, victim: Any, plan: EvaluationPlan) -> None:
+        self.plans.append(plan)
+
+    def on_adversarial_batch_end(self, trainer: pl.Trainer, victim: Any, batch: AdversarialBatch) -> None:
+        self.batches.append(batch)
+
+
+class Stop(Callback):
+    """Falls over at the n-th attacked batch, before it is written."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def on_adversarial_batch(self, trainer: pl.Trainer, victim: Any, batch: AdversarialBatch) -> None:
+        self.left -= 1
+        if not self.left:
+            raise RuntimeError("stopped")
+
+
+def evaluate(
+    folder: Path,
+    detectors: dict[str, Detector],
+    attacks: dict[str, Attack] = ATTACKS,
+    data: Items | None = None,
+    victim: Classifier | None = None,
+    more: tuple[Callback, ...] = (),
+    epsilons: list[float] | None = None,
+    **settings: Any,
+) -> Keep:
+    """Evaluate as the command line does."""
+    keep = Keep()
+    detection = Detection(detectors, folder=str(folder), **{"layers": LAYERS, "passes": 4, **settings})
+    callbacks = [Robustness(attacks, epsilons), RecordJournal(str(folder), "tiny"), detection, keep, *more]
+    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
+    trainer = pl.Trainer(**silent, accelerator="cpu", devices=1, callbacks=callbacks)
+    trainer.test(victim or victim_of(), data or Items(), verbose=False)
+    return keep
+
+
+def records(folder: Path) -> polars.DataFrame:
+    """Merged records, after the results have been written."""
+    finish(folder)
+    return read_records(folder)
+
+
+def saved(folder: Path) -> list[bytes]:
+    """What the files of fitted detectors hold, whatever their names."""
+    return sorted(file.read_bytes() for file in (folder / "detectors").iterdir())
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Detectors' warnings."""
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name == module.__name__]
+
+
+def score_columns(frame: polars.DataFrame) -> list[str]:
+    """Names of the columns of scores."""
+    return [name for name in frame.columns if name.startswith("detector_")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], polars.DataFrame]:
+    """An evaluation with every detector: its folder, summary and records."""
+    folder = tmp_path_factory.mktemp("whole")
+    evaluate(folder, all_detectors(), fit_on=["same", "fgsm"])
+    return folder, finish(folder), read_records(folder)
+
+
+def test_every_detector_scores_the_three_versions_of_every_attacked_image(
+    whole: tuple[Path, dict[str, Any], polars.DataFrame],
+) -> None:
+    table = whole[2]
+    assert len(table) == 3 * COUNTS["adv_test"]
+    attacked = table.filter(polars.col("attack") != "noise")
+    assert set(score_columns(table)) == {
+        f"detector_{name}_{fit}{kind}" for kind in KINDS for fit in ("same", "fgsm") for name in all_detectors()
+    }
+    for column in score_columns(table):
+        assert attacked[column].null_count() == 0, column
+        assert all(map(math.isfinite, attacked[column])), column
+
+
+def test_a_cell_of_the_summary_is_the_share_of_pairs_that_the_score_puts_in_order(
+    whole: tuple[Path, dict[str, Any], polars.DataFrame],
+) -> None:
+    _, summary, table = whole
+    rows = summary["detection"]["rows"]
+    assert len(rows) == 2 * 2 * 9  # attacks, fits, detectors
+    for detector in ("maha", "dnn"):
+        cell = next(row for row in rows if (row["attack"], row["fit"], row["detector"]) == ("fgsm", "same", detector))
+        right = table.filter((polars.col("attack") == "fgsm") & polars.col("correct_before"))
+        column = f"detector_{detector}_same"
+        positive = right.filter(polars.col("success"))[column].to_list()
+        negative = [*right[f"{column}_clean"], *right[f"{column}_noisy"]]
+        assert (cell["n_positive"], cell["n_negative"]) == (len(positive), len(negative))
+        assert len(positive) > 2
+        won = sum((p > n) + (p == n) / 2 for p in positive for n in negative)
+        assert cell["auroc"] == pytest.approx(won / len(positive) / len(negative))
+
+
+def test_a_noise_control_has_scores_by_a_named_fit_and_none_by_its_own(
+    whole: tuple[Path, dict[str, Any], polars.DataFrame],
+) -> None:
+    noise = whole[2].filter(attack="noise")
+    for kind in KINDS:
+        assert noise[f"detector_maha_same{kind}"].null_count() == len(noise)
+        assert noise[f"detector_maha_fgsm{kind}"].null_count() == 0
+
+
+def test_clean_scores_of_a_named_fit_are_the_same_in_every_attacks_rows(
+    whole: tuple[Path, dict[str, Any], polars.DataFrame],
+) -> None:
+    by_attack = [whole[2].filter(attack=name).sort("id") for name in ("fgsm", "deepfool", "noise")]
+    for name in all_detectors():
+        column = f"detector_{name}_fgsm_clean"
+        assert by_attack[0][column].to_list() == by_attack[1][column].to_list() == by_attack[2][column].to_list()
+
+
+@pytest.mark.parametrize("change", ["poison", "other_test"])
+def test_what_is_fitted_does_not_depend_on_the_images_under_evaluation(
+    change: str, whole: tuple[Path, dict[str, Any], polars.DataFrame], tmp_path: Path
+) -> None:
+    evaluate(tmp_path, all_detectors(), data=Items(**{change: True}), fit_on=["same", "fgsm"])
+    scores = [table.sort("attack", "id")["detector_maha_fgsm"].to_list() for table in (whole[2], records(tmp_path))]
+    assert scores[0] != scores[1]  # it was another test
+    assert len(saved(tmp_path)) == 1
+    assert saved(tmp_path) == saved(whole[0])
+
+
+def test_fit_on_names_judge_every_attack_at_its_radius_or_the_nearest(tmp_path: Path) -> None:
+    attacks: dict[str, Attack] = {"fgsm": FGSM(), "pgd": PGD(steps=2), "deepfool": DeepFool(steps=10)}
+    detectors = {"maha": Mahalanobis(), "dnn": LayerNetworks(hidden=4, epochs=5)}
+    radii = [0.1, 0.2]
+    keep = evaluate(tmp_path, detectors, attacks, fit_on=["fgsm", "pgd"], epsilons=radii)
+    (file,) = (tmp_path / "detectors").iterdir()
+    loaded = load_detectors(file, module.weights_hash(victim_of()))
+    assert loaded.keys() == {
+        f"{fit}@{radius}/{name}" for fit in ("fgsm", "pgd") for radius in radii for name in detectors
+    }
+
+    victim = victim_of()
+    extract = Extractor(victim, LAYERS)
+    for batch in keep.batches:
+        radius = batch.planned.epsilon or radii[0]  # DeepFool has none: the first
+        features = extract(batch.adversarial, batch.ids)
+        for fit in ("fgsm", "pgd"):
+            for name in detectors:
+                detector = loaded[f"{fit}@{radius}/{name}"]
+                torch.testing.assert_close(batch.columns[f"detector_{name}_{fit}"], detector.score(features).double())
+
+
+def test_the_classifier_of_a_judged_attack_is_of_its_radius_or_the_nearest() -> None:
+    def planned(name: str, epsilon: float | None, control: bool = False) -> PlannedAttack:
+        return PlannedAttack(name, FGSM(), epsilon, f"{name} {epsilon}", control)
+
+    noise, free = planned("noise", 0.1, control=True), planned("free", None)
+    fgsm = [planned("fgsm", 0.1), planned("fgsm", 0.4)]
+    attacks = [noise, *fgsm, planned("pgd", 0.2), planned("pgd", 0.3), free]
+    assert fit_key("same", fgsm[1], attacks) == "fgsm 0.4"
+    assert fit_key("same", noise, attacks) is None
+    assert fit_key("fgsm", planned("pgd", 0.2), attacks) == "fgsm 0.1"
+    assert fit_key("fgsm", planned("pgd", 0.3), attacks) == "fgsm 0.4"
+    assert fit_key("pgd", fgsm[0], attacks) == "pgd 0.2"
+    assert fit_key("pgd", fgsm[1], attacks) == "pgd 0.3"
+    assert fit_key("fgsm", noise, attacks) == "fgsm 0.1"
+    assert fit_key("free", fgsm[0], attacks) == "free None"
+    assert fit_key("fgsm", free, attacks) == "fgsm 0.1"
+
+
+class Spy(Detector):
+    """Notes what it is fitted on."""
+
+    references: list[tuple[Features, Tensor]] = []
+    groups: list[tuple[Tensor, Tensor]] = []
+
+    def fit_reference(self, clean: Features, labels: Tensor) -> None:
+        super().fit_reference(clean, labels)
+        self.references.append((clean, labels))
+
+    def measure(self, features: Features) -> Tensor:
+        return features.penultimate
+
+    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+        self.groups.append((negative, positive))
+
+    def classify(self, measured: Tensor) -> Tensor:
+        return measured.sum(1)
+
+
+@pytest.fixture
+def spy() -> Spy:
+    """A spy that has seen nothing yet."""
+    Spy.references, Spy.groups = [], []
+    return Spy()
+
+
+def test_only_right_images_and_successful_attacks_of_adv_train_are_fitted_on(spy: Spy, tmp_path: Path) -> None:
+    attack, data, victim = FGSM(epsilon=0.03), Items(), victim_of()
+    evaluate(tmp_path, {"spy": spy}, {"fgsm": attack}, reference_per_class=5)
+
+    images = data.images["adv_train"]
+    targets = torch.tensor([sample.target for sample in data.splits["adv_train"]])
+    with torch.no_grad():
+        right = victim(images).argmax(1) == targets
+        assert int((~right).sum()) == COUNTS["adv_train"] // WRONG
+        attacked = attack(victim, images[right], targets[right])
+        features = [victim.features(kind, ["act2"])[1]["act2"] for kind in (images[right], attacked.images)]
+    assert 0 < int(attacked.success.sum()) < int(right.sum())
+    negative, positive = Spy.groups[0]
+    assert len(Spy.groups) == 1
+    assert len(negative) == 2 * int(right.sum())  # clean and noisy
+    order = torch.tensor(sorted(range(len(images)), key=lambda row: data.splits["adv_train"][row].id))
+    kept = torch.arange(len(images))[right].tolist()
+    rows = [kept.index(row) for row in order.tolist() if row in kept]
+    torch.testing.assert_close(negative[: len(rows)], features[0][rows])
+    torch.testing.assert_close(positive, features[1][[row for row in rows if attacked.success[row]]])
+
+
+def test_densities_are_fitted_on_the_first_clean_images_of_each_class_of_train(spy: Spy, tmp_path: Path) -> None:
+    evaluate(tmp_path, {"spy": spy}, {"fgsm": FGSM(epsilon=0.03)}, reference_per_class=5)
+    features, labels = Spy.references[0]
+    assert len(Spy.references) == 1
+    assert labels.bincount().tolist() == [5, 5]
+    expected = [
+        (sample.id, image, sample.target)
+        for target in (0, 1)
+        for image, sample in [
+            pair for pair in zip(Items().images["train"], Items().splits["train"]) if pair[1].target == target
+        ][:5]
+    ]
+    expected.sort(key=lambda one: one[0])
+    assert labels.tolist() == [target for _, _, target in expected]
+    with torch.no_grad():
+        _, taps = victim_of().features(torch.stack([image for _, image, _ in expected]), ["act2"])
+    torch.testing.assert_close(features.penultimate, taps["act2"])
+
+
+@pytest.mark.parametrize(
+    ("detector", "changes", "why"),
+    [
+        ("bu", {"victim": victim_of(dropout=0.0)}, "detector bu is left out: the victim has no dropout"),
+        ("dnn", {"attacks": {"fgsm": FGSM(epsilon=1e-7)}}, "detector dnn on fgsm.*no successful adversarial image"),
+        ("maha", {"layers": ["dead", "act2"]}, "detector maha is left out: the features of layer 'dead' are the same"),
+        ("lid", {"reference_per_class": 4}, "detector lid is left out: .*8"),
+    ],
+)
+def test_a_detector_that_cannot_be_fitted_is_left_out_with_one_warning_and_the_others_go_on(
+    detector: str, changes: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    makes = {"bu": BayesianUncertainty(), "dnn": LayerNetworks(epochs=2), "maha": Mahalanobis()}
+    detectors = {"kd": KernelDensity(), detector: {**makes, "lid": LocalDimension()}[detector]}
+    evaluate(tmp_path, detectors, **{"attacks": {"fgsm": FGSM(epsilon=0.03)}, **changes})
+    table = records(tmp_path).filter(attack="fgsm")
+
+    said = [line for line in warnings_of(caplog) if line.startswith(f"detector {detector} ")]
+    assert len(said) == 1
+    assert re.search(why, said[0])
+    for kind in KINDS:
+        assert table[f"detector_{detector}_same{kind}"].null_count() == len(table)
+        nothing = detector == "dnn"  # then there is no classifier for the others either
+        assert table[f"detector_kd_same{kind}"].null_count() == (len(table) if nothing else 0)
+
+
+def test_an_evaluation_none_of_whose_detectors_can_be_fitted_ends_with_empty_columns(tmp_path: Path) -> None:
+    evaluate(tmp_path, {"bu": BayesianUncertainty()}, victim=victim_of(dropout=0.0))
+    table = records(tmp_path)
+    assert all(table[column].null_count() == len(table) == 33 for column in score_columns(table))
+    assert len(score_columns(table)) == 3
+
+
+@pytest.fixture
+def crafted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the attacks, by method, whenever a batch is crafted."""
+    calls: list[str] = []
+    craft = Attack.craft
+
+    def watched(self: Attack, *arguments: Any) -> Any:
+        calls.append(type(self).__name__)
+        return craft(self, *arguments)
+
+    monkeypatch.setattr(Attack, "craft", watched)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("settings", "split", "words"),
+    [
+        ({"layers": ["act3"]}, "adv_test", "no layer 'act3'; the nearest names are .*act2"),
+        ({"fit_on": ["same", "pgd"]}, "adv_test", "fitted on the attack 'pgd', and there are noise, fgsm, deepfool"),
+        ({"fit_on": ["fgsm", "noise"]}, "adv_test", "fitted on attacks, and 'noise' is the control"),
+        ({}, "adv_train", "judged on another split, and this is adv_train"),
+        ({}, "train", "judged on another split, and this is train"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
+    settings: dict[str, Any], split: str, words: str, crafted: list[str], tmp_path: Path
+) -> None:
+    data = Items()
+    data.test_split = split
+    with pytest.raises(ValueError, match=words) as error:
+        evaluate(tmp_path, {"maha": Mahalanobis()}, data=data, **settings)
+    assert "\n" not in str(error.value)
+    assert not crafted
+    assert not (tmp_path / "journal").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"detectors": {"kd_bu": KernelDensity()}}, "letters, digits and -, got 'kd_bu'"),
+        ({"reference_per_class": 0}, "reference_per_class counts images and is at least 1, got 0"),
+        ({"fit_per_class": -1}, "fit_per_class counts images and is at least 1, got -1"),
+        ({"passes": 1}, "from 2 on, got 1"),
+        ({"detectors": {name: Mahalanobis(perturbation=0.01) for name in "ab"}}, "only one detector .* perturbation"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Detection(**settings)
+
+
+def test_without_detectors_there_is_no_column_no_file_and_no_identity(tmp_path: Path) -> None:
+    keep = evaluate(tmp_path, {})
+    assert not score_columns(records(tmp_path))
+    assert not (tmp_path / "detectors").exists()
+    assert "detection" not in keep.plans[0].listeners
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Names of the attacks that AdvTrain is attacked by, whenever that is done."""
+    calls: list[list[str]] = []
+    original = module.fit_data
+
+    def watched(trainer: Any, victim: Any, plan: Any, needed: Any, *rest: Any) -> Any:
+        calls.append([planned.name for planned in needed])
+        return original(trainer, victim, plan, needed, *rest)
+
+    monkeypatch.setattr(module, "fit_data", watched)
+    return calls
+
+
+def some_detectors(**changes: Any) -> dict[str, Detector]:
+    """A distance that moves the images, and networks."""
+    return {"maha": Mahalanobis(perturbation=0.005), "dnn": LayerNetworks(**{"hidden": 4, "epochs": 5, **changes})}
+
+
+def test_an_evaluation_that_was_stopped_loads_its_detectors_and_ends_like_a_whole_one(
+    fits: list[list[str]], tmp_path: Path
+) -> None:
+    evaluate(tmp_path / "whole", some_detectors())
+    with pytest.raises(RuntimeError, match="stopped"):
+        evaluate(tmp_path / "stopped", some_detectors(), more=(Stop(5),))
+    assert fits == [["fgsm", "deepfool"]] * 2
+    files = saved(tmp_path / "stopped")
+    keep = evaluate(tmp_path / "stopped", some_detectors())
+
+    assert len(fits) == 2  # not a third time
+    assert sum(len(batch.ids) for batch in keep.batches) == 33 - 4 * 4  # 4 of 9 batches were written
+    assert saved(tmp_path / "stopped") == files
+    one, other = (records(tmp_path / name) for name in ("whole", "stopped"))
+    assert one["key"].equals(other["key"])
+    assert one.equals(other.select(one.columns))
+
+
+def test_labels_of_all_processes_are_in_the_order_of_the_ids_also_on_one_without_an_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Features({"act2": torch.tensor([[3.0], [1.0]])}, torch.tensor([1, 0]))
+
+    def all_gather(parts: list[Any], own: Any) -> None:
+        parts[:] = [own, (["c", "a"], other, torch.tensor([1.0, 0.0]))]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather)
+    assert gather([], [], [])[2].tolist() == [0, 1]
+    own = Features({"act2": torch.tensor([[2.0]])}, torch.tensor([1]))
+    ids, features, labels = gather(["b"], [own], [torch.tensor([1])])
+    assert ids == ["a", "b", "c"]
+    assert features.penultimate.flatten().tolist() == [1.0, 2.0, 3.0]
+    assert features.predictions.tolist() == [0, 1, 1]
+    assert labels.tolist() == [0, 1, 1]
+
+
+def test_an_evaluation_that_is_complete_fits_and_loads_nothing(fits: list[list[str]], tmp_path: Path) -> None:
+    evaluate(tmp_path, some_detectors())
+    for file in (tmp_path / "detectors").iterdir():
+        file.unlink()
+    keep = evaluate(tmp_path, some_detectors())
+    assert len(fits) == 1
+    assert not keep.batches
+
+
+def test_all_that_scores_depend_on_changes_the_records_keys(tmp_path: Path) -> None:
+    def keys(**settings: Any) -> dict[str, str]:
+        class Enough(Callback):
+            def on_evaluation_plan(self, trainer: pl.Trainer, victim: Any, plan: EvaluationPlan) -> None:
+                found.update({planned.name: planned.key for planned in plan.attacks})
+                raise RuntimeError("enough")
+
+        found: dict[str, str] = {}
+        with pytest.raises(RuntimeError, match="enough"):
+            evaluate(tmp_path, more=(Enough(),), **{"detectors": some_detectors(), **settings})
+        return found
+
+    usual = keys()
+    assert keys() == usual
+    moved = Items()
+    moved.splits["adv_train"] = moved.splits["adv_train"][1:]
+    fewer = Items()
+    fewer.splits["train"] = fewer.splits["train"][1:]
+    for changed in (
+        {"detectors": some_detectors(epochs=6)},
+        {"detectors": {"maha": Mahalanobis()}},
+        {"detectors": {"maha": Mahalanobis(shrinkage=0.1), "dnn": some_detectors()["dnn"]}},
+        {"layers": ["act2"]},
+        {"reference_per_class": 9},
+        {"fit_per_class": 9},
+        {"seed": 1},
+        {"fit_on": ["fgsm"]},
+        {"data": moved},
+        {"data": fewer},
+    ):
+        other = keys(**changed)
+        assert not set(other.values()) & set(usual.values()), changed
+    unsure: dict[str, Detector] = {"bu": BayesianUncertainty()}
+    assert keys(detectors=unsure, passes=4) != keys(detectors=unsure, passes=5)
+    assert keys(passes=5) == usual  # which makes no passes
+    stronger = {**ATTACKS, "fgsm": FGSM(epsilon=0.2)}
+    assert keys(attacks=stronger)["deepfool"] == usual["deepfool"]  # which has a classifier of its own
+    assert keys(attacks=stronger, fit_on=["fgsm"])["deepfool"] != keys(fit_on=["fgsm"])["deepfool"]
+
+
+def test_scores_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    detectors = ("kd", "bu", "lid", "maha", "svm", "dnn")
+    tables = []
+    for batch_size in (1, 4, 16):
+        chosen = {name: detector for name, detector in all_detectors().items() if name in detectors}
+        folder = tmp_path / str(batch_size)
+        evaluate(folder, chosen, {"fgsm": FGSM(epsilon=0.03)}, Items(batch_size))
+        tables.append(records(folder))
+    assert len(score_columns(tables[0])) == 3 * len(detectors)
+    for table in tables[1:]:
+        assert table["key"].equals(tables[0]["key"])
+        assert table["success"].equals(tables[0]["success"])
+        for column in score_columns(table):
+            ours, theirs = (one.filter(attack="fgsm")[column].to_list() for one in (table, tables[0]))
+            assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3), column
+
+
+def noise_beside(attack: Attack, images: Tensor, adversarial: Tensor, ids: list[str], seed: int = 0) -> Tensor:
+    """Noise beside an attack's perturbation."""
+    return negatives_like(attack, victim_of(), images, adversarial, ids, seed) - images
+
+
+def test_noise_beside_an_attack_of_the_maximum_norm_is_the_controls_of_its_radius() -> None:
+    images, ids = Items().images["adv_test"], [sample.id for sample in Items().splits["adv_test"]]
+    targets = torch.zeros(len(images), dtype=torch.long)
+    for attack in (FGSM(epsilon=0.1), PGD(epsilon=0.1, steps=2), CWLinf(epsilon=0.1, steps=2)):
+        noisy = negatives_like(attack, victim_of(), images, images, ids, seed=0)
+        control = UniformNoise(epsilon=0.1).craft(victim_of(), images, targets, ids).images
+        assert torch.equal(noisy, control)
+        assert 0.09 < float((noisy - images).abs().max()) <= 0.1 + 1e-6
+
+
+def test_noise_beside_another_attack_is_gaussian_of_the_perturbations_length() -> None:
+    images = Items().images["adv_test"] * 0.2 + 0.4  # far from 0 and 1, where it would be clipped
+    ids = [str(place) for place in range(len(images))]
+    lengths = torch.linspace(0.01, 0.4, len(images))
+    shift = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    shift = shift / shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * lengths.view(-1, 1, 1, 1)
+    noise = noise_beside(DeepFool(), images, images + shift, ids)
+    torch.testing.assert_close(noise.flatten(1).norm(dim=1), lengths, rtol=1e-4, atol=1e-6)
+    whole = (noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).flatten() * SIDE  # of variance 1
+    inside = [float((whole.abs() < width).double().mean()) for width in (1, 2)]
+    assert inside == pytest.approx([0.683, 0.954], abs=0.05)  # 704 numbers of a normal distribution
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
+def test_noise_keeps_its_length_where_black_and_white_cut_it(value: float) -> None:
+    images = torch.full((1, 1, SIDE, SIDE), value)
+    noise = noise_beside(DeepFool(), images, images + (0.1 if value < 1 else -0.1), ["a"])
+    assert 0 <= (images + noise).min() <= (images + noise).max() <= 1
+    assert float(noise.norm()) == pytest.approx(0.1 * SIDE, rel=0.01)
+
+
+def test_noise_depends_on_the_seed_and_the_id_alone() -> None:
+    images = Items().images["adv_test"][:3]
+    for attack in (DeepFool(), FGSM(epsilon=0.1)):
+        all_three = noise_beside(attack, images, images + 0.01, ["a", "b", "c"])
+        alone = noise_beside(attack, images[1:2], images[1:2] + 0.01, ["b"])
+        torch.testing.assert_close(all_three[1:2], alone)
+        assert not torch.equal(alone, noise_beside(attack, images[1:2], images[1:2] + 0.01, ["x"]))
+        assert not torch.equal(alone, noise_beside(attack, images[1:2], images[1:2] + 0.01, ["b"], seed=1))
+
+
+def test_beside_an_image_that_a_minimal_attack_left_unchanged_there_is_no_noise() -> None:
+    images = Items().images["adv_test"][:2]
+    noise = noise_beside(DeepFool(), images, torch.stack([images[0], images[1] * 0.9]), ["a", "b"])
+    assert noise[0].abs().max() == 0
+    assert noise[1].abs().max() > 0
+
+
+def test_dropout_is_drawn_by_image_and_seed(tmp_path: Path) -> None:
+    def uncertain(folder: str, seed: int) -> list[float]:
+        evaluate(tmp_path / folder, {"bu": BayesianUncertainty()}, {"fgsm": FGSM(epsilon=0.03)}, seed=seed)
+        return records(tmp_path / folder)["detector_bu_same_clean"].to_list()
+
+    first: Callable[[], list[float]] = lambda: uncertain("first", 0)  # noqa: E731
+    once = first()
+    assert uncertain("again", 0) == once
+    assert uncertain("other", 1) != once
+
+
+def test_validate_judges_val_with_the_same_detectors(
+    whole: tuple[Path, dict[str, Any], polars.DataFrame], tmp_path: Path
+) -> None:
+    detection = Detection(all_detectors(), LAYERS, ["same", "fgsm"], passes=4, folder=str(tmp_path))
+    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
+    callbacks = [Robustness(ATTACKS), RecordJournal(str(tmp_path), "tiny"), detection]
+    trainer = pl.Trainer(**silent, accelerator="cpu", devices=1, callbacks=callbacks)
+    trainer.validate(victim_of(), Items(), verbose=False)
+    assert set(records(tmp_path)["split"]) == {"val"}
+    assert saved(tmp_path) == saved(whole[0])

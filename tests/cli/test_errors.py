@@ -1,0 +1,226 @@
+"""Mistakes of the user: one sentence about the real mistake, exit status 2, and no data read."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+import cli.main
+from lightning_modules import Classifier
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO, LINF = ROOT / "configs" / "demo.yaml", ROOT / "configs" / "attacks" / "linf.yaml"
+QUIET = ("--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=1")
+LONGEST = 300  # characters of a sentence that is still read
+
+Complaint = Callable[..., str]
+
+
+def attack(text: str) -> str:
+    """An overlay with one attack."""
+    return f"attack:\n  attacks:\n    mine: {text}\n"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the demo's victim, as Lightning writes it."""
+    victim = Classifier("resnet10t", channels=1)
+    trainer = pl.Trainer(logger=False, accelerator="cpu", devices=1, enable_checkpointing=False, barebones=True)
+    trainer.strategy.connect(victim)
+    path = tmp_path_factory.mktemp("checkpoints") / "demo.ckpt"
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.fixture
+def complaint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], checkpoint: Path
+) -> Complaint:
+    """Runs a command line that is wrong and gives its one sentence."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(program: str, *arguments: Any, text: str = "", configs: tuple[Path, ...] = (DEMO,)) -> str:
+        monkeypatch.setattr("sys.argv", [f"{program}.py"])
+        if text:
+            (tmp_path / "wrong.yaml").write_text(text)
+            configs = (*configs, tmp_path / "wrong.yaml")
+        files = [part for config in configs for part in ("-c", str(config))]
+        given = [str(argument).replace("GOOD", str(checkpoint)) for argument in arguments]
+        root = ["--data.root", "nowhere", "--data.patients", "40", "--data.side", "32"] if configs else []
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(program, ["fit" if program == "train" else "test", *files, *root, *QUIET, *given])
+        lines = capfd.readouterr().err.strip().splitlines()
+        assert stopped.value.code == 2
+        assert len(lines) <= 4, "\n".join(lines)
+        assert lines[-1].startswith("error: ") and not any("Traceback" in line for line in lines)
+        assert len(lines[-1]) <= LONGEST, lines[-1]
+        assert not re.search(r"Union|Namespace|NestedArg|<class|typing\.|NoneType", lines[-1]), lines[-1]
+        assert not (tmp_path / "nowhere").exists(), "data were generated before the mistake was seen"
+        return lines[-1]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments", "text", "told"),
+    [
+        ("model", ["--model", "Clasifier"], "", "Clasifier"),
+        ("model in a file", [], "model: {class_path: Clasifier}", "Clasifier"),
+        ("data", ["--data", "ChestXray"], "", "ChestXray"),
+        ("data in a file", [], "data: {class_path: ChestXray}", "ChestXray"),
+        ("optimizer", ["--model.optimizer", "Adamm"], "", "Adamm"),
+        ("attack", [], attack("{class_path: PDG}"), "PDG"),
+        ("data class as model", ["--model", "PhantomChestXRay"], "", "PhantomChestXRay"),
+    ],
+)
+def test_an_unknown_class_is_named(complaint: Complaint, what: str, arguments: list, text: str, told: str) -> None:
+    assert told in complaint("train", *arguments, text=text)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "text", "told"),
+    [
+        ("train", ["--nme", "x"], "", "nme"),
+        ("train", [], "nme: x", "nme"),
+        ("train", ["--trainer.max_epohcs", "3"], "", "max_epohcs"),
+        ("train", ["--trainer.max_epoch", "3"], "", "max_epoch"),  # no more an abbreviation here than in a file
+        ("train", ["--model.bakbone", "resnet18"], "", "bakbone"),
+        ("train", ["--model.init_args.bakbone", "resnet18"], "", "bakbone"),
+        ("train", [], "model: {init_args: {bakbone: resnet18}}", "bakbone"),
+        ("train", ["--data.imagesize", "3"], "", "imagesize"),
+        ("train", ["--attack.attacks.fgsm.epsilo", "0.1"], "", "epsilo"),
+        ("evaluate", ["--ckpt_path", "GOOD"], attack("{class_path: PGD, init_args: {stpes: 3}}"), "stpes"),
+        ("evaluate", ["--ckpt_path", "GOOD"], "attack: {epsilon: [0.1]}", "epsilon"),
+    ],
+)
+def test_a_misspelt_option_is_named(complaint: Complaint, program: str, arguments: list, text: str, told: str) -> None:
+    assert re.search(rf"\b{told}\b", complaint(program, *arguments, text=text))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "told"),
+    [
+        ([], attack("{class_path: PGD, init_args: {epsilon: 8}}"), r"epsilon .*got 8 \(did you mean 8/255\?\)"),
+        ([], attack("{class_path: PGD, init_args: {step_size: 3}}"), r"step_size .*got 3 \(did you mean 3/255\?\)"),
+        (["--attack.epsilons", "[8]"], "", r"epsilons .*got 8 \(did you mean 8/255\?\)"),
+        (["--attack.attacks.fgsm.epsilon", "8"], "", r"epsilon .*got 8 \(did you mean 8/255\?\)"),
+        ([], attack("{class_path: PGD, init_args: {epsilon: 8/0}}"), "8/0"),
+        ([], attack("{class_path: PGD, init_args: {epsilon: eight}}"), "eight"),
+        ([], attack("{class_path: PGD, init_args: {steps: many}}"), r"steps.*many|many.*steps"),
+        ([], attack("{class_path: PGD, init_args: {steps: 0}}"), "steps .*got 0"),
+        (["--attack.goals", "nxt"], "", "goals.*nxt|nxt.*goals"),
+        (["--data.test_split", "tst"], "", "test_split.*tst|tst.*test_split"),
+        (["--data.batch_size", "many"], "", "batch_size.*many|many.*batch_size"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(complaint: Complaint, arguments: list, text: str, told: str) -> None:
+    assert re.search(told, complaint("evaluate", "--ckpt_path", "GOOD", *arguments, text=text))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model.weights", "nofile.safetensors"], "no file nofile.safetensors"),
+        (["--model.backbone", "resnet1000"], "resnet1000"),
+        (["--model.label_smoothing", "2"], r"label_smoothing .*got 2"),
+        (["--model.class_weights", "[1, 2, 3]"], "class_weights .*2 classes"),
+        (["--model.head", "denss"], "head.*denss|denss.*head"),
+        (["--model.schedule", "cosinus"], "schedule.*cosinus|cosinus.*schedule"),
+        (["--model.num_classes", "1"], "num_classes .*got 1"),
+        (["--name", "null"], "needs a name"),
+        (["-c", "nofile.yaml"], "nofile.yaml"),
+    ],
+)
+def test_a_victim_that_cannot_be_built_is_refused(complaint: Complaint, arguments: list, told: str) -> None:
+    assert re.search(told, complaint("train", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--ckpt_path", "best"], r"checkpoints/best\.ckpt.*fine-tune"),
+        (["--ckpt_path", "last"], r"checkpoints/last\.ckpt.*fine-tune"),
+        (["--ckpt_path", "gone.ckpt"], r"no checkpoint gone\.ckpt"),
+        ([], "which weights"),
+    ],
+)
+def test_a_checkpoint_that_does_not_exist_is_refused(complaint: Complaint, arguments: list, told: str) -> None:
+    assert re.search(told, complaint("evaluate", *arguments, configs=(DEMO, LINF)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "held", "asked"),
+    [
+        (["--model.backbone", "resnet18"], "resnet10t", "resnet18"),
+        (["--model.head", "dense"], "linear", "dense"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused_and_both_are_named(
+    complaint: Complaint, arguments: list, held: str, asked: str
+) -> None:
+    sentence = complaint("evaluate", "--ckpt_path", "GOOD", *arguments, configs=(DEMO, LINF))
+    assert held in sentence and asked in sentence and "demo.ckpt" in sentence
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "other object", "no checkpoint of Lightning's"])
+@pytest.mark.parametrize("program", ["evaluate", "train"])
+def test_a_file_that_is_no_checkpoint_is_refused(complaint: Complaint, tmp_path: Path, kind: str, program: str) -> None:
+    file = tmp_path / "junk.ckpt"
+    if kind in ("text", "empty"):
+        file.write_text("hello" if kind == "text" else "")
+    else:
+        torch.save([1, 2] if kind == "other object" else {"weights": torch.ones(2)}, file)
+    assert "junk.ckpt" in complaint(program, "--ckpt_path", file, configs=(DEMO, LINF))
+
+
+def test_bare_weights_are_no_checkpoint(complaint: Complaint, tmp_path: Path) -> None:
+    victim = Classifier("resnet10t", channels=1)
+    torch.save({"state_dict": victim.state_dict()}, tmp_path / "bare.ckpt")
+    assert "bare.ckpt" in complaint("evaluate", "--ckpt_path", "bare.ckpt", configs=(DEMO, LINF))
+
+
+@pytest.mark.parametrize("attacks", ["null", "{}"])
+def test_an_evaluation_without_an_attack_is_refused(complaint: Complaint, attacks: str) -> None:
+    text = f"attack: {{attacks: {attacks}}}"
+    assert "no attack is configured" in complaint("evaluate", "--ckpt_path", "GOOD", text=text)
+
+
+def test_an_attack_named_like_the_control_is_refused(complaint: Complaint) -> None:
+    text = "attack: {attacks: {noise: {class_path: FGSM}}}"
+    assert "noise" in complaint("evaluate", "--ckpt_path", "GOOD", text=text)
+
+
+@pytest.mark.parametrize("arguments", [[], ["predict"], ["fit"], ["fit", "--name", "x"]])
+def test_a_command_that_is_not_whole_is_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main("train", arguments)
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and len(lines) <= 4 and lines[-1].startswith("error: ")
+
+
+def test_a_broken_file_is_refused_by_its_name(complaint: Complaint) -> None:
+    assert "wrong.yaml" in complaint("train", text="a: [1\n b: }")
+
+
+def test_a_mistake_in_a_process_of_its_own_leaves_a_short_screen(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "evaluate.py"), "test", "-c", str(DEMO), "-c", str(LINF)]
+    command += ["--attack.epsilons", "[8]", "--ckpt_path", "best", *QUIET]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 2 and not done.stdout
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) <= 4 and lines[-1].startswith("error: ")
+    assert not list(tmp_path.iterdir())

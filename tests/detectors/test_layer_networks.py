@@ -1,0 +1,182 @@
+"""Networks on every layer: the layers that tell something are found, and none depends on another."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from medrobust.detectors.base import Features
+from medrobust.detectors.layer_networks import LayerNetworks
+
+SIZES = {"early": 8, "middle": 24, "late": 16}
+
+
+def features(count: int, seed: int, shift: float = 0.0, told_by: str = "middle", sizes=SIZES) -> Features:
+    """Normal features of unequal scales; of one layer, four channels are shifted by so many standard deviations."""
+    layers = {}
+    for place, (name, channels) in enumerate(sizes.items()):
+        generator = torch.Generator().manual_seed(100 * seed + sum(map(ord, name)))
+        values = torch.randn((count, channels), generator=generator)
+        values += (shift if name == told_by else 0.0) * (torch.arange(channels) < 4)
+        layers[name] = values * 10.0 ** (place - 1) + 3
+    return Features(layers, torch.zeros(count, dtype=torch.long))
+
+
+def only(given: Features, *names: str) -> Features:
+    return Features({name: given.layers[name] for name in names}, given.predictions)
+
+
+def fitted(clean: Features, adversarial: Features | None, **settings) -> LayerNetworks:
+    return LayerNetworks(**settings).fit(clean, torch.zeros(len(clean), dtype=torch.long), adversarial)
+
+
+def area(negative: Tensor, positive: Tensor) -> Tensor:
+    """Area under the ROC curve, by pairs: ties are one half."""
+    difference = positive[:, None] - negative
+    return ((difference > 0).double() + 0.5 * (difference == 0).double()).mean(dim=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def detector() -> LayerNetworks:
+    return fitted(features(400, 0), features(200, 1, 1.5))
+
+
+def test_the_layer_that_tells_is_found_on_new_images_and_the_others_stay_quiet(detector) -> None:
+    clean, adversarial = features(400, 2), features(400, 3, 1.5)
+    assert area(detector.score(clean), detector.score(adversarial)) > 0.95
+    logits = [detector.layer_logits(detector.measure(given)) for given in (clean, adversarial)]
+    areas = [area(*(part[:, layer] for part in logits)).item() for layer in range(3)]
+    assert areas[1] > 0.95 and all(abs(areas[layer] - 0.5) < 0.06 for layer in (0, 2))
+    spread = logits[0].std(0)
+    assert spread[1] > 10 * spread[0] and spread[1] > 10 * spread[2]
+    torch.testing.assert_close(detector.score(clean), logits[0].sum(1))
+
+
+def test_noise_alone_tells_nothing() -> None:
+    detector = fitted(features(200, 0), features(200, 1))
+    assert abs(area(detector.score(features(1000, 2)), detector.score(features(1000, 3))) - 0.5) < 0.05
+
+
+def test_a_straight_boundary_is_not_needed() -> None:
+    """Adversarial images that lie around the clean ones on both sides: no weighted sum of channels tells them."""
+    clean, wide = features(400, 0, sizes={"middle": 4}), features(400, 1, sizes={"middle": 4})
+    test, wide_test = features(400, 2, sizes={"middle": 4}), features(400, 3, sizes={"middle": 4})
+    for given in (wide, wide_test):
+        given.layers["middle"].sub_(3).mul_(4).add_(3)
+    detector = fitted(clean, wide)
+    assert area(detector.score(test), detector.score(wide_test)) > 0.9
+
+
+def test_the_logits_are_those_of_a_plain_network(detector) -> None:
+    """Written out layer by layer with the kept weights: standardise, cut, two linear maps with a ReLU between."""
+    given, start = features(5, 2), 0
+    for layer, values in enumerate(given.layers.values()):
+        part = slice(start, start + values.shape[1])
+        start = part.stop
+        scaled = ((values.double() - detector.centre[part]) / detector.width[part]).clamp(-10, 10)
+        inner = torch.nn.functional.linear(scaled, detector.first[part].T.double(), detector.first_bias[layer].double())
+        expected = inner.clamp(min=0) @ detector.second[layer].double() + detector.second_bias[layer]
+        torch.testing.assert_close(detector.layer_logits(detector.measure(given))[:, layer], expected)
+    assert start == sum(SIZES.values()) == len(detector.first)
+    assert detector.layer_widths.tolist() == list(SIZES.values())
+
+
+@pytest.mark.parametrize("names", [("middle",), ("late", "middle"), ("middle", "early", "late")], ids=len)
+def test_what_is_learnt_from_a_layer_depends_on_no_other(names, detector) -> None:
+    train = features(400, 0), features(200, 1, 1.5)
+    other = fitted(*(only(given, *names) for given in train))
+    test = features(20, 2)
+    ours = detector.layer_logits(detector.measure(test))
+    theirs = other.layer_logits(other.measure(only(test, *names)))
+    order = [list(SIZES).index(name) for name in names]
+    torch.testing.assert_close(theirs, ours[:, order], rtol=1e-12, atol=1e-12)
+    rows = [slice(sum(list(SIZES.values())[:place]), sum(list(SIZES.values())[: place + 1])) for place in order]
+    assert torch.equal(other.first, torch.cat([detector.first[part] for part in rows]))
+
+
+def test_fitting_again_gives_the_same_and_draws_nothing_from_the_global_generator(detector) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    again = fitted(features(400, 0), features(200, 1, 1.5))
+    assert torch.equal(torch.get_rng_state(), before)
+    test = features(20, 2)
+    assert torch.equal(again.score(test), detector.score(test))
+    assert not torch.equal(fitted(features(400, 0), features(200, 1, 1.5), seed=1).score(test), detector.score(test))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_the_mode_of_the_caller_does_not_matter(mode, detector) -> None:
+    with mode():
+        inside = fitted(features(400, 0), features(200, 1, 1.5))
+        scores = inside.score(features(20, 2))
+    assert torch.equal(scores, detector.score(features(20, 2)))
+    assert not any(values.is_inference() or values.requires_grad for values in inside.buffers())
+    test = features(3, 2)
+    asked = test.layers["middle"].requires_grad_()
+    (gradient,) = torch.autograd.grad(inside.score(test).sum(), asked)
+    assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_an_image_scores_the_same_alone_and_in_any_batch(detector) -> None:
+    test = features(33, 2)
+    together = detector.score(test)
+    alone = torch.cat([detector.score(test[i : i + 1]) for i in range(33)])
+    torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-12)
+    assert together.dtype == torch.float64 and detector.score(test[:0]).shape == (0,)
+
+
+def test_channels_that_never_change_carry_nothing() -> None:
+    train = features(60, 0), features(30, 1, 2.0)
+    for given in train:
+        given.layers["late"][:] = 0.1
+    detector = fitted(*train)
+    test = features(5, 2)
+    test.layers["late"][:] = 0.1
+    logits = detector.layer_logits(detector.measure(test))
+    assert logits.isfinite().all() and logits[:, 2].unique().numel() == 1
+    test.layers["late"][:] = 1e30  # a dead channel that wakes up is cut like any other
+    assert detector.score(test).isfinite().all()
+
+
+def test_a_single_image_of_each_kind_is_enough_to_fit() -> None:
+    detector = fitted(features(1, 0), features(1, 1, 5.0))
+    assert detector.score(features(1, 1, 5.0)) > detector.score(features(1, 0))
+
+
+def test_a_fork_is_fitted_to_another_attack_without_a_trace(detector) -> None:
+    test = features(20, 2)
+    before, other = detector.score(test), detector.fork()
+    other.fit_classifier(other.measure(features(50, 0)), other.measure(features(50, 1, -3.0)))
+    assert torch.equal(detector.score(test), before)
+    assert not torch.equal(other.score(test), before)
+
+
+def test_what_cannot_be_fitted_or_scored_is_refused_in_one_sentence(detector) -> None:
+    clean, adversarial = features(20, 0), features(10, 1)
+    with pytest.raises(ValueError, match="no successful adversarial image"):
+        fitted(clean, adversarial[:0])
+    with pytest.raises(ValueError, match="no correctly classified clean image"):
+        fitted(clean[:0], adversarial)
+    with pytest.raises(ValueError, match="LayerNetworks has seen no adversarial image yet"):
+        fitted(clean, None).score(clean)
+    with pytest.raises(ValueError, match="expected features of the layers"):
+        detector.score(only(clean, "early"))
+    with pytest.raises(ValueError, match=r"channels"):
+        detector.score(features(3, 0, sizes={**SIZES, "late": 17}))
+    clean.layers["late"][3, 1] = float("nan")
+    with pytest.raises(ValueError, match="'late' are not finite for 1 of 20 images"):
+        detector.score(clean)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": 0}, "hidden is a whole number of at least 1, got 0"),
+        ({"epochs": 0.5}, "epochs is a whole number of at least 1, got 0.5"),
+        ({"learning_rate": 0.0}, "learning_rate is positive, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate is positive, got nan"),
+        ({"weight_decay": -1.0}, "weight_decay is not negative, got -1.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        LayerNetworks(**settings)

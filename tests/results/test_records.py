@@ -1,0 +1,259 @@
+"""Records: what a journal keeps through kills, resumes and later versions."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from medrobust.results.manifest import read_manifest, write_json, write_manifest
+from medrobust.results.records import COLUMNS, Journal, Record, finished, merge, read_journal, read_records
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def record(image="a", key="k1", **changes):
+    return {
+        "key": key,
+        "run": "demo",
+        "victim": "resnet10t",
+        "dataset": "phantom",
+        "split": "adv_test",
+        "id": image,
+        "target": 1,
+        "goal": None,
+        "attack": "pgd",
+        "method": "PGD",
+        "epsilon": 1 / 255,
+        "clean_prediction": 1,
+        "adversarial_prediction": 0,
+        "clean_confidence": 0.9,
+        "adversarial_confidence": 0.8,
+        "correct_before": True,
+        "correct_after": False,
+        "success": True,
+        "linf": 1 / 255,
+        "l2": 0.25,
+        "l0": 4096,
+        "forwards": 21,
+        "backwards": 20,
+        "zero_gradients": 0,
+        "seed": 42,
+        **changes,
+    }
+
+
+def manifest(*attacks, images=2):
+    entries = [{"attack": a, "method": a.upper(), "epsilon": e, "key": k, "control": False} for a, e, k in attacks]
+    return {"schema": 1, "run": "demo", "data": {"name": "phantom", "images": images}, "attacks": entries}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_columns_are_those_of_a_record():
+    assert list(COLUMNS) == ["schema", *Record.__annotations__]
+
+
+def test_journal_round_trip(tmp_path):
+    with Journal(tmp_path, rank=3) as journal:
+        journal.append([record("a"), record("b", goal=0)])
+        assert len(lines(tmp_path / "journal/rank-3-0.jsonl")) == 2  # already there before it is closed
+        journal.append([])
+    frame = read_journal(tmp_path)
+    assert frame.schema == pl.Schema(COLUMNS)
+    assert frame.to_dicts() == [{"schema": 1, **record("a")}, {"schema": 1, **record("b", goal=0)}]
+
+
+def test_every_opening_starts_a_fresh_file_and_an_unused_journal_leaves_none(tmp_path):
+    Journal(tmp_path).close()
+    assert not (tmp_path / "journal").exists()
+    for image in "abc":
+        with Journal(tmp_path, rank=1) as journal:
+            journal.append([record(image)])
+    assert sorted(path.name for path in (tmp_path / "journal").iterdir()) == [f"rank-1-{n}.jsonl" for n in range(3)]
+
+
+@pytest.mark.parametrize("kept", [1, 20, 60, -2])
+def test_a_torn_last_line_is_dropped_and_never_continued(tmp_path, kept):
+    with Journal(tmp_path) as journal:
+        journal.append([record("a"), record("b")])
+    path = tmp_path / "journal/rank-0-0.jsonl"
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second[:kept])
+    assert finished(tmp_path) == {"k1": {"a"}}
+    with Journal(tmp_path) as journal:  # the resumed run
+        journal.append([record("b")])
+    assert read_journal(tmp_path)["id"].to_list() == ["a", "b"]
+
+
+def test_a_last_line_that_lost_only_its_end_of_line_is_whole(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append([record("a"), record("b")])
+    path = tmp_path / "journal/rank-0-0.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert finished(tmp_path) == {"k1": {"a", "b"}}
+
+
+@pytest.mark.parametrize("damage", ['{"schema": 1, "key": "k1", "id"', "[1, 2]", '{"schema": 1, "l2": NaN}', "}{"])
+@pytest.mark.parametrize("read", [read_journal, finished])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage, read):
+    with Journal(tmp_path, rank=2) as journal:
+        journal.append([record("a"), record("b")])
+    path = tmp_path / "journal/rank-2-0.jsonl"
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{damage}\n{second}\n")
+    with pytest.raises(ValueError, match=r"rank-2-0\.jsonl, line 2 is damaged"):
+        read(tmp_path)
+
+
+def test_line_numbers_go_on_over_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("medrobust.results.records.BLOCK", 1000)
+    with Journal(tmp_path) as journal:
+        journal.append([record(str(image)) for image in range(40)])
+    assert read_journal(tmp_path)["id"].to_list() == [str(image) for image in range(40)]
+    path = tmp_path / "journal/rank-0-0.jsonl"
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([*whole[:30], "garbage", *whole[30:]]) + "\n")
+    with pytest.raises(ValueError, match="line 31 is damaged: 'garbage'"):
+        finished(tmp_path)
+
+
+def test_of_duplicates_the_first_counts_in_the_order_of_ranks_and_numbers(tmp_path):
+    for rank, seed in ((10, 3), (2, 1), (2, 2)):  # rank-10-0, rank-2-0, rank-2-1: as text, 10 would come first
+        with Journal(tmp_path, rank) as journal:
+            journal.append([record("a", seed=seed)])
+    assert read_journal(tmp_path)["seed"].to_list() == [1]
+
+
+def test_finished_finds_by_key_and_knows_keys_without_images(tmp_path):
+    assert finished(tmp_path / "nothing") == {}
+    assert finished(tmp_path / "nothing", ["k1"]) == {"k1": set()}
+    with Journal(tmp_path) as journal:
+        journal.append([record("a"), record("b"), record("a", key="k2")])
+    assert finished(tmp_path) == {"k1": {"a", "b"}, "k2": {"a"}}
+    assert finished(tmp_path, ["k2", "k3"]) == {"k2": {"a"}, "k3": set()}
+
+
+def test_resumed_result_equals_an_uninterrupted_one(tmp_path):
+    images = [f"{number:02d}" for number in range(20)]
+    plan = manifest(("pgd", 1 / 255, "k1"), images=20)
+    write_manifest(tmp_path / "once", plan)
+    with Journal(tmp_path / "once") as journal:
+        journal.append([record(image) for image in images])
+    write_manifest(tmp_path / "twice", plan)
+    for rank in range(3):  # killed at image 11, on three ranks; one of them torn
+        with Journal(tmp_path / "twice", rank) as journal:
+            journal.append([record(image) for image in images[:11][rank::3]])
+    torn = tmp_path / "twice/journal/rank-1-0.jsonl"
+    torn.write_bytes(torn.read_bytes()[:-40])
+    left = [image for image in images if image not in finished(tmp_path / "twice")["k1"]]
+    assert len(left) == 10
+    with Journal(tmp_path / "twice", 0) as journal:  # goes on, on one rank
+        journal.append([record(image) for image in left])
+    assert merge(tmp_path / "twice").equals(merge(tmp_path / "once"))
+
+
+def test_merge_keeps_the_manifests_attacks_in_its_order(tmp_path):
+    write_manifest(tmp_path, manifest(("pgd", 2 / 255, "k2"), ("bim", None, "k3"), ("pgd", 1 / 255, "k1")))
+    with Journal(tmp_path) as journal:
+        journal.append([record("b", "k3", attack="bim", epsilon=None), record("a", "foreign")])
+        journal.append([record("b", "k2", epsilon=2 / 255), record("b"), record("a")])
+    merged = merge(tmp_path)
+    assert list(zip(merged["key"], merged["id"], strict=True)) == [("k1", "a"), ("k1", "b"), ("k2", "b"), ("k3", "b")]
+    assert read_records(tmp_path).equals(merged)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_merge_of_nothing_is_typed(tmp_path):
+    write_manifest(tmp_path, manifest())
+    assert merge(tmp_path).schema == pl.Schema(COLUMNS)
+    assert read_records(tmp_path / "records.parquet").is_empty()
+
+
+def test_columns_keep_their_types_when_they_are_null(tmp_path):
+    empty = dict.fromkeys(("target", "adversarial_prediction", "epsilon", "clean_confidence", "l0"))
+    with Journal(tmp_path) as journal:
+        journal.append([record(**empty)])
+    assert read_journal(tmp_path).schema == pl.Schema(COLUMNS)
+
+
+def test_unknown_columns_flow_through(tmp_path):
+    write_manifest(tmp_path, manifest(("pgd", 1 / 255, "k1")))
+    with Journal(tmp_path) as journal:
+        journal.append([record("a", psnr=40, score_kd=None)])
+    with Journal(tmp_path) as journal:
+        journal.append([record("b", psnr=41.5, var=0.25, score_kd=None)])
+    merge(tmp_path)
+    records = read_records(tmp_path)
+    assert records.columns == [*COLUMNS, "psnr", "score_kd", "var"]
+    assert records["psnr"].to_list() == [40.0, 41.5]
+    assert records["var"].to_list() == [None, 0.25]
+    assert records["score_kd"].dtype == pl.Float64
+
+
+def test_wrong_types_are_refused(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append([record("a", l0=3.0, l2=1)])  # whole numbers are whole numbers, however they are written
+    assert read_journal(tmp_path).select("l0", "l2").row(0) == (3, 1.0)
+    with Journal(tmp_path) as journal:
+        journal.append([record("b", l0=3.5)])
+    with pytest.raises(ValueError, match="'l0' holds whole numbers"):
+        read_journal(tmp_path)
+    with Journal(tmp_path / "other") as journal:
+        journal.append([record("b", linf="big")])
+    with pytest.raises(ValueError, match="column 'linf' is Float64, got String"):
+        read_journal(tmp_path / "other")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_is_refused_and_nothing_is_written(tmp_path, value):
+    with (
+        Journal(tmp_path) as journal,
+        pytest.raises(ValueError, match="infinity in l2 of image 'b' under attack 'pgd'"),
+    ):
+        journal.append([record("a"), record("b", l2=value)])
+    assert finished(tmp_path) == {}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "x.json", {"value": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_without_a_column_is_refused(tmp_path):
+    incomplete = record()
+    del incomplete["forwards"]
+    with pytest.raises(ValueError, match="without forwards"):
+        Journal(tmp_path).append([incomplete])
+
+
+def test_other_schemas_are_refused(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append([record("a"), record("b", schema=2)])
+    for read in (read_journal, finished):
+        with pytest.raises(ValueError, match="schema 1, got 2"):
+            read(tmp_path)
+    with pytest.raises(ValueError, match="schema 1, got 7"):
+        write_manifest(tmp_path, manifest() | {"schema": 7})
+
+
+def test_manifest_errors_name_the_folder(tmp_path):
+    with pytest.raises(ValueError, match="is not the folder of an evaluation"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        read_manifest(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks data\.images"):
+        write_manifest(tmp_path, {"schema": 1, "run": "x", "data": {}, "attacks": []})
+    with pytest.raises(ValueError, match="merge the journal"):
+        read_records(tmp_path)
+
+
+def test_results_needs_neither_torch_nor_lightning():
+    code = (
+        "import sys, results.report, results.tables; print({'torch', 'pytorch_lightning', 'scipy'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"

@@ -1,0 +1,247 @@
+"""Reports: one page that stands alone, from whatever an evaluation has left so far."""
+
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medrobust.results.manifest import write_manifest
+from medrobust.results.records import Journal
+from medrobust.results.report.figures import accuracy_figure, cost_figure
+from medrobust.results.report.page import finish, headline, write_report
+from medrobust.results.report.svg import place, shorten, spread
+
+CLASSES = ["NORMAL", "PNEUMONIA"]
+
+
+class Page(HTMLParser):
+    """The tags of a page and its visible text; unbalanced tags are an error."""
+
+    VOID = ("meta", "img", "input", "br", "link")
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+
+    def count(self, tag, **wanted):
+        return sum(name == tag and wanted.items() <= found.items() for name, found in self.tags)
+
+
+def evaluation(folder, attacks, images=40, classes=CLASSES, done=None, panels=1, run="demo", **header):
+    """An evaluation with made-up numbers: `attacks` are (name, epsilon, control, probability to be fooled)."""
+    random = np.random.default_rng(0)
+    target = random.integers(0, len(classes), images)
+    right, hardness = random.random(images) < 0.95, random.random(images)
+    entries, records = [], []
+    for number, (name, epsilon, control, probability) in enumerate(attacks):
+        key = f"{number:016x}"
+        method = "UniformNoise" if control else "PGD"
+        entry = {"attack": name, "method": method, "epsilon": epsilon, "key": key, "control": control}
+        entries.append(entry | {"parameters": {"steps": 20, "random_start": True}})
+        for image in range(images):
+            fooled = bool(right[image] and hardness[image] < probability)
+            clean = int(target[image]) if right[image] else int(target[image] + 1) % len(classes)
+            shown = {
+                "key": key,
+                "id": f"{image:03d}.png",
+                "target": int(target[image]),
+                "attack": name,
+                "method": method,
+                "epsilon": epsilon,
+                "clean_prediction": clean,
+                "clean_confidence": 0.9,
+                "adversarial_prediction": (clean + 1) % len(classes) if fooled else clean,
+                "adversarial_confidence": 0.75,
+                "success": fooled,
+                "linf": epsilon or 0.01,
+            }
+            records.append(
+                shown
+                | {"run": run, "victim": "v", "dataset": "d", "split": "s", "goal": None, "seed": 42}
+                | {"correct_before": bool(right[image]), "correct_after": bool(right[image] and not fooled)}
+                | {"l2": 0.5, "l0": None, "zero_gradients": 0, "psnr": 40.0}
+                | {"forwards": 1 + 20 * (not control), "backwards": 20 * (not control)}
+            )
+            if image < panels:
+                _panel(folder / "panels", f"{number}-{image}", shown, random)
+    data = {"name": "phantom", "split": "adv_test", "images": images, "class_names": classes}
+    write_manifest(folder, {"schema": 1, "run": run, "data": data, "attacks": entries, **header})
+    with Journal(folder) as journal:
+        journal.append(records[:done])
+    return folder
+
+
+def _panel(folder, name, shown, random):
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("clean", "perturbation", "adversarial"):
+        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{name}-{kind}.png")
+    images = {kind: f"{name}-{kind}.png" for kind in ("clean", "perturbation", "adversarial")}
+    (folder / f"{name}.json").write_text(json.dumps(shown | {"magnification": 100, "images": images}))
+
+
+def sweep(names=("fgsm", "pgd"), radii=(0.5, 1, 2, 4, 8)):
+    attacks = [("noise", radius / 255, True, 0.02) for radius in radii]
+    return attacks + [(name, radius / 255, False, min(1.0, 0.3 + radius / 5)) for name in names for radius in radii]
+
+
+def read(folder):
+    html = finish(folder)["paths"]["report"].read_text()
+    outside = html.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|src\s*=\s*[\"'](?!data:image/png;base64,)|@import|url\(|//cdn", outside)
+    for figure in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
+        assert "nan" not in figure.lower().replace("nance", "")
+        ElementTree.fromstring(figure)
+    return html, Page(html)
+
+
+def test_report_of_a_sweep(tmp_path):
+    html, page = read(evaluation(tmp_path, sweep(), victim={"name": "resnet10t", "parameters": 1234}, seed=42))
+    assert page.count("svg") == 2
+    assert page.count("tr", **{"data-attack": "pgd"}) == 5
+    assert page.count("img") == 15 * 3
+    assert page.count("option", selected=None) == 1  # the first attack's pictures, not the noise's
+    assert "All 7 self-checks passed" in page.text
+    assert all(words in page.text for words in ("resnet10t", "1,234 parameters", "0.5/255", "NORMAL", "PSNR", "× 100"))
+    assert len(re.sub(r"data:image/png;base64,[^\"]*", "", html)) < 200_000
+
+
+def test_finish_writes_all_and_can_be_repeated(tmp_path):
+    evaluation(tmp_path, sweep())
+    first = finish(tmp_path)
+    assert {name: path.name for name, path in first["paths"].items()} == {
+        "records": "records.parquet",
+        "summary": "summary.json",
+        "report": "report.html",
+    }
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert finish(tmp_path) == first
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert "paths" not in json.loads(before["summary.json"])
+
+
+def test_report_of_a_half_finished_evaluation(tmp_path):
+    attacks = [("noise", 1 / 255, True, 0.0), ("pgd", 1 / 255, False, 1.0), ("bim", 1 / 255, False, 1.0)]
+    _, page = read(evaluation(tmp_path, attacks, done=60))
+    assert "pgd has tried 20 of 40 images" in page.text.replace("\n", " ")
+    assert "bim has tried 0 of 40 images" in page.text
+    assert "2 flags raised" in page.text
+
+
+@pytest.mark.parametrize("attacks", [[], [("pgd", 1 / 255, False, 0.5)], [("deepfool", None, False, 1.0)]])
+@pytest.mark.parametrize("done", [None, 0])
+def test_report_of_nearly_nothing(tmp_path, attacks, done):
+    _, page = read(evaluation(tmp_path, attacks, panels=0, done=done))
+    assert page.count("img") == 0
+    assert page.count("svg") == (2 if attacks and done is None else 0)
+    assert ("No attack has been recorded yet." in page.text) == (not attacks or done == 0)
+
+
+def test_report_of_sixty_rows_stays_small(tmp_path):
+    names = [f"configured-attack-with-a-long-name-{number}" for number in range(10)]
+    html, page = read(evaluation(tmp_path, sweep(names, (0.3, 0.5, 1, 2, 4, 8)), images=35, panels=0))
+    assert page.count("tr", **{"class": "attack"}) + page.count("tr", **{"class": "attack first"}) > 60
+    assert len(html) < 200_000
+
+
+def test_names_are_escaped(tmp_path):
+    nasty = "<script>alert('x')</script> & \"q\""
+    classes = [nasty, "bacterial pneumonia with pleural effusion", "c", "d", "e"]
+    html, page = read(evaluation(tmp_path, [(nasty, 1 / 255, False, 0.5)], classes=classes, run=nasty, command=nasty))
+    assert page.count("script") == 1
+    assert "<script>alert" not in html
+    assert nasty in page.text
+
+
+def test_damaged_panels_are_left_out(tmp_path, caplog):
+    folder = evaluation(tmp_path, [("pgd", 1 / 255, False, 0.5)], panels=2)
+    (folder / "panels/0-0.json").write_text('{"key": ')
+    (folder / "panels/0-1-clean.png").unlink()
+    secret = json.loads((folder / "panels/0-1.json").read_text())
+    secret["images"]["adversarial"] = "../manifest.json"
+    (folder / "panels/0-1.json").write_text(json.dumps(secret))
+    (folder / "panels/9.json").write_text(json.dumps(secret | {"key": "of an older evaluation"}))
+    _, page = read(folder)
+    assert page.count("img") == 1
+    assert "0-0.json is left out" in caplog.text
+
+
+def test_panels_say_right_and_wrong(tmp_path):
+    html, _ = read(evaluation(tmp_path, [("pgd", 1 / 255, False, 1.0)], panels=3))
+    assert len(re.findall(r'class="right"><i[^>]*>✓</i> (NORMAL|PNEUMONIA)', html)) == 3
+    assert len(re.findall(r'class="wrong"><i[^>]*>✗</i> (NORMAL|PNEUMONIA)', html)) == 3
+
+
+def test_write_report_needs_a_summary(tmp_path):
+    with pytest.raises(ValueError, match="summarise the records"):
+        write_report(tmp_path)
+
+
+def row(kind, name, epsilon, accuracy, n=201):
+    return {
+        "kind": kind,
+        "control": kind == "control",
+        "attack": name,
+        "epsilon": epsilon,
+        "n": n,
+        "accuracy_under_attack": accuracy,
+        "clean_accuracy": 0.955,
+        "median_l2": 0.125,
+    }
+
+
+def test_headline_speaks_of_the_smallest_radius_that_halves_the_accuracy():
+    rows = [row("clean", "clean", None, 0.955), row("control", "noise", 1 / 255, 0.95)]
+    rows += [
+        row("attack", "fgsm", 1 / 255, 0.3),
+        row("attack", "PGD", 1 / 255, 0.0),
+        row("attack", "PGD", 2 / 255, 0.0),
+    ]
+    assert headline({"rows": rows}) == (
+        "At ε = 1/255, PGD leaves 0.0 % of 201 images right (clean: 95.5 %), "
+        "while noise of the same size leaves 95.0 %."
+    )
+    rows = [rows[0], row("attack", "PGD", 1 / 255, 0.9), row("attack", "PGD", 2 / 255, 0.8)]
+    assert headline({"rows": rows}) == "At ε = 2/255, PGD leaves 80.0 % of 201 images right (clean: 95.5 %)."
+    assert "median L2 distance of 0.125" in headline({"rows": [rows[0], row("attack", "deepfool", None, 0.0)]})
+
+
+def test_figures_name_every_attack(tmp_path):
+    summary = finish(evaluation(tmp_path, sweep(("fgsm", "a-very-long-name-of-an-attack", "<pgd>")), panels=0))
+    for figure in (accuracy_figure(summary), cost_figure(summary)):
+        words = " ".join(ElementTree.fromstring(figure).itertext())
+        assert all(
+            name in words for name in ("noise (control)", "fgsm", shorten("a-very-long-name-of-an-attack"), "<pgd>")
+        )
+    ticks = [element.text for element in ElementTree.fromstring(accuracy_figure(summary)).iter() if element.text]
+    assert {"0.5", "1", "2", "4", "8", "ε · 255"} <= set(ticks)
+
+
+def test_labels_keep_apart():
+    assert spread([10.0, 10.0, 50.0], 15, 0, 100) == [10.0, 25.0, 50.0]
+    assert spread([100.0, 100.0, 99.0], 15, 0, 100) == [85.0, 100.0, 70.0]
+    marks = [(100.0, 100.0)] * 6
+    found = [spot for spot in place([(*mark, "pgd") for mark in marks], marks, (0, 0, 300, 300)) if spot]
+    assert len(found) == 6
+    assert all(abs(a[0] - b[0]) > 20 or abs(a[1] - b[1]) > 10 for a in found for b in found if a is not b)
+    assert place([(5.0, 5.0, "much too long for this")], [(5.0, 5.0)], (0, 0, 40, 40)) == [None]

@@ -1,0 +1,411 @@
+"""Summaries: rates derived by hand, and flags that are raised when they should be and not otherwise."""
+
+import io
+import json
+import math
+
+import polars as pl
+import pytest
+from rich.console import Console
+from scipy.stats import binomtest
+
+from medrobust.results.checks import CHECKS
+from medrobust.results.formats import format_epsilon
+from medrobust.results.records import COLUMNS, Journal, merge
+from medrobust.results.report.tables import console_flags, console_table, markdown_table
+from medrobust.results.statistics import paired_p_value, wilson_interval
+from medrobust.results.summary import summarise, write_summary
+
+
+def attack(name="pgd", epsilon=1 / 255, control=False, **changes):
+    return {
+        "attack": name,
+        "method": "UniformNoise" if control else "PGD",
+        "epsilon": epsilon,
+        "key": f"{name}@{epsilon}",
+        "parameters": {},
+        "control": control,
+        **changes,
+    }
+
+
+def manifest(*attacks, images=40):
+    return {"schema": 1, "run": "demo", "data": {"name": "phantom", "images": images}, "attacks": list(attacks)}
+
+
+def rows(entry, fooled, right=None, **changes):
+    """One record per image: `fooled` and `right` (before the attack) are strings of 0 and 1."""
+    right = right or "1" * len(fooled)
+    return [
+        dict.fromkeys(COLUMNS)
+        | {
+            "schema": 1,
+            "key": entry["key"],
+            "id": f"{image:04d}",
+            "target": image % 2,
+            "attack": entry["attack"],
+            "method": entry["method"],
+            "epsilon": entry["epsilon"],
+            "correct_before": was == "1",
+            "correct_after": was == "1" and now == "0",
+            "success": now == "1",
+            "linf": entry["epsilon"] or 0.5,
+            "l2": 1.0 + image,
+            "forwards": 3,
+            "backwards": 0 if entry["control"] else 2,
+            "zero_gradients": 0,
+        }
+        | changes
+        for image, (now, was) in enumerate(zip(fooled, right, strict=True))
+    ]
+
+
+def summary_of(entries, records, images=40):
+    frame = pl.DataFrame(records, schema=pl.Schema(COLUMNS) if not records else None, schema_overrides=COLUMNS)
+    return summarise(frame, manifest(*entries, images=images))
+
+
+def raised(summary):
+    return [(flag["check"], flag["attack"], flag["epsilon"]) for flag in summary["flags"]]
+
+
+def test_wilson_interval_by_hand():
+    z2 = 1.959963984540054**2
+    assert wilson_interval(0, 10) == (0.0, pytest.approx(z2 / (10 + z2)))
+    assert wilson_interval(10, 10) == (pytest.approx(10 / (10 + z2)), 1.0)
+    half = math.sqrt(z2 / (10 + z2)) / 2  # at one half the quadratic reduces to this
+    assert wilson_interval(5, 10) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+    assert wilson_interval(0, 0) is None
+    with pytest.raises(ValueError, match="11 of 10"):
+        wilson_interval(11, 10)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 7), (95, 201), (192, 201), (3, 100000)])
+def test_wilson_limits_are_just_not_contradicted(successes, trials):
+    z2, rate = 1.959963984540054**2, successes / trials
+    for limit in wilson_interval(successes, trials):
+        assert (rate - limit) ** 2 == pytest.approx(z2 * limit * (1 - limit) / trials)
+    reference = binomtest(successes, trials).proportion_ci(method="wilson")
+    assert wilson_interval(successes, trials) == pytest.approx(tuple(reference))
+
+
+def test_paired_p_value_by_hand():
+    assert paired_p_value(0, 0) == 1.0
+    assert paired_p_value(5, 0) == pytest.approx(1 / 32)
+    assert paired_p_value(0, 5) == 1.0
+    assert paired_p_value(3, 1) == pytest.approx(5 / 16)
+    assert paired_p_value(1, 3) == pytest.approx(15 / 16)
+    assert paired_p_value(2, 2) == pytest.approx(11 / 16)
+
+
+@pytest.mark.parametrize(("first", "second"), [(8, 2), (60, 40), (500, 520), (50200, 49800)])
+def test_paired_p_value_against_scipy(first, second):
+    expected = binomtest(first, first + second, alternative="greater").pvalue
+    assert paired_p_value(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_two_rates_from_eight_images():
+    # right before: 6 of 8. Fooled of those: 4 of 6. Right after: the 2 that held, and one that the attack set right.
+    entry = attack()
+    records = rows(entry, fooled="00111110", right="11111100")
+    records[7]["correct_after"] = True
+    records[0]["zero_gradients"] = 1
+    row = summary_of([entry], records, images=8)["rows"][1]
+    assert (row["n"], row["n_correct_before"], row["n_success"], row["n_correct_after"]) == (8, 6, 4, 3)
+    assert row["clean_accuracy"] == 6 / 8
+    assert row["success_rate"] == 4 / 6
+    assert row["accuracy_under_attack"] == 3 / 8
+    assert row["success_rate_interval"] == list(wilson_interval(4, 6))
+    assert row["accuracy_under_attack_interval"] == list(wilson_interval(3, 8))
+    assert row["median_l2"] == 4.5
+    assert (row["mean_forwards"], row["mean_backwards"]) == (3, 2)
+    assert row["zero_gradient_share"] == 1 / 16
+    assert row["complete"]
+    assert row["kind"] == "attack"
+
+
+def test_rows_come_clean_then_controls_then_attacks_by_radius():
+    entries = [
+        attack("pgd", 2 / 255),
+        attack("noise", 2 / 255, control=True),
+        attack("bim", None),
+        attack("pgd", 1 / 255),
+        attack("noise", 1 / 255, control=True),
+        attack("bim", 1 / 255),
+    ]
+    summary = summary_of(entries, [])
+    assert [(row["attack"], row["epsilon"]) for row in summary["rows"]] == [
+        ("clean", None),
+        ("noise", 1 / 255),
+        ("noise", 2 / 255),
+        ("pgd", 1 / 255),
+        ("pgd", 2 / 255),
+        ("bim", 1 / 255),
+        ("bim", None),
+    ]
+    assert all(row["success_rate"] is None and row["accuracy_under_attack_interval"] is None for row in summary["rows"])
+    json.dumps(summary, allow_nan=False)
+
+
+def test_worst_case_counts_an_image_once_over_attacks_of_one_radius():
+    one, two, other = attack("pgd"), attack("bim"), attack("pgd", 2 / 255)
+    noise = attack("noise", control=True)
+    records = rows(one, "1100") + rows(two, "0110") + rows(other, "1111") + rows(noise, "0001")
+    worst = summary_of([one, two, other, noise], records, images=4)["worst_case"]
+    assert [(case["epsilon"], case["attacks"], case["n"], case["accuracy"]) for case in worst] == [
+        (1 / 255, ["pgd", "bim"], 4, 0.25),
+        (2 / 255, ["pgd"], 4, 0.0),
+    ]
+    worst = summary_of([one, two], rows(one, "1100") + rows(two, "01"), images=4)["worst_case"]
+    assert (worst[0]["n"], worst[0]["accuracy"]) == (2, 0.0)  # only images that both have tried
+
+
+def test_means_of_unknown_columns():
+    entry = attack()
+    records = [row | {"psnr": 40.0 + index, "note": "x"} for index, row in enumerate(rows(entry, "01"))]
+    assert summary_of([entry], records, images=2)["rows"][1]["means"] == {"psnr": 40.5}
+
+
+def test_a_sound_evaluation_raises_no_flag():
+    noise, small, large, free = attack("noise", control=True), attack(), attack(epsilon=2 / 255), attack("df", None)
+    records = rows(noise, "1" + "0" * 39) + rows(small, "1" * 20 + "0" * 20)
+    records += rows(large, "1" * 39 + "0") + rows(free, "1" * 40)
+    summary = summary_of([noise, small, large, free], records)
+    assert summary["flags"] == []
+    assert {check["check"]: check["comparisons"] for check in summary["checks"]} == {
+        "incomplete": 5,
+        "few_images": 1,
+        "weak_victim": 1,
+        "norm": 3,
+        "noise": 1,
+        "radius": 1,
+        "steps": 0,
+        "zero_gradients": 3,
+        "unbounded": 1,
+        "transfer": 0,
+    }
+    assert [check["check"] for check in summary["checks"]] == list(CHECKS)
+
+
+@pytest.mark.parametrize(("only_noise", "flagged"), [(4, False), (5, True)])  # 1/16 and 1/32 against 5 %
+def test_noise_that_beats_an_attack(only_noise, flagged):
+    noise, entry = attack("noise", control=True), attack()
+    records = rows(noise, "1" * 10 + "1" * only_noise + "0" * (30 - only_noise)) + rows(entry, "1" * 10 + "0" * 30)
+    summary = summary_of([noise, entry], records)
+    assert raised(summary) == ([("noise", "pgd", 1 / 255)] if flagged else [])
+    assert all(flag["severity"] == "error" for flag in summary["flags"])
+
+
+def test_noise_of_another_radius_is_not_compared():
+    noise, entry = attack("noise", 2 / 255, control=True), attack()
+    assert raised(summary_of([noise, entry], rows(noise, "1" * 40) + rows(entry, "0" * 40))) == []
+
+
+def test_images_that_were_wrong_before_do_not_count_in_a_comparison():
+    noise, entry = attack("noise", control=True), attack()
+    right = "0" * 8 + "1" * 32
+    records = rows(noise, "1" * 8 + "0" * 32, right) + rows(entry, "0" * 40, right)
+    assert raised(summary_of([noise, entry], records)) == []
+
+
+@pytest.mark.parametrize(("lost", "flagged"), [(4, False), (5, True)])
+def test_a_larger_radius_that_fools_less(lost, flagged):
+    sweep = [attack(epsilon=k / 255) for k in (1, 2, 4)]  # the middle one is the best: compared with it, not with 1/255
+    records = rows(sweep[0], "0" * 40) + rows(sweep[1], "1" * 20 + "0" * 20)
+    records += rows(sweep[2], "0" * lost + "1" * (20 - lost) + "0" * 20)
+    assert raised(summary_of(sweep, records)) == ([("radius", "pgd", 4 / 255)] if flagged else [])
+
+
+def test_a_larger_radius_that_fools_nothing_at_all():
+    sweep = [attack(epsilon=k / 255) for k in (1, 2)]
+    assert raised(summary_of(sweep, rows(sweep[0], "1" * 40) + rows(sweep[1], "0" * 40))) == [
+        ("radius", "pgd", 2 / 255)
+    ]
+
+
+def test_more_steps_that_fool_less():
+    few = attack("pgd-10", parameters={"steps": 10, "step_size": 0.1, "kappa": 0})
+    many = attack("pgd-20", parameters={"steps": 20, "step_size": 0.2, "kappa": 0})
+    records = rows(few, "1" * 20 + "0" * 20) + rows(many, "0" * 40)
+    assert raised(summary_of([few, many], records)) == [("steps", "pgd-20", 1 / 255)]
+    many["parameters"]["kappa"] = 5  # another attack altogether
+    assert raised(summary_of([few, many], records)) == []
+
+
+@pytest.mark.parametrize(("zero", "flagged"), [(8, False), (9, True)])  # of 80 backward passes
+def test_vanishing_gradients(zero, flagged):
+    entry = attack()
+    records = rows(entry, "1" * 40)
+    for record in records[:zero]:
+        record["zero_gradients"] = 1
+    assert raised(summary_of([entry], records)) == ([("zero_gradients", "pgd", 1 / 255)] if flagged else [])
+
+
+@pytest.mark.parametrize(("excess", "norm", "flagged"), [(9e-7, "linf", 0), (2e-6, "linf", 1), (2e-6, "l2", 0)])
+def test_a_perturbation_beyond_its_radius(excess, norm, flagged):
+    entry = attack(norm=norm)
+    records = rows(entry, "1" * 40)
+    records[7]["linf"] = 1 / 255 + excess
+    summary = summary_of([entry], records)
+    assert raised(summary) == [("norm", "pgd", 1 / 255)] * flagged
+    assert all("1 of 40 images" in flag["message"] for flag in summary["flags"])
+
+
+def test_missing_and_surplus_images():
+    entry, absent = attack(), attack("bim")
+    summary = summary_of([entry, absent], rows(entry, "1" * 39))
+    assert raised(summary) == [("incomplete", None, None)]  # under way: one flag says it all
+    both = summary_of([entry, absent], rows(entry, "1" * 40) + rows(absent, "1" * 39))
+    assert raised(both) == [("incomplete", "bim", 1 / 255)]
+    assert [row["complete"] for row in summary["rows"]] == [False] * 3
+    summary = summary_of([entry], rows(entry, "1" * 41))
+    assert {flag["severity"] for flag in summary["flags"]} == {"error"}
+
+
+@pytest.mark.parametrize(("right", "flagged"), [(29, True), (30, False)])
+def test_few_images(right, flagged):
+    entry = attack()
+    records = rows(entry, "1" * 40, "1" * right + "0" * (40 - right))
+    assert raised(summary_of([entry], records)) == ([("few_images", None, None)] if flagged else [])
+
+
+@pytest.mark.parametrize(("right", "flagged"), [(60, True), (61, False)])  # 60 of 100 are of the larger class
+def test_a_victim_no_better_than_the_larger_class(right, flagged):
+    entry = attack()
+    records = rows(entry, "1" * 100, "1" * right + "0" * (100 - right))
+    for index, record in enumerate(records):
+        record["target"] = int(index < 60)
+    assert raised(summary_of([entry], records, 100)) == ([("weak_victim", None, None)] if flagged else [])
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_without_classes_to_choose_from_the_victim_is_not_judged(target):
+    entry = attack()
+    assert raised(summary_of([entry], rows(entry, "1" * 40, "1" * 30 + "0" * 10, target=target))) == []
+
+
+def test_an_unbounded_attack_that_fails():
+    entry = attack("deepfool", None)
+    summary = summary_of([entry], rows(entry, "1" * 39 + "0"))
+    assert raised(summary) == [("unbounded", "deepfool", None)]
+    assert "1 of 40 images" in summary["flags"][0]["message"]
+
+
+def judged(before: str, success: str) -> list[dict]:
+    """A judge's columns, one character an image."""
+    return [
+        {"judge_other_before": b == "1", "judge_other_after": s == "0", "judge_other_success": s == "1"}
+        for b, s in zip(before, success, strict=True)
+    ]
+
+
+def test_a_judge_that_is_fooled_more_often_than_the_victim_is_flagged():
+    entry = attack("bim")
+    for success, flagged in (("1" * 40, True), ("0" * 40, False), ("1" * 12 + "0" * 28, False)):
+        records = rows(entry, "1" * 10 + "0" * 30)
+        records = [
+            {**record, **seen} for record, seen in zip(records, judged("1" * 36 + "0" * 4, success), strict=True)
+        ]
+        known = {"listeners": {"judges": {"other": "ab"}}, "victim": {"weights": "cd"}}
+        summary = summarise(pl.DataFrame(records, schema_overrides=COLUMNS), {**manifest(entry), **known})
+        row = summary["rows"][1]["transfer"]["other"]
+        expected = sum(one == "1" for one in success[:36])
+        assert (row["n_correct_before"], row["n_success"], row["same_weights"]) == (36, expected, False)
+        assert row["success_rate"] == expected / 36
+        assert row["accuracy_under_attack"] == success.count("0") / 40
+        assert [flag["check"] for flag in summary["flags"]] == (["transfer"] if flagged else [])
+        assert "judge_other_before" not in summary["rows"][1]["means"]
+
+
+def test_means_say_how_many_images_have_no_value():
+    entry = attack("bim")
+    records = [
+        {**record, "brisque": None if at < 3 else 2.0} for at, record in enumerate(rows(entry, "1" * 40, "1" * 40))
+    ]
+    row = summary_of([entry], records)["rows"][1]
+    assert row["means"] == {"brisque": 2.0}
+    assert row["undefined"] == {"brisque": 3}
+
+
+def test_summary_file_is_strict_json(tmp_path):
+    entry = attack()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest(entry, attack("bim"), images=2)))
+    with pytest.raises(ValueError, match="merge the journal"):
+        write_summary(tmp_path)
+    with Journal(tmp_path) as journal:
+        journal.append(rows(entry, "01"))
+    merge(tmp_path)
+    summary = write_summary(tmp_path)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse) == summary
+    assert summary["schema"] == 1
+    assert summary["manifest"]["run"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "expected"),
+    [
+        (None, "–"),
+        (8 / 255, "8/255"),
+        (1 / 255 + 9e-7, "1/255"),
+        (0.5 / 255, "0.5/255"),
+        (0.3 / 255, "0.3/255"),
+        (1 / 256, "1/256"),
+        (4 / 256, "4/256"),
+        (0.05, "0.05"),
+        (0.2, "0.2"),
+        (5e-5, "5e-05"),
+        (0.0313, "0.0313"),
+        (1.0, "1"),
+    ],
+)
+def test_radii_are_written_as_the_field_does(epsilon, expected):
+    assert format_epsilon(epsilon) == expected
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_console_table_fits_and_keeps_its_numbers(width):
+    noise, entry = attack("noise", control=True), attack("[bold]pgd[/bold]|x")
+    summary = summary_of([noise, entry], rows(noise, "1" * 40) + rows(entry, "1" * 30 + "0" * 10))
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(console_table(summary, width))
+    console.print(console_flags(summary))
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= width
+    assert all(words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "error: Uniform noise"))
+    assert ("14.2–40.2" in shown) == (width >= 100)
+    assert "…" not in shown
+
+
+def test_console_says_that_all_checks_passed():
+    entry = attack()
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(console_flags(summary_of([entry], rows(entry, "1" * 40))))
+    assert console.export_text() == "All 5 self-checks passed.\n"
+
+
+def test_markdown_table():
+    entry = attack("a|b")
+    text = markdown_table(summary_of([entry], rows(entry, "1" * 10 + "0" * 30)))
+    assert "| a\\|b | 1/255 | 40 | 75.0 % | 59.8–85.8 | 25.0 % | 14.2–40.2 | 5 |" in text
+    assert len({line.replace("\\|", "").count("|") for line in text.strip().splitlines()}) == 1
+
+
+def test_distances_and_measurements_leave_out_images_that_came_back_unchanged():
+    entry = attack("deepfool", None)
+    records = rows(entry, "1" * 10 + "0" * 30)
+    for place, record in enumerate(records):
+        record |= {"linf": 0.25, "l2": 2.0, "ssim": 0.5} if place < 10 else {"linf": 0.0, "l2": 0.0, "ssim": 1.0}
+    row = summary_of([entry], records)["rows"][1]
+    assert (row["n_changed"], row["median_linf"], row["median_l2"], row["means"]) == (10, 0.25, 2.0, {"ssim": 0.5})
+
+
+def test_noise_is_not_held_against_an_attack_that_aims():
+    noise, aimed = attack("noise", control=True), attack("pgd", parameters={"targeted": True})
+    records = rows(noise, "1" * 20 + "0" * 20) + rows(aimed, "0" * 40)
+    assert raised(summary_of([noise, aimed], records)) == []
+    plain = attack("pgd")
+    assert raised(summary_of([noise, plain], rows(noise, "1" * 20 + "0" * 20) + rows(plain, "0" * 40))) != []
