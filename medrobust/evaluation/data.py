@@ -1,7 +1,7 @@
 """What an evaluation asks of the data, whoever loads them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
@@ -45,8 +45,12 @@ class EvaluationSample(Protocol):
         ...
 
 
+@runtime_checkable
 class EvaluationData(Protocol):
-    """Images in splits, which an evaluation attacks, fits detectors and objectives on, and names in its records."""
+    """Images in splits, which an evaluation attacks, fits detectors and objectives on, and names in its records.
+
+    ``isinstance`` tells whether an object has all of it; the types are for a static checker.
+    """
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.images import read_image
+from datamodules.images import read_image, read_mask
 
 
 def png(path: Path, depth: int, colour: int, rows: list[bytes]) -> Path:
@@ -82,3 +82,35 @@ def test_truncated_png_and_missing_file_raise(tmp_path: Path) -> None:
         read_image(path, 1)
     with pytest.raises(ValueError, match="none.png: .* cannot be read"):
         read_image(tmp_path / "none.png", 1)
+
+
+def test_a_mask_keeps_its_integers(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2], [3, 255, 7]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "grey.png"), values)
+    assert read_mask(tmp_path / "grey.png").dtype == np.int32
+    palette = Image.fromarray(values, "P")
+    palette.putpalette([9, 8, 7] * 256)  # all colours are alike: the indices are the labels
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "palette.png"), values)
+    deep = png(tmp_path / "deep.png", 16, 0, [struct.pack(">3H", 1, 300, 65535)])
+    np.testing.assert_array_equal(read_mask(deep), [[1, 300, 65535]])
+    Image.fromarray(values > 2).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "bits.png"), [[0, 0, 0], [1, 1, 1]])
+    Image.fromarray(np.dstack([values] * 3)).save(tmp_path / "rgb.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "rgb.png"), values)
+    Image.fromarray(np.dstack([values] * 3 + [values * 0]), "RGBA").save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "rgba.png"), values)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(values).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_mask(tmp_path / "turned.png"), [[3, 0], [255, 1], [7, 2]])
+
+
+def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "floats.tiff")
+    with pytest.raises(ValueError, match="floats.tiff: expected a complete mask image .*mode 'F' are no integers"):
+        read_mask(tmp_path / "floats.tiff")
+    Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)).save(tmp_path / "colours.png")
+    with pytest.raises(ValueError, match="colours.png: expected a complete mask image .*colours that are not grey"):
+        read_mask(tmp_path / "colours.png")
