@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from medrobust.detectors.base import Features, check_groups
+from medrobust.detectors.numerics import standardisation
 from medrobust.detectors.supervised import LearnedDetector
-from medrobust.detectors.support_vectors import standardisation
 
 HELD = 5  # every fifth image is held out
 FURTHEST = 10.0  # standard deviations at which a channel is cut: one that hardly lives would outweigh all others

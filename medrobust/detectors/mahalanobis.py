@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from medrobust.detectors.base import Features
-from medrobust.detectors.kernel_density import count_classes
-from medrobust.detectors.local_dimension import rows_at_once
+from medrobust.detectors.numerics import check_variation, count_classes, rows_at_once
 from medrobust.detectors.weighted_measurements import MeasuredDetector
 
 LARGEST_CONDITION = 1e10  # of a correlation matrix that is inverted as it is: 6 of 16 digits are left
@@ -59,8 +58,7 @@ class Mahalanobis(MeasuredDetector):
         chosen = []
         for index, (name, features) in enumerate(clean.layers.items()):
             values = features.double()
-            if bool((values == values[0]).all()):
-                raise ValueError(f"the features of layer {name!r} are the same for all {len(values)} reference images")
+            check_variation(values, name)
             centre = values.mean(0)
             values = values - centre
             means = torch.stack([values[members == number].mean(0) for number in range(len(classes))])

@@ -8,9 +8,8 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from medrobust.detectors.base import check_groups
+from medrobust.detectors.numerics import standardisation
 from medrobust.detectors.supervised import LearnedDetector
-
-RESOLUTION = 1e-6  # relative spread of a channel below which it varies by float32 rounding alone
 
 
 class KernelDetector(LearnedDetector):
@@ -99,13 +98,3 @@ class SupportVectors(KernelDetector):
     def prepare(self, measured: Tensor) -> Tensor:
         """Features in standard deviations from the mean."""
         return (measured - self.centre) / self.width
-
-
-def standardisation(negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and width ``(C,)`` of each channel of ``(N, C)``, float64.
-
-    The width is the standard deviation, or 1 for a channel that is constant up to rounding: it would otherwise blow
-    up the rounding of the next image.
-    """
-    centre, width = negative.mean(0), negative.std(0, correction=0)
-    return centre, torch.where(width > RESOLUTION * centre.abs(), width, 1.0)
