@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medrobust.detectors.base import Features
 from medrobust.detectors.kernel_density import KernelDensity
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
 
 def uncertainty(features: Features) -> Tensor:
@@ -47,7 +47,7 @@ def check_dropout(features: Features) -> None:
         )
 
 
-class BayesianUncertainty(MeasuredDetector):
+class BayesianUncertainty(WeightedMeasurements):
     """BU, the variance of the softmax over passes with dropout, averaged over classes (Feinman et al., 2017, sec. 4.3).
 
     The variance is that of the population: it is divided by the number of passes. A victim without dropout has none.

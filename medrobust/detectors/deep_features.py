@@ -7,10 +7,10 @@ from torch import Tensor
 
 from medrobust.detectors.base import check_groups
 from medrobust.detectors.numerics import unit_scaling
-from medrobust.detectors.supervised import LearnedDetector
+from medrobust.detectors.supervised import SupervisedDetector
 
 
-class DeepFeatures(LearnedDetector):
+class DeepFeatures(SupervisedDetector):
     """Random forest on the penultimate features, scaled to [0, 1] on the negatives (Ma et al. 2020 section 5).
 
     The forest is grown by scikit-learn with balanced classes; its nodes are kept, those of all trees behind each

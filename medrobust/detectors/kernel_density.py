@@ -15,14 +15,14 @@ from medrobust.detectors.numerics import (
     spread_over_classes,
     squared_distances,
 )
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
 JUDGED = 1000  # images, at most, at which a bandwidth is judged
 DECADES = (-3.0, 0.5)  # of the typical distance, between which the bandwidth is looked for
 COARSE, FINE = 29, 9  # bandwidths that are tried: eight a decade, then between the neighbours of the best
 
 
-class KernelDensity(MeasuredDetector):
+class KernelDensity(WeightedMeasurements):
     """KD, minus the log of the Gaussian kernel density under the predicted class (Feinman et al., 2017; Ma20 eq. 9).
 
     With the penultimate features z of the image and z_i of the M reference images of the class that the victim

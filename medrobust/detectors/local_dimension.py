@@ -7,12 +7,12 @@ from torch import Tensor
 
 from medrobust.detectors.base import Features
 from medrobust.detectors.numerics import check_variation, rows_at_once, spread_over_classes, squared_distances
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
 SHORT = 1e-3  # of the squared lengths; below, a squared distance has lost more than three digits to them
 
 
-class LocalDimension(MeasuredDetector):
+class LocalDimension(WeightedMeasurements):
     """LID, the maximum-likelihood local intrinsic dimensionality at every layer (Ma et al., ICLR 2018; Ma20 eq. 10).
 
     From the distances ``r_1 <= ... <= r_k`` to the k nearest of a fixed set of clean reference images it is

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from medrobust.detectors.base import Features
 from medrobust.detectors.numerics import check_variation, count_classes, rows_at_once
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
 LARGEST_CONDITION = 1e10  # of a correlation matrix that is inverted as it is: 6 of 16 digits are left
 SMALLEST_SHRINKAGE = 1e-6
 
 
-class Mahalanobis(MeasuredDetector):
+class Mahalanobis(WeightedMeasurements):
     """Squared Mahalanobis distance to the nearest class at every layer (Lee et al., NeurIPS 2018, eq. 2).
 
     All classes share one covariance: the mean, over all reference images, of the outer products of the deviations

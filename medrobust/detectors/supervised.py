@@ -7,7 +7,7 @@ from torch import Tensor
 from medrobust.detectors.base import Detector, Features
 
 
-class LearnedDetector(Detector):
+class SupervisedDetector(Detector):
     """Base of the detectors that are classifiers themselves: SVM, DNN, DFeat and QFeat.
 
     They read the penultimate features unless they say otherwise.

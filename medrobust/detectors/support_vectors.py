@@ -9,10 +9,10 @@ from torch import Tensor
 
 from medrobust.detectors.base import check_groups
 from medrobust.detectors.numerics import standardisation
-from medrobust.detectors.supervised import LearnedDetector
+from medrobust.detectors.supervised import SupervisedDetector
 
 
-class KernelDetector(LearnedDetector):
+class SupportVectorDetector(SupervisedDetector):
     """Base of the detectors whose classifier is a support vector machine with a Gaussian kernel.
 
     The classes are balanced, and the kernel is ``exp(-gamma ||x - y||^2)`` with gamma the inverse of the number of
@@ -75,7 +75,7 @@ class KernelDetector(LearnedDetector):
         return torch.exp(-self.gamma * distances) @ self.coefficients + self.intercept
 
 
-class SupportVectors(KernelDetector):
+class SupportVectors(SupportVectorDetector):
     """SVM on the penultimate features, standardised (SafetyNet, Lu et al. 2017; Yao et al. 2021 section 4.1).
 
     The mean and the standard deviation of each channel are those of the negatives; see `standardisation`.

@@ -10,7 +10,7 @@ from medrobust.detectors.base import Detector, check_groups
 from medrobust.detectors.numerics import unit_scaling
 
 
-class MeasuredDetector(Detector):
+class WeightedMeasurements(Detector):
     """Base of the detectors whose measurements grow with suspicion: KD, BU, LID, Mahalanobis.
 
     The measurements are scaled to [0, 1] on the negatives (Ma20 section 5) and weighed by a logistic regression with
