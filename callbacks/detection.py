@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from medrobust.detectors import Detector, load_detectors, save_detectors
+from medrobust.detectors import Detector, load_detectors, save_detectors, views_needed
 from medrobust.evaluation.detector_fitting import (
     SAME,
     fit_data,
@@ -20,7 +20,6 @@ from medrobust.evaluation.detector_fitting import (
     fitted_on,
     measured_groups,
     negatives_like,
-    perturbing,
 )
 from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, record_key, weights_hash
@@ -80,8 +79,7 @@ class Detection(Callback):
         for option, count in (("reference_per_class", reference_per_class), ("fit_per_class", fit_per_class)):
             if count is not None and count < 1:
                 raise ValueError(f"{option} counts images and is at least 1, got {count}")
-        if sum(getattr(detector, "perturbation", 0) > 0 for detector in self.detectors.values()) > 1:
-            raise ValueError("only one detector of an evaluation can have a perturbation: evaluate the others again")
+        views_needed(self.detectors.values())  # refuses two that move the images
         if passes < 2:
             raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
         self._extractor: Extractor | None = None
@@ -94,7 +92,7 @@ class Detection(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the layers, before any image is read."""
         if stage != "fit" and self.detectors:
-            draws = any(detector.needs_draws for detector in self.detectors.values())
+            draws = views_needed(self.detectors.values()).draws
             self._extractor = Extractor(pl_module, self.layers, self.passes if draws else 0, self.seed)
             last, usual = self._extractor.names[-1], pl_module.layers_named(["activations"])[-1]  # type: ignore[operator]
             if last != usual and trainer.is_global_zero:
@@ -165,7 +163,8 @@ class Detection(Callback):
         if trainer.strategy.broadcast(bool(self.folder) and file.is_file()):  # all processes fit, or none
             loaded = load_detectors(file, own, device)
             self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
-            self._extractor.perturbing = perturbing(loaded.values())
+            one_of_each = {name: one for fitted in self._fitted.values() for name, one in fitted.items()}
+            self._extractor.perturbing = views_needed(one_of_each.values()).stepping
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(trainer, victim, plan, needed)
@@ -230,7 +229,7 @@ class Detection(Callback):
         prepared = self._tried(
             prepared, lambda one: one.fit_reference(reference.to(device), labels.to(device)), trainer
         )
-        self._extractor.perturbing = perturbing(prepared.values())
+        self._extractor.perturbing = views_needed(prepared.values()).stepping
         loader = data.dataloader_of("adv_train", self.fit_per_class)
         groups = fit_data(trainer, victim, plan, needed, self._extractor, loader, self.seed)
         for planned in needed:
@@ -255,7 +254,7 @@ class Detection(Callback):
 
     def _has_dropout(self, name: str, detector: Detector, trainer: pl.Trainer) -> bool:
         assert self._extractor is not None
-        if detector.needs_draws and self._extractor.without_dropout:
+        if detector.views.draws and self._extractor.without_dropout:
             if trainer.is_global_zero:
                 logger.warning("detector %s is left out: %s", name, self._extractor.without_dropout)
             return False

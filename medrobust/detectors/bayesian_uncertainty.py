@@ -1,11 +1,9 @@
 """Bayesian uncertainty: a victim with dropout is less sure of its answers to adversarial images."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.base import Features, Views
 from medrobust.detectors.kernel_density import KernelDensity
 from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
@@ -56,11 +54,14 @@ class BayesianUncertainty(WeightedMeasurements):
         raw: Let the score be the variance itself (HFC21), also where there are adversarial images to fit on.
     """
 
-    needs_draws: ClassVar[bool] = True
-
     def __init__(self, raw: bool = False) -> None:
         super().__init__()
         self.raw = raw
+
+    @property
+    def views(self) -> Views:
+        """Passes with dropout."""
+        return Views(draws=True)
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Learn nothing, but see that there is dropout.
@@ -89,10 +90,13 @@ class KernelDensityUncertainty(KernelDensity):
         max_references: As ``KernelDensity``'s.
     """
 
-    needs_draws: ClassVar[bool] = True
-
     def __init__(self, bandwidth: float | None = None, max_references: int | None = None) -> None:
         super().__init__(bandwidth, max_references)
+
+    @property
+    def views(self) -> Views:
+        """Passes with dropout."""
+        return Views(draws=True)
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Fit the density, and see that there is dropout.

@@ -1,7 +1,5 @@
 """Detectors that know nothing before they have seen adversarial images."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from medrobust.detectors.base import Detector, Features
@@ -12,8 +10,6 @@ class SupervisedDetector(Detector):
 
     They read the penultimate features unless they say otherwise.
     """
-
-    needs_adversarial: ClassVar[bool] = True
 
     def measure(self, features: Features) -> Tensor:
         """The penultimate features, ``(N, C)``."""

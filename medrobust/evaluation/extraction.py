@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medrobust.detectors import Features, Mahalanobis, concatenate
+from medrobust.detectors import Detector, Features, concatenate
 from medrobust.evaluation.deployment import judging
 from medrobust.networks.dropout import Dropouts
 
@@ -34,7 +34,7 @@ class Extractor:
         self.victim, self.passes, self.seed = victim, passes, seed
         self.names: tuple[str, ...] = victim.layers_named(layers)
         self.without_dropout = ""
-        self.perturbing: Mahalanobis | None = None
+        self.perturbing: Detector | None = None
         self._dropouts: Dropouts | None = None
         if passes:
             try:
@@ -52,10 +52,10 @@ class Extractor:
             with judging(self.victim):
                 draws = dropouts.draws(self.victim.normalised(images), ids, self.passes, self.seed)
         predictions = self.victim.decisions(outputs)[0]
-        perturbed = None if self.perturbing is None else self._perturbed(images, self.perturbing)
-        return Features({name: layers[name] for name in self.names}, predictions, draws, perturbed)
+        stepped = None if self.perturbing is None else self._stepped(images, self.perturbing)
+        return Features({name: layers[name] for name in self.names}, predictions, draws, stepped)
 
-    def _perturbed(self, images: Tensor, detector: Mahalanobis) -> dict[str, Tensor]:
+    def _stepped(self, images: Tensor, detector: Detector) -> dict[str, Tensor]:
         """Each layer's features of images moved towards what that layer takes for clean (Lee et al., 2018, eq. 3)."""
         found = {}
         with judging(self.victim):
@@ -64,7 +64,7 @@ class Extractor:
                     variable = images.detach().requires_grad_()
                     scores = detector.layer_scores(self.victim.features(variable, [name])[1][name], layer)
                     (gradient,) = torch.autograd.grad(scores.sum(), variable)
-                moved = torch.sub(images, gradient.sign(), alpha=detector.perturbation).clamp_(0, 1)
+                moved = torch.sub(images, gradient.sign(), alpha=detector.views.step).clamp_(0, 1)
                 found[name] = self.victim.features(moved, [name])[1][name]
         return found
 
