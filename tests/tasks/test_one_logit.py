@@ -1,16 +1,13 @@
 """A classifier with a single logit goes through ``evaluate.py test``: a victim and a dataset, no file of the frame."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cli import main
 from datamodules import ClassificationDataModule, Sample, Scene
 from lightning_modules import VictimModule
 from medrobust.networks import Outcome
@@ -33,9 +30,6 @@ class OneLogit(VictimModule):
         prediction, confidence = (bright > 0.5).long(), torch.maximum(bright, 1 - bright)
         return Outcome(prediction == targets, torch.where(targets == 1, bright, 1 - bright), prediction, confidence)
 
-    def description(self) -> dict[str, Any]:
-        return {"class": type(self).__name__}
-
 
 class Brightness(ClassificationDataModule):
     """Images whose mean is 0.3 or 0.7, in turn further from and nearer to one half."""
@@ -50,17 +44,11 @@ class Brightness(ClassificationDataModule):
         return Scene(np.full((8, 8, 1), mean, np.float32))
 
 
-def test_pgd_moves_the_logit_by_the_norm_of_the_weights(tmp_path: Path, run_of: Callable[[Path, Any], str]) -> None:
-    run_of(tmp_path / "toy", OneLogit())
-    attacks = '{"pgd": {"class_path": "PGD", "init_args": {"epsilon": 0.1, "steps": 20}}}'
-    words = f"test --name toy --runs {tmp_path} --ckpt_path best --model OneLogit --data Brightness --data.root x"
-    silent = "--data.channels 1 --data.image_size 8 --trainer.logger false --trainer.enable_progress_bar false"
-    main("evaluate", [*words.split(), *silent.split(), "--trainer.accelerator=cpu", f"--attack.attacks={attacks}"])
+def test_pgd_moves_the_logit_by_the_norm_of_the_weights(evaluate: Any) -> None:
+    records = evaluate(OneLogit(), Brightness, {"pgd": {"class_path": "PGD", "init_args": {"epsilon": 0.1}}})
 
-    records = polars.read_parquet(tmp_path / "toy/evaluate/records.parquet")
-    pgd = records.filter(attack="pgd").with_columns(number=polars.col("id").cast(int))
-    assert records["attack"].value_counts()["count"].n_unique() == 1 and set(records["attack"]) == {"noise", "pgd"}
-    distance = 0.02 + 0.01 * (pgd["number"] // 2)  # of the mean from one half: the attack moves it by 0.1
-    assert pgd["correct_before"].all() and (pgd["success"] == (distance < 0.0999)).to_list() == [True] * len(pgd)
-    quality = 1 / (1 + np.exp(-10 * (distance.to_numpy() - 0.1)))
-    np.testing.assert_allclose(pgd["quality_after"].to_numpy(), quality, atol=1e-3)
+    pgd = records.filter(attack="pgd")
+    assert len(records) == 2 * len(pgd) and set(records["attack"]) == {"noise", "pgd"}
+    distance = 0.02 + 0.01 * (pgd["id"].cast(int) // 2).to_numpy()  # of the mean from one half, which moves by 0.1
+    assert pgd["correct_before"].all() and (pgd["success"].to_numpy() == (distance < 0.0999)).all()
+    np.testing.assert_allclose(pgd["quality_after"].to_numpy(), 1 / (1 + np.exp(-10 * (distance - 0.1))), atol=1e-3)
