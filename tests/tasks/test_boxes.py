@@ -11,7 +11,6 @@ from datamodules import BoxDataModule, Sample, Scene
 from lightning_modules import VictimModule
 from medrobust.networks import Outcome
 
-BOXES = [(0, 0, 0, 4, 4), (0, 4, 4, 8, 8)]  # class, x1, y1, x2, y2
 Found = list[dict[str, Tensor]]
 
 
@@ -22,8 +21,7 @@ class Spots(VictimModule):
         super().__init__(nn.AvgPool2d(4), mean=0.5, std=0.1)
 
     def forward(self, images: Tensor) -> Found:
-        maps = self.network(self.normalised(images))[:, 0]
-        return [{"scores": row.diagonal()} for row in maps]
+        return [{"scores": scores.diagonal()} for scores in self.network(self.normalised(images))[:, 0]]
 
     def loss(self, images: Tensor, targets: Found) -> Tensor:
         return torch.stack([-scores.sum() for scores in self.scores(self(images), targets)])
@@ -43,7 +41,8 @@ class Specular(BoxDataModule):
     name, class_names = "specular", ("spot",)
 
     def index(self) -> list[Sample[Any]]:
-        return [Sample(Path(f"{n:02d}"), f"{n:02d}", BOXES[: 1 + n % 2], f"{n:02d}") for n in range(80)]
+        boxes = [(0, 0, 0, 4, 4), (0, 4, 4, 8, 8)]
+        return [Sample(Path(id := f"{n:02d}"), id, boxes[: 1 + n % 2], id) for n in range(80)]
 
     def read(self, sample: Sample[Any]) -> Scene:
         image = np.zeros((8, 8, 1), np.float32)
