@@ -11,8 +11,6 @@ from datamodules import BoxDataModule, Sample, Scene
 from lightning_modules import VictimModule
 from medrobust.networks import Outcome
 
-Found = list[dict[str, Tensor]]
-
 
 class Spots(VictimModule):
     """Scores each of two fixed boxes by its mean brightness and finds those above one half."""
@@ -20,17 +18,17 @@ class Spots(VictimModule):
     def __init__(self) -> None:
         super().__init__(nn.AvgPool2d(4), mean=0.5, std=0.1)
 
-    def forward(self, images: Tensor) -> Found:
+    def forward(self, images: Tensor) -> Any:
         return [{"scores": scores.diagonal()} for scores in self.network(self.normalised(images))[:, 0]]
 
-    def loss(self, images: Tensor, targets: Found) -> Tensor:
+    def loss(self, images: Tensor, targets: Any) -> Tensor:
         return torch.stack([-scores.sum() for scores in self.scores(self(images), targets)])
 
-    def outcome(self, outputs: Found, targets: Found) -> Outcome:
+    def outcome(self, outputs: Any, targets: Any) -> Outcome:
         found = torch.stack([(scores > 0).float().mean() for scores in self.scores(outputs, targets)])
         return Outcome(found > 0.5, found)
 
-    def scores(self, outputs: Found, targets: Found) -> list[Tensor]:
+    def scores(self, outputs: Any, targets: Any) -> list[Tensor]:
         places = [target["boxes"][:, 0].gt(0).long() for target in targets]
         return [output["scores"][place] for output, place in zip(outputs, places, strict=True)]
 
