@@ -39,9 +39,9 @@ class Detection(EvaluationListener):
 
     Densities are fitted on clean images of Train, classifiers on AdvTrain (clean and noisy images against those
     adversarial ones that fool the victim, without the images that the victim gets wrong anyway). The split under
-    evaluation is only scored. The scores are columns of the records: ``detector_D_F`` of the adversarial image, ``detector_D_F_clean``
-    and ``detector_D_F_noisy``, for the detector D fitted on the attack F. A detector that cannot be fitted is left
-    out with a warning, and its columns stay empty.
+    evaluation is only scored. The scores are columns of the records: ``detector_D_F`` of the adversarial image,
+    ``detector_D_F_clean`` and ``detector_D_F_noisy``, for the detector D fitted on the attack F. A detector that cannot
+    be fitted is left out with a warning, and its columns stay empty.
 
     Args:
         detectors: Detectors by name, of letters, digits and ``-``.
@@ -229,7 +229,7 @@ class Detection(EvaluationListener):
         self._forget()
 
     def _measure(self, kind: Kind, images: Tensor, batch: AdversarialBatch) -> dict[str, Tensor]:
-        """What each detector measures of images; measurements of clean and noisy ones are shared by a batch's attacks."""
+        """What each detector measures of images; all attacks on a batch share the clean and noisy ones."""
         if kind not in self._measured:
             assert self._extractor is not None
             features = self._extractor(images, batch.targets, batch.ids)

@@ -22,14 +22,14 @@ class Transfer(EvaluationListener):
 
     Each judge adds three columns to the records: ``judge_NAME_before`` and ``judge_NAME_after``, whether it is right
     about the clean and about the adversarial image, and ``judge_NAME_success``, whether the attack also reached its
-    aim against this judge. A judge with the victim's own weights shows the white-box rate, the diagonal of the matrix.
+    aim against this judge. A judge with the victim's own weights shows the white-box rate, the matrix's diagonal.
 
     Args:
         judges: Each judge's run folder, whose best checkpoint is taken, or a checkpoint of ``train.py``, by name.
 
     Raises:
-        ValueError: A name is not made of letters, digits, ``-`` and ``_``; or (later, before images are read) a checkpoint
-            does not exist or holds another kind of victim.
+        ValueError: A name is not made of letters, digits, ``-`` and ``_``; or (later, before images are read) a
+            checkpoint does not exist or holds another kind of victim.
     """
 
     def __init__(self, judges: dict[str, str] | None = None) -> None:
