@@ -1,4 +1,4 @@
-"""Detection: fits detectors of adversarial images on Train and AdvTrain, and scores every attacked image."""
+"""Detection: fits detectors of adversarial images on Train and AdvTrain, then scores every attacked image."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from medrobust.detectors import Detector, load_detectors, save_detectors
+from medrobust.detectors import Detector, load_detectors, save_detectors, views_needed
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter
@@ -22,7 +22,6 @@ from medrobust.evaluation.detector_fitting import (
     fit_name,
     fitted_on,
     noise_like,
-    perturbing,
 )
 from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
@@ -38,18 +37,18 @@ Kind: TypeAlias = tuple[str, str | float]  # of image: clean, noisy or adversari
 class Detection(EvaluationListener):
     """Scores the clean, the noisy and the adversarial version of every image by every detector.
 
-    Densities are fitted on clean images of Train, classifiers on AdvTrain (clean and noisy images against those of an
-    attack that fool the victim; images that it gets wrong are left out), and the split under evaluation is only
-    judged. The scores are columns of the records: ``detector_D_F`` of the adversarial image, ``detector_D_F_clean``
-    and ``detector_D_F_noisy``, for the detector D fitted on the attack F. A detector that cannot be fitted is left
-    out with a warning, and its columns stay empty.
+    Densities are fitted on clean images of Train, classifiers on AdvTrain (clean and noisy images against those
+    adversarial ones that fool the victim, without the images that the victim gets wrong anyway). The split under
+    evaluation is only scored. The scores are columns of the records: ``detector_D_F`` of the adversarial image,
+    ``detector_D_F_clean`` and ``detector_D_F_noisy``, for the detector D fitted on the attack F. A detector that cannot
+    be fitted is left out with a warning, and its columns stay empty.
 
     Args:
         detectors: Detectors by name, of letters, digits and ``-``.
-        layers: Layers that they see, by names, patterns or ``activations``.
-        fit_on: Attacks, by their names in the configuration, that classifiers are fitted on, each judged on all
-            attacks; ``same`` fits one for every attack and judges it on that attack alone. An attack that runs at
-            several radii is taken at the judged one's radius, or the nearest.
+        layers: Layers that the detectors see, given by names, patterns or ``activations``.
+        fit_on: Names of the attacks that classifiers are fitted on; each classifier is judged on all attacks.
+            ``same`` fits one classifier per attack and judges it on that attack alone. Where an attack runs at
+            several radii, the radius of the judged attack is used, or the nearest one.
         reference_per_class: Clean images of Train of each class that densities are fitted on; None for all.
         fit_per_class: Images of AdvTrain of each class; None for all.
         passes: Passes with dropout for Bayesian uncertainty.
@@ -85,8 +84,7 @@ class Detection(EvaluationListener):
         for option, count in (("reference_per_class", reference_per_class), ("fit_per_class", fit_per_class)):
             if count is not None and count < 1:
                 raise ValueError(f"{option} counts images and is at least 1, got {count}")
-        if sum(getattr(detector, "perturbation", 0) > 0 for detector in self.detectors.values()) > 1:
-            raise ValueError("only one detector of an evaluation can have a perturbation: evaluate the others again")
+        views_needed(self.detectors.values())  # refuses two that ask for a gradient step
         if passes < 2:
             raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
         self._extractor: Extractor | None = None
@@ -141,8 +139,8 @@ class Detection(EvaluationListener):
         return {"detection": described}
 
     def _found(self, context: EvaluationContext, victim: EvaluatedVictim) -> Extractor:
-        """The layers that the detectors see; a warning if the last of them is not the penultimate one."""
-        draws = any(detector.needs_draws for detector in self.detectors.values())
+        """An extractor of the detectors' layers; warns if the last of them is not the penultimate layer."""
+        draws = views_needed(self.detectors.values()).draws
         extractor = Extractor(victim, self.layers, self.passes if draws else 0, self.seed)
         last, usual = extractor.names[-1], victim.layers_named(["activations"])[-1]
         if last != usual and context.is_first:
@@ -150,7 +148,7 @@ class Detection(EvaluationListener):
         return extractor
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Refuse to judge detectors on what they are fitted on, and to fit them on what they are to tell apart from.
+        """Refuse to judge detectors on the images that they are fitted on, or to fit them on the control.
 
         Raises:
             ValueError: The split is Train or AdvTrain, or an attack to fit on is the noise that was added as control.
@@ -171,11 +169,11 @@ class Detection(EvaluationListener):
         plan: EvaluationPlan,
         crafter: Crafter,
     ) -> None:
-        """Fit the detectors, or load what an evaluation that was killed has fitted."""
+        """Fit the detectors, or load those that a killed evaluation has fitted."""
         self._forget()
         if self._extractor is None or not plan.is_pending():
             return
-        self._extractor.perturbing = None
+        self._extractor.stepping = None
         self._chosen = {
             (fit, planned.key): fit_key(fit, planned, plan.attacks) for fit in self.fit_on for planned in plan.attacks
         }
@@ -186,7 +184,8 @@ class Detection(EvaluationListener):
         if context.broadcast(bool(self.folder) and file.is_file()):  # all processes fit, or none
             loaded = load_detectors(file, weights, device)
             self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
-            self._extractor.perturbing = perturbing(loaded.values())
+            one_of_each = {name: one for fitted in self._fitted.values() for name, one in fitted.items()}
+            self._extractor.stepping = views_needed(one_of_each.values()).stepping
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(context, victim, data, plan, crafter, needed)
@@ -226,11 +225,11 @@ class Detection(EvaluationListener):
                     batch.columns[f"detector_{name}_{fit}{suffix}"] = scores
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Let the detectors go; they are saved."""
+        """Drop the detectors, which are saved."""
         self._forget()
 
     def _measure(self, kind: Kind, images: Tensor, batch: AdversarialBatch) -> dict[str, Tensor]:
-        """What each detector measures of images; the clean and the noisy ones are shared by the attacks of a batch."""
+        """What each detector measures of images; all attacks on a batch share the clean and noisy ones."""
         if kind not in self._measured:
             assert self._extractor is not None
             features = self._extractor(images, batch.targets, batch.ids)
@@ -259,7 +258,7 @@ class Detection(EvaluationListener):
         prepared = {name: one for name, one in self.detectors.items() if self._has_dropout(name, one, on_first)}
         near, classes = reference.to(device), labels.to(device)
         prepared = _fitted(prepared, lambda one: one.fit_reference(near, classes), device, on_first)
-        self._extractor.perturbing = perturbing(prepared.values())
+        self._extractor.stepping = views_needed(prepared.values()).stepping
         loader = data.dataloader_of("adv_train", self.fit_per_class)
         found = fit_data(context, victim, plan, crafter, needed, self._extractor, loader, self.seed)
         for planned in needed:
@@ -281,9 +280,9 @@ class Detection(EvaluationListener):
             self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")
 
     def _has_dropout(self, name: str, detector: Detector, on_first: bool) -> bool:
-        """Whether a detector that needs passes with dropout can have them; said once if not."""
+        """Whether a detector that needs passes with dropout can have them; the first process logs it if not."""
         assert self._extractor is not None
-        if detector.needs_draws and self._extractor.without_dropout:
+        if detector.views.draws and self._extractor.without_dropout:
             if on_first:
                 logger.warning("detector %s is left out: %s", name, self._extractor.without_dropout)
             return False
@@ -300,7 +299,7 @@ def _fitted(
     on_first: bool,
     where: str = "",
 ) -> dict[str, Detector]:
-    """The detectors that can be fitted; each of the others is named once with its reason."""
+    """The detectors that could be fitted; the first process logs why each of the others could not."""
     good = {}
     for name, detector in detectors.items():
         try:
