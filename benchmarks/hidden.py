@@ -18,8 +18,8 @@ from medrobust.attacks import PGD
 from medrobust.networks import as_victim
 from medrobust.objectives.base import WeightedSum
 from medrobust.objectives.cross_entropy import CrossEntropy
-from medrobust.objectives.feature_constraint import FeatureConstraint, assembled
-from medrobust.objectives.fitted import Knowledge
+from medrobust.objectives.feature_constraint import FeatureConstraint, mixture_state
+from medrobust.objectives.fitted import FittedState
 from medrobust.objectives.gaussian_mixture import maximised
 
 LIBRARIES = ("torch", "torchvision", "timm")
@@ -30,7 +30,7 @@ AIMS = {1: 1.25, 64: 1.6}
 
 def synthetic(
     layers: Mapping[str, int], components: int, images: int, device: torch.device
-) -> tuple[Knowledge, dict[str, Any]]:
+) -> tuple[FittedState, dict[str, Any]]:
     """Mixtures of each class from random features and equally large components, as a fit to that many images has them.
 
     Args:
@@ -40,7 +40,7 @@ def synthetic(
         device: Where the features are.
 
     Returns:
-        What an objective would know, and how long it took and how large it is.
+        What an objective would have learnt, and how long it took and how large it is.
     """
     start, generator = time.perf_counter(), torch.Generator().manual_seed(0)
     shares = functional.one_hot(torch.arange(images) % components, components).double().to(device)
@@ -48,15 +48,15 @@ def synthetic(
     for name, channels in layers.items():
         drawn = torch.rand((CLASSES, images, channels), generator=generator, dtype=torch.float64).to(device)
         mixtures[name] = [maximised(features, shares, 0.1) for features in drawn]
-    knowledge = assembled(mixtures, torch.zeros((), device=device))
+    state = mixture_state(mixtures, torch.zeros((), device=device))
     numbers = sum(
         tensor.numel() * tensor.element_size()
-        for part in knowledge.parts
+        for part in state.parts
         for tensor in vars(part.mixture).values()
         if isinstance(tensor, Tensor)
     )
     full = CLASSES * components * sum(channels**2 for channels in layers.values()) * 4
-    return knowledge, {"seconds": time.perf_counter() - start, "bytes": numbers, "bytes_in_full": full}
+    return state, {"seconds": time.perf_counter() - start, "bytes": numbers, "bytes_in_full": full}
 
 
 def widths(network: nn.Module, images: Tensor) -> dict[str, int]:
@@ -78,10 +78,10 @@ def measure(
     }
     sizes = {}
     for components in AIMS:
-        knowledge, size = synthetic(layers, components, references, images.device)
+        state, size = synthetic(layers, components, references, images.device)
         sizes[components] = size
         print(f"K = {components}: mixtures in {size['seconds']:.0f} s, {size['bytes'] / 2**20:.0f} MiB", flush=True)
-        objective = WeightedSum((CrossEntropy(), FeatureConstraint(TAPS, components).knowing(knowledge)), (1.0, 1.0))
+        objective = WeightedSum((CrossEntropy(), FeatureConstraint(TAPS, components).with_state(state)), (1.0, 1.0))
         attack = PGD(epsilon=EPSILON, steps=steps, objective=objective)
         runs[f"K = {components}"] = craft(attack, network, images, targets)
     block = Block("PGD", steps, 1, runs)

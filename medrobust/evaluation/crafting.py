@@ -17,7 +17,7 @@ from medrobust.evaluation.goals import Goals, choose_goals
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_hash
 from medrobust.networks.victims import EvaluatedVictim, Outputs, Targets
-from medrobust.objectives.clean_features import Reference, fit_objectives, patterns_wanted
+from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
 
 
 class Crafter:
@@ -112,7 +112,7 @@ class Crafter:
             layers = {name: features.layers[name].to(context.device) for name in extractor.names}
             key = f"{weights_hash(attacked.state_dict())} {data.fingerprint('train')} {self.reference_per_class}"
             folder = Path(self.fitted) if self.fitted else None
-            reference = Reference(layers, labels.to(context.device), ids, named, key, folder)
+            reference = CleanFeatures(layers, labels.to(context.device), ids, named, key, folder)
             for planned in waiting:
                 self._ready[planned.key, on_victim] = fit_objectives(planned.attack, reference)
 

@@ -1,7 +1,7 @@
 """Objectives: what an attacker raises, one value per image. They add, subtract and scale."""
 
 from medrobust.objectives.base import Objective, Step, WeightedSum
-from medrobust.objectives.clean_features import Reference, fit_objectives
+from medrobust.objectives.clean_features import CleanFeatures, fit_objectives
 from medrobust.objectives.cross_entropy import CrossEntropy
 from medrobust.objectives.density_guides import DensityGuide, DimensionGuide
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
@@ -12,6 +12,7 @@ from medrobust.objectives.margin import Margin
 from medrobust.objectives.stabilization import Stabilization
 
 __all__ = [
+    "CleanFeatures",
     "ClosestGuide",
     "CrossEntropy",
     "DensityGuide",
@@ -22,7 +23,6 @@ __all__ = [
     "Margin",
     "Objective",
     "RandomGuide",
-    "Reference",
     "Stabilization",
     "Step",
     "WeightedSum",

@@ -1,4 +1,4 @@
-"""What an objective is: a value for each image that an attack raises, read off one shared look at the victim."""
+"""What an objective is: a value per image that an attack raises, computed from one shared look at the victim."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from medrobust.networks.victims import Victim
 
 
 class Step:
-    """One look at the victim: an objective asks it for what it needs, and all objectives share one forward.
+    """One look at the victim: objectives ask it for what they need, and all of them share one forward.
 
     Args:
         victim: The victim, frozen.
         images: Current images, ``(N, C, H, W)``, part of the graph that is differentiated.
         clean: The images that the attack started from, ``(N, C, H, W)``.
-        targets: True targets, or goals if ``targeted``.
+        targets: True targets, or goals if ``targeted``, as ``Attack.__call__`` describes them.
         ids: The images' ids.
         targeted: Whether the attack aims at ``targets`` instead of away from them.
         layers: Names of the layers that the objective reads.
@@ -37,7 +37,7 @@ class Step:
         layers: Sequence[str] = (),
         index: int = 0,
     ) -> None:
-        """Keep what is given; nothing is computed before it is asked for."""
+        """Store the arguments; nothing is computed before it is asked for."""
         self.victim, self.images, self.clean, self.targets, self.ids = victim, images, clean, targets, ids
         self.targeted, self.layers, self.index = targeted, tuple(layers), index
         self.forwards, self.backwards = 0, 1
@@ -62,24 +62,24 @@ class Step:
 
     @cached_property
     def loss(self) -> Tensor:
-        """The victim's own loss of each image, ``(N,)``: for victims whose outputs alone do not give it."""
+        """The victim's own loss of each image, ``(N,)``, for victims whose loss cannot be computed from the outputs."""
         self.forwards += 1
         return self.victim.loss(self.images, self.targets)
 
     def count(self, forwards: int, backwards: int) -> None:
-        """Note passes of an objective's own, beyond the shared forward and its backward."""
+        """Count passes that an objective makes beyond the shared forward and its backward."""
         self.forwards += forwards
         self.backwards += backwards
 
     def report_vanished(self, images: Tensor) -> None:
-        """Note the images, bool ``(N,)``, whose objective has lost its gradient."""
+        """Note the images whose objective has lost its gradient, bool ``(N,)``."""
         self.vanished = images if self.vanished is None else self.vanished | images
 
 
 class Objective(ABC):
-    """What an attacker raises: a value for each image, ``(N,)``. Objectives add, subtract and scale.
+    """What an attacker raises: one value per image, ``(N,)``. Objectives add, subtract and scale.
 
-    ``CrossEntropy() + 0.5 * Margin()`` is an objective again; in YAML it is written as a ``WeightedSum``.
+    ``CrossEntropy() + 0.5 * Margin()`` is an objective, too; in YAML it is written as a ``WeightedSum``.
     """
 
     @property
@@ -89,11 +89,11 @@ class Objective(ABC):
 
     @property
     def fitted_to(self) -> tuple[str, ...]:
-        """Patterns of the layers whose clean features it has to be fitted to before it is used; () for none."""
+        """Patterns of the layers to whose clean features it has to be fitted before it is used; () for none."""
         return ()
 
-    def fit(self, reference: Any) -> "Objective":
-        """An objective that knows the clean features of an ``Reference``; by default itself."""
+    def fit(self, clean_features: Any) -> "Objective":
+        """An objective that is fitted to ``CleanFeatures``; by default itself, as most need no fit."""
         return self
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Objective(ABC):
         return self if other == 0 else NotImplemented
 
     def __neg__(self) -> "WeightedSum":
-        """Turn round."""
+        """Negate."""
         return self * -1.0
 
 
@@ -129,17 +129,17 @@ class WeightedSum(Objective):
 
     Args:
         terms: The objectives.
-        weights: One number for each.
+        weights: One number per term.
 
     Raises:
-        ValueError: There is no term, or another number of weights than of terms.
+        ValueError: There is no term, or the numbers of terms and weights differ.
     """
 
     terms: tuple[Objective, ...]
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse lists that do not match; keep tuples, so that an attack can be hashed."""
+        """Refuse lists that do not match, and turn them into tuples, so that an attack can be hashed."""
         object.__setattr__(self, "terms", tuple(self.terms))
         object.__setattr__(self, "weights", tuple(self.weights))
         if not self.terms or len(self.terms) != len(self.weights):
@@ -147,7 +147,7 @@ class WeightedSum(Objective):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Every term's layers, each once."""
+        """The layers of all terms, without repetition."""
         return tuple(dict.fromkeys(layer for term in self.terms for layer in term.layers))
 
     def __call__(self, step: Step) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an objective may be fitted to: features of clean training images, known to the attacker."""
+"""Features of clean training images known to the attacker, to which objectives are fitted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -15,20 +15,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """Features of M clean training images.
+class CleanFeatures:
+    """Features of M clean training images, as one victim sees them.
 
     Args:
-        layers: Activations averaged over space, ``(M, C)`` by layer, in the network's order; the last is the
+        layers: Activations averaged over space, ``(M, C)`` by layer, in the network's order; the last one is the
             penultimate layer.
         labels: True classes, ``(M,)`` int64.
         ids: The images' ids.
-        named: Names of the layers that each tuple of patterns stands for, as ``victim.layers_named`` gives them.
-        key: What decides the features, such as hashes of the victim's weights and of the images.
-        folder: Where fitted mixtures are kept under that key; None keeps none.
+        named: Names of the layers that each tuple of patterns stands for, as ``victim.layers_named`` returns them.
+        key: Text that identifies the features, such as hashes of the victim's weights and of the images.
+        folder: Folder in which fitted mixtures are stored under that key; None stores none.
 
     Raises:
-        ValueError: The numbers of images differ, or there is none.
+        ValueError: The numbers of images differ or are 0, or there is a folder but no key.
     """
 
     layers: Mapping[str, Tensor]
@@ -44,17 +44,25 @@ class Reference:
         if self.folder is not None and not self.key:
             raise ValueError("a folder for fitted mixtures needs a key that says what they are fitted to")
         if len(counts) > 1 or not len(self.labels):
-            raise ValueError(f"a reference needs features, labels and ids of the same images, got {sorted(counts)}")
+            raise ValueError(f"clean features need layers, labels and ids of the same images, got {sorted(counts)}")
 
-    def chosen(self, patterns: Sequence[str]) -> dict[str, Tensor]:
+    def matching(self, patterns: Sequence[str]) -> dict[str, Tensor]:
         """Features of the layers that some patterns stand for."""
         return {name: self.layers[name] for name in self.named[tuple(patterns)]}
 
     @classmethod
-    def of(
+    def extract(
         cls, victim: Any, images: Tensor, labels: Tensor, patterns: Sequence[str], batch_size: int = 64
-    ) -> "Reference":
-        """Extract the features of images that are at hand, ``(M, C, H, W)`` in [0, 1]."""
+    ) -> "CleanFeatures":
+        """Extract the features of images in memory, ``(M, C, H, W)`` in [0, 1].
+
+        Args:
+            victim: A victim with ``layers_named``, such as ``as_victim`` makes.
+            images: Clean images; they are not modified.
+            labels: Their true classes, ``(M,)``.
+            patterns: Patterns of the layers, the ``taps`` of the objectives that are to be fitted.
+            batch_size: Number of images per forward.
+        """
         names = victim.layers_named(patterns)
         with torch.no_grad(), frozen(victim):
             parts = [victim.features(batch, names)[1] for batch in images.split(batch_size)]
@@ -63,26 +71,26 @@ class Reference:
 
 
 def patterns_wanted(value: Any) -> list[tuple[str, ...]]:
-    """Patterns of the layers that objectives within an attack are fitted to, also those of attacks within it."""
-    own = [value.fitted_to] if isinstance(value, Objective) and value.fitted_to else []
+    """Patterns of the layers to which the objectives within an attack are to be fitted, attacks within it included."""
     if isinstance(value, list | tuple):
         return [patterns for inner in value for patterns in patterns_wanted(inner)]
+    wanted = [value.fitted_to] if isinstance(value, Objective) and value.fitted_to else []
     if is_dataclass(value) and not isinstance(value, type):
-        return own + [patterns for field in fields(value) for patterns in patterns_wanted(getattr(value, field.name))]
-    return own
+        wanted += [patterns for field in fields(value) for patterns in patterns_wanted(getattr(value, field.name))]
+    return wanted
 
 
-def fit_objectives(value: T, reference: Reference) -> T:
-    """An attack, or an objective, whose objectives are fitted to a reference; the same one if none needs it."""
+def fit_objectives(value: T, clean_features: CleanFeatures) -> T:
+    """An attack, or an objective, whose objectives are fitted to clean features; the same one if none has to be."""
     if isinstance(value, Objective) and value.fitted_to:
-        fitted: Any = value.fit(reference)
+        fitted: Any = value.fit(clean_features)
         return fitted
     if isinstance(value, list | tuple):
-        members: Any = type(value)([fit_objectives(inner, reference) for inner in value])
+        members: Any = type(value)([fit_objectives(inner, clean_features) for inner in value])
         return members if patterns_wanted(value) else value
     if is_dataclass(value) and not isinstance(value, type) and patterns_wanted(value):
         changed = {
-            field.name: fit_objectives(getattr(value, field.name), reference)
+            field.name: fit_objectives(getattr(value, field.name), clean_features)
             for field in fields(value)
             if field.init and patterns_wanted(getattr(value, field.name))
         }

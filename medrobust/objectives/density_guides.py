@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 from medrobust.objectives.base import Step
-from medrobust.objectives.clean_features import Reference
-from medrobust.objectives.fitted import Knowledge, Resembling, by_width, images_by_class
+from medrobust.objectives.clean_features import CleanFeatures
+from medrobust.objectives.fitted import FittedObjective, FittedState, by_width, images_by_class
 
-LEAST_DISTANCE = 1e-6  # of the layer's mean distance: nearer ones are taken for equal, as float32's rounding has them
+LEAST_DISTANCE = 1e-6  # share of the layer's mean distance below which images are taken to coincide: float32's rounding
 
 
 @dataclass(frozen=True, eq=False)
-class DensityGuide(Resembling):
+class DensityGuide(FittedObjective):
     """Log kernel density of the penultimate features under the class to resemble (HFC21 Table 3, "KDE").
 
     ln(1/n sum_i exp(-|f - f_i|^2 / sigma^2)) over the class's n clean images (Ma20 eq. 9), up to a constant.
 
     Args:
         taps: Patterns of layers, the last one of which is read.
-        bandwidth: sigma, in units of the features; None takes for each class the median distance of its clean images
-            from their nearest neighbour of that class.
+        bandwidth: sigma, in units of the features; None takes, for each class, the median distance of its clean images
+            from their nearest neighbour in that class.
 
     Raises:
         ValueError: The bandwidth is not positive; or, when fitted, more than half of a class's images have a twin.
@@ -32,23 +32,23 @@ class DensityGuide(Resembling):
     bandwidth: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a bandwidth that is none."""
+        """Refuse a bandwidth that is not positive."""
         super().__post_init__()
         if self.bandwidth is not None and not self.bandwidth > 0:
             raise ValueError(f"bandwidth is a positive length in units of the features, got {self.bandwidth}")
 
-    def learn(self, reference: Reference) -> Knowledge:
+    def fit_state(self, clean_features: CleanFeatures) -> FittedState:
         """Keep the last layer's features, centred, and each class's bandwidth."""
-        counts = images_by_class(reference.labels)
-        name, features = list(reference.chosen(self.taps).items())[-1]
+        labels = clean_features.labels
+        counts = images_by_class(labels)
+        name, features = list(clean_features.matching(self.taps).items())[-1]
         centre = features.mean(0)
         centred = features - centre
         widths = [
-            self.bandwidth or _median_spacing(centred[reference.labels == label].double(), label)
-            for label in range(len(counts))
+            self.bandwidth or _median_spacing(centred[labels == label].double(), label) for label in range(len(counts))
         ]
-        parts = (centre, centred, reference.labels, centred.new_tensor(widths), centred.new_tensor(counts).log())
-        return Knowledge((name,), len(counts), parts)
+        parts = (centre, centred, labels, centred.new_tensor(widths), centred.new_tensor(counts).log())
+        return FittedState((name,), len(counts), parts)
 
     def value(self, step: Step, goals: Tensor, parts: Sequence[Any]) -> Tensor:
         """Value of each image, ``(N,)``."""
@@ -56,14 +56,14 @@ class DensityGuide(Resembling):
         features = step.features[self.layers[0]] - centre
         squares = features.square().sum(1, keepdim=True) + known.square().sum(1) - 2 * features @ known.T
         exponents = -squares / widths[goals].square().unsqueeze(1)
-        own = labels == goals.unsqueeze(1)
-        return exponents.masked_fill(~own, float("-inf")).logsumexp(1) - log_counts[goals]
+        other = labels != goals.unsqueeze(1)
+        return exponents.masked_fill(other, float("-inf")).logsumexp(1) - log_counts[goals]
 
 
 def _median_spacing(features: Tensor, label: int) -> float:
     """Median distance of features ``(n, C)`` of one class from their nearest neighbour."""
     if len(features) < 2:
-        raise ValueError(f"the bandwidth's rule needs 2 clean images of a class, the reference has 1 of class {label}")
+        raise ValueError(f"the bandwidth's rule needs 2 clean images of each class, got 1 of class {label}")
     between = torch.cdist(features, features).fill_diagonal_(float("inf"))
     spacing = float(between.amin(1).median())
     if not spacing > 0:
@@ -73,13 +73,13 @@ def _median_spacing(features: Tensor, label: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhood:
-    """Clean images at layers that have equally many channels.
+    """Clean features of layers that have equally many channels.
 
     Args:
         names: The L layers.
         centres: Mean of each layer, ``(L, 1, C)``.
-        known: Features less that mean, ``(L, M, C)``.
-        least: Square of the distance below which images coincide, ``(L, 1, 1)``.
+        known: Features minus that mean, ``(L, M, C)``.
+        least: Square of the distance below which images are taken to coincide, ``(L, 1, 1)``.
     """
 
     names: tuple[str, ...]
@@ -89,18 +89,18 @@ class Neighbourhood:
 
 
 @dataclass(frozen=True, eq=False)
-class DimensionGuide(Resembling):
+class DimensionGuide(FittedObjective):
     """Minus the local intrinsic dimensionality, averaged over the layers (HFC21 Table 3, "LID").
 
     The maximum-likelihood estimate -(1/k sum_i ln(r_i / r_k))^-1 from the distances r_i to the k nearest of a fixed set
-    of clean images of all classes (Ma et al., ICLR 2018, eq. 4). Which images are nearest is chosen anew at every step
-    and without gradient. The images should not be attacked versions of the clean ones.
+    of clean images of all classes (Ma et al., ICLR 2018, eq. 4). The nearest images are chosen anew at every step,
+    without gradient. The attacked images should not be among the clean ones.
 
     Args:
         taps: Patterns of the layers.
         neighbours: Number of neighbours k, >= 2.
-        max_references: Largest number of clean images that are kept; of more, a random choice.
-        seed: Seed of that choice.
+        max_references: Largest number of clean images that are kept; if there are more, a random subset.
+        seed: Seed of that subset.
 
     Raises:
         ValueError: A field is out of its range; or, when fitted, there are fewer clean images than neighbours.
@@ -111,29 +111,29 @@ class DimensionGuide(Resembling):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers of which no dimension can be estimated."""
+        """Refuse numbers from which no dimension can be estimated."""
         super().__post_init__()
         if not isinstance(self.neighbours, int) or self.neighbours < 2:
             raise ValueError(f"neighbours is at least 2, got {self.neighbours}")
         if self.max_references < self.neighbours:
             raise ValueError(f"max_references is at least neighbours ({self.neighbours}), got {self.max_references}")
 
-    def learn(self, reference: Reference) -> Knowledge:
-        """Keep the clean features, or some of them."""
-        counts, number = images_by_class(reference.labels), len(reference.labels)
+    def fit_state(self, clean_features: CleanFeatures) -> FittedState:
+        """Keep the clean features, or a subset of them."""
+        counts, number = images_by_class(clean_features.labels), len(clean_features.labels)
         if number < self.neighbours:
-            raise ValueError(f"{self.neighbours} neighbours need as many clean images, the reference has {number}")
+            raise ValueError(f"{self.neighbours} neighbours need at least as many clean images, got {number}")
         generator = torch.Generator().manual_seed(self.seed)
-        kept = torch.randperm(number, generator=generator)[: self.max_references].sort().values
-        named = reference.chosen(self.taps)
+        subset = torch.randperm(number, generator=generator)[: self.max_references].sort().values
+        named = clean_features.matching(self.taps)
         parts = []
         for names in by_width(named):
-            known = torch.stack([named[name][kept.to(named[name].device)] for name in names])
+            known = torch.stack([named[name][subset.to(named[name].device)] for name in names])
             centres = known.mean(1, keepdim=True)
             known = known - centres
             least = LEAST_DISTANCE**2 * known.square().sum(2, keepdim=True).mean(1, keepdim=True)
             parts.append(Neighbourhood(tuple(names), centres, known, least))
-        return Knowledge(tuple(named), len(counts), tuple(parts))
+        return FittedState(tuple(named), len(counts), tuple(parts))
 
     def value(self, step: Step, goals: Tensor, parts: Sequence[Any]) -> Tensor:
         """Value of each image, ``(N,)``."""
@@ -149,7 +149,7 @@ class DimensionGuide(Resembling):
 
 
 def dimensionality(squares: Tensor) -> Tensor:
-    """Local intrinsic dimensionality from squared distances to the nearest k points, ``(..., k)`` in any order.
+    """Local intrinsic dimensionality from the squared distances to the k nearest points, ``(..., k)`` in any order.
 
     >>> dimensionality(torch.tensor([0.25, 1.0])).item()  # -1 / (ln(1/2) / 2)
     2.885390043258667

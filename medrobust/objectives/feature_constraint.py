@@ -9,22 +9,21 @@ import torch
 from torch import Tensor
 
 from medrobust.objectives.base import Step
-from medrobust.objectives.clean_features import Reference
-from medrobust.objectives.fitted import Knowledge, Resembling, by_width, images_by_class, moved
+from medrobust.objectives.clean_features import CleanFeatures
+from medrobust.objectives.fitted import FittedObjective, FittedState, by_width, images_by_class, moved_to
 from medrobust.objectives.gaussian_mixture import Mixture, fit_mixture, joined, mean_variance, stacked
-from medrobust.objectives.mixture_files import Fitted
-from medrobust.objectives.mixture_files import kept as on_disk
+from medrobust.objectives.mixture_files import LayerMixtures, load_or_fit
 
-LEAST_IMAGES = 2  # of a component
+LEAST_IMAGES = 2  # per component
 
 
 @dataclass(frozen=True, eq=False)
 class Constraint:
-    """The mixtures of all classes, at layers that have equally many channels.
+    """The mixtures of all classes at layers that have equally many channels.
 
     Args:
         names: The L layers.
-        mixture: Components of all classes one after the other, every tensor with a leading L.
+        mixture: Components of all classes, one class after the other; each tensor has a leading dimension L.
         classes: Class of each component, ``(K,)`` int64.
     """
 
@@ -32,8 +31,14 @@ class Constraint:
     mixture: Mixture
     classes: Tensor
 
-    def chosen(self, features: Tensor, goals: Tensor, single: bool) -> Tensor:
-        """Likeliest component of each image's class, ``(L, N)`` (eq. 6); features are ``(L, N, C)``."""
+    def likeliest(self, features: Tensor, goals: Tensor, single: bool) -> Tensor:
+        """Component of each image's class under which its features are likeliest, ``(L, N)`` (HFC21 eq. 6).
+
+        Args:
+            features: ``(L, N, C)``.
+            goals: Class of each image, ``(N,)``.
+            single: Whether each class has a single component, which needs no densities.
+        """
         if single:
             return goals.expand(len(features), -1)
         with torch.no_grad():
@@ -42,19 +47,19 @@ class Constraint:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureConstraint(Resembling):
+class FeatureConstraint(FittedObjective):
     """Minus HFC's sum over layers of (f - mu)^T Sigma^-1 (f - mu) / (2 C), of the class to resemble (HFC21 eq. 5-7).
 
-    A Gaussian mixture describes each class's clean features of each layer; of its components the one under which
-    the current features are likeliest counts, chosen anew at every step and without gradient. Add it to what fools:
-    ``CrossEntropy() + 1.0 * FeatureConstraint()``. Beside it the cross-entropy of a confident victim has hardly any
-    slope, and where the pooled features do not decide, the image may hide without fooling: ``Margin(kappa)`` keeps
-    its slope until it fools. For f = (3, 1), mu = (1, 1) and Sigma = I the value is -1.
+    A Gaussian mixture describes each class's clean features at each layer. Of its components the one counts under
+    which the current features are likeliest, chosen anew at every step and without gradient. Add it to an objective
+    that fools: ``CrossEntropy() + 1.0 * FeatureConstraint()``. The cross-entropy of a confident victim has hardly any
+    slope beside it, and where the pooled features do not decide the class, the image may hide without fooling;
+    ``Margin(kappa)`` keeps its slope until it fools. For f = (3, 1), mu = (1, 1) and Sigma = I the value is -1.
 
     Args:
         taps: Patterns of the layers.
-        components: Gaussians of each class K, >= 1; HFC21: 64 for fundus, 1 for chest X-rays. A class with too few
-            images gets fewer, with a warning.
+        components: Number K of Gaussians per class, >= 1; HFC21 takes 64 for fundus images and 1 for chest X-rays. A
+            class with too few images gets fewer, with a warning.
         shrinkage: Share of the mean variance in each covariance, in [0, 1]; see ``fit_mixture``.
         max_channels: Leave out layers with more channels; the authors' code has 512. None keeps all.
         seed: Seed of the mixtures' first centres.
@@ -78,44 +83,43 @@ class FeatureConstraint(Resembling):
         if self.max_channels is not None and self.max_channels < 1:
             raise ValueError(f"max_channels is at least 1, or None for no limit, got {self.max_channels}")
 
-    def learn(self, reference: Reference) -> Knowledge:
-        """Fit a mixture to each class's features of each layer."""
-        numbers = [self._affordable(label, count) for label, count in enumerate(images_by_class(reference.labels))]
-        named = reference.chosen(self.taps)
+    def fit_state(self, clean_features: CleanFeatures) -> FittedState:
+        """Fit a mixture to each class's features at each layer."""
+        labels = clean_features.labels
+        numbers = [self._affordable(label, count) for label, count in enumerate(images_by_class(labels))]
+        named = clean_features.matching(self.taps)
         if self.max_channels is not None:
             named = {name: features for name, features in named.items() if features.shape[1] <= self.max_channels}
-        classes = {name: _by_class(features, reference.labels, len(numbers)) for name, features in named.items()}
+        classes = {name: _by_class(features, labels, len(numbers)) for name, features in named.items()}
         constant = [name for name, parts in classes.items() if not all(map(mean_variance, parts))]
         if constant:
             warnings.warn(
                 f"no Gaussian describes layers whose features are constant: {', '.join(constant)}", stacklevel=4
             )
-        kept = {name: features for name, features in named.items() if name not in constant}
-        if not kept:
-            asked = (
-                f"{self.taps}" if self.max_channels is None else f"{self.taps} of at most {self.max_channels} channels"
+        varying = {name: features for name, features in named.items() if name not in constant}
+        if not varying:
+            limit = "" if self.max_channels is None else f" of at most {self.max_channels} channels"
+            raise ValueError(
+                f"the feature constraint needs a layer whose features vary, got none from {self.taps}{limit}"
             )
-            raise ValueError(f"the feature constraint needs a layer whose features vary, there is none among {asked}")
 
-        def fit() -> Fitted:
+        def fit() -> LayerMixtures:
             return {
                 name: [
                     fit_mixture(features, number, self.shrinkage, self.seed)
                     for features, number in zip(classes[name], numbers, strict=True)
                 ]
-                for name in kept
+                for name in varying
             }
 
-        identity = [1, reference.key, list(kept), numbers, self.shrinkage, self.seed]
-        mixtures = on_disk(reference.folder, identity, fit)
-        return assembled(mixtures, next(iter(kept.values())))
+        identity = [1, clean_features.key, list(varying), numbers, self.shrinkage, self.seed]
+        mixtures = load_or_fit(clean_features.folder, identity, fit)
+        return mixture_state(mixtures, next(iter(varying.values())))
 
     def _affordable(self, label: int, images: int) -> int:
         """Number of Gaussians that a class gets."""
         if images < 2:
-            raise ValueError(
-                f"a Gaussian needs at least 2 clean images of a class, the reference has 1 of class {label}"
-            )
+            raise ValueError(f"a Gaussian needs at least 2 clean images of its class, got 1 of class {label}")
         used = min(self.components, images // LEAST_IMAGES)
         if used < self.components:
             warnings.warn(
@@ -131,21 +135,21 @@ class FeatureConstraint(Resembling):
         value = torch.zeros_like(goals, dtype=step.outputs.dtype)
         for part in parts:
             features = torch.stack([step.features[name] for name in part.names]).to(part.mixture.means)
-            white = part.mixture.whitened(features, part.chosen(features, goals, single))
+            white = part.mixture.whitened(features, part.likeliest(features, goals, single))
             value = value - white.square().sum((0, 2)) / (2 * white.shape[2])
         return value
 
 
-def assembled(mixtures: dict[str, list[Mixture]], like: Tensor) -> Knowledge:
-    """Knowledge from the mixtures of each layer's classes, on the device and in the precision of a tensor."""
+def mixture_state(mixtures: LayerMixtures, like: Tensor) -> FittedState:
+    """The fitted state that consists of some mixtures, on the device and in the precision of a tensor."""
     widths = by_width({name: parts[0].means for name, parts in mixtures.items()})
     numbers = torch.tensor([len(mixture.means) for mixture in next(iter(mixtures.values()))])
     classes = torch.repeat_interleave(torch.arange(len(numbers)), numbers)
     parts = tuple(
-        moved(Constraint(tuple(names), stacked([joined(mixtures[name]) for name in names]), classes), like)
+        moved_to(Constraint(tuple(names), stacked([joined(mixtures[name]) for name in names]), classes), like)
         for names in widths
     )
-    return Knowledge(tuple(mixtures), len(numbers), parts)
+    return FittedState(tuple(mixtures), len(numbers), parts)
 
 
 def _by_class(features: Tensor, labels: Tensor, classes: int) -> list[Tensor]:

@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LEAST_VARIANCE = 1e-6  # of the mean variance: keeps a covariance invertible without shrinkage
-LEAST_SHARE = 1e-12  # of an image in a component, below which float64 would not notice it in a covariance
-CONSTANT = 1e-12  # variance over mean square: float32's rounding alone gives 4e-15
+LEAST_VARIANCE = 1e-6  # share of the mean variance that keeps a covariance invertible without shrinkage
+LEAST_SHARE = 1e-12  # share of an image in a component below which float64 would not notice it in a covariance
+CONSTANT = 1e-12  # variance over mean square below which features count as constant; float32's rounding gives 4e-15
 LLOYD_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """K Gaussians in C dimensions, or for each of some layers K of them: every tensor then has a leading dimension.
+    """K Gaussians in C dimensions, or K for each of several layers; each tensor then has a leading dimension.
 
-    A component's covariance is ``floor * I`` plus ``spread`` along each of its own orthonormal directions. That is
-    exact for a covariance that is shrunk towards the identity, and as n samples span fewer than n directions, all
-    components together need no more room than the samples that they were fitted to, instead of K C^2 numbers.
+    A component's covariance is ``floor * I`` plus ``spread`` along each of the component's orthonormal directions. This
+    is exact for a covariance that is shrunk towards the identity. As n samples span fewer than n directions, all
+    components together need no more memory than the samples that they were fitted to, instead of K C^2 numbers.
 
     Args:
         log_weights: Logarithms of the weights pi, ``(K,)``.
         means: ``(K, C)``.
         floors: Variance outside a component's directions, ``(K,)``.
-        directions: Directions of all components, rows of length 1, or of zeros where one is padding, ``(R, C)``.
+        directions: Directions of all components, ``(R, C)``: rows of length 1, or of zeros where a row is padding.
         spreads: Variance along each direction beyond the floor, ``(R,)``.
         owners: Component that each direction belongs to, ``(R,)`` int64.
     """
@@ -42,34 +42,33 @@ class Mixture:
 
     @cached_property
     def _centre(self) -> Tensor:
-        """Mean of the mixture ``(1, C)``; differences are taken from it, so that float32 suffices."""
+        """Mean of the mixture, ``(1, C)``; it is subtracted from all features, so that float32 suffices."""
         return self.log_weights.softmax(-1).unsqueeze(-2) @ self.means
 
     @cached_property
     def _offsets(self) -> Tensor:
-        """Own mean of each direction along it, ``(R,)``."""
+        """Coordinate of each direction's component mean along that direction, ``(R,)``."""
         return (self.directions * _rows(self.means - self._centre, self.owners)).sum(-1)
 
     @cached_property
     def _taken(self) -> Tensor:
-        """What each direction takes off its own component's squared distance, ``(R, K)``."""
+        """Weight with which each direction lessens its component's squared distance, ``(R, K)``, 0 for the others."""
         floors = self.floors.gather(-1, self.owners)
-        taken = self.spreads / (floors * (floors + self.spreads))
-        return taken.unsqueeze(-1) * functional.one_hot(self.owners, self.means.shape[-2]).to(taken)
+        weights = self.spreads / (floors * (floors + self.spreads))
+        return weights.unsqueeze(-1) * functional.one_hot(self.owners, self.means.shape[-2]).to(weights)
 
     @cached_property
     def _shortened(self) -> Tensor:
-        """Share by which whitening shortens each direction, beyond what the floor does, ``(R,)``."""
+        """Share by which whitening shortens each direction more than the floor does, ``(R,)``."""
         floors = self.floors.gather(-1, self.owners)
         return 1 - (floors / (floors + self.spreads)).sqrt()
 
     @cached_property
     def log_determinants(self) -> Tensor:
         """Logarithms of the covariances' determinants, ``(K,)``."""
-        own = torch.log1p(self.spreads / self.floors.gather(-1, self.owners))
-        return self.means.shape[-1] * self.floors.log() + torch.zeros_like(self.floors).scatter_add(
-            -1, self.owners, own
-        )
+        excess = torch.log1p(self.spreads / self.floors.gather(-1, self.owners))
+        total = torch.zeros_like(self.floors).scatter_add(-1, self.owners, excess)
+        return self.means.shape[-1] * self.floors.log() + total
 
     def distances(self, features: Tensor) -> Tensor:
         """Squared Mahalanobis distance of features ``(N, C)`` to each component, ``(N, K)``."""
@@ -85,29 +84,23 @@ class Mixture:
         return self.log_weights.unsqueeze(-2) - (self.distances(features) + constant.unsqueeze(-2)) / 2
 
     def whitened(self, features: Tensor, chosen: Tensor) -> Tensor:
-        """Sigma_k^(-1/2) (f - mu_k) for one component an image: its squares sum to the squared Mahalanobis distance.
+        """Sigma_k^(-1/2) (f - mu_k) for one component per image; its squares sum to the squared Mahalanobis distance.
+
+        In float32 it keeps more digits than ``distances``, which subtracts large squares.
 
         Args:
             features: ``(N, C)``.
-            chosen: Component of each, ``(N,)`` int64.
+            chosen: Component of each image, ``(N,)`` int64.
 
         Returns:
-            ``(N, C)``; in float32 it keeps more digits than ``distances``, which subtracts large squares.
+            ``(N, C)``.
         """
         centred = features - self._centre
         along = centred @ self.directions.mT - self._offsets.unsqueeze(-2)
-        own = self.owners.unsqueeze(-2) == chosen.unsqueeze(-1)
-        shortened = torch.where(own, self._shortened.unsqueeze(-2), 0)
+        involved = self.owners.unsqueeze(-2) == chosen.unsqueeze(-1)
+        shortened = torch.where(involved, self._shortened.unsqueeze(-2), 0)
         apart = centred - _rows(self.means - self._centre, chosen)
         return (apart - (along * shortened) @ self.directions) * self.floors.gather(-1, chosen).rsqrt().unsqueeze(-1)
-
-    def precision_factors(self) -> Tensor:
-        """W of each component, symmetric, with |W (f - mu)|^2 the squared Mahalanobis distance, ``(K, C, C)``."""
-        components, channels = self.means.shape
-        own = functional.one_hot(self.owners, components).to(self.means).mT  # (K, R)
-        short = torch.einsum("kr,rc,rd->kcd", own * self._shortened, self.directions, self.directions)
-        identity = torch.eye(channels, dtype=self.means.dtype, device=self.means.device)
-        return (identity - short) * self.floors.rsqrt()[:, None, None]
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
@@ -116,7 +109,7 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
 
 
 def joined(mixtures: Sequence[Mixture]) -> Mixture:
-    """One mixture of all components of several, in their order; the weights stay those within each."""
+    """One mixture with the components of several, in their order; each keeps its weight within its own mixture."""
     before = [0, *accumulate(len(mixture.means) for mixture in mixtures)]
     owners = [mixture.owners + number for mixture, number in zip(mixtures, before, strict=False)]
     parts = {field.name: [getattr(mixture, field.name) for mixture in mixtures] for field in fields(Mixture)}
@@ -124,7 +117,7 @@ def joined(mixtures: Sequence[Mixture]) -> Mixture:
 
 
 def stacked(mixtures: Sequence[Mixture]) -> Mixture:
-    """Mixtures of layers with equally many channels and components, each tensor with a leading dimension for them."""
+    """Mixtures of layers with equally many channels and components as one, with a leading dimension for the layers."""
     most = max(len(mixture.directions) for mixture in mixtures)
 
     def padded(tensor: Tensor) -> Tensor:
@@ -146,7 +139,7 @@ def stacked(mixtures: Sequence[Mixture]) -> Mixture:
 
 
 def mean_variance(features: Tensor) -> float:
-    """Variance of features ``(M, C)``, averaged over the channels; 0 if it is nothing but rounding."""
+    """Variance of features ``(M, C)``, averaged over the channels; 0 if it is mere rounding."""
     features = features.double()
     variance = float(features.var(0, correction=0).mean())
     return variance if variance > CONSTANT * float(features.square().mean()) else 0.0
@@ -177,11 +170,11 @@ def fit_mixture(
         A float64 mixture on the device of the features.
 
     Raises:
-        ValueError: There are too few features for the components, or all are equal.
+        ValueError: There are fewer features than components, or all features are equal.
     """
     if features.ndim != 2 or not 1 <= components <= len(features):
-        came = f"{components} components and features of shape {tuple(features.shape)}"
-        raise ValueError(f"a mixture needs features (M, C) and 1 to M components, got {came}")
+        received = f"{components} components and features of shape {tuple(features.shape)}"
+        raise ValueError(f"a mixture needs features (M, C) and 1 to M components, got {received}")
     if not mean_variance(features):
         raise ValueError(f"a Gaussian needs features that vary, got {len(features)} equal ones")
     features = features.detach().double()
@@ -201,11 +194,11 @@ def fit_mixture(
 
 
 def maximised(features: Tensor, shares: Tensor, shrinkage: float) -> Mixture:
-    """Mixture that fits features best, given how much of each belongs to each component: the M step.
+    """The M step: the mixture that fits features best, given how much of each belongs to each component.
 
     Args:
         features: ``(M, C)``.
-        shares: ``(M, K)``, each row summing to 1.
+        shares: Share of each image in each component, ``(M, K)``; rows sum to 1.
         shrinkage: As for ``fit_mixture``.
     """
     counts = shares.sum(0)
@@ -235,8 +228,8 @@ def _principal(features: Tensor, share: Tensor, mean: Tensor, kept: float, floor
         return scaled, share[:0]
     few = len(scaled) < scaled.shape[1]  # then the small matrix of inner products has the same spectrum
     spreads, vectors = torch.linalg.eigh(scaled @ scaled.mT if few else scaled.mT @ scaled)
-    matter = spreads > max(1e-10 * float(spreads[-1]), 1e-9 * floor)
-    spreads, vectors = spreads[matter], vectors[:, matter]
+    relevant = spreads > max(1e-10 * float(spreads[-1]), 1e-9 * floor)
+    spreads, vectors = spreads[relevant], vectors[:, relevant]
     return (vectors.mT @ scaled) / spreads.sqrt().unsqueeze(1) if few else vectors.mT, spreads
 
 
@@ -254,7 +247,9 @@ def cluster(features: Tensor, clusters: int, seed: int) -> Tensor:
     centres = features[chosen]
     labels = torch.full((len(features),), -1, device=features.device)
     for _ in range(LLOYD_STEPS):
-        distances = centres.square().sum(1) - 2 * features @ centres.mT  # up to each row's own square
+        distances = (
+            centres.square().sum(1) - 2 * features @ centres.mT
+        )  # without each row's own square, which changes no argmin
         moved = distances.argmin(1)
         if torch.equal(moved, labels):
             break

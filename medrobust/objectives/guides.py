@@ -1,4 +1,4 @@
-"""Guides: let an image's features approach those of one clean image of another class (Sabour et al., ICLR 2016)."""
+"""Guides: move an image's features towards those of one clean image of another class (Sabour et al., ICLR 2016)."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,30 +11,30 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from medrobust.objectives.base import Step
-from medrobust.objectives.clean_features import Reference
-from medrobust.objectives.fitted import Knowledge, Resembling, images_by_class
+from medrobust.objectives.clean_features import CleanFeatures
+from medrobust.objectives.fitted import FittedObjective, FittedState, images_by_class
 from medrobust.random_streams import image_generator
 
 
 @dataclass(frozen=True, eq=False)
-class Guide(Resembling):
+class Guide(FittedObjective):
     """Minus the squared distance of an image's features to its guide's, summed over the layers (HFC21 Table 3).
 
-    Each layer's squared distance is divided by its number of channels, as HFC weights its layers: otherwise the
-    widest layer would be all that counts.
+    Each layer's squared distance is divided by its number of channels, as HFC weights its layers; otherwise only the
+    widest layer would matter.
 
     Args:
-        taps: Patterns of the layers whose features are compared; the last one of them is the penultimate layer.
+        taps: Patterns of the layers whose features are compared; the last of these layers is the penultimate one.
     """
 
-    def learn(self, reference: Reference) -> Knowledge:
-        """Keep the clean features, all layers of an image side by side and the images in the order of classes."""
-        counts = images_by_class(reference.labels)
-        named = reference.chosen(self.taps)
-        order = reference.labels.argsort(stable=True)
+    def fit_state(self, clean_features: CleanFeatures) -> FittedState:
+        """Keep the clean features, all layers of an image side by side and the images in the order of their classes."""
+        counts = images_by_class(clean_features.labels)
+        named = clean_features.matching(self.taps)
+        order = clean_features.labels.argsort(stable=True)
         rows = torch.cat([_weighted(features) for features in named.values()], 1)[order]
         sizes = torch.tensor(counts, device=rows.device)
-        return Knowledge(tuple(named), len(counts), (rows, sizes, sizes.cumsum(0) - sizes))
+        return FittedState(tuple(named), len(counts), (rows, sizes, sizes.cumsum(0) - sizes))
 
     def value(self, step: Step, goals: Tensor, parts: Sequence[Any]) -> Tensor:
         """Value of each image, ``(N,)``."""
@@ -44,7 +44,7 @@ class Guide(Resembling):
 
     @abstractmethod
     def guides(self, step: Step, goals: Tensor, rows: Tensor, sizes: Tensor, firsts: Tensor) -> Tensor:
-        """Row of each image's guide, ``(N,)``, among clean images of the class that it is to resemble.
+        """Row of each image's guide, ``(N,)``, which is a clean image of the class to resemble.
 
         Args:
             step: The step.
@@ -56,13 +56,13 @@ class Guide(Resembling):
 
 
 def _weighted(features: Tensor) -> Tensor:
-    """Features whose squared distances come divided by the number of channels."""
+    """Features scaled so that their squared distances are divided by the number of channels."""
     return features / features.shape[1] ** 0.5
 
 
 @lru_cache(maxsize=1 << 16)
 def _drawn(seed: int, id: str) -> float:
-    """The image's own random number in [0, 1)."""
+    """An image's random number in [0, 1), from its own stream."""
     return float(torch.rand((), generator=image_generator(seed, "RandomGuide", id), dtype=torch.float64))
 
 
@@ -72,13 +72,13 @@ class RandomGuide(Guide):
 
     Args:
         taps: Patterns of the layers whose features are compared.
-        seed: Seed of the draw, which an image's id decides too; batch mates have no part in it.
+        seed: Seed of the draw, which also depends on the image's id but not on the rest of its batch.
     """
 
     seed: int = 0
 
     def guides(self, step: Step, goals: Tensor, rows: Tensor, sizes: Tensor, firsts: Tensor) -> Tensor:
-        """One draw an image; the same all the way."""
+        """A guide drawn per image, the same at every step."""
         draws = torch.tensor([_drawn(self.seed, id) for id in step.ids], dtype=torch.float32)
         if rows.is_cuda:
             draws = draws.pin_memory().to(rows.device, non_blocking=True)
@@ -86,28 +86,28 @@ class RandomGuide(Guide):
         return firsts[goals] + torch.minimum(places, sizes[goals] - 1)
 
 
-# an attack's own tensor of clean images lives as long as its call: what is noted here cannot reach the next one
+# the tensor of clean images lives as long as the call of an attack, so that no choice outlives it
 _CHOSEN: Any = WeakTensorKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
 class ClosestGuide(Guide):
-    """Minus the squared distance to the clean image of the class to resemble that is nearest (HFC21 Table 3).
+    """Minus the squared distance to the nearest clean image of the class to resemble (HFC21 Table 3).
 
-    Nearest to the clean image in the penultimate layer, as Sabour et al. choose it, and so once and for all; the
-    nearest to the current image would change on the way. The choice costs one forward without gradient at step 0, and
-    one more where images leave the batch.
+    The guide is the one nearest to the clean image in the penultimate layer, as Sabour et al. choose it, and does not
+    change; the one nearest to the current image would change on the way. The choice costs one forward without
+    gradient at step 0, and another one whenever images leave the batch.
 
     Args:
-        taps: Patterns of the layers whose features are compared; the last one of them decides who is nearest.
+        taps: Patterns of the layers whose features are compared; the last of these layers decides which is nearest.
     """
 
     def guides(self, step: Step, goals: Tensor, rows: Tensor, sizes: Tensor, firsts: Tensor) -> Tensor:
-        """Nearest image of each class, found once for a tensor of clean images and forgotten with it."""
+        """Nearest image of the class, searched once per tensor of clean images and forgotten with it."""
         chosen = _CHOSEN.setdefault(step.clean, {})
-        if step.index == 0 or self.knowledge not in chosen:
-            chosen[self.knowledge] = self._nearest(step, rows, sizes)
-        nearest: Tensor = chosen[self.knowledge].gather(1, goals.unsqueeze(1)).squeeze(1)
+        if step.index == 0 or self.state not in chosen:
+            chosen[self.state] = self._nearest(step, rows, sizes)
+        nearest: Tensor = chosen[self.state].gather(1, goals.unsqueeze(1)).squeeze(1)
         return nearest
 
     def _nearest(self, step: Step, rows: Tensor, sizes: Tensor) -> Tensor:

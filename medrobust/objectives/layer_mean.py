@@ -19,14 +19,14 @@ class LayerMean(Objective):
         sign: ``up`` raises the mean, ``down`` lowers it.
 
     Raises:
-        ValueError: ``sign`` is neither, or ``layer`` is empty.
+        ValueError: ``sign`` is neither of the two, or ``layer`` is empty.
     """
 
     layer: str
     sign: Literal["up", "down"] = "up"
 
     def __post_init__(self) -> None:
-        """Refuse a direction that there is not."""
+        """Refuse an unknown direction and an empty name."""
         if self.sign not in ("up", "down"):
             raise ValueError(f"sign is 'up' or 'down', got {self.sign!r}")
         if not self.layer or not isinstance(self.layer, str):

@@ -1,4 +1,4 @@
-"""Fitted mixtures on disk, so that a victim's are fitted once for all its evaluations."""
+"""Fitted mixtures on disk, so that those of a victim are fitted once for all its evaluations."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ from safetensors.torch import save_file
 
 from medrobust.objectives.gaussian_mixture import Mixture
 
-Fitted = dict[str, list[Mixture]]  # by layer, one for each class
+LayerMixtures = dict[str, list[Mixture]]  # by layer, one mixture per class
 
 
-def kept(folder: Path | None, identity: Sequence[Any], fit: Callable[[], Fitted]) -> Fitted:
-    """Mixtures from a file, or fitted and written to it.
+def load_or_fit(folder: Path | None, identity: Sequence[Any], fit: Callable[[], LayerMixtures]) -> LayerMixtures:
+    """Mixtures from a file, or fitted now and written to it.
 
     Args:
-        folder: Folder of the files; None keeps none.
-        identity: All that decides the mixtures, ready for JSON: victim, clean images, settings.
-        fit: Fits them.
+        folder: Folder of the files; None reads and writes none.
+        identity: Everything that decides the mixtures (victim, clean images, settings), as plain values for JSON.
+        fit: Fits the mixtures.
     """
     if folder is None:
         return fit()
@@ -36,8 +36,8 @@ def kept(folder: Path | None, identity: Sequence[Any], fit: Callable[[], Fitted]
     return found
 
 
-def _read(path: Path, identity: str) -> Fitted | None:
-    """The mixtures of a file; None if there is none, or one that is damaged or of something else."""
+def _read(path: Path, identity: str) -> LayerMixtures | None:
+    """The mixtures of a file; None if it does not exist, is damaged or has another identity."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -56,8 +56,8 @@ def _read(path: Path, identity: str) -> Fitted | None:
         return None
 
 
-def _write(path: Path, identity: str, mixtures: Fitted) -> None:
-    """Write the file as a whole or not at all; several processes write the same."""
+def _write(path: Path, identity: str, mixtures: LayerMixtures) -> None:
+    """Write the file as a whole or not at all, because several processes may write it at once."""
     tensors = {
         f"{place}/{label}/{field.name}": getattr(mixture, field.name).detach().cpu().contiguous().clone()
         for place, parts in enumerate(mixtures.values())

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medrobust.attacks.class_boundaries import class_gradients
 from medrobust.attacks.deepfool import DeepFool
 from medrobust.networks import as_victim
 
@@ -191,30 +190,6 @@ def test_foolbox_finds_nothing_nearer(distance: Any, waves: Any) -> None:
     assert lengths(ours.images, images, distance).median() <= 1.01 * lengths(theirs, images, distance).median()
 
 
-class Doubled(torch.autograd.Function):
-    """A layer of its own that vmap has no rule for."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return 2 * values
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return torch.from_numpy(2 * gradient.numpy())
-
-
-@pytest.mark.parametrize("own", [False, True], ids=["batched", "falls back"])
-def test_gradients_of_all_classes_are_the_same_in_one_pass_and_in_several(own: bool, conv_net: Any) -> None:
-    net, images = conv_net().eval(), grey(3, 3).requires_grad_()
-
-    def values() -> Tensor:
-        return Doubled.apply(net(images)) if own else net(images)
-
-    single = torch.stack([torch.autograd.grad(values()[:, k].sum(), images)[0] for k in range(3)], 1)
-    for batched in (True, False, None):
-        torch.testing.assert_close(class_gradients(values(), images, batched), single, rtol=1e-5, atol=1e-7)
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -228,20 +203,6 @@ def test_gradients_of_all_classes_are_the_same_in_one_pass_and_in_several(own: b
 def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DeepFool(**{field: value})
-
-
-def test_masks_boxes_and_unknown_classes_are_refused(
-    segmenter: Any, linear: Any, images_of: Any, boxes_of: Any
-) -> None:
-    images = images_of(2)
-    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got targets of shape \(2, 8, 8\)"):
-        DeepFool()(segmenter(), images, torch.zeros((2, 8, 8), dtype=torch.long))
-    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got a list of boxes"):
-        DeepFool()(linear(), images, boxes_of(2))
-    with pytest.raises(ValueError, match=r"needs logits \(N, K\) with K >= 2, the victim gave \(2, 2, 8, 8\)"):
-        DeepFool()(segmenter(), images, torch.zeros(2, dtype=torch.long))
-    with pytest.raises(ValueError, match="the victim distinguishes 2 classes, counted from 0, got class 2"):
-        DeepFool()(linear(), images, torch.tensor([0, 2]))
 
 
 def test_the_norm_is_the_distance() -> None:

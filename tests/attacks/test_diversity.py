@@ -86,6 +86,19 @@ def test_masks_agree_with_torchs_nearest_resize_and_keep_ignored_labels() -> Non
     assert torch.equal(same, mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_label_maps_move_as_so_many_masks_and_labels_stay(dtype: torch.dtype) -> None:
+    maps = torch.randint(0, 2, (3, 4, 11, 13), generator=torch.Generator().manual_seed(5)).to(dtype)
+    places = torch.tensor([[10, 12, 1, 0], [11, 13, 0, 0], [9, 11, 0, 2]])
+    images = torch.zeros(3, 1, 11, 13)
+    _, moved = diversify(images, maps, places)
+    for label in range(4):
+        assert torch.equal(moved[:, label], diversify(images, maps[:, label].long(), places)[1])
+    assert bool((moved == -1).any())
+    labels = torch.tensor([[0, 1], [1, 1], [0, -1]])
+    assert diversify(images, labels, places)[1] is labels
+
+
 def test_boxes_are_scaled_and_shifted() -> None:
     """10 x 20 shrunk to 8 x 15 at (top 1, left 4): x -> 0.75 x + 4, y -> 0.8 y + 1."""
     boxes = torch.tensor([[0.0, 0.0, 20.0, 10.0], [4.0, 5.0, 8.0, 7.5]])

@@ -329,16 +329,6 @@ def test_torchattacks_walks_as_far(conv_net: Any, images_of: Any) -> None:
     assert float(distance(images, searched.images).mean()) <= float(theirs.mean())
 
 
-def test_targets_that_are_no_classes_are_refused(
-    segmenter: Any, box_victim: Any, images_of: Any, boxes_of: Any
-) -> None:
-    images = images_of(2)
-    with pytest.raises(ValueError, match="takes one class per image"):
-        FAB()(segmenter(), images, torch.zeros(2, 8, 8).long())
-    with pytest.raises(ValueError, match="takes one class per image"):
-        FAB()(box_victim(), images, boxes_of(2))
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

@@ -371,13 +371,6 @@ def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -
         JSMA(**{field: value})
 
 
-def test_masks_and_boxes_are_refused(segmenter: Any, box_victim: Any, images_of: Any, boxes_of: Any) -> None:
-    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got targets of shape \(2, 8, 8\)"):
-        JSMA()(segmenter(), images_of(2), torch.zeros(2, 8, 8).long())
-    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got a list of boxes"):
-        JSMA()(box_victim(), images_of(2), boxes_of(2))
-
-
 def test_images_of_one_value_move_alone() -> None:
     victim = as_victim(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)))
     with torch.no_grad():

@@ -17,8 +17,8 @@ from medrobust.attacks import BIM
 from medrobust.attacks.base import describe
 from medrobust.objectives import CrossEntropy
 from medrobust.objectives.base import Step, WeightedSum
-from medrobust.objectives.clean_features import Reference, fit_objectives, patterns_wanted
-from medrobust.objectives.feature_constraint import FeatureConstraint, assembled
+from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
+from medrobust.objectives.feature_constraint import FeatureConstraint, mixture_state
 from medrobust.objectives.fitted import resembled_class
 from medrobust.objectives.gaussian_mixture import Mixture, fit_mixture, joined
 
@@ -29,8 +29,8 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def reference_of(layers: dict[str, Tensor], labels: Tensor, taps: tuple[str, ...] = TAPS) -> Reference:
-    return Reference(layers, labels, [str(place) for place in range(len(labels))], {taps: tuple(layers)})
+def reference_of(layers: dict[str, Tensor], labels: Tensor, taps: tuple[str, ...] = TAPS) -> CleanFeatures:
+    return CleanFeatures(layers, labels, [str(place) for place in range(len(labels))], {taps: tuple(layers)})
 
 
 def step_of(victim: Any, images: Tensor, targets: Any, layers: Sequence[str] = (), targeted: bool = False) -> Step:
@@ -39,7 +39,7 @@ def step_of(victim: Any, images: Tensor, targets: Any, layers: Sequence[str] = (
 
 
 def fitted_by_hand(mixtures: dict[str, list[Mixture]], like: Tensor) -> FeatureConstraint:
-    return FeatureConstraint(TAPS).knowing(assembled(mixtures, like))
+    return FeatureConstraint(TAPS).with_state(mixture_state(mixtures, like))
 
 
 def gaussian(mean: list[float], covariance: list[list[float]], weight: float = 1.0) -> Mixture:
@@ -54,6 +54,13 @@ def gaussian(mean: list[float], covariance: list[list[float]], weight: float = 1
         spreads - floor,
         torch.zeros(len(mean), dtype=torch.int64),
     )
+
+
+def whitening(mixture: Mixture, component: int) -> Tensor:
+    """W with W (f - mu) the whitened features of one component: its columns are those of the unit vectors."""
+    identity = torch.eye(mixture.means.shape[1], dtype=torch.float64)
+    chosen = torch.full((len(identity),), component)
+    return mixture.whitened(mixture.means[component] + identity, chosen).T
 
 
 def test_one_gaussian_by_hand(seen_victim: Any) -> None:
@@ -117,7 +124,7 @@ def test_the_gradient_is_the_precision_times_the_deviation(components: int, seen
             mixture = fit_mixture(features[labels == 1 - targets[row]], components)
             seen = images[row].detach().flatten() * scales[name]
             best = mixture.log_densities(seen[None])[0].argmax()
-            factor, apart = mixture.precision_factors()[best], seen - mixture.means[best]
+            factor, apart = whitening(mixture, int(best)), seen - mixture.means[best]
             expected[row] -= scales[name] * (factor @ (factor @ apart)) / 4
             worth[row] -= (factor @ apart).square().sum() / 8
     torch.testing.assert_close(gradient.flatten(1), expected)
@@ -142,8 +149,9 @@ def test_the_class_to_resemble(seen_victim: Any) -> None:
     assert resembled_class(step_of(seen_victim(3, {}), logits, targets)).tolist() == [2, 0, 0, 0]
     assert resembled_class(step_of(seen_victim(2, {}), logits, targets % 2)).tolist() == [1, 0, 1, 0]
     assert resembled_class(step_of(seen_victim(3, {}), logits, targets, targeted=True)).tolist() == [0, 1, 2, 1]
-    with pytest.raises(ValueError, match="classes \\(N,\\) are needed"):
-        resembled_class(step_of(seen_victim(3, {}), logits, [{}] * 4))
+    for classes, unfit in ((3, [{}] * 4), (1, targets), (3, targets[:, None])):
+        with pytest.raises(ValueError, match=r"classes \(N,\) and logits \(N, K\), K >= 2, are needed"):
+            resembled_class(step_of(seen_victim(classes, {}), logits, unfit))
 
 
 def test_fitting_keeps_the_parameters_and_shares_the_fit() -> None:
@@ -152,10 +160,10 @@ def test_fitting_keeps_the_parameters_and_shares_the_fit() -> None:
     assert (unfitted.fitted_to, unfitted.layers) == (TAPS, ())
     first, second = unfitted.fit(reference), FeatureConstraint(TAPS, max_channels=4).fit(reference)
     assert (first.fitted_to, first.layers) == ((), ("layer1",))
-    assert first.knowledge is second.knowledge
+    assert first.state is second.state
     assert first == second and hash(first) == hash(second)
     assert first != unfitted and unfitted == FeatureConstraint(list(TAPS), max_channels=4)  # type: ignore[arg-type]
-    assert FeatureConstraint(TAPS).fit(reference).knowledge is not first.knowledge
+    assert FeatureConstraint(TAPS).fit(reference).state is not first.state
     assert describe(first) == describe(unfitted)
     assert repr(first) == repr(unfitted) and "tensor" not in repr(first)
     assert replace(first, seed=1).fitted_to == TAPS
@@ -169,21 +177,21 @@ def test_fitting_keeps_the_parameters_and_shares_the_fit() -> None:
 
 def test_fits_are_forgotten_with_their_reference() -> None:
     reference = reference_of({"layer": drawn(20, 3)}, torch.arange(20) % 2)
-    knowledge = ref(FeatureConstraint(TAPS).fit(reference).knowledge)
-    assert knowledge() is not None
+    state = ref(FeatureConstraint(TAPS).fit(reference).state)
+    assert state() is not None
     del reference
     gc.collect()
-    assert knowledge() is None
+    assert state() is None
 
 
-def test_knowledge_follows_the_images() -> None:
+def test_the_state_follows_the_images() -> None:
     reference = reference_of({"layer": drawn(20, 4).float()}, torch.arange(20) % 2)
     objective = FeatureConstraint(TAPS, 2).fit(reference)
-    parts = {kind: objective.knowledge.near(torch.zeros(1, dtype=kind)) for kind in (torch.float32, torch.float64)}
+    parts = {kind: objective.state.parts_for(torch.zeros(1, dtype=kind)) for kind in (torch.float32, torch.float64)}
     assert parts[torch.float64][0].mixture.means.dtype == torch.float64
     assert parts[torch.float64][0].mixture.owners.dtype == torch.int64
-    assert objective.knowledge.near(torch.zeros(1, dtype=torch.float64)) is parts[torch.float64]
-    assert objective.knowledge.near(torch.zeros(1, dtype=torch.bfloat16))[0].mixture.means.dtype == torch.float32
+    assert objective.state.parts_for(torch.zeros(1, dtype=torch.float64)) is parts[torch.float64]
+    assert objective.state.parts_for(torch.zeros(1, dtype=torch.bfloat16))[0].mixture.means.dtype == torch.float32
 
 
 def test_it_can_be_fitted_in_inference_mode(seen_victim: Any) -> None:
@@ -235,9 +243,7 @@ def test_layers_that_are_too_wide_are_left_out() -> None:
         FeatureConstraint(TAPS, max_channels=2).fit(reference)
 
 
-@pytest.mark.parametrize(
-    ("labels", "words"), [([0, 0, 2, 2], "none of class 1"), ([0, 0, 0, 1], "reference has 1 of class 1")]
-)
+@pytest.mark.parametrize(("labels", "words"), [([0, 0, 2, 2], "none of class 1"), ([0, 0, 0, 1], "got 1 of class 1")])
 def test_missing_images_are_named(labels: list[int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         FeatureConstraint(TAPS).fit(reference_of({"layer": drawn(4, 3)}, torch.tensor(labels)))

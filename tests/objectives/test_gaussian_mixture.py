@@ -30,8 +30,14 @@ def clusters(count: int = 200) -> Tensor:
 
 
 def covariances(mixture: Mixture) -> Tensor:
-    factors = mixture.precision_factors()
-    return torch.linalg.inv(factors.mT @ factors)
+    """Covariance of each component, ``(K, C, C)``, from the inner products of its whitened unit vectors."""
+    components, channels = mixture.means.shape
+    identity = torch.eye(channels, dtype=torch.float64)
+    white = [
+        mixture.whitened(mean + identity, torch.full((channels,), component))
+        for component, mean in enumerate(mixture.means)
+    ]
+    return torch.linalg.inv(torch.stack([rows @ rows.mT for rows in white]))
 
 
 def test_one_gaussian_by_hand() -> None:

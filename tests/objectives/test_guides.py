@@ -13,7 +13,7 @@ from medrobust.attacks import BIM
 from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, guides
 from medrobust.objectives.base import Step, WeightedSum
-from medrobust.objectives.clean_features import Reference, fit_objectives
+from medrobust.objectives.clean_features import CleanFeatures, fit_objectives
 from medrobust.objectives.density_guides import DensityGuide, DimensionGuide, dimensionality
 from medrobust.objectives.feature_constraint import FeatureConstraint
 from medrobust.objectives.guides import ClosestGuide, RandomGuide
@@ -27,11 +27,11 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def reference_of(layers: dict[str, Tensor], labels: Tensor) -> Reference:
-    return Reference(layers, labels, [str(place) for place in range(len(labels))], {TAPS: tuple(layers)})
+def reference_of(layers: dict[str, Tensor], labels: Tensor) -> CleanFeatures:
+    return CleanFeatures(layers, labels, [str(place) for place in range(len(labels))], {TAPS: tuple(layers)})
 
 
-def two_layers(count: int = 40, classes: int = 2) -> Reference:
+def two_layers(count: int = 40, classes: int = 2) -> CleanFeatures:
     return reference_of({"layer1": drawn(count, 4), "layer2": drawn(count, 4, seed=1)}, torch.arange(count) % classes)
 
 
@@ -123,11 +123,11 @@ def test_the_kernel_density_by_hand(seen_victim: Any) -> None:
 def test_the_default_bandwidth_is_the_median_spacing_of_a_class() -> None:
     known = torch.tensor([[0.0], [1.0], [3.0], [10.0], [20.0], [40.0]], dtype=torch.float64)
     reference = reference_of({"layer": known}, torch.tensor([0, 0, 0, 1, 1, 1]))
-    widths = DensityGuide(TAPS).fit(reference).knowledge.parts[3]
+    widths = DensityGuide(TAPS).fit(reference).state.parts[3]
     assert widths.tolist() == [1.0, 10.0]  # spacings 1, 1, 2 and 10, 10, 20
     with pytest.raises(ValueError, match="class 1 coincide"):
         DensityGuide(TAPS).fit(reference_of({"layer": known.clamp(max=10)}, torch.tensor([0, 0, 0, 1, 1, 1])))
-    with pytest.raises(ValueError, match="the reference has 1 of class 1"):
+    with pytest.raises(ValueError, match="2 clean images of each class, got 1 of class 1"):
         DensityGuide(TAPS).fit(reference_of({"layer": known}, torch.tensor([0, 0, 0, 0, 0, 1])))
 
 
@@ -176,7 +176,7 @@ def test_twins_and_equal_distances_give_finite_numbers(seen_victim: Any) -> None
 def test_of_many_clean_images_some_are_kept() -> None:
     reference = two_layers(40)
     first, second, other = (
-        DimensionGuide(TAPS, 5, max_references=10, seed=seed).learn(reference).parts[0].known for seed in (0, 0, 1)
+        DimensionGuide(TAPS, 5, max_references=10, seed=seed).fit(reference).state.parts[0].known for seed in (0, 0, 1)
     )
     assert first.shape == (2, 10, 4)
     assert torch.equal(first, second) and not torch.equal(first, other)
@@ -211,7 +211,7 @@ def test_gradients_are_the_numerical_ones_and_batch_mates_change_nothing(
 
 
 @pytest.fixture(scope="module")
-def stripes() -> tuple[Any, Tensor, Tensor, Reference]:
+def stripes() -> tuple[Any, Tensor, Tensor, CleanFeatures]:
     """A victim that reads pooled features, trained on three kinds of stripes, unseen images and a reference."""
 
     def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -237,7 +237,7 @@ def stripes() -> tuple[Any, Tensor, Tensor, Reference]:
     images, labels = draw(30, 1)
     right = victim(images).argmax(1) == labels
     assert int(right.sum()) > 25
-    return victim, images[right], labels[right], Reference.of(victim, *draw(300, 7), ("activations",))
+    return victim, images[right], labels[right], CleanFeatures.extract(victim, *draw(300, 7), ("activations",))
 
 
 @pytest.mark.parametrize("objective", ALL, ids=lambda one: f"{type(one).__name__}-{getattr(one, 'components', '')}")
@@ -303,5 +303,5 @@ def test_bad_settings_get_one_sentence(kind: Any, settings: dict[str, Any], word
 
 
 def test_too_few_images_for_the_neighbours() -> None:
-    with pytest.raises(ValueError, match="20 neighbours need as many clean images, the reference has 8"):
+    with pytest.raises(ValueError, match="20 neighbours need at least as many clean images, got 8"):
         DimensionGuide(TAPS).fit(two_layers(8))

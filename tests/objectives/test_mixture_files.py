@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from medrobust.objectives import FeatureConstraint
-from medrobust.objectives.clean_features import Reference
+from medrobust.objectives.clean_features import CleanFeatures
 from medrobust.objectives.gaussian_mixture import fit_mixture
-from medrobust.objectives.mixture_files import kept
+from medrobust.objectives.mixture_files import load_or_fit
 
 
-def reference(folder: Path | None, key: str = "victim images") -> Reference:
+def reference(folder: Path | None, key: str = "victim images") -> CleanFeatures:
     generator = torch.Generator().manual_seed(0)
     layers = {"a.act": torch.randn((40, 3), generator=generator), "b": torch.randn((40, 5), generator=generator)}
-    return Reference(layers, torch.arange(40) % 2, [str(i) for i in range(40)], {("*",): ("a.act", "b")}, key, folder)
+    return CleanFeatures(
+        layers, torch.arange(40) % 2, [str(i) for i in range(40)], {("*",): ("a.act", "b")}, key, folder
+    )
 
 
 def tensors(objective: Any) -> list[Tensor]:
-    return [
-        value for part in objective.knowledge.parts for value in vars(part.mixture).values() if torch.is_tensor(value)
-    ]
+    return [value for part in objective.state.parts for value in vars(part.mixture).values() if torch.is_tensor(value)]
 
 
 def test_a_second_evaluation_reads_what_the_first_has_fitted(tmp_path: Any, monkeypatch: Any) -> None:
@@ -50,11 +50,11 @@ def test_a_damaged_file_is_written_again(tmp_path: Any) -> None:
         calls.append(1)
         return {"layer": [fit_mixture(torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), 1)]}
 
-    kept(tmp_path, ["x"], fit)
+    load_or_fit(tmp_path, ["x"], fit)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:50])
-    kept(tmp_path, ["x"], fit)
-    kept(tmp_path, ["x"], fit)
+    load_or_fit(tmp_path, ["x"], fit)
+    load_or_fit(tmp_path, ["x"], fit)
     assert len(calls) == 2
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
