@@ -192,7 +192,8 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         if missing := self.missing_classes(good):
             raise ValueError(f"{self.root}: expected images of the class {missing[0]}, found none")
         if not good:
-            raise ValueError(f"{self.root}: expected at least one good image, found none of {len(samples)}")
+            first = f", first {': '.join(self.bad_samples[0])}" if self.bad_samples else ""
+            raise ValueError(f"{self.root}: expected images, found {len(samples)} of which none is good{first}")
         splits, required = self._split(samples, good)
         if self.limit is not None:
             splits = {split: take(members, self.limit, self.split_seed) for split, members in splits.items()}
