@@ -128,7 +128,7 @@ def test_what_cannot_be_fitted_or_scored_is_refused_in_one_sentence() -> None:
         fitted(clean, adversarial[:0])
     with pytest.raises(ValueError, match="no correctly classified clean image"):
         fitted(clean[:0], adversarial)
-    with pytest.raises(ValueError, match="DeepFeatures has seen no adversarial image yet"):
+    with pytest.raises(ValueError, match="DeepFeatures has seen no adversarial images yet"):
         fitted(clean, None).score(features(clean))
     detector = fitted(clean, adversarial, trees=2)
     clean[3, 1] = float("nan")

@@ -146,7 +146,7 @@ def test_what_it_cannot_take_gets_one_sentence(kind: type[Detector], fitted: Any
         made(kind).fit(broken, labels, features, None, broken, labels)
     with pytest.raises(ValueError, match="one label for each of 60 images, got 3"):
         made(kind).fit(features, labels[:3], features)
-    with pytest.raises(ValueError, match="belong together, and only one of them is given"):
+    with pytest.raises(ValueError, match="belong together, and only one of them was given"):
         made(kind).fit(features, labels, features, reference=features)
     if kind.needs_reference:
         with pytest.raises(ValueError, match="give clean training images as reference and reference_labels"):

@@ -156,7 +156,7 @@ def test_what_cannot_be_fitted_or_scored_is_refused_in_one_sentence(detector) ->
         fitted(clean, adversarial[:0])
     with pytest.raises(ValueError, match="no correctly classified clean image"):
         fitted(clean[:0], adversarial)
-    with pytest.raises(ValueError, match="LayerNetworks has seen no adversarial image yet"):
+    with pytest.raises(ValueError, match="LayerNetworks has seen no adversarial images yet"):
         fitted(clean, None).score(clean)
     with pytest.raises(ValueError, match="expected features of the layers"):
         detector.score(only(clean, "early"))

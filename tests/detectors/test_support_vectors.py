@@ -170,7 +170,7 @@ def test_what_cannot_be_fitted_or_scored_is_refused_in_one_sentence(kind) -> Non
         fitted(kind, clean, adversarial[:0])
     with pytest.raises(ValueError, match="no correctly classified clean image"):
         fitted(kind, clean[:0], adversarial)
-    with pytest.raises(ValueError, match=f"{kind.__name__} has seen no adversarial image yet"):
+    with pytest.raises(ValueError, match=f"{kind.__name__} has seen no adversarial images yet"):
         fitted(kind, clean, None).score(features(clean))
     with pytest.raises(ValueError, match="is not fitted yet"):
         kind().score(features(clean))
