@@ -1,4 +1,4 @@
-"""Saved detectors: what is loaded scores as what was saved, in a new process too, and nothing else is loaded."""
+"""Saved detectors: what is loaded scores like what was saved, in a new process too, and nothing else is loaded."""
 
 import json
 import os
@@ -34,7 +34,7 @@ torch.save({name: detector.score(given) for name, detector in loaded.items()}, s
 
 
 class OddBuffers(Detector):
-    """Keeps tensors of every kind, some of which are views of one another."""
+    """Stores tensors of every kind, some of which are views of one another."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
