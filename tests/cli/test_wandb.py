@@ -15,8 +15,8 @@ import polars
 import pytest
 from PIL import Image
 
-from cli.wandb_log import log_evaluation, logged_in, reachable, run_logger
 from cli import wandb_log
+from cli.wandb_log import log_evaluation, logged_in, reachable, run_logger
 from medrobust.results.records import COLUMNS
 
 PLACES = ("WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
