@@ -6,11 +6,8 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import ActionConfigFile
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -31,28 +28,6 @@ class OneSentenceParser(LightningArgumentParser):
         sys.exit(2)
 
 
-class OverlayFile(ActionConfigFile):
-    """A configuration file whose attacks replace those of the files before it.
-
-    The parser would merge attacks of equal name, so that a suite's PGD took its radius from an earlier file's.
-    """
-
-    @staticmethod
-    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
-        """Forget the attacks so far if the file has its own, then read it."""
-        try:
-            content = yaml.safe_load(Path(value).read_text())
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
-        except (OSError, ValueError):
-            content = None  # the parser will say what is wrong
-        attack = content.get("attack") if isinstance(content, dict) else None
-        if isinstance(attack, dict) and "attacks" in attack and cfg.get("attack.attacks") is not None:
-            cfg["attack.attacks"] = None
-        ActionConfigFile.apply_config(parser, cfg, dest, value)
-
-
 def sentence(message: str, options: list[str]) -> str:
     """Say in one sentence what a parser's message means.
 
@@ -67,15 +42,15 @@ def sentence(message: str, options: list[str]) -> str:
     if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
         choices = re.search(r"Expected a typing.Literal\[(.+?)\]", message)
         beside = f", nor is it one of {choices[1]}" if choices else ""
-        return f"{place}there is no class {unknown[1]!r}{beside}{_nearest(unknown[1], known_classes())}"
+        return f"{place}there is no class {unknown[1]!r}{beside}{nearest(unknown[1], known_classes())}"
     owners = re.findall(r"Problem with given class_path '([^']+)'", message)
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         owner = owners[-1] if owners else ""
         name = option[1].rpartition(".")[2]
-        return f"{place}{owner.rpartition('.')[2] or 'it'} has no option {name!r}{_nearest(name, _fields(owner))}"
+        return f"{place}{owner.rpartition('.')[2] or 'it'} has no option {name!r}{nearest(name, _fields(owner))}"
     if refused := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)", message):
         name = refused[1] or refused[2]
-        return f"there is no option {name!r}{_nearest(name, options)}"
+        return f"there is no option {name!r}{nearest(name, options)}"
     if owners and inner:
         place = f"{inner[0]}, {inner[-1]} of {owners[-1].rpartition('.')[2]}: "
     if fraction := re.search(r"Not of type Fraction: (.+)", message):
@@ -128,7 +103,7 @@ def _fields(class_path: str) -> list[str]:
         return []
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
     near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=3, cutoff=0.6)))
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

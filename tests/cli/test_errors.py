@@ -70,7 +70,7 @@ def complaint(
 
 
 @pytest.mark.parametrize(
-    ("what", "arguments", "text", "told"),
+    ("what", "arguments", "text", "expected"),
     [
         ("model", ["--model", "Clasifier"], "", "Clasifier"),
         ("model in a file", [], "model: {class_path: Clasifier}", "Clasifier"),
@@ -81,12 +81,12 @@ def complaint(
         ("data class as model", ["--model", "PhantomChestXRay"], "", "PhantomChestXRay"),
     ],
 )
-def test_an_unknown_class_is_named(complaint: Complaint, what: str, arguments: list, text: str, told: str) -> None:
-    assert told in complaint("train", *arguments, text=text)
+def test_an_unknown_class_is_named(complaint: Complaint, what: str, arguments: list, text: str, expected: str) -> None:
+    assert expected in complaint("train", *arguments, text=text)
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments", "text", "told"),
+    ("program", "arguments", "text", "expected"),
     [
         ("train", ["--nme", "x"], "", "nme"),
         ("train", [], "nme: x", "nme"),
@@ -101,12 +101,14 @@ def test_an_unknown_class_is_named(complaint: Complaint, what: str, arguments: l
         ("evaluate", ["--ckpt_path", "GOOD"], "attack: {epsilon: [0.1]}", "epsilon"),
     ],
 )
-def test_a_misspelt_option_is_named(complaint: Complaint, program: str, arguments: list, text: str, told: str) -> None:
-    assert re.search(rf"\b{told}\b", complaint(program, *arguments, text=text))
+def test_a_misspelt_option_is_named(
+    complaint: Complaint, program: str, arguments: list, text: str, expected: str
+) -> None:
+    assert re.search(rf"\b{expected}\b", complaint(program, *arguments, text=text))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text", "told"),
+    ("arguments", "text", "expected"),
     [
         ([], attack("{class_path: PGD, init_args: {epsilon: 8}}"), r"epsilon .*got 8 \(did you mean 8/255\?\)"),
         ([], attack("{class_path: PGD, init_args: {step_size: 3}}"), r"step_size .*got 3 \(did you mean 3/255\?\)"),
@@ -121,12 +123,14 @@ def test_a_misspelt_option_is_named(complaint: Complaint, program: str, argument
         (["--data.batch_size", "many"], "", "batch_size.*many|many.*batch_size"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused(complaint: Complaint, arguments: list, text: str, told: str) -> None:
-    assert re.search(told, complaint("evaluate", "--ckpt_path", "GOOD", *arguments, text=text))
+def test_a_value_that_cannot_be_meant_is_refused(
+    complaint: Complaint, arguments: list, text: str, expected: str
+) -> None:
+    assert re.search(expected, complaint("evaluate", "--ckpt_path", "GOOD", *arguments, text=text))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--model.weights", "nofile.safetensors"], "no file nofile.safetensors"),
         (["--model.backbone", "resnet1000"], "resnet1000"),
@@ -139,12 +143,12 @@ def test_a_value_that_cannot_be_meant_is_refused(complaint: Complaint, arguments
         (["-c", "nofile.yaml"], "nofile.yaml"),
     ],
 )
-def test_a_victim_that_cannot_be_built_is_refused(complaint: Complaint, arguments: list, told: str) -> None:
-    assert re.search(told, complaint("train", *arguments))
+def test_a_victim_that_cannot_be_built_is_refused(complaint: Complaint, arguments: list, expected: str) -> None:
+    assert re.search(expected, complaint("train", *arguments))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--ckpt_path", "best"], r"checkpoints/best\.ckpt.*fine-tune"),
         (["--ckpt_path", "last"], r"checkpoints/last\.ckpt.*fine-tune"),
@@ -152,8 +156,8 @@ def test_a_victim_that_cannot_be_built_is_refused(complaint: Complaint, argument
         ([], "which weights"),
     ],
 )
-def test_a_checkpoint_that_does_not_exist_is_refused(complaint: Complaint, arguments: list, told: str) -> None:
-    assert re.search(told, complaint("evaluate", *arguments, configs=(DEMO, LINF)))
+def test_a_checkpoint_that_does_not_exist_is_refused(complaint: Complaint, arguments: list, expected: str) -> None:
+    assert re.search(expected, complaint("evaluate", *arguments, configs=(DEMO, LINF)))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +195,25 @@ def test_bare_weights_are_no_checkpoint(complaint: Complaint, tmp_path: Path) ->
 def test_an_evaluation_without_an_attack_is_refused(complaint: Complaint, attacks: str) -> None:
     text = f"attack: {{attacks: {attacks}}}"
     assert "no attack is configured" in complaint("evaluate", "--ckpt_path", "GOOD", text=text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ("{bmi: {init_args: {steps: 3}}}", "no earlier file configures an attack 'bmi'; did you mean bim"),
+        ("{jsma: {init_args: {steps: 3}}}", "no earlier file configures an attack 'jsma'; give that file before"),
+        ("{bim: {class_path: PGD}}", "bim changes settings of BIM, it cannot make it PGD"),
+        ("{bim: {init_args: {stpes: 3}}}", r"BIM has no option 'stpes'; did you mean .*steps"),
+        ("{bim: {init_args: {epsilon: 8}}}", r"epsilon .*got 8 \(did you mean 8/255\?\)"),
+        ("{bim: {steps: 3}}", r"bim takes \{init_args: .*got \{'steps': 3\}"),
+        ("{bim: 3}", r"bim takes \{init_args: .*got 3"),
+        ("[bim]", r"maps names of attacks to their changes, got \['bim'\]"),
+        ("{}, attacks: {}", "wrong.yaml has both"),
+    ],
+)
+def test_a_change_of_attacks_that_cannot_be_made_is_refused(complaint: Complaint, changes: str, expected: str) -> None:
+    text = f"attack: {{attacks+: {changes}}}"
+    assert re.search(expected, complaint("evaluate", "--ckpt_path", "GOOD", text=text, configs=(DEMO, LINF)))
 
 
 def test_an_attack_named_like_the_control_is_refused(complaint: Complaint) -> None:
