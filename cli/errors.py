@@ -1,4 +1,4 @@
-"""One sentence for each mistake in a configuration, instead of the parser's account of all that it tried."""
+"""Turns the parser's account of everything that it tried into one sentence about the mistake."""
 
 import difflib
 import inspect
@@ -21,7 +21,7 @@ class OneSentenceParser(LightningArgumentParser):
     """Lightning's parser, whose error is one sentence on standard error and exit status 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End the program with the sentence; parsers inside a parser still raise."""
+        """End the program with the sentence; a nested parser raises instead."""
         if not self.exit_on_error:
             super().error(message, ex)
         sys.stderr.write(f"error: {sentence(message, list(known_options(self)))}\n")
@@ -29,11 +29,11 @@ class OneSentenceParser(LightningArgumentParser):
 
 
 def sentence(message: str, options: list[str]) -> str:
-    """Say in one sentence what a parser's message means.
+    """Summarise a parser's message in one sentence.
 
     Args:
-        message: The message, of several lines for classes and unions.
-        options: The options that there are, to name the nearest one.
+        message: The message; for classes and unions it has several lines.
+        options: All options, of which the sentence suggests the nearest to an unknown one.
     """
     where = re.search(r'Parser key "([^"]+)"', message)
     place = f"{where[1]}: " if where else ""
@@ -71,7 +71,7 @@ def sentence(message: str, options: list[str]) -> str:
 
 
 def known_options(parser: Any) -> Iterator[str]:
-    """Names of a parser's options, those of its subcommands included."""
+    """Names of a parser's options, including those of its subcommands."""
     for action in parser._actions:
         yield from (option.lstrip("-") for option in action.option_strings)
         for sub in getattr(action, "_name_parser_map", {}).values():
@@ -79,7 +79,7 @@ def known_options(parser: Any) -> Iterator[str]:
 
 
 def known_classes() -> list[str]:
-    """Names of the classes of ours that a configuration may name."""
+    """Names of the project's classes that a configuration may name."""
     return [
         found.__name__
         for base in (Attack, Objective, VictimModule, MedicalDataModule, Callback)
@@ -104,6 +104,7 @@ def _fields(class_path: str) -> list[str]:
 
 
 def nearest(name: str, names: list[str]) -> str:
+    """Suggestion of the most similar names, to be appended to a sentence; empty if none is similar."""
     near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=3, cutoff=0.6)))
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

@@ -27,12 +27,13 @@ class OverlayFile(ActionConfigFile):
             line = error.problem_mark.line + 1 if error.problem_mark else "?"
             raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
         except (OSError, ValueError):
-            content = None  # the parser will say what is wrong
+            content = None  # the parser says what is wrong
         attack = content.get("attack") if isinstance(content, dict) else None
         if isinstance(attack, dict) and "attacks+" in attack:
             if "attacks" in attack:
                 raise ValueError(
-                    f"{value} has both attack.attacks and attack.attacks+: one replaces, the other changes"
+                    f"{value} has both attack.attacks, which replaces all attacks, and attack.attacks+, "
+                    "which changes some; give one of them"
                 )
             attack["attacks"] = changed_attacks(cfg.get("attack.attacks") or {}, attack.pop("attacks+"))
             value = yaml.safe_dump(content, sort_keys=False)  # the parser takes a file's content as well as its path
@@ -55,17 +56,18 @@ def changed_attacks(configured: Mapping[str, Any], changes: Any) -> dict[str, An
         raise ValueError(f"attack.attacks+ maps names of attacks to their changes, got {changes!r}")
     for name, change in changes.items():
         if name not in configured:
-            hint = nearest(name, list(configured)) or "; give that file before this one, with -c"
+            hint = nearest(str(name), [str(one) for one in configured]) or "; give that file before this one, with -c"
             raise ValueError(f"attack.attacks+.{name}: no earlier file configures an attack {name!r}{hint}")
-        if not isinstance(change, dict) or not change.keys() <= {"class_path", "init_args"}:
+        settings = change.get("init_args", {}) if isinstance(change, dict) else None
+        if not isinstance(settings, dict) or not change.keys() <= {"class_path", "init_args"}:
             raise ValueError(f"attack.attacks+.{name} takes {{init_args: {{...}}}} with what changes, got {change!r}")
         method = configured[name].class_path.rpartition(".")[2]
         if str(change.get("class_path", method)).rpartition(".")[2] != method:
             raise ValueError(
-                f"attack.attacks+.{name} changes settings of {method}, it cannot make it {change['class_path']}: "
+                f"attack.attacks+.{name} cannot turn {method} into {change['class_path']}; "
                 "list all attacks under attack.attacks instead"
             )
     return {
-        name: {"class_path": attack.class_path, "init_args": changes.get(name, {}).get("init_args") or {}}
+        name: {"class_path": attack.class_path, "init_args": changes.get(name, {}).get("init_args", {})}
         for name, attack in configured.items()
     }

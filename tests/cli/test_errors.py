@@ -1,4 +1,4 @@
-"""Mistakes of the user: one sentence about the real mistake, exit status 2, and no data read."""
+"""Mistakes of the user: one sentence that names the mistake, exit status 2, and no data read."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from lightning_modules import Classifier
 ROOT = Path(__file__).resolve().parents[2]
 DEMO, LINF = ROOT / "configs" / "demo.yaml", ROOT / "configs" / "attacks" / "linf.yaml"
 QUIET = ("--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=1")
-LONGEST = 300  # characters of a sentence that is still read
+LONGEST = 300  # characters; a longer sentence is not read
 
 Complaint = Callable[..., str]
 
@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def complaint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], checkpoint: Path
 ) -> Complaint:
-    """Runs a command line that is wrong and gives its one sentence."""
+    """Runs a command line that contains a mistake and returns the one sentence about it."""
     monkeypatch.chdir(tmp_path)
 
     def run(program: str, *arguments: Any, text: str = "", configs: tuple[Path, ...] = (DEMO,)) -> str:
@@ -153,7 +153,7 @@ def test_a_victim_that_cannot_be_built_is_refused(complaint: Complaint, argument
         (["--ckpt_path", "best"], r"checkpoints/best\.ckpt.*fine-tune"),
         (["--ckpt_path", "last"], r"checkpoints/last\.ckpt.*fine-tune"),
         (["--ckpt_path", "gone.ckpt"], r"no checkpoint gone\.ckpt"),
-        ([], "which weights"),
+        ([], "no checkpoint is given: add --ckpt_path best"),
     ],
 )
 def test_a_checkpoint_that_does_not_exist_is_refused(complaint: Complaint, arguments: list, expected: str) -> None:
@@ -202,10 +202,11 @@ def test_an_evaluation_without_an_attack_is_refused(complaint: Complaint, attack
     [
         ("{bmi: {init_args: {steps: 3}}}", "no earlier file configures an attack 'bmi'; did you mean bim"),
         ("{jsma: {init_args: {steps: 3}}}", "no earlier file configures an attack 'jsma'; give that file before"),
-        ("{bim: {class_path: PGD}}", "bim changes settings of BIM, it cannot make it PGD"),
+        ("{bim: {class_path: PGD}}", "bim cannot turn BIM into PGD"),
         ("{bim: {init_args: {stpes: 3}}}", r"BIM has no option 'stpes'; did you mean .*steps"),
         ("{bim: {init_args: {epsilon: 8}}}", r"epsilon .*got 8 \(did you mean 8/255\?\)"),
         ("{bim: {steps: 3}}", r"bim takes \{init_args: .*got \{'steps': 3\}"),
+        ("{bim: {init_args: 3}}", r"bim takes \{init_args: .*got \{'init_args': 3\}"),
         ("{bim: 3}", r"bim takes \{init_args: .*got 3"),
         ("[bim]", r"maps names of attacks to their changes, got \['bim'\]"),
         ("{}, attacks: {}", "wrong.yaml has both"),
@@ -222,7 +223,7 @@ def test_an_attack_named_like_the_control_is_refused(complaint: Complaint) -> No
 
 
 @pytest.mark.parametrize("arguments", [[], ["predict"], ["fit"], ["fit", "--name", "x"]])
-def test_a_command_that_is_not_whole_is_refused(
+def test_an_incomplete_command_is_refused(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
