@@ -6,10 +6,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from medrobust.attacks.budgets import Fraction
-from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack
+from medrobust.evaluation import EvaluationContext, EvaluationListener, EvaluationPlan, PlannedAttack
+from medrobust.evaluation.plan import radius_of
 
 
-class AttackProgress(TQDMProgressBar):
+class AttackProgress(TQDMProgressBar, EvaluationListener):
     """Lightning's progress bar, with the attack that is running and its place in the list behind the batches.
 
     Args:
@@ -26,13 +27,13 @@ class AttackProgress(TQDMProgressBar):
         shown.pop("v_num", None)
         return shown
 
-    def on_attack_start(self, trainer: pl.Trainer, planned: PlannedAttack, plan: EvaluationPlan) -> None:
+    def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
         """Show the attack's name, its radius and its number."""
-        bar: Any = self._test_progress_bar if trainer.testing else self._val_progress_bar
+        bar = self._test_progress_bar if self.trainer.testing else self._val_progress_bar
         if bar is None or not self.is_enabled:
             return
-        radius = getattr(planned.attack, "epsilon", None)
+        radius = radius_of(planned.attack)
         number = next(place for place, other in enumerate(plan.attacks, 1) if other.key == planned.key)
         written = str(radius) if isinstance(radius, Fraction) else f"{radius:.3g}" if radius is not None else ""
-        shown = f"{planned.name} {written}".rstrip()
-        bar.set_postfix_str(f"{shown} ({number}/{len(plan.attacks)})")
+        name = f"{planned.name} {written}".rstrip()
+        bar.set_postfix_str(f"{name} ({number}/{len(plan.attacks)})")

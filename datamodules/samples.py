@@ -19,3 +19,8 @@ class Sample:
     id: str
     target: int
     patient: str
+
+    @property
+    def stratum(self) -> str:
+        """The group that the image belongs to: its class."""
+        return str(self.target)

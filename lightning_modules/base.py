@@ -8,8 +8,12 @@ from typing import Any, Self
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
+from medrobust.metrics.outcomes import MeanOutcome
+from medrobust.networks import Outcome
 from medrobust.networks.features import layers_named, tapped
+from medrobust.networks.victims import Outputs, Targets
 
 
 class VictimModule(pl.LightningModule):
@@ -23,17 +27,20 @@ class VictimModule(pl.LightningModule):
 
     mean: Tensor
     std: Tensor
+    clean_metric: Metric  # measures the victim on clean images; ``compute`` gives numbers by name, among them ``loss``
+    shown_metrics: tuple[str, ...] = ("accuracy", "quality")  # beside the progress bar
 
     def __init__(self, network: nn.Module, mean: float | list[float], std: float | list[float]) -> None:
         """Keep the network and its normalisation."""
         super().__init__()
         self.network = network
+        self.clean_metric = MeanOutcome()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
         if not bool((self.std > 0).all()):
             raise ValueError(f"std divides the images and is positive, got {std}")
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor) -> Outputs:
         """Outputs for images ``(N, C, H, W)`` in [0, 1]."""
         return self.network(self.normalised(images))
 
@@ -44,7 +51,7 @@ class VictimModule(pl.LightningModule):
                 raise ValueError(f"mean and std have {len(statistic)} channels, the images {images.shape[1]}")
         return (images - self.mean) / self.std
 
-    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
+    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
         """Outputs and the named layers of the network averaged over space, ``(N, C)`` each, in one forward."""
         with tapped(self.network, layers) as taps:
             return self(images), taps
@@ -54,20 +61,51 @@ class VictimModule(pl.LightningModule):
         return layers_named(self.network, patterns)
 
     @abstractmethod
-    def loss(self, images: Tensor, targets: Any) -> Tensor:
+    def loss(self, images: Tensor, targets: Targets) -> Tensor:
         """Loss of each image, ``(N,)``."""
 
     @abstractmethod
-    def fooled(self, outputs: Any, targets: Any) -> Tensor:
-        """Whether each output is wrong about its target, bool ``(N,)``."""
+    def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
+        """How well outputs fit their targets, for each image."""
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """What the network is, as plain values: kept in the checkpoint, compared when one is loaded."""
 
-    def decisions(self, outputs: Any) -> tuple[Tensor, Tensor] | None:
-        """Predicted class and its probability, ``(N,)`` each; None for victims that do not name one class."""
-        return None
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Mean loss of a batch; a task may train on another one."""
+        loss = self.loss(batch["image"], batch["target"]).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Measure a batch of clean images."""
+        self.measure(batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Measure a batch of clean images."""
+        self.measure(batch)
+
+    def measure(self, batch: dict[str, Any]) -> None:
+        """Give a batch to ``clean_metric``: loss, outcome and quality of each image; a task may measure more."""
+        images, targets = batch["image"], batch["target"]
+        outcome = self.outcome(self(images), targets)
+        self.clean_metric.update(self.loss(images, targets), outcome.right, outcome.quality)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of all ranks' images."""
+        self._log_clean("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of all ranks' images."""
+        self._log_clean("test")
+
+    def _log_clean(self, stage: str) -> None:
+        values = self.clean_metric.compute()
+        self.clean_metric.reset()
+        for name, value in values.items():
+            # every rank holds the same number, gathered by the metric: sync_dist only quiets Lightning's warning
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name in self.shown_metrics, sync_dist=True)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:

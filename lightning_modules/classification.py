@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -12,7 +12,22 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lightning_modules.base import VictimModule
 from medrobust.metrics.classification import ClassifierQuality
+from medrobust.networks import Outcome, class_outcome
 from medrobust.networks.classifiers import build_classifier
+
+
+@runtime_checkable
+class ClassificationData(Protocol):
+    """What a classifier asks of a data module."""
+
+    channels: int
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+
+    def class_weights(self) -> Tensor:
+        """Weights ``(K,)`` of the classes, inverse to their frequency in Train."""
 
 
 class Classifier(VictimModule):
@@ -38,6 +53,7 @@ class Classifier(VictimModule):
     """
 
     loss_weights: Tensor
+    shown_metrics = ("accuracy", "auroc")
 
     def __init__(
         self,
@@ -66,7 +82,7 @@ class Classifier(VictimModule):
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
         weights_of = torch.tensor(class_weights) if isinstance(class_weights, list) else torch.ones(num_classes)
         self.register_buffer("loss_weights", weights_of, persistent=False)
-        self.quality = ClassifierQuality()
+        self.clean_metric = ClassifierQuality()
 
     def setup(self, stage: str) -> None:
         """Compare with the data, before anything is computed.
@@ -74,28 +90,25 @@ class Classifier(VictimModule):
         Raises:
             ValueError: The data have another number of classes or channels than the network.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        for name, own in (("num_classes", self.num_classes), ("channels", self.channels)):
-            theirs = getattr(data, name, own)
-            if theirs != own:
-                raise ValueError(f"model.{name} is {own}, but the data set has {theirs}")
-        if stage == "fit" and self.class_weights == "balanced":
-            if data is None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ClassificationData):
+            if stage == "fit" and self.class_weights == "balanced":
                 raise ValueError("class_weights: balanced counts the classes of a data module, and none is given")
+            return
+        compared = {"num_classes": (self.num_classes, data.num_classes), "channels": (self.channels, data.channels)}
+        for name, (expected, found) in compared.items():
+            if found != expected:
+                raise ValueError(f"model.{name} is {expected}, but the data set has {found}")
+        if stage == "fit" and self.class_weights == "balanced":
             self.loss_weights = data.class_weights().to(self.loss_weights)
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each image, ``(N,)``, unweighted."""
         return functional.cross_entropy(self(images), targets, reduction="none")
 
-    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether the largest logit is another class than the target, ``(N,)``."""
-        return outputs.argmax(1) != targets
-
-    def decisions(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicted class and its softmax probability, ``(N,)`` each."""
-        confidences, predictions = outputs.float().softmax(1).max(1)
-        return predictions, confidences
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        """Whether the largest logit is that of the target ``(N,)``, and the softmax probability of the target."""
+        return class_outcome(outputs, targets)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Weighted cross-entropy of a batch."""
@@ -105,28 +118,9 @@ class Classifier(VictimModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def measure(self, batch: dict[str, Any]) -> None:
         """Gather the logits of a batch."""
-        self.quality.update(self(batch["image"]), batch["target"])
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Gather the logits of a batch."""
-        self.quality.update(self(batch["image"]), batch["target"])
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of all ranks' images."""
-        self._log_quality("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of all ranks' images."""
-        self._log_quality("test")
-
-    def _log_quality(self, stage: str) -> None:
-        values = self.quality.compute()
-        self.quality.reset()
-        for name, value in values.items():
-            # every rank holds the same number, gathered by the metric: sync_dist only quiets Lightning's warning
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("accuracy", "auroc"), sync_dist=True)
+        self.clean_metric.update(self(batch["image"]), batch["target"])
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule as configured."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medrobust.networks import Outcome, class_outcome
+
 SIDE = 8
 # logits are LEADS[k] * <w, x - 1/2> + BIASES[k]: cross-entropy and margin rise along DIRECTIONS[y] * sign(w)
 LEADS = {2: (-1.0, 1.0), 3: (-1.0, 0.3, 1.0)}
@@ -63,8 +65,8 @@ class LinearVictim(nn.Module):
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(self(images), targets, reduction="none")
 
-    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs.argmax(1) != targets
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        return class_outcome(outputs, targets)
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         offered = {"channels": images.mean((2, 3)), "pixels": images.flatten(1)}
@@ -76,7 +78,7 @@ class LinearVictim(nn.Module):
 
 
 class SegmenterVictim(nn.Module):
-    """A linear classifier of each pixel with 2 or 3 classes; fooled when half the labelled pixels are wrong."""
+    """A linear classifier of each pixel with 2 or 3 classes; wrong when more than half the labelled pixels are."""
 
     def __init__(self, channels: int = 1, classes: int = 2, tagged: bool = False, scale: float = 1.0) -> None:
         super().__init__()
@@ -98,9 +100,9 @@ class SegmenterVictim(nn.Module):
         values = functional.cross_entropy(self(images), targets.clamp(min=0), reduction="none")
         return values.masked_fill(ignored, 0).sum((1, 2)) / (~ignored).sum((1, 2)).clamp(min=1)
 
-    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        wrong = (outputs.argmax(1) != targets) & (targets >= 0)
-        return 2 * wrong.sum((1, 2)) > (targets >= 0).sum((1, 2))
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        right, labelled = ((outputs.argmax(1) == targets).sum((1, 2)), (targets >= 0).sum((1, 2)))
+        return Outcome(2 * right >= labelled, right / labelled.clamp(min=1))
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         return self(images), {layer: images.mean((2, 3)) for layer in layers}
@@ -112,7 +114,7 @@ class SegmenterVictim(nn.Module):
 
 
 class BoxVictim(nn.Module):
-    """A box is found when its pixels' mean score is positive; fooled when at most half the boxes are found."""
+    """A box is found when its pixels' mean score is positive; wrong when at most half the boxes are found."""
 
     def __init__(self, channels: int = 1, tagged: bool = False) -> None:
         super().__init__()
@@ -148,9 +150,10 @@ class BoxVictim(nn.Module):
             ]
         )
 
-    def fooled(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> Tensor:
+    def outcome(self, outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> Outcome:
         found = [(self.scores(o, t) > 0) for o, t in zip(outputs, targets, strict=True)]
-        return torch.tensor([2 * int(hits.sum()) <= len(hits) and len(hits) > 0 for hits in found], dtype=torch.bool)
+        recalls = torch.tensor([float(hits.float().mean()) if len(hits) else 1.0 for hits in found])
+        return Outcome(recalls > 0.5, recalls)
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
         return self(images), {layer: images.mean((2, 3)) for layer in layers}
@@ -213,8 +216,8 @@ class Counting(nn.Module):
     def loss(self, images: Tensor, targets: Any) -> Tensor:
         return self.inner.loss(self.watched(images), targets)
 
-    def fooled(self, outputs: Any, targets: Any) -> Tensor:
-        return self.inner.fooled(outputs, targets)
+    def outcome(self, outputs: Any, targets: Any) -> Outcome:
+        return self.inner.outcome(outputs, targets)
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
         return self.inner.features(self.watched(images), layers)
@@ -236,8 +239,8 @@ class RaisesAtCall(nn.Module):
     def loss(self, images: Tensor, targets: Any) -> Tensor:
         return functional.cross_entropy(self(images), targets, reduction="none")
 
-    def fooled(self, outputs: Any, targets: Any) -> Tensor:
-        return outputs.argmax(1) != targets
+    def outcome(self, outputs: Any, targets: Any) -> Outcome:
+        return class_outcome(outputs, targets)
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
         return self(images), {}
@@ -282,8 +285,8 @@ class Seen:
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         return self(images), {name: images.flatten(1) * self.scales[name] for name in layers}
 
-    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs.argmax(1) != targets
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        return class_outcome(outputs, targets)
 
 
 @pytest.fixture

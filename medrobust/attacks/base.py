@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks.batch_checks import check_batch, without_inference
-from medrobust.networks.victims import Victim, frozen
+from medrobust.networks.freezing import frozen
+from medrobust.networks.victims import Outputs, Targets, Victim
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ class Attack(ABC):
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Do the work on a checked batch, with the victim frozen and gradients enabled."""
 
-    def reached(self, victim: Victim, outputs: Any, targets: Any) -> Tensor:
-        """Whether outputs are what the attack wants, bool ``(N,)``."""
-        wrong = victim.fooled(outputs, targets)
-        return ~wrong if self.targeted else wrong
+    def reached(self, victim: Victim, outputs: Outputs, targets: Targets) -> Tensor:
+        """Whether outputs are what the attack wants, bool ``(N,)``: wrong about the truth, or right about the goal."""
+        right = victim.outcome(outputs, targets).right
+        return right if self.targeted else ~right
 
     def parameters(self) -> dict[str, Any]:
         """All fields as plain values, nested objects with their class's name: what identifies the attack."""

@@ -1,18 +1,22 @@
 """How a batch is attacked: on a deployment copy or a surrogate, with objectives fitted to clean training images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from callbacks.transfer import victim_beside
 from medrobust.attacks import Attack
-from medrobust.evaluation.deployment import Deployment, Precision, judging
+from medrobust.evaluation.batch import AdversarialBatch, CleanBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.deployment import Deployment, Precision, check_precision, judging
 from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.goals import Goals, choose_goals
-from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, weights_hash
+from medrobust.evaluation.other_victims import victim_beside
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_hash
+from medrobust.networks.victims import EvaluatedVictim, Outputs, Targets
 from medrobust.objectives.clean_features import Reference, fit_objectives, patterns_wanted
 
 
@@ -26,6 +30,9 @@ class Crafter:
         surrogate: Run or checkpoint of another victim, on which everything is crafted; None for the victim itself.
         reference_per_class: Clean training images of each class that objectives are fitted to; None for all.
         fitted: Folder in which fitted mixtures are kept; empty for none.
+
+    Raises:
+        ValueError: A setting is out of its range.
     """
 
     def __init__(
@@ -43,111 +50,122 @@ class Crafter:
         self.deployment = Deployment(deployment, precision)
         self.goals, self.surrogate, self.reference_per_class = goals, surrogate, reference_per_class
         self.fitted = fitted
-        self._surrogate: Any = None
-        self._ready: dict[tuple[str, bool], Attack] = {}  # by key, and whether for the victim itself
+        self._surrogate: EvaluatedVictim | None = None
+        self._ready: dict[tuple[str, bool], Attack] = {}  # by key, and whether it is for the victim itself
 
-    def load(self, trainer: pl.Trainer, victim: pl.LightningModule) -> None:
-        """Load the surrogate, before any image is read.
+    def load(self, context: EvaluationContext, victim: EvaluatedVictim) -> None:
+        """Check the precision and load the surrogate, before any image is read.
 
         Raises:
-            ValueError: It cannot be had, or does not fit the victim.
+            ValueError: The device cannot compute in that precision, or there is no such surrogate, or it does not
+                fit the victim.
         """
+        check_precision(self.deployment.precision, context.device)
         if self.surrogate is not None:
-            self._surrogate = victim_beside(victim, self.surrogate, "the surrogate", trainer.strategy.root_device)
+            self._surrogate = victim_beside(victim, self.surrogate, "the surrogate", context.device)
 
     def identity(self) -> dict[str, Any]:
         """What all records depend on, beside victim, data and attack."""
-        shown = self.deployment.identity()
-        return shown if self._surrogate is None else {**shown, "surrogate": weights_hash(self._surrogate)}
+        identity = self.deployment.identity()
+        if self._surrogate is not None:
+            identity["surrogate"] = weights_hash(self._surrogate.state_dict())
+        return identity
 
-    def reference_identity(self, attack: Attack, data: Any) -> dict[str, Any]:
-        """What an attack's records depend on through the clean images that its objectives are fitted to."""
-        if not patterns_wanted(attack):
-            return {}
-        return {"reference": data.fingerprint("train"), "reference_per_class": self.reference_per_class}
+    def attack_identity(self, attack: Attack, data: EvaluationData) -> dict[str, Any]:
+        """All that decides what an attack makes of an image, beside the victim and what all attacks share."""
+        identity: dict[str, Any] = {"parameters": attack.parameters()}
+        if attack.targeted:
+            identity["goals"] = self.goals
+        if patterns_wanted(attack):
+            identity |= {"reference": data.fingerprint("train"), "reference_per_class": self.reference_per_class}
+        return identity
 
-    def prepare(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
-        """Fit the objectives of all attacks that are still to run; all processes come by here."""
+    def prepare(
+        self, context: EvaluationContext, victim: EvaluatedVictim, data: EvaluationData, plan: EvaluationPlan
+    ) -> None:
+        """Fit the objectives of all attacks that are still to run; every process calls this."""
         self.deployment.forget()
         self._ready = {}
         waiting = [planned for planned in plan.attacks if patterns_wanted(planned.attack)]
-        if not waiting or not plan.pending():
+        if not waiting or not plan.is_pending():
             return
-        self._fit(trainer, victim, waiting, own=True)
+        self._fit(context, victim, data, waiting, on_victim=True)
         if self._surrogate is not None:
-            self._fit(trainer, self._surrogate, waiting, own=False)
+            self._fit(context, self._surrogate, data, waiting, on_victim=False)
 
-    def _fit(self, trainer: pl.Trainer, attacked: Any, waiting: list[PlannedAttack], own: bool) -> None:
+    def _fit(
+        self,
+        context: EvaluationContext,
+        attacked: EvaluatedVictim,
+        data: EvaluationData,
+        waiting: Sequence[PlannedAttack],
+        on_victim: bool,
+    ) -> None:
         """Fit objectives to the features that a victim, or the surrogate, makes of clean training images."""
         wanted = list(dict.fromkeys(patterns for planned in waiting for patterns in patterns_wanted(planned.attack)))
         named = {patterns: attacked.layers_named(patterns) for patterns in wanted}
         union = list(dict.fromkeys(name for names in named.values() for name in names))
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         loader = data.reference_dataloader(self.reference_per_class)
-        device = trainer.strategy.root_device
         with torch.inference_mode(False):
             extractor = Extractor(attacked, union)
-            ids, features, labels = clean_features(trainer, extractor, loader, "clean features for the attacks")
-            layers = {name: features.layers[name].to(device) for name in extractor.names}
-            key = f"{weights_hash(attacked)} {data.fingerprint('train')} {self.reference_per_class}"
+            ids, features, labels = clean_features(context, extractor, loader, "clean features for the attacks")
+            layers = {name: features.layers[name].to(context.device) for name in extractor.names}
+            key = f"{weights_hash(attacked.state_dict())} {data.fingerprint('train')} {self.reference_per_class}"
             folder = Path(self.fitted) if self.fitted else None
-            reference = Reference(layers, labels.to(device), ids, named, key, folder)
+            reference = Reference(layers, labels.to(context.device), ids, named, key, folder)
             for planned in waiting:
-                self._ready[planned.key, own] = fit_objectives(planned.attack, reference)
+                self._ready[planned.key, on_victim] = fit_objectives(planned.attack, reference)
 
     def __call__(
         self,
-        victim: Any,
+        victim: EvaluatedVictim,
         planned: PlannedAttack,
         plan: EvaluationPlan,
-        ids: list[str],
-        targets: Any,
-        clean: Tensor,
-        outputs: Any,
-        correct: Tensor,
+        clean: CleanBatch,
         white_box: bool = False,
     ) -> AdversarialBatch:
-        """Craft a batch, and judge it by the victim in float32.
+        """Craft a batch, and let the victim judge it in float32.
 
         Args:
             victim: The victim.
             planned: The attack.
             plan: The evaluation.
-            ids: The images' ids.
-            targets: True targets.
-            clean: Clean images ``(N, C, H, W)``, no inference tensor.
-            outputs: The victim's outputs for them.
-            correct: Whether it is right about them, ``(N,)``.
-            white_box: Craft on the victim itself, also where there is a surrogate: what a defender would do.
+            clean: The clean images, and what the victim makes of them.
+            white_box: Craft on the victim itself even where there is a surrogate, as a defender would.
+
+        Raises:
+            ValueError: The victim's outputs for an adversarial image are not finite.
         """
-        own = white_box or self._surrogate is None
-        attack = self._ready.get((planned.key, own), planned.attack)
-        goals = choose_goals(self.goals, attack, targets, outputs, ids) if attack.targeted else None
-        attacked = victim if own else self._surrogate
-        with self.deployment.used(attacked, attack, clean):
-            crafted = attack.craft(attacked, clean, targets if goals is None else goals, ids)
+        on_victim = white_box or self._surrogate is None
+        attack = self._ready.get((planned.key, on_victim), planned.attack)
+        ids, targets = clean.ids, clean.targets
+        goals = choose_goals(self.goals, attack, targets, clean.outputs, ids) if attack.targeted else None
+        aims = targets if goals is None else goals
+        attacked = victim if on_victim or self._surrogate is None else self._surrogate
+        with self.deployment.used(attacked, attack, clean.images):
+            crafted = attack.craft(attacked, clean.images, aims, ids)
         with judging(victim):
-            after = finite(victim(crafted.images), ids, f"under {planned.name}")
-            right = ~victim.fooled(after, targets)
-            success = attack.reached(victim, after, targets if goals is None else goals)
+            outputs = finite(victim(crafted.images), ids, f"under {planned.name}")
+            after = victim.outcome(outputs, targets)
+            reached = attack.reached(victim, outputs, aims)
         return AdversarialBatch(
-            planned,
-            plan,
-            ids,
-            targets,
-            goals,
-            clean,
-            crafted.images,
-            outputs,
-            after,
-            correct,
-            right,
-            success,
-            crafted.forwards,
-            crafted.backwards,
-            crafted.zero_gradients,
-            crafted.measures,
-            crafted.pictures,
+            planned=planned,
+            plan=plan,
+            ids=ids,
+            targets=targets,
+            goals=goals,
+            clean=clean.images,
+            adversarial=crafted.images,
+            clean_outputs=clean.outputs,
+            adversarial_outputs=outputs,
+            before=clean.outcome,
+            after=after,
+            reached=reached,
+            forwards=crafted.forwards,
+            backwards=crafted.backwards,
+            zero_gradients=crafted.zero_gradients,
+            measures=crafted.measures,
+            pictures=crafted.pictures,
         )
 
     def forget(self) -> None:
@@ -155,13 +173,37 @@ class Crafter:
         self._ready = {}
 
 
-def finite(outputs: Any, ids: list[str], when: str) -> Any:
-    """Refuse outputs that are not numbers: every rate made of them would be wrong."""
+def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Sequence[str]) -> CleanBatch:
+    """Clean images and what the victim makes of them in float32.
+
+    Raises:
+        ValueError: An output is not finite; the message names the image.
+    """
+    with judging(victim):
+        outputs = finite(victim(images), ids, "clean")
+        outcome = victim.outcome(outputs, targets)
+    return CleanBatch(ids=list(ids), images=images, targets=targets, outputs=outputs, outcome=outcome)
+
+
+def finite(outputs: Outputs, ids: Sequence[str], when: str) -> Outputs:
+    """Outputs as they are, if all of their numbers are finite: every rate made of others would be wrong.
+
+    Raises:
+        ValueError: An output is not finite; the message names the image.
+    """
     if isinstance(outputs, Tensor):
         good = outputs.isfinite().flatten(1).all(1)
-        if not bool(good.all()):
-            bad = [id for id, fine in zip(ids, good.tolist(), strict=True) if not fine]
-            raise ValueError(
-                f"the victim's outputs ({when}) are not finite for {len(bad)} of {len(ids)} images, first {bad[0]!r}"
-            )
+    else:
+        good = torch.stack([_all_finite(output) for output in outputs]) if outputs else torch.ones(0, dtype=torch.bool)
+    if not bool(good.all()):
+        bad = [id for id, fine in zip(ids, good.tolist(), strict=True) if not fine]
+        raise ValueError(
+            f"the victim's outputs ({when}) are not finite for {len(bad)} of {len(ids)} images, first {bad[0]!r}"
+        )
     return outputs
+
+
+def _all_finite(output: dict[str, Tensor]) -> Tensor:
+    """Whether all tensors of one image's output are finite, bool ``()``."""
+    finite_parts = [part.isfinite().all() for part in output.values() if part.is_floating_point()]
+    return torch.stack(finite_parts).all() if finite_parts else torch.tensor(True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medrobust.attacks import Attack
 from medrobust.networks import frozen
 from medrobust.networks.deployment import BFloat16, DeployedNetwork, deployment_copy
+from medrobust.networks.victims import EvaluatedVictim, Victim
 from medrobust.objectives import Objective
 
 Precision = Literal[32, "bf16"]
@@ -41,18 +42,17 @@ class Deployment:
         self._copies = {}
 
     @contextmanager
-    def used(self, victim: Any, attack: Attack, images: Tensor) -> Iterator[None]:
+    def used(self, victim: EvaluatedVictim, attack: Attack, images: Tensor) -> Iterator[None]:
         """Let a victim run on the copy of its network; afterwards it has its own again, also after an exception.
 
-        A victim without ``network`` and ``normalised``, and an attack that reads a layer which folding has changed,
-        do without the copy.
+        An attack that reads a layer which folding has changed does without the folded copy.
 
         Args:
             victim: The victim.
             attack: The attack that is about to run.
             images: Its images ``(N, C, H, W)``, of which a few prove the copy equal.
         """
-        if not hasattr(victim, "normalised") or not (self.enabled or self.precision != 32):
+        if not self.enabled and self.precision == 32:
             yield
             return
         if id(victim) not in self._copies:
@@ -66,7 +66,7 @@ class Deployment:
         finally:
             victim.network = network
 
-    def _built(self, victim: Any, images: Tensor) -> nn.Module:
+    def _built(self, victim: EvaluatedVictim, images: Tensor) -> nn.Module:
         network: nn.Module = victim.network
         if self.enabled:
             try:
@@ -114,7 +114,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 
 @contextmanager
-def judging(victim: Any) -> Iterator[None]:
+def judging(victim: Victim) -> Iterator[None]:
     """Hold a victim for a forward that is to be believed: frozen, no gradients, float32 without TF32's rounding."""
     settings = _precision_settings()
     kept = [getattr(backend, name) for backend, name, _ in settings]

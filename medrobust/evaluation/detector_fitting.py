@@ -1,90 +1,137 @@
 """What detectors are fitted on: clean, noisy and adversarial versions of AdvTrain's images."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack, UniformNoise
 from medrobust.detectors import Detector, Features, Mahalanobis, concatenate
-from medrobust.evaluation.deployment import judging
-from medrobust.evaluation.extraction import Extractor, batches, gather
-from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack
+from medrobust.evaluation.batch import CleanBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.crafting import Crafter, judged
+from medrobust.evaluation.data import Batch
+from medrobust.evaluation.extraction import Extractor, gather
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of
+from medrobust.networks.victims import EvaluatedVictim
 from medrobust.random_streams import image_generator
 
 SAME = "same"  # stands for the judged attack itself
 ROUNDS = 5  # of scaling Gaussian noise to its length
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitData:
+    """Features of AdvTrain's images that the victim gets right, on the CPU, in the order of their ids.
+
+    Args:
+        clean: Of the clean images; None where there are none.
+        noisy: Of their noisy versions, of the attack's size; None where there are none.
+        adversarial: Of those adversarial versions that reached their aim; None where there are none.
+    """
+
+    clean: Features | None
+    noisy: Features | None
+    adversarial: Features | None
+
+    def counts(self) -> dict[str, int]:
+        """Number of images of each kind."""
+        kinds = {"clean": self.clean, "noisy": self.noisy, "adversarial": self.adversarial}
+        return {kind: 0 if features is None else len(features) for kind, features in kinds.items()}
+
+    def measured(self, detector: Detector, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What a detector measures of the negatives, clean and noisy, and of the positives.
+
+        Raises:
+            ValueError: There is no image of one kind.
+        """
+        if self.clean is None or self.noisy is None:
+            raise ValueError("there is no correctly classified clean image to fit on")
+        if self.adversarial is None:
+            raise ValueError("there is no successful adversarial image to fit on")
+        negatives = concatenate([self.clean, self.noisy]).to(device)
+        return detector.measure(negatives), detector.measure(self.adversarial.to(device))
+
+
+class _Collected:
+    """Features of one kind of image, gathered batch by batch."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.parts: list[Features] = []
+
+    def add(self, extractor: Extractor, images: Tensor, clean: CleanBatch) -> None:
+        """Add the features of images that belong to those clean ones."""
+        if len(clean):
+            self.ids += clean.ids
+            self.parts.append(extractor(images, clean.targets, clean.ids).to("cpu"))
+
+    def gathered(self, context: EvaluationContext) -> Features | None:
+        """Those of all processes, in the order of their ids."""
+        return gather(context, self.ids, self.parts)[1]
+
+
 def fit_data(
-    trainer: Any,
-    victim: Any,
+    context: EvaluationContext,
+    victim: EvaluatedVictim,
     plan: EvaluationPlan,
+    crafter: Crafter,
     needed: Sequence[PlannedAttack],
     extractor: Extractor,
-    loader: Iterable[Any],
+    loader: Iterable[Batch],
     seed: int,
-) -> dict[str, tuple[Features | None, Features | None, Features | None]]:
+) -> dict[str, FitData]:
     """Attack AdvTrain: features of clean, noisy and adversarial images by an attack's key, the same on all processes.
 
     Images that the victim gets wrong are left out; of the adversarial ones those are kept that reached their aim.
 
     Args:
-        trainer: The trainer.
+        context: The process.
         victim: The victim.
         plan: The evaluation, whose attacks run.
+        crafter: Runs them.
         needed: Those of its attacks that detectors are fitted on.
         extractor: Gives the features.
         loader: AdvTrain.
         seed: Seed of the noise.
-
-    Returns:
-        Features on the CPU in the order of the images' ids, None where there is no image.
     """
-    kinds = ["clean", *(f"{kind} {planned.key}" for planned in needed for kind in ("noisy", "adversarial"))]
-    names: dict[str, list[str]] = {kind: [] for kind in kinds}
-    parts: dict[str, list[Features]] = {kind: [] for kind in kinds}
-    for batch in batches(trainer, loader, "adversarial features for the detectors"):
-        images, targets, ids = batch["image"], batch["target"], list(batch["id"])
-        with judging(victim):
-            outputs = victim(images)
-            right = (~victim.fooled(outputs, targets)).nonzero().squeeze(1)
-        rows = right.tolist()
-        if not rows:
+    clean_ones = _Collected()
+    noisy_ones = {planned.key: _Collected() for planned in needed}
+    adversarial_ones = {planned.key: _Collected() for planned in needed}
+    for batch in context.batches(loader, "adversarial features for the detectors"):
+        every = judged(victim, batch["image"], batch["target"], batch["id"])
+        clean = every.take(every.outcome.right.nonzero().squeeze(1).tolist())
+        if not len(clean):
             continue
-        images, targets, outputs, ids = images[right], targets[right], outputs[right], [ids[row] for row in rows]
-        names["clean"] += ids
-        parts["clean"].append(extractor(images, ids).to("cpu"))
-        correct = torch.ones(len(ids), dtype=torch.bool, device=images.device)
+        clean_ones.add(extractor, clean.images, clean)
         for planned in needed:
             with torch.enable_grad():
-                attacked = plan.craft(victim, planned, plan, ids, targets, images, outputs, correct, white_box=True)
-            noisy = negatives_like(planned.attack, victim, images, attacked.adversarial, ids, seed)
-            names[f"noisy {planned.key}"] += ids
-            parts[f"noisy {planned.key}"].append(extractor(noisy, ids).to("cpu"))
-            reached = attacked.success.nonzero().squeeze(1)
-            chosen = reached.tolist()
-            if chosen:
-                fooling = [ids[row] for row in chosen]
-                names[f"adversarial {planned.key}"] += fooling
-                parts[f"adversarial {planned.key}"].append(extractor(attacked.adversarial[reached], fooling).to("cpu"))
-    found = {kind: gather(names[kind], parts[kind], [])[1] for kind in kinds}
+                attacked = crafter(victim, planned, plan, clean, white_box=True)
+            noisy = noise_like(planned.attack, victim, clean.images, attacked.adversarial, clean.ids, seed)
+            noisy_ones[planned.key].add(extractor, noisy, clean)
+            reached = attacked.reached.nonzero().squeeze(1)
+            adversarial_ones[planned.key].add(extractor, attacked.adversarial[reached], clean.take(reached.tolist()))
+    shared = clean_ones.gathered(context)
     return {
-        planned.key: (found["clean"], found[f"noisy {planned.key}"], found[f"adversarial {planned.key}"])
+        planned.key: FitData(
+            clean=shared,
+            noisy=noisy_ones[planned.key].gathered(context),
+            adversarial=adversarial_ones[planned.key].gathered(context),
+        )
         for planned in needed
     }
 
 
-def negatives_like(
-    attack: Attack, victim: Any, clean: Tensor, adversarial: Tensor, ids: Sequence[str], seed: int
+def noise_like(
+    attack: Attack, victim: EvaluatedVictim, clean: Tensor, adversarial: Tensor, ids: Sequence[str], seed: int
 ) -> Tensor:
     """Noisy images ``(N, C, H, W)`` for an attack's: what a detector must not take for adversarial.
 
     Uniform noise of the attack's own radius where that bounds the maximum norm, else Gaussian noise of the same L2
     norm as the adversarial perturbation; drawn for each image from (seed, id).
     """
-    epsilon = getattr(attack, "epsilon", None)
+    epsilon = radius_of(attack)
     if attack.norm == "linf" and epsilon is not None:
         no_targets = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
         return UniformNoise(epsilon=epsilon, seed=seed).perturb(victim, clean, no_targets, list(ids)).images
@@ -101,7 +148,7 @@ def negatives_like(
 
 
 def fit_name(planned: PlannedAttack) -> str:
-    """How the file names what a classifier was fitted on."""
+    """How a file of detectors names the attack that a classifier was fitted on."""
     return planned.name if planned.epsilon is None else f"{planned.name}@{planned.epsilon:.6g}"
 
 
@@ -116,27 +163,21 @@ def perturbing(detectors: Iterable[Detector]) -> Mahalanobis | None:
     return next((one for one in detectors if isinstance(one, Mahalanobis) and one.perturbation), None)
 
 
-def measured_groups(
-    detector: Detector, groups: tuple[Features | None, Features | None, Features | None], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Measured negatives and positives of AdvTrain."""
-    clean, noisy, adversarial = groups
-    if clean is None or noisy is None:
-        raise ValueError("there is no correctly classified clean image to fit on")
-    if adversarial is None:
-        raise ValueError("there is no successful adversarial image to fit on")
-    negatives = concatenate([clean, noisy]).to(device)
-    return detector.measure(negatives), detector.measure(adversarial.to(device))
+def fit_key(fit: str, judged_attack: PlannedAttack, attacks: Sequence[PlannedAttack]) -> str | None:
+    """Key of the attack whose fit judges an attack; None if there is none.
 
-
-def fit_key(fit: str, judged: PlannedAttack, attacks: list[PlannedAttack]) -> str | None:
-    """Key of the attack that the classifier is fitted on which judges an attack; None for none."""
+    Args:
+        fit: Name of the attack to fit on, or ``same``.
+        judged_attack: The attack whose images are judged.
+        attacks: All attacks; one that runs at several radii is taken at the judged one's radius, or the nearest.
+    """
     if fit == SAME:
-        return None if judged.control or isinstance(judged.attack, UniformNoise) else judged.key
+        is_noise = judged_attack.control or isinstance(judged_attack.attack, UniformNoise)
+        return None if is_noise else judged_attack.key
     candidates = [planned for planned in attacks if planned.name == fit and not planned.control]
     if not candidates:
         return None
-    radius = judged.epsilon
+    radius = judged_attack.epsilon
     if radius is None:
         return candidates[0].key
     far = [abs((planned.epsilon if planned.epsilon is not None else radius) - radius) for planned in candidates]

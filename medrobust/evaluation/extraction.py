@@ -1,19 +1,17 @@
 """Features of images: all layers from one forward, on any number of processes."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from medrobust.detectors import Features, Mahalanobis, concatenate
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.data import Batch
 from medrobust.evaluation.deployment import judging
 from medrobust.networks.dropout import Dropouts
-
-logger = logging.getLogger(__name__)
+from medrobust.networks.victims import EvaluatedVictim, Targets
 
 
 class Extractor:
@@ -29,7 +27,7 @@ class Extractor:
         ValueError: A layer does not exist.
     """
 
-    def __init__(self, victim: Any, layers: Sequence[str], passes: int = 0, seed: int = 0) -> None:
+    def __init__(self, victim: EvaluatedVictim, layers: Sequence[str], passes: int = 0, seed: int = 0) -> None:
         """Find the layers and the dropout."""
         self.victim, self.passes, self.seed = victim, passes, seed
         self.names: tuple[str, ...] = victim.layers_named(layers)
@@ -42,16 +40,22 @@ class Extractor:
             except ValueError as error:
                 self.without_dropout = str(error)
 
-    def __call__(self, images: Tensor, ids: Sequence[str]) -> Features:
-        """Features of images ``(N, C, H, W)`` in [0, 1], judged in float32 on the victim itself."""
+    def __call__(self, images: Tensor, targets: Targets, ids: Sequence[str]) -> Features:
+        """Features of images ``(N, C, H, W)`` in [0, 1], computed in float32 by the victim itself.
+
+        Raises:
+            ValueError: The victim does not name one class per image.
+        """
         dropouts = self._dropouts
         with judging(self.victim), dropouts.watching() if dropouts is not None else nullcontext():
             outputs, layers = self.victim.features(images, self.names)
-            draws = None
+            predictions = self.victim.outcome(outputs, targets).prediction
+        if predictions is None:
+            raise ValueError("detectors and fitted objectives need a victim that names one class per image")
+        draws = None
         if dropouts is not None:
             with judging(self.victim):
                 draws = dropouts.draws(self.victim.normalised(images), ids, self.passes, self.seed)
-        predictions = self.victim.decisions(outputs)[0]
         perturbed = None if self.perturbing is None else self._perturbed(images, self.perturbing)
         return Features({name: layers[name] for name in self.names}, predictions, draws, perturbed)
 
@@ -69,33 +73,29 @@ class Extractor:
         return found
 
 
-def batches(trainer: Any, loader: Iterable[Any], what: str) -> Iterable[Any]:
-    """Batches of a loader on the trainer's device, with a progress bar on the first process."""
-    module = trainer.lightning_module
-    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-    for index, batch in enumerate(tqdm(loader, what, leave=False, disable=not shown, dynamic_ncols=True)):
-        yield module.transfer_batch_to_device(batch, trainer.strategy.root_device, index)
-
-
-def gather(ids: Sequence[str], features: Sequence[Features], labels: Sequence[Tensor]) -> tuple[list[str], Any, Tensor]:
+def gather(
+    context: EvaluationContext, ids: Sequence[str], features: Sequence[Features], labels: Sequence[Tensor] = ()
+) -> tuple[list[str], Features | None, Tensor]:
     """Features of all processes' images, in the order of their ids, the same on every process.
 
     Args:
+        context: The process; all processes call this.
         ids: Ids of this process's images.
         features: Their features, in parts.
-        labels: Their true classes, likewise.
+        labels: Their true classes, in parts; none where they are not asked for.
 
     Returns:
         Ids, features and labels on the CPU; features are None if no process has an image.
     """
-    own: Any = (list(ids), concatenate(features).to("cpu") if features else None, torch.cat([*labels, torch.empty(0)]))
-    parts = [own]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, (own[0], own[1], own[2].cpu()))
+    mine = (
+        list(ids),
+        concatenate(features).to("cpu") if features else None,
+        torch.cat([*labels, torch.empty(0)]).cpu().long(),
+    )
+    parts = context.gather(mine)
     names = [id for part in parts for id in part[0]]
     found = [part[1] for part in parts if part[1] is not None]
-    classes = torch.cat([part[2].cpu() for part in parts]).long()
+    classes = torch.cat([part[2] for part in parts])
     order = sorted(range(len(names)), key=names.__getitem__)
     rows = torch.tensor(order, dtype=torch.long)
     return (
@@ -106,7 +106,7 @@ def gather(ids: Sequence[str], features: Sequence[Features], labels: Sequence[Te
 
 
 def clean_features(
-    trainer: Any, extractor: Extractor, loader: Iterable[Any], what: str
+    context: EvaluationContext, extractor: Extractor, loader: Iterable[Batch], what: str
 ) -> tuple[list[str], Features, Tensor]:
     """Features of all clean images of a loader, with ids and true classes, on every process, on the CPU.
 
@@ -116,11 +116,11 @@ def clean_features(
     ids: list[str] = []
     features: list[Features] = []
     labels: list[Tensor] = []
-    for batch in batches(trainer, loader, what):
-        features.append(extractor(batch["image"], batch["id"]).to("cpu"))
+    for batch in context.batches(loader, what):
+        features.append(extractor(batch["image"], batch["target"], batch["id"]).to("cpu"))
         labels.append(batch["target"].cpu())
         ids += batch["id"]
-    names, gathered, classes = gather(ids, features, labels)
+    names, gathered, classes = gather(context, ids, features, labels)
     if gathered is None:
         raise ValueError(f"{what}: there is no image")
     return names, gathered, classes

@@ -1,18 +1,19 @@
 """Goals of targeted attacks: the class that each image is to be taken for."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack
+from medrobust.networks.victims import Outputs, Targets
 from medrobust.random_streams import image_generator
 
 Goals = Literal["next", "random", "least_likely"]
 
 
-def choose_goals(goals: Goals, attack: Attack, targets: Any, outputs: Any, ids: Sequence[str]) -> Tensor:
+def choose_goals(goals: Goals, attack: Attack, targets: Targets, outputs: Outputs, ids: Sequence[str]) -> Tensor:
     """Class that each image is to be taken for, ``(N,)``, never its own.
 
     Args:
@@ -25,8 +26,12 @@ def choose_goals(goals: Goals, attack: Attack, targets: Any, outputs: Any, ids: 
     Raises:
         ValueError: The task has no classes for images.
     """
-    if not isinstance(targets, Tensor) or targets.ndim != 1 or not isinstance(outputs, Tensor):
-        raise ValueError("goals are chosen for classifiers; targeted attacks on other victims are called from Python")
+    are_classes = isinstance(targets, Tensor) and targets.ndim == 1
+    if not are_classes or not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ValueError(
+            "an evaluation chooses goals among the classes of logits (N, K), K >= 2; call targeted attacks on other "
+            "victims from Python"
+        )
     classes = outputs.shape[1]
     if goals == "next":
         return (targets + 1) % classes

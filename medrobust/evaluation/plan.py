@@ -1,12 +1,11 @@
-"""What callbacks tell each other: the plan of an evaluation, and each attacked batch."""
+"""The plan of an evaluation: which attacks run on which images, and what identifies their records."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -14,26 +13,31 @@ from medrobust.attacks import Attack, UniformNoise
 from medrobust.results.records import SCHEMA
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedAttack:
     """One attack at one radius.
 
     Args:
         name: Its name in the configuration.
         attack: The attack.
-        epsilon: Its radius; None if it has none.
         key: Hash of all that decides its records: victim, data, parameters.
         control: Whether it was added as a control row.
     """
 
     name: str
     attack: Attack
-    epsilon: float | None
     key: str
-    control: bool
+    control: bool = False
+
+    @property
+    def epsilon(self) -> float | None:
+        """Its radius; None if it has none."""
+        radius = radius_of(self.attack)
+        return None if radius is None else float(radius)
 
     def entry(self) -> dict[str, Any]:
-        """Its place in the manifest."""
+        """What the manifest says of it."""
+        has_radius = "epsilon" in {item.name for item in fields(self.attack)}
         return {
             "attack": self.name,
             "method": type(self.attack).__name__,
@@ -41,112 +45,77 @@ class PlannedAttack:
             "key": self.key,
             "parameters": self.attack.parameters(),
             "norm": self.attack.norm,
-            "minimal": self.attack.minimal or getattr(self.attack, "epsilon", 1.0) is None,
+            "minimal": self.attack.minimal or (has_radius and self.epsilon is None),
             "control": self.control,
         }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EvaluationPlan:
     """What is about to be done.
 
-    A callback that hears ``on_evaluation_plan`` may change ``done``; what takes time, such as fitting detectors, is
+    A listener that hears ``on_evaluation_plan`` may change ``done``; what takes time, such as fitting detectors, is
     for ``on_evaluation_start``, which comes after it.
 
     Args:
         attacks: All attacks, in the order in which they run.
         split: Name of the split.
-        images: Every image's id and target, on all ranks together.
+        images: Id of every image, on all processes together, and the stratum that it belongs to, such as its class.
         victim: Description of the victim, with the hash of its weights.
-        data: Description of the data.
-        listeners: What the columns of other callbacks depend on, such as the judges' weights.
-        patients: Patient of each image, where the data know it.
+        data: Description of the data, with the split and its fingerprint.
+        listeners: What the columns of the listeners depend on, such as the judges' weights.
+        patients: Patient of each image, by its id.
+        checkpoint: File that the victim's weights come from, as a reader may be told; None if they come from none.
         done: Ids that need not be attacked again, by an attack's key.
-        craft: Crafts and judges a batch as the evaluation does, see ``evaluation.crafting.Crafter``.
     """
 
     attacks: list[PlannedAttack]
     split: str
-    images: list[tuple[str, Any]]
+    images: list[tuple[str, str]]
     victim: dict[str, Any]
     data: dict[str, Any]
     listeners: dict[str, Any] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
     done: dict[str, set[str]] = field(default_factory=dict)
-    patients: dict[str, str] = field(default_factory=dict)
-    craft: Any = None
 
-    def pending(self) -> bool:
+    def pending(self, key: str, ids: Sequence[str]) -> list[int]:
+        """Places of those images that an attack has still to be run on."""
+        done = self.done.get(key, set())
+        return [place for place, id in enumerate(ids) if id not in done]
+
+    def is_pending(self) -> bool:
         """Whether any image is still to be attacked, on any process: every process comes to the same answer."""
-        return any(
-            id not in done
-            for planned in self.attacks
-            for done in (self.done.get(planned.key, set()),)
-            for id, _ in self.images
-        )
+        ids = [id for id, _ in self.images]
+        return any(self.pending(planned.key, ids) for planned in self.attacks)
 
 
-@dataclass(frozen=True)
-class AdversarialBatch:
-    """A batch that was crafted once, and is heard by every callback that has ``on_adversarial_batch``.
-
-    Args:
-        planned: The attack that made it.
-        plan: The evaluation that it belongs to.
-        ids: The images' ids, N of them.
-        targets: True targets.
-        goals: Targets that were aimed at; None for an untargeted attack.
-        clean: Clean images, ``(N, C, H, W)`` in [0, 1].
-        adversarial: Adversarial images, likewise.
-        clean_outputs: The victim's outputs for the clean images, in float32.
-        adversarial_outputs: Its outputs for the adversarial ones.
-        correct_before: Whether the victim is right about the clean image, bool ``(N,)``.
-        correct_after: Whether it is right about the adversarial one.
-        success: Whether the attack reached its aim.
-        forwards: Forward passes spent on each image, ``(N,)``.
-        backwards: Backward passes.
-        zero_gradients: Steps with a vanished gradient.
-        measures: Further numbers that the attack gives about each image, ``(N,)`` by name, NaN where undefined.
-        pictures: What else the attack made, ``(N, C, H, W)`` by name.
-        columns: Further columns of the records, ``(N,)`` tensors by name, NaN where undefined: who hears the batch
-            may add some, and the journal writes them in ``on_adversarial_batch_end``.
-    """
-
-    planned: PlannedAttack
-    plan: EvaluationPlan
-    ids: list[str]
-    targets: Any
-    goals: Any
-    clean: Tensor
-    adversarial: Tensor
-    clean_outputs: Any
-    adversarial_outputs: Any
-    correct_before: Tensor
-    correct_after: Tensor
-    success: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    zero_gradients: Tensor
-    measures: Mapping[str, Tensor] = field(default_factory=dict)
-    pictures: Mapping[str, Tensor] = field(default_factory=dict)
-    columns: dict[str, Tensor] = field(default_factory=dict)
+def radius_of(attack: Attack) -> float | None:
+    """The attack's own ``epsilon``, as it was written; None if it has none or is not bounded."""
+    radius: float | None = vars(attack).get("epsilon")
+    return radius
 
 
-def expand(attacks: dict[str, Attack], epsilons: Sequence[float] | None, controls: bool) -> list[tuple[str, Attack]]:
+def lay_out(
+    attacks: Mapping[str, Attack], epsilons: Sequence[float] | None, controls: bool
+) -> list[tuple[str, Attack]]:
     """Lay out the attacks: each at every radius, with uniform noise of the same radii before them as control.
 
     Args:
         attacks: Attacks by name.
         epsilons: Radii of the sweep; None leaves each attack at its own. Attacks without a radius run once.
         controls: Add the noise where no noise of that radius is configured.
+
+    Returns:
+        Names and attacks in the order in which they run; a name occurs once for each radius.
     """
     laid_out: list[tuple[str, Attack]] = []
     for name, attack in attacks.items():
-        has_radius = getattr(attack, "epsilon", None) is not None
-        radii = list(dict.fromkeys(epsilons)) if epsilons and has_radius else []
+        radii = list(dict.fromkeys(epsilons)) if epsilons and radius_of(attack) is not None else []
         laid_out += [(name, _at_radius(attack, radius)) for radius in radii] if radii else [(name, attack)]
     if controls:
         present = {attack.epsilon for _, attack in laid_out if isinstance(attack, UniformNoise)}
-        wanted = dict.fromkeys(getattr(attack, "epsilon", None) for _, attack in laid_out if attack.norm == "linf")
+        wanted = dict.fromkeys(radius_of(attack) for _, attack in laid_out if attack.norm == "linf")
         noise = [UniformNoise(epsilon=radius) for radius in wanted if radius is not None and radius not in present]
         laid_out = [("noise", attack) for attack in sorted(noise, key=lambda attack: attack.epsilon)] + laid_out
     return laid_out
@@ -157,10 +126,10 @@ def _at_radius(attack: Attack, epsilon: float) -> Attack:
     return replace(attack, **changed)
 
 
-def weights_hash(module: torch.nn.Module) -> str:
-    """16 hex digits over the names and values of a module's parameters and buffers."""
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """16 hex digits over the names and values of parameters and buffers, as ``state_dict`` gives them."""
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in state.items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -170,28 +139,3 @@ def record_key(*parts: Any) -> str:
     """16 hex digits over JSON values: records of equal keys are interchangeable."""
     text = json.dumps([SCHEMA, *parts], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def identities(
-    trainer: pl.Trainer, victim: pl.LightningModule, attacks: list[tuple[str, dict[str, Any]]]
-) -> dict[str, Any]:
-    """What the listeners' columns depend on: records with other columns are not interchangeable.
-
-    Args:
-        trainer: The trainer, whose callbacks are asked.
-        victim: The victim.
-        attacks: Name of each attack, and all that decides what it makes of an image.
-    """
-    found: dict[str, Any] = {}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        listener = getattr(callback, "on_evaluation_identity", None)
-        found |= {} if listener is None else listener(trainer, victim, attacks)
-    return found
-
-
-def tell(trainer: pl.Trainer, hook: str, *arguments: Any) -> None:
-    """Call a hook of ours on every callback that has it."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        listener = getattr(callback, hook, None)
-        if listener is not None:
-            listener(*arguments)

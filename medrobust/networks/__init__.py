@@ -1,5 +1,16 @@
-"""Networks: what victims are built of, the taps on their layers, and their deployment copies."""
+"""Networks: what victims promise and are built of, the taps on their layers, and their deployment copies."""
 
-from medrobust.networks.victims import ModuleVictim, Victim, as_victim, frozen
+from medrobust.networks.freezing import frozen
+from medrobust.networks.victims import EvaluatedVictim, Outcome, StoredVictim, Victim, class_outcome
+from medrobust.networks.wrapped_classifier import WrappedClassifier, as_victim
 
-__all__ = ["ModuleVictim", "Victim", "as_victim", "frozen"]
+__all__ = [
+    "EvaluatedVictim",
+    "Outcome",
+    "StoredVictim",
+    "Victim",
+    "WrappedClassifier",
+    "as_victim",
+    "class_outcome",
+    "frozen",
+]

@@ -1,143 +1,130 @@
-"""What an attack may ask of a victim, the wrapper that makes one of a plain module, and its protection."""
+"""What a victim promises: to an attack (``Victim``) and to an evaluation (``EvaluatedVictim``)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from medrobust.networks.features import layers_named, tapped
+# What a network returns and what it should have returned depend on the task alone; nobody but the victim, and code
+# that asks with isinstance, may assume more. Outputs: logits (N, K) or (N, K, H, W), or a list of N detections.
+# Targets: classes (N,), 0/1 labels (N, L), masks (N, H, W) whose negative labels are ignored, or a list of N dicts
+# with ``boxes`` and ``labels``.
+Outputs: TypeAlias = Any
+Targets: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How well a victim's outputs fit their targets, for each of N images and for every task.
+
+    Args:
+        right: Whether the victim is right about the image, bool ``(N,)``; an untargeted attack wants it wrong.
+        quality: How right it is, ``(N,)`` in [0, 1]: the probability of the true class, a mask's Jaccard index, the
+            share of true boxes that were found.
+        prediction: Predicted class, int64 ``(N,)``; None for a victim that does not name one class per image.
+        confidence: Probability of the predicted class, ``(N,)`` in [0, 1]; None likewise.
+    """
+
+    right: Tensor
+    quality: Tensor
+    prediction: Tensor | None = None
+    confidence: Tensor | None = None
+
+    def __getitem__(self, rows: Any) -> "Outcome":
+        """Outcome of some of the images, by anything that indexes a tensor's rows."""
+        return Outcome(
+            self.right[rows],
+            self.quality[rows],
+            None if self.prediction is None else self.prediction[rows],
+            None if self.confidence is None else self.confidence[rows],
+        )
+
+
+def class_outcome(logits: Tensor, targets: Tensor) -> Outcome:
+    """Outcome of a classifier whose largest logit names the class.
+
+    Args:
+        logits: ``(N, K)``, K >= 2.
+        targets: True classes, ``(N,)`` int64.
+
+    >>> class_outcome(torch.tensor([[0.0, 0.0, 4.0]]), torch.tensor([1]))
+    Outcome(right=tensor([False]), quality=tensor([0.0177]), prediction=tensor([2]), confidence=tensor([0.9647]))
+    """
+    predictions = logits.argmax(1)
+    probabilities = logits.float().softmax(1)
+    quality, confidence = (probabilities.gather(1, chosen[:, None]).squeeze(1) for chosen in (targets, predictions))
+    return Outcome(predictions == targets, quality, predictions, confidence)
+
+
+def is_classes(targets: Targets) -> bool:
+    """Whether targets are one class per image, ``(N,)``."""
+    return isinstance(targets, Tensor) and targets.ndim == 1
 
 
 @runtime_checkable
 class Victim(Protocol):
-    """A model under attack. Images are float ``(N, C, H, W)`` in [0, 1]; normalisation lives inside the victim.
+    """A model under attack. Images are float ``(N, C, H, W)`` in [0, 1]; normalisation lives inside the victim."""
 
-    Targets are classes ``(N,)``, masks ``(N, H, W)`` (negative labels are ignored) or a list of N boxes' dicts.
-    """
+    def __call__(self, images: Tensor) -> Outputs:
+        """Outputs for N images."""
 
-    def __call__(self, images: Tensor) -> Any:
-        """Outputs: logits ``(N, K)``, ``(N, K, H, W)``, or a list of N detections."""
-
-    def loss(self, images: Tensor, targets: Any) -> Tensor:
+    def loss(self, images: Tensor, targets: Targets) -> Tensor:
         """Loss of each image, ``(N,)``, never averaged over the batch."""
 
-    def fooled(self, outputs: Any, targets: Any) -> Tensor:
-        """Whether each output is wrong about its target, bool ``(N,)``."""
+    def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
+        """How well outputs fit their targets, for each image; it depends on that image alone."""
 
-    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
+    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
         """Outputs and the named layers' activations averaged over space, ``(N, C)`` each, in one forward."""
 
 
-class ModuleVictim(nn.Module):
-    """A classifier that returns logits, as a victim: ``as_victim`` makes it."""
+@runtime_checkable
+class EvaluatedVictim(Victim, Protocol):
+    """What an evaluation asks of a victim besides: it is an ``nn.Module`` around a network.
 
-    mean: Tensor
-    std: Tensor
+    Attributes:
+        network: Maps what ``normalised`` returns to outputs. An evaluation puts a deployment copy in its place while
+            it attacks, and puts it back.
+    """
 
-    def __init__(self, module: nn.Module, mean: "float | Sequence[float]", std: "float | Sequence[float]") -> None:
-        """Keep the module and its normalisation."""
-        super().__init__()
-        self.module = module
-        first = next((tensor for tensor in module.parameters()), torch.zeros(()))
-        with torch.inference_mode(False):
-            for name, value in (("mean", mean), ("std", std)):
-                statistic = torch.tensor(value, dtype=first.dtype, device=first.device).reshape(-1, 1, 1)
-                self.register_buffer(name, statistic, persistent=False)
-        self.normalises = bool((self.mean != 0).any() or (self.std != 1).any())
-        if not bool((self.std > 0).all()):
-            raise ValueError(f"std divides the images and must be positive, got {std}")
+    network: nn.Module
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1]."""
-        for statistic in (self.mean, self.std):
-            if len(statistic) not in (1, images.shape[1]):
-                raise ValueError(f"mean and std have {len(statistic)} channels, the images {images.shape[1]}")
-        logits = self.module((images - self.mean) / self.std if self.normalises else images)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"as_victim wraps classifiers that return logits (N, K) with K >= 2, this one gave {came}")
-        return logits
-
-    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each image, ``(N,)``."""
-        return functional.cross_entropy(self(images), targets, reduction="none")
-
-    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether the largest logit is another class than the target, ``(N,)``."""
-        return outputs.argmax(1) != targets
-
-    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and named layers of the wrapped module, averaged over space."""
-        with tapped(self.module, layers) as taps:
-            return self(images), taps
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network is given for images ``(N, C, H, W)`` in [0, 1]."""
 
     def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """Names of the wrapped module's layers by patterns, as ``networks.features.layers_named`` reads them."""
-        return layers_named(self.module, patterns)
+        """Names of the network's layers by patterns, as ``networks.features.layers_named`` reads them."""
+
+    def description(self) -> dict[str, Any]:
+        """What the victim is, as plain values that JSON knows: part of every record's key."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers by name, as ``nn.Module`` gives them."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, as ``nn.Module`` gives them."""
 
 
-def as_victim(
-    module: nn.Module, mean: "float | Sequence[float]" = 0.0, std: "float | Sequence[float]" = 1.0
-) -> ModuleVictim:
-    """Wrap a classifier that returns logits, so that it can be attacked without Lightning.
+@runtime_checkable
+class StoredVictim(EvaluatedVictim, Protocol):
+    """A victim whose kind can be built from a checkpoint alone: what judges and surrogates have to be."""
 
-    Args:
-        module: Maps normalised images ``(N, C, H, W)`` to logits ``(N, K)``, K >= 2.
-        mean: Mean that the module expects to be subtracted from images in [0, 1]; one number or one per channel.
-        std: Standard deviation by which it expects them to be divided; likewise.
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """Build a victim of this class from a checkpoint.
 
-    Raises:
-        ValueError: ``std`` is not positive, or (when called) the module does not return logits.
-    """
-    return ModuleVictim(module, mean, std)
+        Raises:
+            ValueError: It is no checkpoint of such a victim.
+        """
 
+    def to(self, device: torch.device) -> Self:
+        """The victim, moved to a device."""
 
-@contextmanager
-def frozen(victim: Victim) -> Iterator[None]:
-    """Hold a victim in eval mode, without weight gradients, and give it back as it was, also after an exception.
+    def eval(self) -> Self:
+        """The victim, in eval mode."""
 
-    Restored are each submodule's mode, and each tensor's ``requires_grad``, ``grad`` and, for buffers, values. Only
-    an ``nn.Module`` can be held so; any other victim has to be in eval mode already.
-    """
-    modules = list(victim.modules()) if isinstance(victim, nn.Module) else []
-    training = [module for module in modules if module.training]
-    parameters = [parameter for module in modules for parameter in module._parameters.values() if parameter is not None]
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    gradients = [parameter.grad for parameter in parameters]
-    with torch.no_grad():
-        buffers = [
-            (owner, name, buffer, None if buffer is None or buffer.is_inference() or still else buffer.clone())
-            for owner in modules
-            for still in (isinstance(owner, _BatchNorm),)  # in eval mode it does not touch its many small buffers
-            for name, buffer in owner._buffers.items()
-        ]
-    try:
-        for module in training:
-            module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module in modules:
-            if module.training:
-                module.training = False
-        for module in training:
-            module.training = True
-        for parameter in parameters:
-            if parameter.requires_grad:
-                parameter.requires_grad_(False)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if parameter.grad is not gradient:
-                parameter.grad = gradient
-        with torch.no_grad():
-            for owner, name, buffer, values in buffers:
-                if buffer is not None and values is not None:
-                    buffer.copy_(values)
-                if owner._buffers[name] is not buffer:
-                    owner._buffers[name] = buffer
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """The victim, with or without gradients of its weights."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from medrobust.networks.victims import frozen
+from medrobust.networks.freezing import frozen
 from medrobust.objectives.base import Objective
 
 T = TypeVar("T")

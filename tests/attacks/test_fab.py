@@ -223,8 +223,8 @@ def test_no_shift_and_no_scale_saves_a_victim(scale: float, shift: float, linear
 
 def test_a_victim_without_a_gradient_is_reported_and_its_images_stay(images_of: Any) -> None:
     dead = as_victim(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)))
-    torch.nn.init.zeros_(dead.module[1].weight)
-    wins, images = int(dead.module[1].bias.detach().argmax()), images_of(2)
+    torch.nn.init.zeros_(dead.network[1].weight)
+    wins, images = int(dead.network[1].bias.detach().argmax()), images_of(2)
     attacked = FAB(steps=4)(dead, images, torch.full((2,), wins))
     assert torch.equal(attacked.images, images)
     assert attacked.zero_gradients.tolist() == [4, 4]

@@ -381,8 +381,8 @@ def test_masks_and_boxes_are_refused(segmenter: Any, box_victim: Any, images_of:
 def test_images_of_one_value_move_alone() -> None:
     victim = as_victim(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)))
     with torch.no_grad():
-        victim.module[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
-        victim.module[1].bias.copy_(torch.tensor([1.1, 0.0]))  # 1.1 - x < x from 0.55
+        victim.network[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        victim.network[1].bias.copy_(torch.tensor([1.1, 0.0]))  # 1.1 - x < x from 0.55
     attacked = JSMA()(victim, torch.full((1, 1, 1, 1), 0.4), TRUTH)
     assert attacked.success.tolist() == [True]
     assert float(attacked.images) == pytest.approx(0.6)

@@ -257,12 +257,12 @@ def test_momentum_survives_steps_without_a_gradient(linear: Any) -> None:
     """Once the margin is reached its gradient is zero and 0/0 must not spread."""
     victim, images = linear(constant_sign=True), torch.full((2, 1, 8, 8), 0.5)
     dead = as_victim(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)))
-    torch.nn.init.zeros_(dead.module[1].weight)
+    torch.nn.init.zeros_(dead.network[1].weight)
     for attack in (MIM(), DIM(), TIM(), MIM(objective=Margin())):
         attacked = attack(dead, images, torch.tensor([0, 1]))
         assert torch.equal(attacked.images, images)
         assert bool(attack(victim, images, torch.tensor([0, 1])).images.isfinite().all())
-    bias_wins = dead.module[1].bias.detach().argmax()
+    bias_wins = dead.network[1].bias.detach().argmax()
     attacked = MIM()(dead, images, torch.full((2,), int(bias_wins)))
     assert attacked.zero_gradients.tolist() == [10, 10]
 

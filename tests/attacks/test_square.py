@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medrobust.attacks import PGD
 from medrobust.attacks.square import Square
-from medrobust.networks import as_victim
+from medrobust.networks import Outcome, as_victim
 from medrobust.objectives import CrossEntropy, Margin
 
 EPSILON = 0.1
@@ -28,8 +28,8 @@ class Recorded(nn.Module):
         self.shown.append(images.detach().clone())
         return self.inner(images)
 
-    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return torch.zeros(len(outputs), dtype=torch.bool)
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        return Outcome(torch.ones(len(outputs), dtype=torch.bool), torch.ones(len(outputs)))
 
 
 class Indifferent(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from medrobust.attacks import BIM, DIM, FGSM, MIM, PGD, SignGradient, UniformNoise
-from medrobust.networks import Victim, as_victim, frozen
+from medrobust.networks import Outcome, Victim, as_victim, frozen
 from medrobust.networks.features import pooled, tapped
 from medrobust.objectives import CrossEntropy
 
@@ -51,8 +51,8 @@ def test_modes_flags_gradients_and_buffers_are_left_as_they_were(attack: Any, co
     after = state(victim)
     for key, value in before.items():
         assert equal(value, after[key]), key
-    assert victim.module[0].training
-    assert not victim.module[1].training
+    assert victim.network[0].training
+    assert not victim.network[1].training
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
@@ -169,8 +169,8 @@ def test_boxes_made_in_inference_mode_can_be_attacked() -> None:
         def loss(self, images: Tensor, targets: Any) -> Tensor:
             return torch.stack([(mean * t["boxes"]).sum() for mean, t in zip(self(images), targets, strict=True)])
 
-        def fooled(self, outputs: Tensor, targets: Any) -> Tensor:
-            return outputs > 0.55
+        def outcome(self, outputs: Tensor, targets: Any) -> Outcome:
+            return Outcome(outputs <= 0.55, outputs)
 
         def features(self, images: Tensor, layers: Any) -> Any:
             return self(images), {}
@@ -202,7 +202,7 @@ def test_the_wrapper_normalises_inside(conv_net: Any, images_of: Any) -> None:
     torch.testing.assert_close(as_victim(net, 0.5, 0.5)(images), net(2 * images - 1))
     losses = nn.functional.cross_entropy(net(by_hand), torch.arange(4) % 3, reduction="none")
     torch.testing.assert_close(victim.loss(images, torch.arange(4) % 3), losses)
-    assert torch.equal(victim.fooled(torch.eye(3), torch.tensor([0, 2, 2])), torch.tensor([False, True, False]))
+    assert torch.equal(victim.outcome(torch.eye(3), torch.tensor([0, 2, 2])).right, torch.tensor([True, False, True]))
     assert isinstance(victim, Victim)
 
 

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medrobust.attacks import BIM
-from medrobust.objectives import guides
 from medrobust.networks import as_victim
-from medrobust.objectives import CrossEntropy
+from medrobust.objectives import CrossEntropy, guides
 from medrobust.objectives.base import Step, WeightedSum
 from medrobust.objectives.clean_features import Reference, fit_objectives
 from medrobust.objectives.density_guides import DensityGuide, DimensionGuide, dimensionality

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medrobust.attacks import BIM, SignGradient
-from medrobust.networks import as_victim
+from medrobust.networks import Outcome, as_victim, class_outcome
 from medrobust.objectives import CrossEntropy, Margin, Objective, Step, WeightedSum
 from medrobust.objectives.cross_entropy import logit_gap
 
@@ -23,8 +23,8 @@ class Identity(nn.Module):
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(images, targets, reduction="none")
 
-    def fooled(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs.argmax(1) != targets
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        return class_outcome(outputs, targets)
 
     def features(self, images: Tensor, layers: Any) -> tuple[Tensor, dict[str, Tensor]]:
         return images, {layer: images.flatten(2).mean(2) for layer in layers}

@@ -5,16 +5,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
+from medrobust.evaluation.batch import AdversarialBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.crafting import Crafter
+from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.listener import EvaluationListener
+from medrobust.evaluation.plan import EvaluationPlan
+from medrobust.networks.victims import EvaluatedVictim, is_classes
 
 
-class Panels(Callback):
+class Panels(EvaluationListener):
     """Saves the pictures that the report shows, always of the same images, whatever the ranks or the attack.
 
     Args:
@@ -29,24 +33,30 @@ class Panels(Callback):
         self.folder, self.count = folder, count
         self.chosen: set[str] = set()
 
-    def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_start(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        plan: EvaluationPlan,
+        crafter: Crafter,
+    ) -> None:
         """Choose the images: class by class, in the order of a hash of their ids."""
-        by_class: dict[str, list[str]] = {}
-        for id, target in sorted(plan.images, key=lambda image: hashlib.sha256(image[0].encode()).digest()):
-            by_class.setdefault(str(target), []).append(id)
-        turns = [(place, label, id) for label, ids in by_class.items() for place, id in enumerate(ids)]
+        strata: dict[str, list[str]] = {}
+        for id, stratum in sorted(plan.images, key=lambda image: hashlib.sha256(image[0].encode()).digest()):
+            strata.setdefault(stratum, []).append(id)
+        turns = [(place, stratum, id) for stratum, ids in strata.items() for place, id in enumerate(ids)]
         self.chosen = {id for _, _, id in sorted(turns)[: self.count]}
 
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
+    def on_adversarial_batch(
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
+    ) -> None:
         """Save the chosen images of a batch."""
         rows = [row for row, id in enumerate(batch.ids) if id in self.chosen]
-        if not rows or not isinstance(batch.targets, Tensor) or batch.targets.ndim != 1:
+        before, after = batch.before, batch.after
+        if not rows or before.prediction is None or before.confidence is None:
             return
-        decisions = getattr(victim, "decisions", None)
-        if decisions is None:
-            return
-        before, after = decisions(batch.clean_outputs), decisions(batch.adversarial_outputs)
-        if before is None or after is None:
+        if after.prediction is None or after.confidence is None or not is_classes(batch.targets):
             return
         for row in rows:
             clean, adversarial = batch.clean[row].cpu(), batch.adversarial[row].cpu()
@@ -69,10 +79,10 @@ class Panels(Callback):
                 "epsilon": batch.planned.epsilon,
                 "id": batch.ids[row],
                 "target": int(batch.targets[row]),
-                "clean_prediction": int(before[0][row]),
-                "clean_confidence": float(before[1][row]),
-                "adversarial_prediction": int(after[0][row]),
-                "adversarial_confidence": float(after[1][row]),
+                "clean_prediction": int(before.prediction[row]),
+                "clean_confidence": float(before.confidence[row]),
+                "adversarial_prediction": int(after.prediction[row]),
+                "adversarial_confidence": float(after.confidence[row]),
                 "success": bool(batch.success[row]),
                 "linf": float(difference.abs().max()),
                 "magnification": magnification,

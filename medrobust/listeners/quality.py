@@ -2,21 +2,26 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
+from medrobust.evaluation.batch import AdversarialBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
+from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.metrics.brisque import Brisque, find_brisque, read_brisque
 from medrobust.metrics.quality import psnr, ssim
+from medrobust.networks.victims import EvaluatedVictim
 
 logger = logging.getLogger(__name__)
 
 
-class Quality(Callback):
+class Quality(EvaluationListener):
     """Measures every attacked image: the columns ``psnr`` in dB, ``ssim``, ``brisque_clean`` and ``brisque``.
 
     Records that were made without a model keep an empty BRISQUE when the evaluation is resumed with one.
@@ -42,18 +47,23 @@ class Quality(Callback):
         self._clean: dict[str, Tensor] = {}  # an image's clean score is the same under every attack
         self._scored, self._without = 0, torch.tensor(0)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find BRISQUE's model on the first rank and give it to all: they must not differ in what they measure."""
-        if stage != "fit":  # every rank comes by here, even one that has no image and thus no later hook
-            found = self._named or (find_brisque(None, self.download) if trainer.is_global_zero else None)
-            self._model = trainer.strategy.broadcast(found)
-
-    def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
-        """Forget the scores of an earlier evaluation."""
+    def on_evaluation_identity(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        attacks: Sequence[AttackIdentity],
+    ) -> dict[str, Any]:
+        """Find BRISQUE's model on the first process and give it to all: they must not differ in what they measure."""
+        found = self._named or (find_brisque(None, self.download) if context.is_first else None)
+        self._model = context.broadcast(found)
         self._forget()
+        return {}
 
     @torch.no_grad()
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
+    def on_adversarial_batch(
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
+    ) -> None:
         """Add a batch's columns, ``(N,)`` each."""
         clean, adversarial = batch.clean, batch.adversarial
         batch.columns["psnr"] = psnr(clean, adversarial)
@@ -71,7 +81,7 @@ class Quality(Callback):
         batch.columns["brisque_clean"] = torch.stack([self._clean[id] for id in batch.ids])
         batch.columns["brisque"] = self._count(model.score(adversarial))
 
-    def on_evaluation_end(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Say how many images have no BRISQUE score; each rank speaks of its own."""
         if without := int(self._without):
             logger.warning(

@@ -1,19 +1,23 @@
 """What attacks do to a victim's representations: means of layers, and directions of change (HFC21 Table 1, Fig. 2)."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medrobust.evaluation.batch import AdversarialBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.extraction import Extractor
-from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
+from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
+from medrobust.evaluation.plan import EvaluationPlan
+from medrobust.networks.victims import EvaluatedVictim
 
 
-class Representation(Callback):
+class Representation(EvaluationListener):
     """Measures the features of every attacked image beside those of its clean one.
 
     Columns of the records: ``mean_L_clean`` and ``mean_L``, the mean of layer L's features before and after the
@@ -27,7 +31,7 @@ class Representation(Callback):
         directions: Compare the directions in which attacks push the penultimate features.
 
     Raises:
-        ValueError: (at set-up) A layer does not exist, or the victim has no linear classifier for ``directions``.
+        ValueError: A layer does not exist, or the victim has no linear classifier for ``directions``.
     """
 
     def __init__(self, layers: list[str] | None = None, directions: bool = False) -> None:
@@ -39,25 +43,30 @@ class Representation(Callback):
         self._clean: tuple[tuple[str, ...], dict[str, Tensor]] = ((), {})
         self._changes: dict[str, Tensor] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the layers, before any image is read."""
-        if stage == "fit" or not (self.layers or self.directions):
-            return
-        victim: Any = pl_module
+    def on_evaluation_identity(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        attacks: Sequence[AttackIdentity],
+    ) -> dict[str, Any]:
+        """Find the layers, and name the columns and all attacks that directions are compared with.
+
+        Raises:
+            ValueError: A layer does not exist, or the victim has no linear classifier for ``directions``.
+        """
+        self._extractor = None
+        if not (self.layers or self.directions):
+            return {}
         self._means = list(victim.layers_named(self.layers)) if self.layers else []
         if self.directions:
             _last_weights(victim)
             self._last = victim.layers_named(["activations"])[-1]
         self._extractor = Extractor(victim, [*self._means, *([self._last] if self.directions else [])])
+        compared = [[name, identity] for name, identity in attacks] if self.directions else []
+        return {"representation": {"layers": self._means, "directions": compared}}
 
-    def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Any]]) -> Any:
-        """Say which columns the records have, and all attacks that directions are compared with."""
-        if self._extractor is None:
-            return {}
-        before = [[name, told] for name, told in attacks] if self.directions else []
-        return {"representation": {"layers": self._means, "directions": before}}
-
-    def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Attack an image by all attacks anew if one is missing: their directions are compared."""
         if not self.directions or not plan.attacks:
             return
@@ -66,14 +75,16 @@ class Representation(Callback):
             plan.done[planned.key] = set(everywhere)
 
     @torch.no_grad()
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: Any, batch: AdversarialBatch) -> None:
+    def on_adversarial_batch(
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
+    ) -> None:
         """Add a batch's columns."""
         if self._extractor is None:
             return
         if self._clean[0] != tuple(batch.ids):
-            self._clean = (tuple(batch.ids), dict(self._extractor(batch.clean, batch.ids).layers))
+            self._clean = (tuple(batch.ids), dict(self._extractor(batch.clean, batch.targets, batch.ids).layers))
             self._changes = {}
-        before, after = self._clean[1], self._extractor(batch.adversarial, batch.ids)
+        before, after = self._clean[1], self._extractor(batch.adversarial, batch.targets, batch.ids)
         for layer in self._means:
             name = re.sub(r"\W", "_", layer)
             batch.columns[f"mean_{name}_clean"] = before[layer].mean(1)
@@ -97,7 +108,7 @@ class Representation(Callback):
             batch.columns[name] = empty if earlier is None else _cosine(change, earlier)
         self._changes[batch.planned.key] = change
 
-    def on_evaluation_end(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Let the last batch go."""
         self._clean, self._changes = ((), {}), {}
 
@@ -113,7 +124,7 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     return torch.where((one.abs().amax(1) > 0) & (other.abs().amax(1) > 0), values, torch.nan)
 
 
-def _last_weights(victim: Any) -> Tensor:
+def _last_weights(victim: EvaluatedVictim) -> Tensor:
     """Weights ``(K, C)`` of the linear layer that turns the penultimate features into logits."""
     linear = [module for module in victim.network.modules() if isinstance(module, nn.Linear)]
     classes = victim.description().get("num_classes")

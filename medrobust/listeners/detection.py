@@ -2,35 +2,40 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from medrobust.detectors import Detector, load_detectors, save_detectors
+from medrobust.evaluation.batch import AdversarialBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.crafting import Crafter
+from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.detector_fitting import (
     SAME,
+    FitData,
     fit_data,
     fit_key,
     fit_name,
     fitted_on,
-    measured_groups,
-    negatives_like,
+    noise_like,
     perturbing,
 )
 from medrobust.evaluation.extraction import Extractor, clean_features
-from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan, PlannedAttack, record_key, weights_hash
+from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of, record_key, weights_hash
+from medrobust.networks.victims import EvaluatedVictim
 
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9-]+")
+Kind: TypeAlias = tuple[str, str | float]  # of image: clean, noisy or adversarial, and by what attack or radius
 
 
-class Detection(Callback):
+class Detection(EvaluationListener):
     """Scores the clean, the noisy and the adversarial version of every image by every detector.
 
     Densities are fitted on clean images of Train, classifiers on AdvTrain (clean and noisy images against those of an
@@ -87,24 +92,25 @@ class Detection(Callback):
         self._extractor: Extractor | None = None
         self._fitted: dict[str, dict[str, Detector]] = {}
         self._chosen: dict[tuple[str, str], str | None] = {}
-        self._measured: dict[Any, dict[str, Tensor]] = {}
+        self._measured: dict[Kind, dict[str, Tensor]] = {}
         self._batch: list[str] = []
         self._counts: dict[str, dict[str, int]] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the layers, before any image is read."""
-        if stage != "fit" and self.detectors:
-            draws = any(detector.needs_draws for detector in self.detectors.values())
-            self._extractor = Extractor(pl_module, self.layers, self.passes if draws else 0, self.seed)
-            last, usual = self._extractor.names[-1], pl_module.layers_named(["activations"])[-1]  # type: ignore[operator]
-            if last != usual and trainer.is_global_zero:
-                logger.warning("detectors of penultimate features are given layer %s, the network's is %s", last, usual)
+    def on_evaluation_identity(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        attacks: Sequence[AttackIdentity],
+    ) -> dict[str, Any]:
+        """Find the layers, and name what the scores depend on: the detectors, and all that they are fitted on.
 
-    def on_evaluation_identity(self, trainer: pl.Trainer, victim: Any, attacks: list[tuple[str, Any]]) -> Any:
-        """Say what the scores depend on: the detectors, and all that they are fitted on."""
+        Raises:
+            ValueError: A layer or an attack does not exist.
+        """
         if not self.detectors:
             return {}
-        assert self._extractor is not None
+        extractor = self._extractor = self._found(context, victim)
         names = list(dict.fromkeys(name for name, _ in attacks))
         for wanted in self.fit_on:
             if wanted != SAME and wanted not in names:
@@ -116,7 +122,6 @@ class Detection(Callback):
             raise ValueError(
                 f"the attack {(taken or {SAME}).pop()!r} has a name that columns of scores need: rename it"
             )
-        data = trainer.datamodule  # type: ignore[attr-defined]
         described = {
             "detectors": list(self.detectors),
             "fits": self.fit_on,
@@ -124,18 +129,27 @@ class Detection(Callback):
                 name: {"class": type(detector).__name__, **detector.parameters_given()}
                 for name, detector in self.detectors.items()
             },
-            "layers": list(self._extractor.names),
-            "attacks": [[name, told] for name, told in attacks if name in self.fit_on],
+            "layers": list(extractor.names),
+            "attacks": [[name, identity] for name, identity in attacks if name in self.fit_on],
             "reference": data.fingerprint("train"),
             "fitted_on": data.fingerprint("adv_train"),
             "reference_per_class": self.reference_per_class,
             "fit_per_class": self.fit_per_class,
-            "passes": self._extractor.passes,
+            "passes": extractor.passes,
             "seed": self.seed,
         }
         return {"detection": described}
 
-    def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def _found(self, context: EvaluationContext, victim: EvaluatedVictim) -> Extractor:
+        """The layers that the detectors see; a warning if the last of them is not the penultimate one."""
+        draws = any(detector.needs_draws for detector in self.detectors.values())
+        extractor = Extractor(victim, self.layers, self.passes if draws else 0, self.seed)
+        last, usual = extractor.names[-1], victim.layers_named(["activations"])[-1]
+        if last != usual and context.is_first:
+            logger.warning("detectors of penultimate features are given layer %s, the network's is %s", last, usual)
+        return extractor
+
+    def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Refuse to judge detectors on what they are fitted on, and to fit them on what they are to tell apart from.
 
         Raises:
@@ -149,68 +163,77 @@ class Detection(Callback):
         if self.detectors and controls:
             raise ValueError(f"detectors are fitted on attacks, and {controls[0]!r} is the control beside them")
 
-    def on_evaluation_start(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_start(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        plan: EvaluationPlan,
+        crafter: Crafter,
+    ) -> None:
         """Fit the detectors, or load what an evaluation that was killed has fitted."""
         self._forget()
-        if self._extractor is None or not plan.pending():
+        if self._extractor is None or not plan.is_pending():
             return
         self._extractor.perturbing = None
         self._chosen = {
             (fit, planned.key): fit_key(fit, planned, plan.attacks) for fit in self.fit_on for planned in plan.attacks
         }
         needed = [planned for planned in plan.attacks if planned.key in self._chosen.values()]
-        own = weights_hash(victim)
-        device = trainer.strategy.root_device
+        weights = weights_hash(victim.state_dict())
+        device = context.device
         file = Path(self.folder) / "detectors" / f"{record_key([planned.key for planned in needed])}.safetensors"
-        if trainer.strategy.broadcast(bool(self.folder) and file.is_file()):  # all processes fit, or none
-            loaded = load_detectors(file, own, device)
+        if context.broadcast(bool(self.folder) and file.is_file()):  # all processes fit, or none
+            loaded = load_detectors(file, weights, device)
             self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
             self._extractor.perturbing = perturbing(loaded.values())
             return
         with torch.inference_mode(False), torch.no_grad():
-            self._fit(trainer, victim, plan, needed)
-        if self.folder and trainer.is_global_zero:
+            self._fit(context, victim, data, plan, crafter, needed)
+        if self.folder and context.is_first:
             held = {
                 f"{fit_name(planned)}/{name}": detector
                 for planned in needed
                 for name, detector in self._fitted[planned.key].items()
             }
             about = {"split": "adv_train", "images": self._counts}
-            save_detectors(file, held, own, [fit_name(planned) for planned in needed], about)
+            save_detectors(file, held, weights, [fit_name(planned) for planned in needed], about)
 
     @torch.no_grad()
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
+    def on_adversarial_batch(
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
+    ) -> None:
         """Add the scores of a batch."""
         if not self.detectors:
             return
         if self._batch != batch.ids:
             self._batch, self._measured = batch.ids, {}
         attack = batch.planned.attack
-        noisy = negatives_like(attack, victim, batch.clean, batch.adversarial, batch.ids, self.seed)
+        noisy = noise_like(attack, victim, batch.clean, batch.adversarial, batch.ids, self.seed)
         radius = batch.planned.epsilon if attack.norm == "linf" and batch.planned.epsilon is not None else None
-        shown: dict[str, tuple[Any, Tensor]] = {
-            "_clean": ("clean", batch.clean),
+        shown: dict[str, tuple[Kind, Tensor]] = {
+            "_clean": (("clean", ""), batch.clean),
             "_noisy": (("noisy", batch.planned.key if radius is None else radius), noisy),
             "": (("adversarial", batch.planned.key), batch.adversarial),
         }
         undefined = torch.full((len(batch.ids),), torch.nan, dtype=torch.float64, device=batch.clean.device)
         for suffix, (kind, images) in shown.items():
-            measured = self._measure(kind, images, batch.ids)
+            measured = self._measure(kind, images, batch)
             for fit in self.fit_on:
                 fitted = self._fitted.get(self._chosen.get((fit, batch.planned.key)) or "", {})
                 for name in self.detectors:
                     scores = fitted[name].classify(measured[name]).double() if name in fitted else undefined
                     batch.columns[f"detector_{name}_{fit}{suffix}"] = scores
 
-    def on_evaluation_end(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Let the detectors go; they are saved."""
         self._forget()
 
-    def _measure(self, kind: Any, images: Tensor, ids: list[str]) -> dict[str, Tensor]:
+    def _measure(self, kind: Kind, images: Tensor, batch: AdversarialBatch) -> dict[str, Tensor]:
         """What each detector measures of images; the clean and the noisy ones are shared by the attacks of a batch."""
         if kind not in self._measured:
             assert self._extractor is not None
-            features = self._extractor(images, ids)
+            features = self._extractor(images, batch.targets, batch.ids)
             measured: dict[str, Tensor] = {}
             for fitted in self._fitted.values():
                 for name, detector in fitted.items():
@@ -220,58 +243,70 @@ class Detection(Callback):
             self._measured[kind] = measured
         return self._measured[kind]
 
-    def _fit(self, trainer: pl.Trainer, victim: Any, plan: EvaluationPlan, needed: list[PlannedAttack]) -> None:
+    def _fit(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        plan: EvaluationPlan,
+        crafter: Crafter,
+        needed: Sequence[PlannedAttack],
+    ) -> None:
         assert self._extractor is not None
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        device = trainer.strategy.root_device
+        device, on_first = context.device, context.is_first
         loader = data.reference_dataloader(self.reference_per_class)
-        _, reference, labels = clean_features(trainer, self._extractor, loader, "clean features for the detectors")
-        prepared = {name: one for name, one in self.detectors.items() if self._has_dropout(name, one, trainer)}
-        prepared = self._tried(
-            prepared, lambda one: one.fit_reference(reference.to(device), labels.to(device)), trainer
-        )
+        _, reference, labels = clean_features(context, self._extractor, loader, "clean features for the detectors")
+        prepared = {name: one for name, one in self.detectors.items() if self._has_dropout(name, one, on_first)}
+        near, classes = reference.to(device), labels.to(device)
+        prepared = _fitted(prepared, lambda one: one.fit_reference(near, classes), device, on_first)
         self._extractor.perturbing = perturbing(prepared.values())
         loader = data.dataloader_of("adv_train", self.fit_per_class)
-        groups = fit_data(trainer, victim, plan, needed, self._extractor, loader, self.seed)
+        found = fit_data(context, victim, plan, crafter, needed, self._extractor, loader, self.seed)
         for planned in needed:
-            groups_of = zip(("clean", "noisy", "adversarial"), groups[planned.key], strict=True)
-            counts = {name: 0 if one is None else len(one) for name, one in groups_of}
-            self._counts[fit_name(planned)] = counts
-            if trainer.is_global_zero:
+            groups = found[planned.key]
+            counts = self._counts[fit_name(planned)] = groups.counts()
+            if on_first:
                 logger.info(
                     "detectors on %s: %d clean images of train, %d clean and %d adversarial of adv_train",
-                    planned.name if planned.epsilon is None else f"{planned.name} {planned.attack.epsilon}",  # type: ignore[attr-defined]
+                    planned.name if planned.epsilon is None else f"{planned.name} {radius_of(planned.attack)}",
                     len(reference),
                     counts["clean"],
                     counts["adversarial"],
                 )
             forks = {name: detector.fork() for name, detector in prepared.items()}
 
-            def classify(one: Detector, groups: Any = groups[planned.key]) -> None:
-                negative, positive = measured_groups(one, groups, device)
-                one.fit_classifier(negative, positive)
+            def classify(one: Detector, groups: FitData = groups) -> None:
+                one.fit_classifier(*groups.measured(one, device))
 
-            self._fitted[planned.key] = self._tried(forks, classify, trainer, f" on {planned.name}")
+            self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")
 
-    def _has_dropout(self, name: str, detector: Detector, trainer: pl.Trainer) -> bool:
+    def _has_dropout(self, name: str, detector: Detector, on_first: bool) -> bool:
+        """Whether a detector that needs passes with dropout can have them; said once if not."""
         assert self._extractor is not None
         if detector.needs_draws and self._extractor.without_dropout:
-            if trainer.is_global_zero:
+            if on_first:
                 logger.warning("detector %s is left out: %s", name, self._extractor.without_dropout)
             return False
         return True
 
-    def _tried(self, detectors: Mapping[str, Detector], fit: Any, trainer: pl.Trainer, where: str = "") -> Any:
-        """The detectors that can be fitted; each of the others is named once with its reason."""
-        good = {}
-        for name, detector in detectors.items():
-            try:
-                fit(detector)
-                good[name] = detector.to(trainer.strategy.root_device)
-            except (ValueError, torch.linalg.LinAlgError) as error:
-                if trainer.is_global_zero:
-                    logger.warning("detector %s%s is left out: %s", name, where, error)
-        return good
-
     def _forget(self) -> None:
         self._fitted, self._chosen, self._measured, self._batch = {}, {}, {}, []
+
+
+def _fitted(
+    detectors: Mapping[str, Detector],
+    fit: Callable[[Detector], None],
+    device: torch.device,
+    on_first: bool,
+    where: str = "",
+) -> dict[str, Detector]:
+    """The detectors that can be fitted; each of the others is named once with its reason."""
+    good = {}
+    for name, detector in detectors.items():
+        try:
+            fit(detector)
+            good[name] = detector.to(device)
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            if on_first:
+                logger.warning("detector %s%s is left out: %s", name, where, error)
+    return good

@@ -1,27 +1,29 @@
 """The journal: one record for each image and attack, written as soon as there is one, resumed after a kill."""
 
-import logging
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import timm
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
+from medrobust.evaluation.batch import AdversarialBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
+from medrobust.evaluation.plan import EvaluationPlan
+from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 from medrobust.results.manifest import SCHEMA, write_manifest
-from medrobust.results.records import Journal, Record, finished
-
-logger = logging.getLogger(__name__)
+from medrobust.results.records import Journal, finished
 
 
-class RecordJournal(Callback):
+class RecordJournal(EvaluationListener):
     """Writes every attacked image's record to the evaluation's folder, one file for each rank.
 
     The images that the journal holds already, from a run that was killed or from another number of ranks, are not
@@ -42,61 +44,69 @@ class RecordJournal(Callback):
         self._journal: Journal | None = None
         self._old: list[Path] = []
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Note which files there are before any rank writes: Lightning lets the ranks wait for each other behind this.
+    def on_evaluation_identity(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        attacks: Sequence[AttackIdentity],
+    ) -> dict[str, Any]:
+        """Note which files there are before any process writes.
 
         Raises:
             ValueError: No folder is given.
         """
-        if stage == "fit":
-            return
         if not self.folder:
             raise ValueError("the journal needs the folder of the evaluation, journal.folder, and got none")
         self._old = [] if self.resume else sorted(Path(self.folder).glob("journal/*.jsonl"))
+        return {}
 
-    def on_evaluation_plan(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Write the manifest, and say which images are done."""
         folder = Path(self.folder)
-        if trainer.is_global_zero:
-            write_manifest(folder, self._manifest(trainer, victim, plan))
+        if context.is_first:
+            write_manifest(folder, self._manifest(context, victim, plan))
         if self.resume:
             for key, ids in finished(folder, [planned.key for planned in plan.attacks]).items():
                 plan.done.setdefault(key, set()).update(ids)
-        self._journal = Journal(folder, trainer.global_rank)
+        self._journal = Journal(folder, context.rank)
 
     def on_adversarial_batch_end(
-        self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
     ) -> None:
         """Write a batch's records in one go, after every listener has added its columns."""
         assert self._journal is not None
-        self._journal.append(self._records(victim, batch))
+        self._journal.append(self._records(batch))
 
-    def on_evaluation_end(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> None:
+    def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Close this rank's file, and delete what is not to be kept: had the run died before, nothing would be lost."""
         assert self._journal is not None
         self._journal.close()
-        if trainer.is_global_zero:
+        if context.is_first:
             for file in self._old:
                 file.unlink(missing_ok=True)
 
-    def _records(self, victim: Any, batch: AdversarialBatch) -> list[Record]:
+    def _records(self, batch: AdversarialBatch) -> list[dict[str, Any]]:
+        """A record of each image of a batch."""
         difference = (batch.adversarial - batch.clean).flatten(1)
-        before = victim.decisions(batch.clean_outputs) if hasattr(victim, "decisions") else None
-        after = victim.decisions(batch.adversarial_outputs) if hasattr(victim, "decisions") else None
-        planned, count = batch.planned, len(batch.ids)
-        nothing = [None] * count
+        before, after = batch.before, batch.after
+        planned = batch.planned
+        nothing = [None] * len(batch)
         per_image: dict[str, list[Any]] = {
             "id": batch.ids,
             "patient": [batch.plan.patients.get(id) for id in batch.ids],
             "target": _classes(batch.targets) or nothing,
             "goal": _classes(batch.goals) or nothing,
-            "clean_prediction": before[0].tolist() if before else nothing,
-            "adversarial_prediction": after[0].tolist() if after else nothing,
-            "clean_confidence": before[1].tolist() if before else nothing,
-            "adversarial_confidence": after[1].tolist() if after else nothing,
-            "correct_before": batch.correct_before.tolist(),
-            "correct_after": batch.correct_after.tolist(),
+            "clean_prediction": nothing if before.prediction is None else before.prediction.tolist(),
+            "adversarial_prediction": nothing if after.prediction is None else after.prediction.tolist(),
+            "clean_confidence": nothing if before.confidence is None else before.confidence.tolist(),
+            "adversarial_confidence": nothing if after.confidence is None else after.confidence.tolist(),
+            "correct_before": before.right.tolist(),
+            "correct_after": after.right.tolist(),
+            "reached": batch.reached.tolist(),
             "success": batch.success.tolist(),
+            "quality_before": _defined(before.quality),
+            "quality_after": _defined(after.quality),
             "linf": difference.abs().amax(1).tolist(),
             "l2": torch.linalg.vector_norm(difference.double(), dim=1).tolist(),
             "l0": (difference != 0).sum(1).tolist(),
@@ -109,7 +119,7 @@ class RecordJournal(Callback):
         shared = {
             "key": planned.key,
             "run": self.run,
-            "victim": str(batch.plan.victim.get("backbone", type(victim).__name__)),
+            "victim": victim_name(batch.plan),
             "dataset": str(batch.plan.data["name"]),
             "split": batch.plan.split,
             "attack": planned.name,
@@ -118,37 +128,45 @@ class RecordJournal(Callback):
             "seed": planned.attack.seed,
         }
         rows = [dict(zip(per_image, values, strict=True)) for values in zip(*per_image.values(), strict=True)]
-        return [Record(**shared, **row) for row in rows]  # type: ignore[typeddict-item]
+        return [{**shared, **row} for row in rows]
 
-    def _manifest(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> dict[str, Any]:
+    def _manifest(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> dict[str, Any]:
         data = {**plan.data, "images": len(plan.images)}
         size, channels = data.get("image_size"), data.get("channels")
-        checkpoint = Path(str(trainer.ckpt_path)).name if trainer.ckpt_path else None
         return {
             "schema": SCHEMA,
             "run": self.run,
             "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "seed": self.seed,
             "victim": {
-                "name": plan.victim.get("backbone", type(victim).__name__),
+                "name": victim_name(plan),
                 **{name: value for name, value in plan.victim.items() if name != "backbone"},
                 "parameters": sum(parameter.numel() for parameter in victim.parameters()),
                 "input": [channels, size, size],
-                "checkpoint": checkpoint,
+                "checkpoint": plan.checkpoint,
             },
             "data": data,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "pytorch_lightning": pl.__version__,
-                "timm": timm.__version__,
-            },
-            "device": device_name(victim.device),
-            "world_size": trainer.world_size,
+            "versions": versions(),
+            "device": device_name(context.device),
+            "world_size": context.ranks,
             "command": command_line(),
             "listeners": plan.listeners,
             "attacks": [planned.entry() for planned in plan.attacks],
         }
+
+
+def victim_name(plan: EvaluationPlan) -> str:
+    """How tables name the victim: by its backbone where it has one, else by its class."""
+    return str(plan.victim.get("backbone", plan.victim.get("class", "victim")))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what is installed of the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "pytorch-lightning", "timm"):
+        with suppress(PackageNotFoundError):
+            found[package.replace("-", "_")] = version(package)
+    return found
 
 
 def device_name(device: torch.device) -> str:
@@ -171,6 +189,6 @@ def _defined(values: Tensor) -> list[Any]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def _classes(targets: Any) -> list[int] | None:
-    """Class labels as numbers; None for targets that are not one class an image."""
-    return targets.tolist() if isinstance(targets, Tensor) and targets.ndim == 1 else None
+def _classes(targets: Targets) -> list[int] | None:
+    """Classes as numbers; None for targets that are not one class per image."""
+    return targets.tolist() if is_classes(targets) else None

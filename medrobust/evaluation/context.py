@@ -1,0 +1,85 @@
+"""All that an evaluation knows of the machine: where it runs, which of several processes it is, and its console."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+from tqdm import tqdm
+
+from medrobust.evaluation.data import Batch
+
+T = TypeVar("T")
+
+
+class EvaluationContext:
+    """The process that evaluates, alone or as one of several that share the images.
+
+    Several processes talk to each other by ``torch.distributed``, once it is initialised, by Lightning or by
+    ``torchrun``. All processes have to make the same calls of ``gather``, ``broadcast`` and ``barrier``.
+
+    Args:
+        device: Where the victim is, and where batches are moved to.
+        show_progress: Whether the first process shows progress bars.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        ranks: Number of processes.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", show_progress: bool = False) -> None:
+        """Ask ``torch.distributed`` which process this is."""
+        self.device, self.show_progress = torch.device(device), show_progress
+        self.rank, self.ranks = 0, 1
+        if distributed.is_available() and distributed.is_initialized():
+            self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of their ranks, on every process; CPU tensors and plain objects."""
+        if self.ranks == 1:
+            return [value]
+        parts: list[Any] = [None] * self.ranks
+        distributed.all_gather_object(parts, value)
+        return parts
+
+    def broadcast(self, value: T) -> T:
+        """The first process's value, on every process."""
+        if self.ranks == 1:
+            return value
+        parts: list[Any] = [value]
+        distributed.broadcast_object_list(parts, src=0)
+        result: T = parts[0]
+        return result
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.gather(None)
+
+    def progress(self, items: Iterable[T], what: str) -> Iterator[T]:
+        """Go through items with a progress bar on the first process."""
+        shown = self.show_progress and self.is_first
+        yield from tqdm(items, what, leave=False, disable=not shown, dynamic_ncols=True)
+
+    def batches(self, loader: Iterable[Batch], what: str) -> Iterator[Batch]:
+        """Go through a loader's batches, moved to the device, with a progress bar."""
+        for batch in self.progress(loader, what):
+            yield to_device(batch, self.device)
+
+
+def to_device(value: T, device: torch.device) -> T:
+    """Move all tensors in dicts and lists to a device, without waiting where their memory is pinned."""
+    moved: Any = value
+    if isinstance(value, Tensor):
+        moved = value.to(device, non_blocking=True)
+    elif isinstance(value, dict):
+        moved = {key: to_device(inner, device) for key, inner in value.items()}
+    elif isinstance(value, list):
+        moved = [to_device(inner, device) for inner in value]
+    elif isinstance(value, tuple):
+        moved = tuple(to_device(inner, device) for inner in value)
+    return moved

@@ -1,0 +1,170 @@
+"""The engine of an evaluation: every image under every attack, crafted once, told to whoever listens, resumable."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrobust.attacks import Attack
+from medrobust.evaluation.batch import CleanBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.crafting import Crafter, judged
+from medrobust.evaluation.data import Batch, EvaluationData
+from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key, weights_hash
+from medrobust.networks.victims import EvaluatedVictim
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """One evaluation of a victim on a split of some data.
+
+    ``start`` it, give each batch of the split to ``attack``, and ``end`` it: that is all, inside Lightning's loops or
+    outside. Several processes may share the split; each image has to come to exactly one of them.
+
+    Args:
+        context: The process that evaluates.
+        victim: The victim; it is attacked in eval mode and left exactly as it was.
+        data: Where the images come from.
+        split: The split under evaluation.
+        attacks: Names and attacks in the order in which they run, as ``plan.lay_out`` gives them.
+        crafter: How they are run.
+        listeners: Who hears each adversarial batch, in this order.
+        control: Name of the attacks that were added as control rows; empty if there are none.
+        checkpoint: File that the victim's weights come from, for the reader of the results.
+
+    Raises:
+        ValueError: There is no attack.
+    """
+
+    def __init__(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        split: str,
+        attacks: Sequence[tuple[str, Attack]],
+        crafter: Crafter | None = None,
+        listeners: Sequence[EvaluationListener] = (),
+        control: str = "",
+        checkpoint: str | None = None,
+    ) -> None:
+        """Keep what is given; nothing is computed yet."""
+        if not attacks:
+            raise ValueError("no attack is configured: an evaluation needs at least one")
+        self.context, self.victim, self.data, self.split = context, victim, data, split
+        self.attacks, self.control, self.checkpoint = list(attacks), control, checkpoint
+        self.crafter = Crafter() if crafter is None else crafter
+        self.listeners = list(listeners)
+        self._plan: EvaluationPlan | None = None
+
+    @property
+    def plan(self) -> EvaluationPlan:
+        """What is attacked with what.
+
+        Raises:
+            ValueError: The evaluation has not started.
+        """
+        if self._plan is None:
+            raise ValueError("the evaluation has no plan yet: call start first")
+        return self._plan
+
+    def start(self) -> None:
+        """Lay out the plan, let the listeners prepare, and fit what attacks and listeners need; before any batch.
+
+        Raises:
+            ValueError: Something that an attack or a listener needs is missing or does not fit.
+        """
+        self.crafter.load(self.context, self.victim)
+        self._plan = plan = self._planned()
+        for listener in self.listeners:
+            listener.on_evaluation_plan(self.context, self.victim, plan)
+        self.crafter.prepare(self.context, self.victim, self.data, plan)
+        for listener in self.listeners:
+            listener.on_evaluation_start(self.context, self.victim, self.data, plan, self.crafter)
+        ids = [id for id, _ in plan.images]
+        missing = sum(len(plan.pending(planned.key, ids)) for planned in plan.attacks)
+        total = len(plan.attacks) * len(ids)
+        if missing < total and self.context.is_first:
+            logger.info("%d of %d records are there already and are kept", total - missing, total)
+
+    def attack(self, batch: Batch) -> None:
+        """Run every attack on those images of a batch that it has not been run on yet.
+
+        Args:
+            batch: Images, targets and ids, on the victim's device.
+
+        Raises:
+            ValueError: The victim's outputs are not finite; the message names the image.
+        """
+        plan, ids = self.plan, list(batch["id"])
+        pending = {planned.key: plan.pending(planned.key, ids) for planned in plan.attacks}
+        if not any(pending.values()):
+            return
+        with torch.inference_mode(False), torch.enable_grad():
+            images, targets = cloned(batch["image"]), cloned(batch["target"])
+            clean = judged(self.victim, images, targets, ids)
+            for planned in plan.attacks:
+                if pending[planned.key]:
+                    self._run(planned, plan, clean.take(pending[planned.key]))
+
+    def _run(self, planned: PlannedAttack, plan: EvaluationPlan, clean: CleanBatch) -> None:
+        for listener in self.listeners:
+            listener.on_attack_start(self.context, planned, plan)
+        attacked = self.crafter(self.victim, planned, plan, clean)
+        for listener in self.listeners:
+            listener.on_adversarial_batch(self.context, self.victim, attacked)
+        for listener in self.listeners:
+            listener.on_adversarial_batch_end(self.context, self.victim, attacked)
+
+    def end(self) -> None:
+        """Tell the listeners that no batch follows on this process."""
+        for listener in self.listeners:
+            listener.on_evaluation_end(self.context, self.victim, self.plan)
+        self.crafter.forget()
+
+    def _planned(self) -> EvaluationPlan:
+        """The plan; every attack gets a key of all that decides its records."""
+        description = {**self.victim.description(), "weights": weights_hash(self.victim.state_dict())}
+        fingerprint = self.data.fingerprint(self.split)
+        identities = [(name, self.crafter.attack_identity(attack, self.data)) for name, attack in self.attacks]
+        shared = {**self._identities(identities), **self.crafter.identity()}
+        samples = self.data.splits[self.split]
+        return EvaluationPlan(
+            attacks=[
+                PlannedAttack(
+                    name=name,
+                    attack=attack,
+                    key=record_key(name, description, fingerprint, identity, shared),
+                    control=bool(self.control) and name == self.control,
+                )
+                for (name, attack), (_, identity) in zip(self.attacks, identities, strict=True)
+            ],
+            split=self.split,
+            images=[(sample.id, str(sample.stratum)) for sample in samples],
+            victim=description,
+            data={**self.data.describe(), "split": self.split, "fingerprint": fingerprint},
+            listeners=shared,
+            patients={sample.id: sample.patient for sample in samples},
+            checkpoint=self.checkpoint,
+        )
+
+    def _identities(self, attacks: Sequence[AttackIdentity]) -> dict[str, Any]:
+        """What the listeners' columns depend on. All processes have come so far before any of them writes."""
+        found: dict[str, Any] = {}
+        for listener in self.listeners:
+            found |= listener.on_evaluation_identity(self.context, self.victim, self.data, attacks)
+        self.context.barrier()
+        return found
+
+
+def cloned(value: Any) -> Any:
+    """Copies of all tensors in dicts and lists, made outside inference mode: inference tensors carry no gradients."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {key: cloned(inner) for key, inner in value.items()}
+    return [cloned(inner) for inner in value] if isinstance(value, list | tuple) else value

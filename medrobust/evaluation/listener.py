@@ -1,0 +1,72 @@
+"""Who hears what an evaluation does: seven hooks, in the order in which they are called."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from medrobust.evaluation.batch import AdversarialBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.crafting import Crafter
+from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack
+from medrobust.networks.victims import EvaluatedVictim
+
+AttackIdentity = tuple[str, dict[str, Any]]  # an attack's name, and all that decides what it makes of an image
+
+
+class EvaluationListener:
+    """Hears an evaluation; each hook does nothing until it is overridden.
+
+    The first three hooks and the last one are called on every process, so they may use ``context.gather`` and
+    ``context.broadcast``. The others are called for each batch, and processes have different numbers of batches:
+    there, processes must not wait for each other.
+    """
+
+    def on_evaluation_identity(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        attacks: Sequence[AttackIdentity],
+    ) -> dict[str, Any]:
+        """First hook: prepare, refuse what cannot work before any image is read, and name what the columns depend on.
+
+        Args:
+            context: The process.
+            victim: The victim under evaluation.
+            data: The data module.
+            attacks: Every attack's name and all that decides what it makes of an image.
+
+        Returns:
+            Plain values by name, of which the records' keys are made: records with other columns, or with columns of
+            another origin, are not interchangeable. Empty if there is nothing to say.
+        """
+        return {}
+
+    def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
+        """The plan stands; a listener may fill ``plan.done`` with images that need not be attacked, or refuse it."""
+
+    def on_evaluation_start(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        plan: EvaluationPlan,
+        crafter: Crafter,
+    ) -> None:
+        """Last hook before the first batch, for what takes time; ``crafter`` attacks as the evaluation will."""
+
+    def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
+        """An attack is about to run on a batch."""
+
+    def on_adversarial_batch(
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
+    ) -> None:
+        """An attack has run on a batch; what is measured of it may be added to ``batch.columns``."""
+
+    def on_adversarial_batch_end(
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
+    ) -> None:
+        """All listeners have added their columns: the batch is complete and can be written down."""
+
+    def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
+        """No batch follows on this process; let go of what was kept for this evaluation."""

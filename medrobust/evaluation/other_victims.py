@@ -1,0 +1,41 @@
+"""Victims beside the one under evaluation: judges of its adversarial images, and surrogates to craft them on."""
+
+from pathlib import Path
+
+import torch
+
+from medrobust.networks.victims import EvaluatedVictim, StoredVictim
+
+
+def victim_beside(victim: EvaluatedVictim, path: str, what: str, device: torch.device) -> StoredVictim:
+    """Another victim of the same kind and task, frozen, on a device.
+
+    Args:
+        victim: The victim under evaluation.
+        path: The other one's run or checkpoint.
+        what: What the other one is, as an error names it.
+        device: Where it shall be.
+
+    Raises:
+        ValueError: The checkpoint does not exist, or does not fit the victim.
+    """
+    if not isinstance(victim, StoredVictim):
+        raise ValueError(f"{what} is read from a checkpoint, and a {type(victim).__name__} cannot be built from one")
+    other = victim.from_checkpoint(checkpoint_of(path))
+    wanted, found = victim.description(), other.description()
+    for fact in ("num_classes", "channels"):
+        if wanted.get(fact) != found.get(fact):
+            raise ValueError(f"{what} has {fact} {found.get(fact)}, the victim {wanted.get(fact)}")
+    return other.to(device).eval().requires_grad_(False)
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """A checkpoint, or a run's best one.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = Path(path) / "checkpoints" / "best.ckpt" if Path(path).is_dir() else Path(path)
+    if not found.is_file():
+        raise ValueError(f"there is no checkpoint {found}: a run's folder or a checkpoint of train.py is needed")
+    return found

@@ -1,0 +1,82 @@
+"""Transfer: what was crafted on one victim is judged by others in the same pass (SBF20 Table 1)."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrobust.evaluation.batch import AdversarialBatch
+from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.deployment import judging
+from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
+from medrobust.evaluation.other_victims import victim_beside
+from medrobust.evaluation.plan import EvaluationPlan, weights_hash
+from medrobust.networks.victims import EvaluatedVictim, StoredVictim
+
+
+class Transfer(EvaluationListener):
+    """Shows every adversarial image to other victims of the same task, the judges.
+
+    Each judge adds three columns to the records: ``judge_NAME_before`` and ``judge_NAME_after``, whether it is right
+    about the clean and about the adversarial image, and ``judge_NAME_success``, whether the attack reached its aim
+    with it. A judge that has the victim's own weights shows the white-box rate, the diagonal of the matrix.
+
+    Args:
+        judges: By name, a run's folder (its best checkpoint is taken) or a checkpoint, written by ``train.py``.
+
+    Raises:
+        ValueError: A name is not made of letters, digits, ``-`` and ``_``; or (at set-up) a checkpoint does not exist
+            or is of another kind of victim.
+    """
+
+    def __init__(self, judges: dict[str, str] | None = None) -> None:
+        """Keep the names; nothing is read yet."""
+        self.judges = dict(judges or {})
+        for name in self.judges:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"a judge's name is made of letters, digits, - and _, got {name!r}")
+        self._victims: dict[str, StoredVictim] = {}
+        self._before: tuple[list[str], dict[str, Tensor]] = ([], {})
+
+    def on_evaluation_identity(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        attacks: Sequence[AttackIdentity],
+    ) -> dict[str, Any]:
+        """Load the judges, and name their weights: other judges give other columns.
+
+        Raises:
+            ValueError: A judge's checkpoint does not exist, or does not fit the victim.
+        """
+        for name, path in self.judges.items():
+            self._victims[name] = victim_beside(victim, path, f"judge {name}", context.device)
+        if not self._victims:
+            return {}
+        return {"judges": {name: weights_hash(judge.state_dict()) for name, judge in self._victims.items()}}
+
+    def on_adversarial_batch(
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
+    ) -> None:
+        """Add each judge's columns."""
+        attack, aims = batch.planned.attack, batch.targets if batch.goals is None else batch.goals
+        if self._before[0] != batch.ids:
+            self._before = (batch.ids, {})
+        for name, judge in self._victims.items():
+            with judging(judge):
+                if name not in self._before[1]:
+                    self._before[1][name] = judge.outcome(judge(batch.clean), batch.targets).right
+                outputs = judge(batch.adversarial)
+                batch.columns[f"judge_{name}_before"] = self._before[1][name]
+                batch.columns[f"judge_{name}_after"] = judge.outcome(outputs, batch.targets).right
+                batch.columns[f"judge_{name}_success"] = attack.reached(judge, outputs, aims)
+
+    def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
+        """Let the judges and the last batch go."""
+        self._before, self._victims = ([], {}), {}
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
