@@ -36,7 +36,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.sign_gradient
 	$(BIN)/python -m benchmarks.classification
 	$(BIN)/python -m benchmarks.detectors
-	$(BIN)/python -m benchmarks.hidden
+	$(BIN)/python -m benchmarks.feature_constraint
 
 clean:
 	rm -rf runs data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache
