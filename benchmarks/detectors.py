@@ -30,7 +30,7 @@ from medrobust.detectors.base import Features
 from medrobust.detectors.kernel_density import KernelDensity
 from medrobust.detectors.local_dimension import LocalDimension
 from medrobust.detectors.mahalanobis import Mahalanobis
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 NEIGHBOURS = 20
@@ -85,7 +85,7 @@ def plain(features: Features) -> Array:
     return values
 
 
-def ours(detector: MeasuredDetector, features: Features) -> Run:
+def ours(detector: WeightedMeasurements, features: Features) -> Run:
     """Our measurement of the only layer."""
     return lambda: detector.measure(features)[:, 0]
 

@@ -1,9 +1,24 @@
 """Datasets as Lightning datamodules: public layouts in, splits by patient and batches in [0, 1] out."""
 
 from datamodules.base import MedicalDataModule
+from datamodules.boxes import BoxDataModule, BoxTarget
 from datamodules.chest_xray import ChestXRay
+from datamodules.classification import ClassificationDataModule
 from datamodules.phantom import PhantomChestXRay
 from datamodules.samplers import EachImageOnce
 from datamodules.samples import Sample
+from datamodules.segmentation import SegmentationDataModule
+from datamodules.transforms import Scene
 
-__all__ = ["ChestXRay", "EachImageOnce", "MedicalDataModule", "PhantomChestXRay", "Sample"]
+__all__ = [
+    "BoxDataModule",
+    "BoxTarget",
+    "ChestXRay",
+    "ClassificationDataModule",
+    "EachImageOnce",
+    "MedicalDataModule",
+    "PhantomChestXRay",
+    "Sample",
+    "Scene",
+    "SegmentationDataModule",
+]

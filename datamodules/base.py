@@ -1,14 +1,16 @@
-"""The Lightning datamodule that every image classification dataset derives from."""
+"""The Lightning datamodule that every dataset derives from: splits, loaders, fingerprints, whatever the task."""
 
+import copy
+import dataclasses
 import hashlib
 import json
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Generic, Literal, Self, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -16,33 +18,37 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.dataset import ImageDataset, loader_options, readable
+from datamodules.dataset import ImageDataset, loader_options
+from datamodules.images import read_image
 from datamodules.samplers import EachImageOnce, ShuffledEpochs, rank_and_world
-from datamodules.samples import Sample
+from datamodules.samples import Sample, Target
 from datamodules.splits import (
     SPLITS,
     Fractions,
-    first_of_each_class,
-    missing_classes,
+    first_of_each_stratum,
     read_splits,
     split_by_patient,
-    summarise,
     take,
     write_splits,
 )
-from datamodules.transforms import Augmentation, Resize, Transform, evaluation_transform, training_transform
+from datamodules.transforms import Augmentation, Resize, Scene, Transform, evaluation_transform, training_transform
 
 logger = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "adv_train", "adv_test"]
 
 
-class MedicalDataModule(pl.LightningDataModule, ABC):
+class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
     """Images of one dataset in the splits Train, Val, AdvTrain and AdvTest, disjoint by patient.
 
     Train fits the victim, Val chooses its checkpoint, AdvTrain fits detectors, AdvTest judges all of them. Batches
-    are ``{"image": (N, C, H, W) float32 in [0, 1], "target": (N,) int64, "id": list of N str}``. Evaluation reads
-    each image exactly once on any number of ranks; use it with ``Trainer(use_distributed_sampler=False)``.
+    are ``{"image": (N, C, H, W) float32 in [0, 1], "target": as the task defines it, "id": list of N str}``.
+    Evaluation reads each image exactly once on any number of ranks; use it with
+    ``Trainer(use_distributed_sampler=False)``.
+
+    A dataset says what it is called and finds its samples (``name``, ``class_names``, ``index``). A task, such as
+    `ClassificationDataModule`, says what a target is: how it is read, checked, transformed, batched and written down.
+    What the methods here do suits targets that a sample holds and that no transform changes, such as numbers.
 
     Args:
         root: Folder of the dataset.
@@ -56,8 +62,8 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         resize: ``crop`` scales the short side and cuts the centre, ``squash`` changes the aspect ratio, ``pad``
             scales the long side and fills with black.
         augment: Whether training images are changed at random, or by how much.
-        on_bad_sample: ``raise`` stops at the first unreadable image; ``skip`` reads every image in advance, leaves
-            the unreadable ones out and reports them.
+        on_bad_sample: ``raise`` stops at the first bad file; ``skip`` reads every sample in advance, leaves the bad
+            ones out and reports them.
         test_split: The split that the test stage sees.
         limit: Keep at most that many images of each split, for quick tries; None keeps all.
 
@@ -66,8 +72,8 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
     """
 
     name: str
-    class_names: ClassVar[tuple[str, ...]]
-    task: ClassVar[str] = "classification"
+    task: ClassVar[str]
+    class_names: ClassVar[tuple[str, ...]] = ()  # what the numbers in a target stand for
 
     def __init__(
         self,
@@ -100,7 +106,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         self.test_split = test_split
         self.limit = limit
         self._validate()
-        self.splits: dict[str, list[Sample]] = {}
+        self.splits: dict[str, list[Sample[Target]]] = {}
         self.bad_samples: list[tuple[str, str]] = []
         # a rank may get no image at all of a small split, and must not stop the others
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -111,30 +117,87 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         return len(self.class_names)
 
     @abstractmethod
-    def index(self) -> list[Sample]:
+    def index(self) -> list[Sample[Target]]:
         """All samples found under the root, sorted by id; no image is read."""
+
+    def stratum_of(self, sample: Sample[Target]) -> int | str:
+        """The group of a sample that gets its share of every split: the one that `index` gives it."""
+        return sample.stratum
+
+    def read(self, sample: Sample[Target]) -> Scene:
+        """The image of a sample and what lies on it, as its files hold them.
+
+        Raises:
+            ValueError: A file cannot be read; the message names it.
+        """
+        return Scene(read_image(sample.path, self.channels))
+
+    def check(self, sample: Sample[Target], scene: Scene) -> None:
+        """Refuse what was read but cannot be a target.
+
+        Raises:
+            ValueError: A mask or a box is wrong; the message names the file.
+        """
+
+    def target_of(self, sample: Sample[Target], scene: Scene) -> Any:
+        """The target of a sample once its scene is transformed: the one that the sample holds."""
+        return sample.target
+
+    def batch_targets(self, targets: Sequence[Any]) -> Any:
+        """The targets of N images as a victim takes them: one tensor, whose first dimension is N."""
+        return torch.stack([torch.as_tensor(target) for target in targets])
+
+    def written(self, sample: Sample[Target]) -> int | str:
+        """A sample's target as split files and fingerprints state it: the same wherever the root lies.
+
+        That is a file's path relative to the image's folder, or the JSON of whatever else a sample holds.
+        """
+        if isinstance(sample.target, Path):
+            return Path(os.path.relpath(sample.target, sample.path.parent)).as_posix()
+        return json.dumps(sample.target)
+
+    def check_written(self, sample: Sample[Target], text: str) -> None:
+        """Compare what a split file states of a target with the sample.
+
+        Raises:
+            ValueError: It is another target.
+        """
+        if text != str(self.written(sample)):
+            raise ValueError(f"expected the target {self.written(sample)!r} as the dataset gives it, got {text!r}")
+
+    def target_settings(self) -> list[Any]:
+        """What decides the targets beside the samples, ready for JSON; a part of the fingerprint."""
+        return []
+
+    def missing_classes(self, samples: Sequence[Sample[Target]]) -> list[str]:
+        """Names of the classes that none of the samples belongs to, where an index tells."""
+        return []
+
+    def summarise(self, samples: Sequence[Sample[Target]]) -> dict[str, Any]:
+        """Numbers of images and patients, and whatever else a task counts, ready for JSON."""
+        return {"images": len(samples), "patients": len({sample.patient for sample in samples})}
 
     def setup(self, stage: str | None = None) -> None:
         """Find the samples and split them, once; every stage gets all splits.
 
         Raises:
             FileNotFoundError: The root or the split file does not exist.
-            ValueError: A class or a split has no image, or the split file has a wrong row.
+            ValueError: The dataset, a class or a split has no image, or the split file has a wrong row.
         """
         if self.splits:
             return
-        samples = self.index()
+        samples = [dataclasses.replace(sample, stratum=self.stratum_of(sample)) for sample in self.index()]
         good = self._without_bad(samples) if self.on_bad_sample == "skip" else samples
-        found = Counter(sample.target for sample in good)
-        for target, class_name in enumerate(self.class_names):
-            if not found[target]:
-                raise ValueError(f"{self.root}: expected images of the class {class_name}, found none")
+        if missing := self.missing_classes(good):
+            raise ValueError(f"{self.root}: expected images of the class {missing[0]}, found none")
+        if not good:
+            raise ValueError(f"{self.root}: expected at least one good image, found none of {len(samples)}")
         if self.split_file is None:
             splits = split_by_patient(good, self.fractions, self.split_seed)
             wanted = [split for split, share in asdict(self.fractions).items() if share > 0]
         else:
             kept = {sample.id for sample in good}
-            listed = read_splits(self.split_file, samples, self.num_classes)
+            listed = read_splits(self.split_file, samples, self.check_written)
             splits = {split: [sample for sample in members if sample.id in kept] for split, members in listed.items()}
             wanted = [split for split, members in listed.items() if members]
             if unlisted := len(samples) - sum(map(len, listed.values())):
@@ -142,29 +205,33 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         if self.limit is not None:
             splits = {split: take(members, self.limit, self.split_seed) for split, members in splits.items()}
         for split in wanted:
-            if missing := missing_classes(split, splits, self.class_names):
+            if not splits[split]:
+                total = sum(map(len, splits.values()))
+                raise ValueError(
+                    f"expected images in every split, but {split} is empty after splitting {total} images; "
+                    "give it a larger fraction or the dataset more patients"
+                )
+            if missing := self.missing_classes(splits[split]):
                 rank_zero_warn(f"the split {split} has no image of {', '.join(missing)}")
         # in the order of a hash of the ids, so that a few batches from the start hold all classes
         self.splits = {split: sorted(members, key=_by_hash) for split, members in splits.items()}
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Train, shuffled and augmented; order and augmentation follow from ``seed_everything`` and the epoch."""
-        transform = self._evaluation_transform()
-        if self.augment is not False:
-            options = None if self.augment is True else self.augment
-            transform = training_transform(self.image_size, self.resize, options)
+        transform = self.transform_for_evaluation() if self.augment is False else self.transform_for_training()
         samples = self._samples("train")
         seed = torch.initial_seed() % 2**32
         sampler = ShuffledEpochs(len(samples), seed)
         share = len(sampler)
         # BatchNorm has no variance to divide by in a batch of one image
         drop_last = share > self.batch_size and share % self.batch_size == 1
+        reader = self._reader()
         return DataLoader(
-            ImageDataset(samples, transform, self.channels, seed),
+            ImageDataset(samples, reader, transform, seed),
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            **loader_options(self.num_workers),
+            **loader_options(reader, self.num_workers),
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -190,28 +257,37 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         """Clean Train images in fixed order, each once: what detectors take as normal. Exists in every stage."""
         return self.dataloader_of("train", per_class)
 
-    def dataloader_of(self, split: Split, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
+    def dataloader_of(self, split: str, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
         """A split in fixed order with the evaluation's transform, each image once.
 
         Args:
             split: Name of the split.
-            per_class: At most that many images of each class, the first in the fixed order; None for all.
+            per_class: At most that many images of each stratum, the first in the fixed order; None for all.
 
         Raises:
             ValueError: An unknown or empty split, fewer images than processes, or `setup` was not called.
         """
-        samples = first_of_each_class(self._samples(split), per_class)
+        samples = first_of_each_stratum(self._samples(split), per_class)
         world = rank_and_world()[1]
         if len(samples) < world:
             raise ValueError(f"the split {split} has {len(samples)} images for {world} processes: use fewer devices")
         batches: Sampler[list[int]] = EachImageOnce(len(samples), self.batch_size)
-        dataset = ImageDataset(samples, self._evaluation_transform(), self.channels)
-        return DataLoader(dataset, batch_sampler=batches, **loader_options(self.num_workers))
+        reader = self._reader()
+        dataset = ImageDataset(samples, reader, self.transform_for_evaluation())
+        return DataLoader(dataset, batch_sampler=batches, **loader_options(reader, self.num_workers))
+
+    def transform_for_evaluation(self) -> Transform:
+        """How the scenes of all loaders but the training's become square."""
+        return evaluation_transform(self.image_size, self.resize)
+
+    def transform_for_training(self) -> Transform:
+        """How training scenes become square and are changed at random."""
+        return training_transform(self.image_size, self.resize, self._augmentation())
 
     def export_splits(self, path: str | Path) -> None:
         """Write the splits as CSV with the columns id, split, target, patient, as ``split_file`` reads them."""
         self._require_setup()
-        write_splits(Path(path), self.splits)
+        write_splits(Path(path), self.splits, self.written)
 
     def describe(self) -> dict[str, Any]:
         """What the data are, ready for JSON; it holds no absolute path."""
@@ -224,7 +300,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
             "image_size": self.image_size,
             "channels": self.channels,
             "resize": self.resize,
-            "splits": summarise(self.splits, self.class_names),
+            "splits": {split: self.summarise(members) for split, members in self.splits.items()},
             "split_seed": self.split_seed,
             "split_file": None if self.split_file is None else self.split_file.name,
             "fractions": asdict(self.fractions),
@@ -233,31 +309,48 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
             "test_split": self.test_split,
         }
 
-    def fingerprint(self, split: Split) -> str:
+    def fingerprint(self, split: str) -> str:
         """16 hex digits over all that decides a split's evaluation images; the same wherever the root lies."""
-        pairs = sorted((sample.id, sample.target) for sample in self._samples(split, may_be_empty=True))
-        content = json.dumps([self.name, self.image_size, self.channels, self.resize, pairs])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        pairs = sorted((sample.id, self.written(sample)) for sample in self._samples(split, may_be_empty=True))
+        settings = [self.name, self.image_size, self.channels, self.resize, pairs, *self.target_settings()]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
-    def class_weights(self) -> torch.Tensor:
-        """Weights (K,) float32 of the classes, inverse to their frequency in Train, with mean 1.
+    def read_checked(self, sample: Sample[Target]) -> Scene:
+        """The image of a sample and what lies on it, neither of them bad.
 
         Raises:
-            ValueError: A class has no image in Train.
+            ValueError: A file cannot be read or holds what cannot be a target; the message names it.
         """
-        counts = Counter(sample.target for sample in self._samples("train"))
-        if missing := [name for target, name in enumerate(self.class_names) if not counts[target]]:
-            raise ValueError(f"class weights need images of every class in train, found none of {', '.join(missing)}")
-        weights = torch.tensor([1 / counts[target] for target in range(self.num_classes)], dtype=torch.float64)
-        return (weights / weights.mean()).float()
+        scene = self.read(sample)
+        self.check(sample, scene)
+        return scene
 
-    def _without_bad(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The samples whose files can be read; the others are recorded and reported in one warning."""
-        good, self.bad_samples = readable(samples, self.channels)
+    def _without_bad(self, samples: Sequence[Sample[Target]]) -> list[Sample[Target]]:
+        """The samples whose files are good; the others are recorded and reported in one warning."""
+        good = []
+        self.bad_samples = []
+        for sample in samples:
+            try:
+                self.read_checked(sample)
+            except ValueError as error:
+                reason = str(error).removeprefix(f"{sample.path}: ").replace(f"{self.root.absolute()}/", "")
+                self.bad_samples.append((sample.id, reason))
+            else:
+                good.append(sample)
         if self.bad_samples:
             first = ", ".join(id for id, _ in self.bad_samples[:5])
             rank_zero_warn(f"skipped {len(self.bad_samples)} of {len(samples)} images that cannot be read: {first}")
         return good
+
+    def _reader(self) -> Self:
+        """What datasets read with: this data module without its trainer, which no worker process could take along."""
+        reader = copy.copy(self)
+        reader.trainer = None
+        return reader
+
+    def _augmentation(self) -> Augmentation | None:
+        """Ranges of the random changes; None for the defaults."""
+        return self.augment if isinstance(self.augment, Augmentation) else None
 
     def _validate(self) -> None:
         """Refuse arguments outside their range."""
@@ -275,7 +368,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
             if (choice := getattr(self, argument)) not in allowed:
                 raise ValueError(f"{argument} is one of {', '.join(map(str, allowed))}, got {choice!r}")
 
-    def _samples(self, split: str, *, may_be_empty: bool = False) -> list[Sample]:
+    def _samples(self, split: str, *, may_be_empty: bool = False) -> list[Sample[Target]]:
         if split not in SPLITS:
             raise ValueError(f"expected a split among {', '.join(SPLITS)}, got {split!r}")
         self._require_setup()
@@ -287,9 +380,6 @@ class MedicalDataModule(pl.LightningDataModule, ABC):
         if not self.splits:
             raise ValueError(f"{type(self).__name__} has no splits yet: call setup() first")
 
-    def _evaluation_transform(self) -> Transform:
-        return evaluation_transform(self.image_size, self.resize)
 
-
-def _by_hash(sample: Sample) -> bytes:
+def _by_hash(sample: Sample[Any]) -> bytes:
     return hashlib.sha256(sample.id.encode()).digest()

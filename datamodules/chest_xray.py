@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from datamodules.base import MedicalDataModule
+from datamodules.classification import ClassificationDataModule
 from datamodules.samples import Sample
 
 FOLDERS = ("train", "val", "test")
@@ -29,7 +29,7 @@ def patient_of(stem: str) -> str:
     return stem
 
 
-class ChestXRay(MedicalDataModule):
+class ChestXRay(ClassificationDataModule):
     """Chest X-rays, normal or pneumonia, in the public layout ``{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg``.
 
     The public val has 16 images, so the three folders are pooled and split again by patient. The root may also hold
@@ -40,7 +40,7 @@ class ChestXRay(MedicalDataModule):
     name = "chest_xray"
     class_names: ClassVar[tuple[str, ...]] = ("NORMAL", "PNEUMONIA")
 
-    def index(self) -> list[Sample]:
+    def index(self) -> list[Sample[int]]:
         """All samples of the three folders, sorted by id; no image is read.
 
         Raises:

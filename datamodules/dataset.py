@@ -1,16 +1,32 @@
 """The dataset of a split: samples to transformed images, and batches of them."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import cv2
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.images import read_image
 from datamodules.samples import Sample
-from datamodules.transforms import Transform
+from datamodules.transforms import Scene, Transform
+
+
+class Reader(Protocol):
+    """What a dataset asks of its data module: how samples become images and targets."""
+
+    def read_checked(self, sample: Sample[Any]) -> Scene:
+        """The image of a sample and what lies on it, neither of them bad."""
+        ...
+
+    def target_of(self, sample: Sample[Any], scene: Scene) -> Any:
+        """The target of a sample once its scene is transformed."""
+        ...
+
+    def batch_targets(self, targets: Sequence[Any]) -> Any:
+        """Targets of several images as a victim takes them."""
+        ...
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -18,15 +34,15 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     Args:
         samples: What to read.
-        transform: From the file's image to a square one.
-        channels: 1 for grey or 3 for RGB.
+        reader: Reads it.
+        transform: Makes every scene square.
         seed: Seed of the augmentation, which an image draws from (seed, epoch, id).
     """
 
-    def __init__(self, samples: Sequence[Sample], transform: Transform, channels: int, seed: int = 0) -> None:
+    def __init__(self, samples: Sequence[Sample[Any]], reader: Reader, transform: Transform, seed: int = 0) -> None:
         self.samples = list(samples)
+        self.reader = reader
         self.transform = transform
-        self.channels = channels
         self.seed = seed
 
     def __len__(self) -> int:
@@ -39,49 +55,36 @@ class ImageDataset(Dataset[dict[str, Any]]):
             key: The index, or the pair (index, epoch) of a training order.
 
         Returns:
-            ``image`` (C, H, W) float32 in [0, 1], ``target`` int and ``id`` str.
+            ``image`` (C, H, W) float32 in [0, 1], ``target`` as the task defines it and ``id`` str.
 
         Raises:
-            ValueError: The file is not a readable image; the message names it.
+            ValueError: A file of the sample is bad; the message names it.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         sample = self.samples[index]
         digest = hashlib.blake2b(f"{self.seed}/{epoch}/{sample.id}".encode(), digest_size=4).digest()
-        image = self.transform(read_image(sample.path, self.channels), seed=int.from_bytes(digest, "big"))
+        scene = self.transform(self.reader.read_checked(sample), seed=int.from_bytes(digest, "big"))
         return {
-            "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
-            "target": sample.target,
+            "image": torch.from_numpy(scene.image).permute(2, 0, 1).contiguous(),
+            "target": self.reader.target_of(sample, scene),
             "id": sample.id,
         }
 
 
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: ``image`` (N, C, H, W) float32 in [0, 1], ``target`` (N,) int64, ``id`` list of N str."""
+def collate(items: Sequence[dict[str, Any]], batch_targets: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
+    """A batch: ``image`` (N, C, H, W) float32 in [0, 1], ``target`` as the task batches it, ``id`` list of N str."""
     return {
         "image": torch.stack([item["image"] for item in items]),
-        "target": torch.tensor([item["target"] for item in items], dtype=torch.int64),
+        "target": batch_targets([item["target"] for item in items]),
         "id": [item["id"] for item in items],
     }
 
 
-def readable(samples: Sequence[Sample], channels: int) -> tuple[list[Sample], list[tuple[str, str]]]:
-    """The samples whose files can be read, and (id, reason) of the others; every image is decoded."""
-    good, bad = [], []
-    for sample in samples:
-        try:
-            read_image(sample.path, channels)
-        except ValueError as error:
-            bad.append((sample.id, str(error).removeprefix(f"{sample.path}: ")))
-        else:
-            good.append(sample)
-    return good, bad
-
-
-def loader_options(num_workers: int) -> dict[str, Any]:
+def loader_options(reader: Reader, num_workers: int) -> dict[str, Any]:
     """What all loaders of these batches have in common."""
     return {
         "num_workers": num_workers,
-        "collate_fn": collate,
+        "collate_fn": partial(collate, batch_targets=reader.batch_targets),
         "pin_memory": torch.cuda.is_available(),
         "persistent_workers": num_workers > 0,
         "worker_init_fn": one_thread,

@@ -1,6 +1,7 @@
-"""Reading image files: any bit depth, palette, alpha and orientation to float32 in [0, 1]."""
+"""Reading image files: pictures of any kind to float32 in [0, 1], masks to the integers that they hold."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 EXPECTED = "a complete 8- or 16-bit JPEG or PNG image"
+EXPECTED_MASK = "a complete mask image with one integer per pixel"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 0x0112
 
@@ -28,24 +30,63 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     Raises:
         ValueError: The file is missing, empty, truncated or not an image; the message names it.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: expected {EXPECTED}, but the file cannot be read ({error.strerror})") from None
-    if not data:
-        raise ValueError(f"{path}: expected {EXPECTED}, got an empty file")
-    try:
-        pixels = _decode(data)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        got = f"{len(data)} bytes that cannot be decoded ({reason})"
-        raise ValueError(f"{path}: expected {EXPECTED}, got {got}") from None
+    pixels = _decoded(path, EXPECTED, _decode)
     scaled = pixels.astype(np.float32, order="C") / np.iinfo(pixels.dtype).max
     if scaled.ndim == 2:
         return np.ascontiguousarray(np.repeat(scaled[:, :, None], channels, axis=2))
     if channels == 1:
         return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)[:, :, None])
     return np.ascontiguousarray(scaled)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The integers that a mask file holds, upright: no value is scaled, and a palette's indices are the values.
+
+    Of a colour image, whose channels have to be equal, one channel is taken; alpha is dropped.
+
+    Args:
+        path: The mask file, of a lossless format such as PNG.
+
+    Returns:
+        ``(H, W)`` int32; the pixels of an image of one bit are 0 and 1.
+
+    Raises:
+        ValueError: The file is missing, empty, truncated or no mask; the message names it.
+    """
+    return _decoded(path, EXPECTED_MASK, _decode_mask)
+
+
+def _decoded(path: Path, expected: str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    """Pixels of a file, or one sentence that says what is wrong with it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: expected {expected}, but the file cannot be read ({error.strerror})") from None
+    if not data:
+        raise ValueError(f"{path}: expected {expected}, got an empty file")
+    try:
+        return decode(data)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        got = f"{len(data)} bytes that cannot be decoded ({reason})"
+        raise ValueError(f"{path}: expected {expected}, got {got}") from None
+
+
+def _decode_mask(data: bytes) -> np.ndarray:
+    """Values of an encoded mask, ``(H, W)`` int32, upright."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        if image.mode == "F":
+            raise ValueError("pixels of mode 'F' are no integers")
+        pixels = np.asarray(image)
+        if image.mode in ("LA", "RGBA", "PA"):
+            pixels = pixels[:, :, :-1]
+    if pixels.ndim == 3:
+        if not (pixels == pixels[:, :, :1]).all():
+            raise ValueError("colours that are not grey")
+        pixels = pixels[:, :, 0]
+    return np.ascontiguousarray(_upright(pixels.astype(np.int32), orientation))
 
 
 def _decode(data: bytes) -> np.ndarray:

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datamodules.base import Split
 from datamodules.chest_xray import LAYOUT, SUFFIXES, ChestXRay
 from datamodules.thorax import draw_anatomy, render
 
@@ -104,7 +103,7 @@ class PhantomChestXRay(ChestXRay):
         """What the data are, ready for JSON, with the generator's parameters."""
         return super().describe() | {"generator": self.parameters()}
 
-    def fingerprint(self, split: Split) -> str:
+    def fingerprint(self, split: str) -> str:
         """16 hex digits as every dataset gives them, which other parameters of the generator change too."""
         content = json.dumps([super().fingerprint(split), self.parameters()])
         return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,26 +1,27 @@
-"""A sample: one image file with its label, its patient and an id that survives a move of the root."""
+"""A sample: one image of a dataset with its target, its patient and an id that survives a move of the root."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
+
+Target = TypeVar("Target")
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Generic[Target]):
     """One image of a dataset before it is read.
 
     Args:
         path: Absolute path of the image file.
         id: Stable id: the POSIX path relative to the dataset's folder.
-        target: Class index in ``[0, K)``.
-        patient: Id of the patient; images of one patient never meet in two splits.
+        target: What is known of the target without reading a file: a class index, the path of a mask, a list of boxes.
+        patient: Id of the patient; images of one patient are never in two splits.
+        stratum: Group that gets its share of every split and of every choice of images. Classification takes the
+            class, whatever stands here; one group for all images keeps chance alone in charge.
     """
 
     path: Path
     id: str
-    target: int
+    target: Target
     patient: str
-
-    @property
-    def stratum(self) -> str:
-        """The group that the image belongs to: its class."""
-        return str(self.target)
+    stratum: int | str = ""

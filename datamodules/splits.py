@@ -4,13 +4,13 @@ import csv
 import dataclasses
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.samples import Sample
+from datamodules.samples import Sample, Target
 
 SPLITS = ("train", "val", "adv_train", "adv_test")
 COLUMNS = ("id", "split", "target", "patient")
@@ -43,14 +43,16 @@ class Fractions:
             raise ValueError(f"fractions sum to 1, got {shares}, which sum to {sum(shares.values()):g}")
 
 
-def split_by_patient(samples: Sequence[Sample], fractions: Fractions, seed: int) -> dict[str, list[Sample]]:
-    """Samples of the four splits, stratified by class; no patient is in two of them.
+def split_by_patient(
+    samples: Sequence[Sample[Target]], fractions: Fractions, seed: int
+) -> dict[str, list[Sample[Target]]]:
+    """Samples of the four splits, each stratum in proportion; no patient is in two of them.
 
-    A patient belongs to the stratum of the most frequent label (the smallest of equally frequent ones). Patients of
-    a stratum are taken by number of images, largest first, ordered by a hash of seed and patient, and each goes to
-    the split that still lacks the largest part of its share (of equal ones, to the emptiest over all strata). The
-    result depends on the samples, the fractions and the seed alone: not on the order of the input, on Python's hash
-    seed or on a random generator's version.
+    A patient belongs to the stratum of most of its images (the smallest of equally frequent ones). Patients of a
+    stratum are taken by number of images, largest first, ordered by a hash of seed and patient, and each goes to the
+    split that still lacks the largest part of its share (of equal ones, to the emptiest over all strata). The result
+    depends on the samples, the fractions and the seed alone: not on the order of the input, on Python's hash seed or
+    on a random generator's version.
 
     Tolerance: in a stratum whose largest patient has m images, no split gets m or more images above its share, nor
     3 m or more below it; with many single-image patients each split ends within one image or two.
@@ -63,21 +65,21 @@ def split_by_patient(samples: Sequence[Sample], fractions: Fractions, seed: int)
     Returns:
         A list of samples, sorted by id, for each of ``train``, ``val``, ``adv_train``, ``adv_test``.
     """
-    patients: dict[str, list[Sample]] = defaultdict(list)
+    patients: dict[str, list[Sample[Target]]] = defaultdict(list)
     for sample in samples:
         patients[sample.patient].append(sample)
-    strata: dict[int, list[str]] = defaultdict(list)
+    strata: dict[int | str, list[str]] = defaultdict(list)
     for patient, images in patients.items():
-        counts = Counter(image.target for image in images)
-        strata[min(counts, key=lambda target: (-counts[target], target))].append(patient)
+        counts = Counter(image.stratum for image in images)
+        strata[min(counts, key=lambda stratum: (-counts[stratum], _numbers_first(stratum)))].append(patient)
 
     shares = {split: share for split, share in dataclasses.asdict(fractions).items() if share > 0}
-    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    splits: dict[str, list[Sample[Target]]] = {split: [] for split in SPLITS}
 
     def need(split: str, filled: dict[str, int], total: int) -> tuple[float, float]:
         return -filled[split] / (shares[split] * total), -len(splits[split]) / shares[split]
 
-    for stratum in sorted(strata):
+    for stratum in sorted(strata, key=_numbers_first):
         total = sum(len(patients[patient]) for patient in strata[stratum])
         filled = dict.fromkeys(shares, 0)
         for patient in sorted(strata[stratum], key=lambda name: (-len(patients[name]), _order(seed, name))):
@@ -87,89 +89,70 @@ def split_by_patient(samples: Sequence[Sample], fractions: Fractions, seed: int)
     return {split: sorted(members, key=lambda sample: sample.id) for split, members in splits.items()}
 
 
-def summarise(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[str]) -> dict[str, Any]:
-    """Numbers of images, patients and images per class of each split, ready for JSON."""
-    summary = {}
-    for split, members in splits.items():
-        counts = Counter(sample.target for sample in members)
-        summary[split] = {
-            "images": len(members),
-            "patients": len({sample.patient for sample in members}),
-            "classes": {name: counts[target] for target, name in enumerate(class_names)},
-        }
-    return summary
-
-
-def missing_classes(split: str, splits: Mapping[str, Sequence[Sample]], class_names: Sequence[str]) -> list[str]:
-    """Names of the classes that a split has no image of.
-
-    Raises:
-        ValueError: The split has no image at all.
-    """
-    if not splits[split]:
-        total = sum(map(len, splits.values()))
-        raise ValueError(
-            f"expected images in every split, but {split} is empty after splitting {total} images; "
-            "give it a larger fraction or the dataset more patients"
-        )
-    present = {sample.target for sample in splits[split]}
-    return [name for target, name in enumerate(class_names) if target not in present]
-
-
-def first_of_each_class(samples: Sequence[Sample], count: int | None) -> list[Sample]:
-    """Keep the first samples of each class in their order; all for None."""
-    seen: Counter[int] = Counter()
+def first_of_each_stratum(samples: Sequence[Sample[Target]], count: int | None) -> list[Sample[Target]]:
+    """The first `count` samples of each stratum, in their order; all of them for None."""
+    seen: Counter[int | str] = Counter()
     kept = []
     for sample in samples:
-        seen[sample.target] += 1
-        if count is None or seen[sample.target] <= count:
+        seen[sample.stratum] += 1
+        if count is None or seen[sample.stratum] <= count:
             kept.append(sample)
     return kept
 
 
-def take(samples: Sequence[Sample], limit: int, seed: int) -> list[Sample]:
-    """At most `limit` of the samples, the classes in proportion, sorted by id.
+def take(samples: Sequence[Sample[Target]], limit: int, seed: int) -> list[Sample[Target]]:
+    """At most `limit` of the samples, the strata in proportion, sorted by id.
 
-    Images are chosen by a hash of seed and id; the classes' numbers are rounded by largest remainder, and a class
-    keeps at least one image where the limit allows it.
+    Images are chosen by a hash of seed and id; the numbers of the strata are rounded by largest remainder, and each
+    stratum keeps at least one image where the limit allows it.
     """
     if len(samples) <= limit:
         return list(samples)
-    classes: dict[int, list[Sample]] = defaultdict(list)
+    strata: dict[int | str, list[Sample[Target]]] = defaultdict(list)
     for sample in sorted(samples, key=lambda sample: _order(seed, sample.id)):
-        classes[sample.target].append(sample)
-    kept = dict.fromkeys(sorted(classes), 1 if limit >= len(classes) else 0)
+        strata[sample.stratum].append(sample)
+    kept = dict.fromkeys(sorted(strata, key=_numbers_first), 1 if limit >= len(strata) else 0)
     while sum(kept.values()) < limit:
-        kept[max(kept, key=lambda target: limit * len(classes[target]) / len(samples) - kept[target])] += 1
-    return sorted((sample for target in kept for sample in classes[target][: kept[target]]), key=lambda s: s.id)
+        kept[max(kept, key=lambda stratum: limit * len(strata[stratum]) / len(samples) - kept[stratum])] += 1
+    return sorted((sample for stratum in kept for sample in strata[stratum][: kept[stratum]]), key=lambda s: s.id)
 
 
-def write_splits(path: Path, splits: Mapping[str, Sequence[Sample]]) -> None:
-    """Write splits as CSV with the columns id, split, target, patient."""
+def write_splits(
+    path: Path, splits: Mapping[str, Sequence[Sample[Target]]], written: Callable[[Sample[Target]], int | str]
+) -> None:
+    """Write splits as CSV with the columns id, split, target, patient.
+
+    Args:
+        path: The file.
+        splits: The samples of each split.
+        written: A sample's target as the file is to state it.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for split in SPLITS:
-            writer.writerows((sample.id, split, sample.target, sample.patient) for sample in splits[split])
+            writer.writerows((sample.id, split, written(sample), sample.patient) for sample in splits[split])
 
 
-def read_splits(path: Path, samples: Sequence[Sample], classes: int) -> dict[str, list[Sample]]:
-    """Samples of the four splits as a CSV file says; samples that it does not name are left out.
+def read_splits(
+    path: Path, samples: Sequence[Sample[Target]], check_written: Callable[[Sample[Target], str], None]
+) -> dict[str, list[Sample[Target]]]:
+    """Samples of the four splits as a CSV file states them; samples that it does not name are left out.
 
     Args:
         path: CSV with the columns id and split, and optionally target and patient. A patient given there replaces
-            the one read from the file name.
+            the one that the dataset gives.
         samples: The samples found on disk.
-        classes: Number of classes K; targets are in ``[0, K)``.
+        check_written: Raises a ValueError if what the file states of a sample's target is wrong.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: A wrong row; the message names the file and the row (the header is row 1).
+        FileNotFoundError: There is no such file.
+        ValueError: A row is wrong; the message names the file and the row (the header is row 1).
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a split file with the columns {', '.join(COLUMNS)}, found no file")
     known = {sample.id: sample for sample in samples}
-    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    splits: dict[str, list[Sample[Target]]] = {split: [] for split in SPLITS}
     rows: dict[str, int] = {}
     homes: dict[str, str] = {}
     try:
@@ -179,7 +162,7 @@ def read_splits(path: Path, samples: Sequence[Sample], classes: int) -> dict[str
                 raise ValueError(f"{path}, row 1: expected the columns {', '.join(COLUMNS)}, missing {sorted(missing)}")
             for row in reader:
                 place = f"{path}, row {reader.line_num}"
-                sample, split = _parse(row, place, known, classes)
+                sample, split = _parse(row, place, known, check_written)
                 if first := rows.get(sample.id):
                     raise ValueError(f"{place}: expected each id once, got {sample.id!r} again after row {first}")
                 if (home := homes.setdefault(sample.patient, split)) != split:
@@ -192,7 +175,12 @@ def read_splits(path: Path, samples: Sequence[Sample], classes: int) -> dict[str
     return {split: sorted(members, key=lambda sample: sample.id) for split, members in splits.items()}
 
 
-def _parse(row: dict[str, str | None], place: str, known: Mapping[str, Sample], classes: int) -> tuple[Sample, str]:
+def _parse(
+    row: Mapping[str, Any],
+    place: str,
+    known: Mapping[str, Sample[Target]],
+    check_written: Callable[[Sample[Target], str], None],
+) -> tuple[Sample[Target], str]:
     """The sample and the split of one row."""
     id, split, target = row["id"] or "", row["split"] or "", row.get("target")
     if id not in known:
@@ -201,13 +189,18 @@ def _parse(row: dict[str, str | None], place: str, known: Mapping[str, Sample], 
         raise ValueError(f"{place}: expected a split among {', '.join(SPLITS)}, got {split!r}")
     sample = known[id]
     if target:
-        if not target.strip().isdecimal() or int(target) >= classes:
-            raise ValueError(f"{place}: expected a target from 0 to {classes - 1}, got {target!r}")
-        if int(target) != sample.target:
-            raise ValueError(f"{place}: expected target {sample.target} as the image's folder says, got {target}")
+        try:
+            check_written(sample, target)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
     return dataclasses.replace(sample, patient=row.get("patient") or sample.patient), split
 
 
 def _order(seed: int, name: str) -> bytes:
     """A place in a random order that only seed and name decide."""
     return hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+
+
+def _numbers_first(stratum: int | str) -> tuple[bool, int, str]:
+    """A place in the order of strata: numbers by their value, then names by the alphabet."""
+    return (True, 0, stratum) if isinstance(stratum, str) else (False, stratum, "")

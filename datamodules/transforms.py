@@ -1,8 +1,8 @@
-"""Geometry and augmentation of images: the only file that knows albumentations."""
+"""Geometry and augmentation of images and of what lies on them: the only file that knows albumentations."""
 
 import os
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -13,12 +13,33 @@ import albumentations as A
 
 Resize = Literal["crop", "squash", "pad"]
 
+IGNORED = -1  # label of the mask's pixels that show nothing of the image
+LEAST_VISIBLE = 0.1
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image and what lies on it, which moves along when the image is transformed.
+
+    Args:
+        image: ``(H, W, C)`` float32 in [0, 1].
+        mask: Label of each pixel, ``(H, W)`` integers, negative where a pixel has none; None without a mask.
+        boxes: Corners x1, y1, x2, y2 of B boxes, ``(B, 4)``, in pixels from the upper left corner of the image, whose
+            lower right corner is (W, H); None without boxes.
+        labels: Class index of each box, ``(B,)`` integers.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
 
 class Transform(Protocol):
-    """Turns an ``(H, W, C)`` float32 image into an ``(image_size, image_size, C)`` one, both in [0, 1]."""
+    """Turns a scene of any size into one of ``image_size`` x ``image_size`` pixels."""
 
-    def __call__(self, image: np.ndarray, seed: int | None = None) -> np.ndarray:
-        """Transformed image; the same seed draws the same augmentation."""
+    def __call__(self, scene: Scene, seed: int | None = None) -> Scene:
+        """The transformed scene; the same seed draws the same augmentation."""
         ...
 
 
@@ -59,33 +80,61 @@ class Augmentation:
 class _Pipeline:
     """A list of albumentations behind the `Transform` protocol."""
 
-    def __init__(self, steps: list[A.BasicTransform]) -> None:
-        self.compose = A.Compose(steps)
+    def __init__(self, steps: list[A.BasicTransform], least_visible: float) -> None:
+        # clips the boxes after each step, since what a crop has cut off is not there to be shifted back in
+        boxes = A.BboxParams("pascal_voc", min_visibility=least_visible)
+        self.compose = A.Compose(steps, bbox_params=boxes)
 
-    def __call__(self, image: np.ndarray, seed: int | None = None) -> np.ndarray:
+    def __call__(self, scene: Scene, seed: int | None = None) -> Scene:
         if seed is not None:  # albumentations has a random state of its own that follows no global seed
             self.compose.set_random_seed(seed)
-        return np.asarray(self.compose(image=image)["image"]).clip(0, 1)
+        given: dict[str, Any] = {"image": scene.image}
+        if scene.mask is not None:
+            given["mask"] = scene.mask.clip(IGNORED).astype(np.int16)  # which OpenCV can resize and rotate
+        if scene.boxes is not None:
+            height, width = scene.image.shape[:2]
+            places = np.arange(len(scene.boxes))[:, None]  # tell the remaining boxes apart
+            given["bboxes"] = np.hstack([scene.boxes.reshape(-1, 4).clip(0, [width, height] * 2), places])
+        moved = self.compose(**given)
+        image, mask = np.asarray(moved["image"]).clip(0, 1), moved.get("mask")
+        if scene.boxes is None or scene.labels is None:
+            return Scene(image, mask)
+        kept = moved["bboxes"].reshape(-1, 5) if len(moved["bboxes"]) else np.zeros((0, 5))
+        return Scene(image, mask, kept[:, :4].astype(np.float32), scene.labels[kept[:, 4].astype(int)])
 
 
-def evaluation_transform(image_size: int, resize: Resize = "crop") -> Transform:
-    """The deterministic way of an image to a square: area interpolation when shrinking, bilinear when growing.
+def evaluation_transform(image_size: int, resize: Resize = "crop", least_visible: float = LEAST_VISIBLE) -> Transform:
+    """The deterministic way of a scene to a square: area interpolation when shrinking, bilinear when growing.
+
+    Masks take the nearest pixel. ``squash`` and ``pad`` keep every box; ``crop`` clips boxes to the square and drops
+    those that lie (almost) outside it.
 
     Args:
         image_size: Side of the result, in pixels.
         resize: ``crop`` scales the short side and cuts the centre, ``squash`` changes the aspect ratio, ``pad``
-            scales the long side and fills with black.
+            scales the long side and fills with black, and with ignored pixels in a mask.
+        least_visible: A box is dropped if the crop leaves a smaller share of its area, above 0 and below 1.
     """
-    return _Pipeline(_square(image_size, resize))
+    return _Pipeline(_square(image_size, resize), least_visible)
 
 
-def training_transform(image_size: int, resize: Resize = "crop", augmentation: Augmentation | None = None) -> Transform:
+def training_transform(
+    image_size: int,
+    resize: Resize = "crop",
+    augmentation: Augmentation | None = None,
+    border: Literal["mirror", "black"] = "mirror",
+    least_visible: float = LEAST_VISIBLE,
+) -> Transform:
     """The evaluation's geometry followed by random augmentation.
 
     Args:
         image_size: Side of the result, in pixels.
         resize: As in `evaluation_transform`.
         augmentation: Ranges of the random changes; None for the defaults.
+        border: What rotation, shift and zoom bring in from beyond the border: the image's mirror image, together
+            with that of its mask, or black, so that no object appears twice.
+        least_visible: A box is dropped if the crop, or the change of geometry after it, leaves a smaller share of its
+            area, above 0 and below 1. A rotated box is the smallest upright one around its four rotated corners.
     """
     options = augmentation or Augmentation()
     steps = _square(image_size, resize)
@@ -98,7 +147,8 @@ def training_transform(image_size: int, resize: Resize = "crop", augmentation: A
                 translate_percent=(-options.shift, options.shift),
                 scale=(1 - options.scale, 1 + options.scale),
                 keep_ratio=True,
-                border_mode=cv2.BORDER_REFLECT_101,
+                border_mode=cv2.BORDER_REFLECT_101 if border == "mirror" else cv2.BORDER_CONSTANT,
+                fill_mask=IGNORED,
                 p=1.0,
             )
         )
@@ -110,21 +160,20 @@ def training_transform(image_size: int, resize: Resize = "crop", augmentation: A
                 p=1.0,
             )
         )
-    return _Pipeline(steps)
+    return _Pipeline(steps, least_visible)
 
 
 def _square(image_size: int, resize: Resize) -> list[A.BasicTransform]:
     """The steps that make an image square."""
+    # of all nearest pixels the one whose centre is nearest: the other one shifts a mask by up to half a pixel
+    scaling: Any = {"area_for_downscale": "image", "mask_interpolation": cv2.INTER_NEAREST_EXACT}
     if resize == "squash":
-        return [A.Resize(image_size, image_size, area_for_downscale="image")]
+        return [A.Resize(image_size, image_size, **scaling)]
     if resize == "crop":
-        return [
-            A.SmallestMaxSize(image_size, area_for_downscale="image"),
-            A.CenterCrop(image_size, image_size),
-        ]
+        return [A.SmallestMaxSize(image_size, **scaling), A.CenterCrop(image_size, image_size)]
     if resize == "pad":
         return [
-            A.LongestMaxSize(image_size, area_for_downscale="image"),
-            A.PadIfNeeded(image_size, image_size, border_mode=cv2.BORDER_CONSTANT, fill=0),
+            A.LongestMaxSize(image_size, **scaling),
+            A.PadIfNeeded(image_size, image_size, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=IGNORED),
         ]
     raise ValueError(f"resize is one of crop, squash, pad, got {resize!r}")

@@ -68,9 +68,12 @@ class VictimModule(pl.LightningModule):
     def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
         """How well outputs fit their targets, for each image."""
 
-    @abstractmethod
     def description(self) -> dict[str, Any]:
-        """What the network is, as plain values: kept in the checkpoint, compared when one is loaded."""
+        """What the victim is, as plain values: its class, and the arguments of ``__init__`` that it is built from.
+
+        It is kept in the checkpoint, compared when one is loaded, and is part of the records' keys.
+        """
+        return {"class": type(self).__name__}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Mean loss of a batch; a task may train on another one."""

@@ -11,7 +11,7 @@ from medrobust.attacks.saliency_map import JSMA
 from medrobust.attacks.sign_family import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain
 from medrobust.attacks.sign_gradient import SignGradient
 from medrobust.attacks.square import Square
-from medrobust.attacks.stabilized import SMIA, Stabilization
+from medrobust.attacks.stabilized import SMIA
 from medrobust.attacks.worst_case import WorstCase
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "SMIA",
     "SignGradient",
     "Square",
-    "Stabilization",
     "TIM",
     "UniformNoise",
     "WorstCase",

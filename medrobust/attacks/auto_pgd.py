@@ -19,8 +19,8 @@ from medrobust.random_streams import per_image_uniform
 def checkpoints(steps: int) -> tuple[int, ...]:
     """Steps after which an image's step size may be halved: ceil(p_j steps), each once.
 
-    p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06) (Croce & Hein 2020, section 3). Counted in
-    whole hundredths: in binary 0.22 + 0.19 + 0.16 is more than 0.57, and 100 of them would round up to 58.
+    p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06) (Croce & Hein 2020, section 3), computed in
+    whole hundredths: in floating point 0.22 + 0.19 + 0.16 exceeds 0.57, and 100 times that would round up to 58.
 
     >>> checkpoints(100)
     (22, 41, 57, 70, 80, 87, 93, 99)
@@ -36,7 +36,7 @@ def checkpoints(steps: int) -> tuple[int, ...]:
 class APGD(Attack):
     """Auto-PGD (Croce & Hein, ICML 2020, arXiv:2003.01690, Algorithm 1), in the maximum norm.
 
-    From a random point of the ball, and with a step size eta of 2 epsilon to begin with:
+    From a random point of the ball, with a step size eta that starts at 2 epsilon:
 
         z_{k+1} = Proj(x_k + eta sign(g_k))
         x_{k+1} = Proj(x_k + momentum (z_{k+1} - x_k) + (1 - momentum) (x_k - x_{k-1}))
@@ -45,24 +45,25 @@ class APGD(Attack):
     fewer than a share ``rho`` of its steps since the last checkpoint raised the objective, or if at the last one
     the step size stayed and its best value has not grown since.
 
-    A run of n steps costs n backwards and n + 1 forwards: the look at a new point gives the next gradient, and the
-    last point is looked at too. Box victims, whose outputs do not come with their loss, cost two forwards a look.
+    A run of n steps costs n backwards and n + 1 forwards: the look at a new point also gives the next gradient, and
+    the last point is looked at too. With box victims, whose loss does not come with their outputs, a look costs two
+    forwards.
 
     Args:
         epsilon: Radius, in units of the [0, 1] image range.
         steps: Number of steps of a run.
-        restarts: Number of runs, each from a random start of its own; an image's best point of all of them counts.
+        restarts: Number of runs, each from its own random start; an image's best point over all of them counts.
         objective: What is raised; None means cross-entropy (APGD-CE), ``DifferenceOfLogits`` makes it APGD-DLR.
         rho: Share of rising steps below which the step size is halved, in [0, 1].
-        momentum: Share of the new step in a move, the paper's alpha, in (0, 1]; 1 leaves out the last move.
-        stop_when_fooled: Let an image leave as soon as it fools the victim, as AutoAttack, which asks whether an
-            image can be fooled, has it. With False every image makes all its runs and ends as the point that fools
-            the victim with the highest objective.
+        momentum: Share of the new step in a move, the paper's alpha, in (0, 1]; 1 ignores the previous move.
+        stop_when_fooled: Let an image leave as soon as it fools the victim, as AutoAttack does, which only asks
+            whether it can be done. With False every image makes all its runs and ends as the point that fools the
+            victim with the highest objective.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
     Raises:
-        ValueError: A field is out of its range; says what was expected and what came.
+        ValueError: A field is out of its range.
     """
 
     epsilon: Fraction | float = Fraction("8/255")
@@ -96,10 +97,10 @@ class APGD(Attack):
         return climb.finish(climb.top)
 
     def _run(self, victim: Victim, climb: "_Climb") -> None:
-        """Climb once; every image still there stands at the same step, so that all share their checkpoints."""
+        """Make one run; all images still under attack are at the same step and share their checkpoints."""
         objective = CrossEntropy() if self.objective is None else self.objective
         marks, last_mark = checkpoints(self.steps), 0
-        index, counted = 0, -1
+        index = 0
         while climb.ids:
             leaf = climb.current.detach().requires_grad_()
             step = Step(victim, leaf, climb.clean, climb.targets, climb.ids, self.targeted, objective.layers, index)
@@ -107,23 +108,16 @@ class APGD(Attack):
             with torch.no_grad():
                 outputs = step.outputs if step.has_outputs else victim(climb.current)
                 fooled = self.reached(victim, outputs, climb.targets)
-            if index > counted:  # a second look at those that stay, below, is the batch's cost and not an image's
-                climb.forwards[climb.rows] += step.forwards + (not step.has_outputs)
-                counted = index
-            kept = climb.leave(climb.current, fooled) if self.stop_when_fooled else None
-            if kept is not None and 2 * len(kept) < len(fooled):
-                # a new forward of the few that stay costs less than a backward through the many that leave
-                climb.keep(kept)
+            climb.count_look(step.forwards + (not step.has_outputs))
+            staying = climb.leave(climb.current, fooled) if self.stop_when_fooled else None
+            if climb.looks_again(staying):
                 continue
-            gradient = torch.autograd.grad(values.sum(), leaf)[0] if index < self.steps else None
-            values = values.detach()
+            last = index == self.steps
+            gradient = torch.zeros_like(leaf) if last else torch.autograd.grad(values.sum(), leaf)[0]
             vanished = torch.zeros_like(fooled) if step.vanished is None else step.vanished
-            if kept is not None:
-                values, fooled, vanished = values[kept], fooled[kept], vanished[kept]
-                gradient = None if gradient is None else gradient[kept]
-                climb.keep(kept)
-            climb.look(values, fooled, None if gradient is None else gradient.sign())
-            if gradient is None:
+            values, fooled, vanished, gradient = climb.keep(staying, values.detach(), fooled, vanished, gradient)
+            climb.note(values, fooled, gradient.sign())
+            if last:
                 return
             climb.backwards[climb.rows] += step.backwards
             climb.zeros[climb.rows] += step.backwards * ((vanished | no_slope(gradient)) & ~fooled)
@@ -137,7 +131,7 @@ class APGD(Attack):
 
 
 class _Climb(ActiveBatch):
-    """Where each image stands in its run, the best point of the run, and the best of all runs (``top``)."""
+    """Each image's current point, the best point of its run, and the best of all runs (``top``)."""
 
     def __init__(self, images: Tensor, targets: Any, ids: Sequence[str], epsilon: float) -> None:
         super().__init__(images, targets, ids)
@@ -153,32 +147,31 @@ class _Climb(ActiveBatch):
         self.previous = self.best = self.current
         self.sign = self.best_sign = torch.zeros_like(like)
         self.size = like.new_full((count,), 2 * self.epsilon)
-        self.last = like.new_full((count,), torch.inf)  # so that the first look is no rise
+        self.last = like.new_full((count,), torch.inf)  # so that the first look is not a rise
         self.best_value = self.mark_value = like.new_full((count,), -torch.inf)
         self.rises = torch.zeros_like(self.rows)
         self.halved = torch.zeros_like(self.top_fooled)
-        self.directions.follow(torch.zeros_like(like), self.rows)  # no cosine between two runs
+        self.cosines.follow(torch.zeros_like(like), self.rows)  # no cosine between two runs
 
-    def look(self, values: Tensor, fooled: Tensor, sign: Tensor | None) -> None:
-        """Note the objective at the current point, and the gradient's sign if there is a next step."""
-        values = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)  # no number is never the best one
+    def note(self, values: Tensor, fooled: Tensor, sign: Tensor) -> None:
+        """Note the objective at the current point and the sign of its gradient."""
+        values = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)  # NaN is never the best value
         self.rises += values > self.last
         self.last = values
         better = values > self.best_value
         self.best = torch.where(each(better), self.current, self.best)
         self.best_value = torch.where(better, values, self.best_value)
-        if sign is not None:
-            self.sign, self.best_sign = sign, torch.where(each(better), sign, self.best_sign)
+        self.sign, self.best_sign = sign, torch.where(each(better), sign, self.best_sign)
         ahead = (fooled & ~self.top_fooled) | ((fooled == self.top_fooled) & (values > self.top_value))
         self.top = torch.where(each(ahead), self.current, self.top)
         self.top_value = torch.where(ahead, values, self.top_value)
         self.top_fooled = self.top_fooled | fooled
 
     def halve(self, least: float) -> None:
-        """At a checkpoint: halve the step size, and go back to the best point, where the climb has come to a halt.
+        """At a checkpoint, halve the step size of images whose climb has stalled, and take them to their best point.
 
         Args:
-            least: Number of rising steps below which it has.
+            least: Number of rising steps since the last checkpoint below which a climb counts as stalled.
         """
         stuck = ~self.halved & (self.best_value <= self.mark_value)
         self.halved = (self.rises < least) | stuck
@@ -193,5 +186,5 @@ class _Climb(ActiveBatch):
         step = torch.clamp(self.current + each(self.size) * self.sign, self.lower, self.upper) - self.current
         moved = self.current + momentum * step + (1 - momentum) * (self.current - self.previous)
         moved = torch.clamp(moved, self.lower, self.upper)
-        self.directions.follow(moved - self.current, self.rows)
+        self.cosines.follow(moved - self.current, self.rows)
         self.previous, self.current = self.current, moved

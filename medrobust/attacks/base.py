@@ -20,13 +20,13 @@ class Crafted:
 
     Args:
         images: Adversarial images, ``(N, C, H, W)`` in [0, 1].
-        forwards: Forward passes that each image needed, ``(N,)`` int64: what it would cost in a batch of its own.
-        backwards: Backward passes, likewise.
-        zero_gradients: Backward passes of each image whose gradient vanished although the image did not fool the
-            victim yet, ``(N,)`` int64. Where cross-entropy saturates, the margin on logits stepped in.
+        forwards: Number of forward passes of each image, ``(N,)`` int64: what it would cost in a batch of its own.
+        backwards: Number of backward passes of each image, ``(N,)`` int64.
+        zero_gradients: Number of each image's backward passes whose gradient vanished although the image did not fool
+            the victim yet, ``(N,)`` int64. Where cross-entropy saturated, the margin on logits stepped in.
         measures: Further numbers about each image, ``(N,)`` floating point by name, NaN where undefined; each becomes
             a column of the records.
-        pictures: What else the attack made and is worth a look, such as a bias field, ``(N, C, H, W)`` by name.
+        pictures: Further results that are worth a look, such as a bias field, ``(N, C, H, W)`` by name.
     """
 
     images: Tensor
@@ -57,14 +57,14 @@ class Attack(ABC):
         seed: Seed of the per-image random streams, drawn from (seed, method, image id).
     """
 
-    minimal: ClassVar[bool] = False  # looks for the smallest perturbation that fools, and ought to fool every image
+    minimal: ClassVar[bool] = False  # looks for the smallest perturbation that fools; it ought to fool every image
 
     targeted: bool = False
     seed: int = 0
 
     @property
     def norm(self) -> Literal["linf", "l2", "l0", "log", "none"]:
-        """Norm that ``epsilon`` bounds or that is kept small; ``log`` is the maximum norm of log-images."""
+        """Norm that ``epsilon`` bounds or that is kept small; ``log`` is the maximum norm of an image's logarithm."""
         return "linf"
 
     def __call__(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str] | None = None) -> Attacked:
@@ -72,12 +72,15 @@ class Attack(ABC):
 
         Args:
             victim: The victim; it is attacked in eval mode and left exactly as it was.
-            images: Clean images, ``(N, C, H, W)`` in [0, 1]; left alone.
-            targets: Classes ``(N,)``, masks ``(N, H, W)`` or a list of N boxes' dicts: true ones, or goals.
-            ids: One name an image, from which its randomness comes; default its place in the batch.
+            images: Clean images, ``(N, C, H, W)`` in [0, 1]; they are not modified.
+            targets: The true targets, or the goals if ``targeted``. Whole numbers or bool: classes ``(N,)``, counted
+                from 0; labels that do not exclude each other ``(N, L)``, each 0 or 1; masks ``(N, H, W)``; label maps
+                ``(N, L, H, W)``. Negative entries of labels, masks and maps are ignored. Or, for box victims, a list of
+                N dicts of boxes. Any other shape with one entry per image is left to the victim's own loss.
+            ids: One name per image, which decides its random numbers; by default its place in the batch.
 
         Raises:
-            ValueError: Images outside [0, 1] or not finite, or lengths that differ.
+            ValueError: Images are not finite or not in [0, 1], targets are none of these, or the lengths differ.
         """
         crafted = self.craft(victim, images, targets, ids)
         with torch.inference_mode(False), torch.no_grad(), frozen(victim):
@@ -110,7 +113,7 @@ class Attack(ABC):
 
 
 def describe(value: Any) -> Any:
-    """Turn a parameter into JSON's types; dataclasses become dicts with the class's name under ``class``."""
+    """Turn a parameter into JSON's types; a dataclass becomes a dict with the class's name under ``class``."""
     if is_dataclass(value) and not isinstance(value, type):
         return {"class": type(value).__name__} | {
             field.name: describe(getattr(value, field.name)) for field in fields(value)

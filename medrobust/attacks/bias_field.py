@@ -8,15 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from medrobust.attacks.active_batch import ActiveBatch, no_slope
+from medrobust.attacks.active_batch import ActiveBatch, no_slope, staying_places
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import check_radius, check_steps
 from medrobust.attacks.thin_plate import coordinates, folded, warp_matrix
 from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Objective, Step
-from medrobust.objectives.cross_entropy import Margin
+from medrobust.objectives.margin import Margin
 
-LARGEST = 80.0  # exp(89) is infinite in float32, and black pixels times infinity are no number
+LARGEST = 80.0  # exp(89) is infinite in float32, and a black pixel times infinity is NaN
 
 
 def roughness(field: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def roughness(field: Tensor) -> Tensor:
         field: ``(N, C, H, W)``
 
     Returns:
-        ``(N,)`` in units of the field a squared pixel, 0 for a plane; NaN where a side is below 3.
+        ``(N,)`` in units of the field per squared pixel, 0 for a plane; NaN where a side is below 3.
 
     >>> x = torch.arange(5.0).expand(1, 1, 5, 5)
     >>> roughness(x), roughness(x**2)
@@ -48,8 +48,8 @@ class Polynomials:
     Args:
         degree: D.
         lowest: D0, at most D / 2.
-        gridsize: Control points of the warp a side.
-        like: Images, ``(N, C, H, W)``, of the size, device and dtype wanted.
+        gridsize: Control points of the warp per side.
+        like: Images, ``(N, C, H, W)``, of the required size, device and dtype.
     """
 
     def __init__(self, degree: int, lowest: int, gridsize: int, like: Tensor) -> None:
@@ -61,7 +61,10 @@ class Polynomials:
         self.terms = torch.ones((count, count), dtype=like.dtype, device=like.device).tril().flip(0)
 
     def start(self, count: int) -> tuple[Tensor, Tensor]:
-        """Coefficients ``(N, K, K)``, [t - D0, l - D0], and moves of the control points ``(N, 2, gridsize^2)``: 0."""
+        """Zeros for the coefficients a_{t,l}, ``(N, K, K)`` at [t - D0, l - D0], and the moves of the control points.
+
+        The moves are ``(N, 2, gridsize^2)``.
+        """
         return self.terms.new_zeros((count, *self.terms.shape)), self.terms.new_zeros((count, 2, self.gridsize**2))
 
     def warped(self, moves: Tensor) -> Tensor:
@@ -70,13 +73,13 @@ class Polynomials:
 
     def field(self, coefficients: Tensor, warped: Tensor) -> Tensor:
         """Bias field, the logarithm of the factor, ``(N, 1, H, W)``."""
-        # not clamp: at its bound, where the border's pixels start, its gradient is zero
+        # not clamp: its gradient is zero at its bound, which is where the pixels of the border start
         inside = torch.where(warped.abs() > 1, warped.detach().sign(), warped)
         x, y = (self._powers(axis) for axis in inside.unbind(1))
         return (((coefficients * self.terms) @ y) * x).sum(1).view(-1, 1, self.height, self.width)
 
     def _powers(self, base: Tensor) -> Tensor:
-        """Powers D0 to D - D0 of ``(N, P)``, ``(N, K, P)``."""
+        """Powers D0 to D - D0, ``(N, K, P)``, of ``base (N, P)``."""
         powers = [base.pow(self.lowest)]
         for _ in self.terms[1:]:
             powers.append(powers[-1] * base)
@@ -90,30 +93,30 @@ class AdvSBF(Attack):
     B is a polynomial with coefficients a of coordinates warped by a thin-plate spline with control points theta. From
     a = 0 and the identity both move by signed gradients of J - lambda_a |a|_1 - lambda_theta |theta - theta_0|_1.
 
-    Paper: steps of 0.06 for both, cross-entropy. Its gradient is lost on confident images (use
-    ``CrossEntropy(saturated="keep")`` to measure that), or too small beside the penalties, so the default is the
-    margin; and 0.06 lets the warp of a 16 x 16 grid fold (``step_size_warp=0.06``), so the default is 0.02.
+    The paper takes steps of 0.06 for both, and cross-entropy. The latter's gradient is lost on confident images (use
+    ``CrossEntropy(saturated="keep")`` to measure that) or too small beside the penalties, so the default is the
+    margin; and steps of 0.06 let the warp of a 16 x 16 grid fold, so the default of ``step_size_warp`` is 0.02.
 
-    Measures: ``field_largest`` max |B|, ``field_roughness`` (see ``roughness``), ``warp_folds`` (see ``folded``), and
-    the cosines of consecutive changes of B. Picture: ``bias_field`` B, ``(N, 1, H, W)``.
+    Measures: ``field_largest``, max |B|; ``field_roughness`` (see ``roughness``); ``warp_folds`` (see ``folded``); and
+    the cosines of consecutive changes of B. Picture: ``bias_field``, B as ``(N, 1, H, W)``.
 
     Args:
         degree: D, highest degree of a term x^t y^l.
         lowest_degree: D0, lowest power t and l, at most D / 2; the sums have (m + 1)(m + 2) / 2 terms, m = D - 2 D0.
-        gridsize: Control points of the warp a side, at least 2.
+        gridsize: Control points of the warp per side, at least 2.
         steps: Number of steps; each costs one forward and one backward.
         step_size_coefficients: Length of one signed step of a, in units of the natural logarithm of an image.
         step_size_warp: Length of one signed step of theta, in units of coordinates that run from -1 to 1.
         penalty_coefficients: lambda_a, in units of the objective.
         penalty_warp: lambda_theta, in units of the objective.
-        objective: J, what is raised; None means the margin on logits without an end.
+        objective: J, what is raised; None means the margin on logits without an upper bound.
         stop_when_fooled: Let an image leave the batch as soon as it fools the victim (judged on the image itself).
             With False every image runs all its steps.
         targeted: The targets are goals to reach instead of truths to leave.
-        seed: Of no influence: nothing is drawn.
+        seed: Not used; nothing is drawn.
 
     Raises:
-        ValueError: A field is out of its range; says what was expected and what came.
+        ValueError: A field is out of its range.
     """
 
     degree: int = 10
@@ -131,10 +134,10 @@ class AdvSBF(Attack):
         """Refuse settings that would give wrong numbers."""
         check_steps(self.steps)
         if not 0 <= 2 * self.lowest_degree <= self.degree:
-            came = f"{self.lowest_degree} for degree {self.degree}"
-            raise ValueError(f"lowest_degree lies in [0, degree / 2], or no term is left, got {came}")
+            received = f"{self.lowest_degree} for degree {self.degree}"
+            raise ValueError(f"lowest_degree lies in [0, degree / 2], or no term is left, got {received}")
         if self.gridsize < 2:
-            raise ValueError(f"gridsize counts control points a side and is at least 2, got {self.gridsize}")
+            raise ValueError(f"gridsize counts control points per side and is at least 2, got {self.gridsize}")
         check_radius("step_size_coefficients", self.step_size_coefficients, "the natural logarithm of an image")
         check_radius("step_size_warp", self.step_size_warp, "coordinates that run from -1 to 1")
         for name in ("penalty_coefficients", "penalty_warp"):
@@ -148,14 +151,14 @@ class AdvSBF(Attack):
         return "none"
 
     def raised(self) -> Objective:
-        """Objective that is raised: ``objective``, or the margin without an end where it is None."""
+        """Objective that is raised: ``objective``, or the margin without an upper bound where it is None."""
         return Margin(math.inf) if self.objective is None else self.objective
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Run the loop; with ``stop_when_fooled`` on an ever smaller batch."""
         objective, active = self.raised(), ActiveBatch(images, targets, ids)
         polynomials = Polynomials(self.degree, self.lowest_degree, self.gridsize, images)
-        # counted in steps, so that what comes back to its start is there exactly, where its penalty has no slope
+        # counted in steps, so that a value that returns to its start is exactly there, where its penalty has no slope
         counts = polynomials.start(len(images))
         before: Tensor | None = None
 
@@ -165,7 +168,7 @@ class AdvSBF(Attack):
             variables = [value.requires_grad_() for value in self._values(counts, active.rows)]
             field = polynomials.field(variables[0], polynomials.warped(variables[1]))
             if before is not None:
-                active.directions.follow(field - before, active.rows)
+                active.cosines.follow(field - before, active.rows)
             before = field.detach()
             truths = active.targets
             seen = _multiplied(active.clean, field)
@@ -174,10 +177,9 @@ class AdvSBF(Attack):
             looks = self.stop_when_fooled or step.has_outputs
             fooled = self.reached(victim, step.outputs, truths) if looks else None
             active.forwards[active.rows] += step.forwards
-            # the one point of a step at which the host waits for the device
-            kept = (~fooled).nonzero().squeeze(1) if self.stop_when_fooled and fooled is not None else None
-            if kept is not None and not len(kept):
-                active.keep(kept)
+            staying = staying_places(fooled) if self.stop_when_fooled and fooled is not None else None
+            if staying is not None and not len(staying):
+                active.keep(staying)
                 break
             slopes = list(torch.autograd.grad(values.sum(), variables, materialize_grads=True))
             vanished = no_slope(slopes[0]) & no_slope(slopes[1])
@@ -185,9 +187,7 @@ class AdvSBF(Attack):
             vanished = vanished if fooled is None else vanished & ~fooled
             penalties = (self.penalty_coefficients, self.penalty_warp)
             signs = [(s - p * v.detach().sign()).sign() for s, p, v in zip(slopes, penalties, variables, strict=True)]
-            if kept is not None and len(kept) < len(active.ids):
-                active.keep(kept)
-                before, vanished, signs = before[kept], vanished[kept], [sign[kept] for sign in signs]
+            before, vanished, *signs = active.keep(staying, before, vanished, *signs)
             active.backwards[active.rows] += step.backwards
             active.zeros[active.rows] += step.backwards * vanished
             for count, sign in zip(counts, signs, strict=True):
@@ -197,17 +197,17 @@ class AdvSBF(Attack):
         warped = polynomials.warped(moves)
         field = polynomials.field(coefficients, warped)
         if before is not None and active.ids:
-            active.directions.follow(field[active.rows] - before, active.rows)
+            active.cosines.follow(field[active.rows] - before, active.rows)
         measures = {
             "field_largest": field.flatten(1).abs().amax(1),
             "field_roughness": roughness(field),
             "warp_folds": folded(warped.view(-1, 2, *images.shape[-2:])),
-        } | active.directions.measures()
+        } | active.cosines.measures()
         made = _multiplied(images, field)
         return Crafted(made, active.forwards, active.backwards, active.zeros, measures, {"bias_field": field})
 
     def _values(self, counts: tuple[Tensor, Tensor], rows: Tensor | None = None) -> list[Tensor]:
-        """Coefficients and moves of the control points after so many steps."""
+        """Coefficients and moves of the control points after the given numbers of steps."""
         lengths = (self.step_size_coefficients, self.step_size_warp)
         chosen = counts if rows is None else tuple(count[rows] for count in counts)
         return [count * length for count, length in zip(chosen, lengths, strict=True)]
@@ -216,8 +216,8 @@ class AdvSBF(Attack):
 def _multiplied(clean: Tensor, field: Tensor) -> Tensor:
     """Image under a bias field, clip(x exp(B), 0, 1).
 
-    Where the clip has no gradient, a pixel that is white could never come back: it keeps the slope dx_a / dB = x_a
-    that it has at the bound. The unclipped image's, x exp(B), would let pixels far past white drown all others.
+    The clip has no gradient, so that a white pixel could never come back. Here it keeps the slope dx_a / dB = x_a that
+    it has at the bound; with the unclipped image's slope, x exp(B), pixels far beyond white would drown all others.
     """
     held = field.detach()
     image = (clean * held.clamp(max=LARGEST).exp()).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Budgets: radii written as fractions, and the checks of radii and steps."""
+"""Budgets: radii written as fractions, and checks of radii and numbers of steps."""
 
 
 class Fraction(float):
@@ -37,10 +37,10 @@ class Fraction(float):
 
 
 def check_radius(name: str, value: float, unit: str = "the [0, 1] image range") -> None:
-    """Refuse a radius or step outside (0, 1]; 8 instead of 8/255 is the usual slip.
+    """Refuse a radius or step length outside (0, 1]; the usual slip is 8 instead of 8/255.
 
     Raises:
-        ValueError: ``value`` is not in (0, 1].
+        ValueError: ``value`` is not a number in (0, 1].
     """
     if not isinstance(value, int | float):
         raise ValueError(f"{name} is a number, got {value!r} (in Python write {name}=8 / 255)")
@@ -53,7 +53,7 @@ def check_steps(steps: int) -> None:
     """Refuse a number of steps that is not a whole number of at least 1.
 
     Raises:
-        ValueError: Says what came.
+        ValueError: ``steps`` is not a whole number of at least 1.
     """
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps counts gradient steps and is a whole number of at least 1, got {steps}")

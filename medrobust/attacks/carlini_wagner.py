@@ -11,20 +11,20 @@ from torch import Tensor
 from medrobust.attacks.active_batch import each, no_slope
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import check_steps
-from medrobust.attacks.class_gradients import check_classes, check_logits
-from medrobust.attacks.update_cosines import Directions
+from medrobust.attacks.class_boundaries import check_classes, check_logits
+from medrobust.attacks.update_cosines import UpdateCosines
 from medrobust.networks.victims import Victim
-from medrobust.objectives.cross_entropy import logit_gap
+from medrobust.objectives.logit_gap import logit_gap
 
-# tanh reaches beyond [0, 1] by this much at either side: a black or white pixel starts exactly where it is, with a
-# slope of a sixth of a grey one's; tanh onto [0, 1] has no slope there and could never move it
+# by how much tanh reaches beyond [0, 1] on either side: a black or white pixel starts exactly where it is, with a sixth
+# of a grey pixel's slope; tanh onto [0, 1] has no slope there and could never move it
 REACH = 0.05
 LIMIT = math.atanh(1 / (1 + 2 * REACH))  # of w, where the image is black or white
 FIRST_DECAY, SECOND_DECAY, STABILISER = 0.9, 0.999, 1e-8  # Adam's beta_1, beta_2 and epsilon
 PROGRESS = 0.9999  # the loss must fall below this share of what it was, as in the authors' code
-SHORTEST_WINDOW = 20  # steps; for about as long Adam's momentum carries an image past its goal and back
+SHORTEST_WINDOW = 20  # steps, for about which Adam's momentum carries an image past its goal and back
 LARGEST_CONSTANT = 1e10  # as in the authors' code
-SHRINKAGE = 0.85  # of the learning rate for each constant that is tried after an image was found
+SHRINKAGE = 0.85  # factor on the learning rate for each constant that is tried once a fooling image was found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,29 +33,30 @@ class CWL2(Attack):
 
     Minimises ``||x - x_0||^2 + c max(z_y - max_{j != y} z_j + kappa, 0)`` (targeted: ``max_{j != t} z_j - z_t``) by
     Adam over w, where ``x = 1/2 + 0.55 tanh(w)`` and w is kept where x is in [0, 1], so that black and white pixels
-    can move. The closest image that ever fools the victim by ``kappa`` is returned; where there is none, or the clean
-    image does so itself, the clean one.
+    can move. The closest image that ever fools the victim by ``kappa`` is returned, or the clean image where there is
+    none or where it already does so itself.
 
-    Each image has its own c: tenfold until it is large enough, or a tenth as long as it is, then bisected. Adam starts
-    at the clean image, later at the closest one found and each time a little slower. A constant is large enough if
-    the victim was fooled in the last tenth of the steps, not on the way: Adam's first steps have the length of the
-    learning rate, whatever c is, and often overshoot.
+    Each image has its own c: it is multiplied by ten until it is large enough, or divided by ten while it is, and then
+    bisected. Adam starts at the clean image, later at the closest fooling image found, each time a little slower. A
+    constant is large enough if the victim was fooled in the last tenth of the steps, not merely before: Adam's first
+    steps have the length of the learning rate, whatever c is, and often overshoot.
 
     ``cos`` and ``positive_cosines`` are those of the images' updates in the last search step.
 
     Args:
         search_steps: Number of constants that are tried.
-        steps: Largest number of Adam's steps for each; each costs one forward and, but for the last, one backward.
-        learning_rate: Adam's, as for ``x = 1/2 + tanh(w) / 2``: its first step moves a grey pixel by half of that.
+        steps: Largest number of Adam's steps for each constant; each costs one forward and, except the last, one
+            backward.
+        learning_rate: Adam's, as for ``x = 1/2 + tanh(w) / 2``: its first step moves a grey pixel by half of it.
         kappa: Confidence by which the victim is to be fooled, in units of logits, >= 0.
         initial_constant: First c, in units of a squared L2 distance per logit, > 0.
-        abort_early: End an image's search step when in a tenth of the steps, and in 20 at least, its loss has not
+        abort_early: End an image's search step when its loss over a tenth of the steps, or 20 if that is more, has not
             fallen below that of the tenth before.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Not used; nothing is drawn.
 
     Raises:
-        ValueError: A field is out of its range; says what was expected and what came.
+        ValueError: A field is out of its range, or (when called) the targets or outputs are not those of classes.
     """
 
     minimal: ClassVar[bool] = True
@@ -71,8 +72,8 @@ class CWL2(Attack):
         """Refuse settings that would give wrong numbers."""
         check_steps(self.steps)
         if not isinstance(self.search_steps, int) or self.search_steps < 1:
-            came = self.search_steps
-            raise ValueError(f"search_steps counts constants and is a whole number of at least 1, got {came}")
+            received = self.search_steps
+            raise ValueError(f"search_steps counts constants and is a whole number of at least 1, got {received}")
         for name in ("learning_rate", "initial_constant"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is positive and finite, got {getattr(self, name)}")
@@ -85,22 +86,22 @@ class CWL2(Attack):
         return "l2"
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
-        """Try one constant after the other, all images side by side."""
+        """Try one constant after the other, for all images side by side."""
         check_classes(targets)
-        made, directions = images.clone(), Directions(images)
+        made, cosines = images.clone(), UpdateCosines(images)
         spent = torch.zeros((3, len(images)), dtype=torch.long, device=images.device)
         search = self._open(victim, images, targets, spent) if len(images) else None
         if search is not None and len(search.rows):
             for left in reversed(range(self.search_steps)):
-                search.narrow(self._descend(victim, search, spent, None if left else directions))
+                search.narrow(self._descend(victim, search, spent, None if left else cosines))
             made[search.rows] = search.best
         forwards, backwards, zeros = spent.unbind()
-        return Crafted(made, forwards, backwards, zeros, directions.measures())
+        return Crafted(made, forwards, backwards, zeros, cosines.measures())
 
     def _open(self, victim: Victim, images: Tensor, targets: Tensor, spent: Tensor) -> "_Search | None":
-        """Look at the clean images: those that fool the victim themselves or have no slope to follow stay clean.
+        """Look at the clean images; those that already fool the victim or have no slope to follow stay clean.
 
-        The distance has no slope at the clean image, so that of the margin serves every constant's first step.
+        The distance has no slope at the clean image, so the margin's slope alone serves every constant's first step.
         """
         leaf = images.detach().requires_grad_()
         outputs = victim(leaf)
@@ -117,26 +118,26 @@ class CWL2(Attack):
         return _Search(images[rows], targets[rows], rows, gradient[rows], self.initial_constant)
 
     def _judge(self, victim: Victim, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """By how many logits the attack leads, ``(N,)``, and whether that is what it wants."""
+        """By how many logits the attack leads, ``(N,)``, and whether it has what it wants, bool ``(N,)``."""
         gap = logit_gap(outputs, targets, soft=False)
         lead = -gap if self.targeted else gap
         reached = self.reached(victim, outputs, targets)
         return lead, reached & (lead >= self.kappa) if self.kappa else reached
 
-    def _descend(self, victim: Victim, search: "_Search", spent: Tensor, directions: Directions | None) -> Tensor:
-        """Run Adam with each image's constant, on an ever smaller batch; say whose constant is large enough."""
+    def _descend(self, victim: Victim, search: "_Search", spent: Tensor, cosines: UpdateCosines | None) -> Tensor:
+        """Run Adam with each image's constant, on an ever smaller batch; return whose constant is large enough."""
         state, window = _Descent(search), max(math.ceil(self.steps / 10), SHORTEST_WINDOW)
         enough = torch.zeros_like(search.cold)
         for step in range(1, self.steps + 1):
             update = state.move(step, self.learning_rate)
-            if directions is not None:
-                directions.follow(update, state.rows)
+            if cosines is not None:
+                cosines.follow(update, state.rows)
             leaf = state.image.detach().requires_grad_(step < self.steps)
             outputs = victim(leaf)
             lead, found = self._judge(victim, outputs, state.targets)
             spent[0, state.rows] += 1
             state.note((self.kappa - lead.detach()).clamp(min=0), found)
-            ends = (self.steps - step) % window == 0  # counted from the end, so that the last window is a whole one
+            ends = (self.steps - step) % window == 0  # counted from the end, so that the last window is complete
             staying = None
             if step == self.steps:
                 staying = state.places[:0]
@@ -153,8 +154,8 @@ class CWL2(Attack):
             if staying is not None and len(staying) < len(found):
                 state.keep(staying)
                 flat = flat[staying]
-                if directions is not None:
-                    directions.keep(staying)
+                if cosines is not None:
+                    cosines.keep(staying)
             spent[1, state.rows] += 1
             spent[2, state.rows] += flat
             if ends:
@@ -166,7 +167,7 @@ class CWL2(Attack):
 class _Search:
     """What outlives a constant: for each image under attack its bounds on c, and the closest image that fools.
 
-    ``rows`` are the images' places in the batch that came, ``slope`` the gradient of the lead at the clean image.
+    ``rows`` holds the images' places in the original batch, ``slope`` the gradient of the lead at the clean image.
     """
 
     def __init__(self, clean: Tensor, targets: Tensor, rows: Tensor, slope: Tensor, constant: float) -> None:
@@ -178,9 +179,9 @@ class _Search:
         self.pace = torch.ones_like(self.nearest)  # share of the learning rate
 
     def narrow(self, enough: Tensor) -> None:
-        """Take what was learnt about the constants and choose the next ones.
+        """Narrow the bounds by whether each constant was large enough, and choose the next constants.
 
-        If the very first constant is enough, it may be so by Adam's overshoot: it is tried again from what it found.
+        If the very first constant is, Adam's overshoot may be the reason: it is tried again from the image it found.
         """
         again = enough & self.cold
         self.pace = torch.where(self.nearest.isfinite(), SHRINKAGE * self.pace, self.pace)
@@ -193,7 +194,7 @@ class _Search:
 
 
 class _Descent:
-    """Adam's state under one constant, a row for each image that still moves; every attribute is such a tensor."""
+    """Adam's state under one constant; every attribute is a tensor with one row per image that still moves."""
 
     def __init__(self, search: _Search) -> None:
         self.places = torch.arange(len(search.rows), device=search.rows.device)
@@ -202,21 +203,21 @@ class _Descent:
         self.nearest, self.pace = search.nearest, search.pace
         self.variable = ((2 * self.image - 1) / (1 + 2 * REACH)).atanh_().clamp_(-LIMIT, LIMIT)
         self.first, self.second = torch.zeros_like(self.clean), torch.zeros_like(self.clean)
-        # the closest image found has no margin to lose; without one this is the clean image, and has no distance
+        # a fooling image has no margin to lose; where none was found, this is the clean image and has no distance
         unfound = search.nearest.isinf()
         self.gradient = 2 * (self.image - self.clean) - each(self.constant * unfound) * search.slope
         self.lowest = self.before = torch.full_like(self.nearest, math.inf)
         self.recently = torch.zeros_like(unfound)
 
     def move(self, step: int, learning_rate: float) -> Tensor:
-        """Make one step of Adam, number ``step`` from 1; give the images' change."""
+        """Make one step of Adam, number ``step`` counted from 1, and return how the images changed."""
         slope = self.variable.tanh().square_().sub_(1).mul_(-(0.5 + REACH))  # of the image over w
         gradient = self.gradient * slope
         self.first.lerp_(gradient, 1 - FIRST_DECAY)
         self.second.mul_(SECOND_DECAY).addcmul_(gradient, gradient, value=1 - SECOND_DECAY)
         root = self.second.sqrt().div_(math.sqrt(1 - SECOND_DECAY**step)).add_(STABILISER)
         paced = each(self.pace) * self.first
-        # the wider reach would also make the steps longer than the paper's, by as much
+        # the wider reach would otherwise make the steps longer than the paper's by the same factor
         length = learning_rate / (1 + 2 * REACH) / (1 - FIRST_DECAY**step)
         self.variable.addcdiv_(paced, root, value=-length)
         self.variable.clamp_(-LIMIT, LIMIT)
@@ -225,7 +226,7 @@ class _Descent:
         return self.image - before
 
     def note(self, hinge: Tensor, found: Tensor) -> None:
-        """Remember what the victim made of the images: their loss and the closest one found."""
+        """Note what the victim made of the images: their loss, and the closest one that fools it."""
         offset = self.image - self.clean
         distance = torch.linalg.vector_norm(offset, dim=(1, 2, 3)).square()
         self.lowest = torch.minimum(self.lowest, distance + self.constant * hinge)
@@ -233,7 +234,7 @@ class _Descent:
         closer = found & (distance < self.nearest)
         self.best = torch.where(each(closer), self.image, self.best)
         self.nearest = torch.where(closer, distance, self.nearest)
-        self.gradient = offset.mul_(2)  # that of the distance; the margin's follows with the backward
+        self.gradient = offset.mul_(2)  # of the distance; the margin's is added after the backward
 
     def keep(self, staying: Tensor) -> None:
         """Go on with the images at these places."""

@@ -14,8 +14,8 @@ def draw_places(
 ) -> Tensor:
     """Draw each image's resized height, width, top and left for every step, ``(steps, N, 4)`` int64.
 
-    With probability 1 - ``probability`` an image stays as it is: full size, at (0, 0). Both sides shrink by one
-    factor from ``smallest`` to 1.
+    With probability 1 - ``probability`` an image stays as it is, at full size and (0, 0). Otherwise both sides shrink
+    by the same factor, between ``smallest`` and 1.
     """
     draws = torch.stack(
         [torch.rand((steps, 4), generator=image_generator(seed, stream, id), dtype=torch.float64) for id in ids], 1
@@ -31,8 +31,8 @@ def draw_places(
 def resize_matrix(size: Tensor, start: Tensor, side: int, dtype: torch.dtype) -> Tensor:
     """Bilinear resize of a line of ``side`` pixels to ``size``, placed at ``start`` among zeros: ``(N, side, side)``.
 
-    Row i holds the weights of output pixel i, hat functions around its source coordinate, so that two products
-    ``rows @ image @ columns^T`` resize a whole batch, each image to its own size, and can be differentiated.
+    Row i holds the weights of output pixel i, a hat function around its source coordinate, so that two differentiable
+    products ``rows @ image @ columns^T`` resize a whole batch, each image to its own size.
     """
     places = torch.arange(side, device=size.device)
     inside = places - start[:, None]
@@ -42,12 +42,12 @@ def resize_matrix(size: Tensor, start: Tensor, side: int, dtype: torch.dtype) ->
 
 
 def diversify(images: Tensor, targets: Any, places: Tensor) -> tuple[Tensor, Any]:
-    """Resize and pad each image; masks and boxes move along.
+    """Resize and pad each image; masks, label maps and boxes move along.
 
     Args:
         images: ``(N, C, H, W)``.
-        targets: Classes stay; masks ``(N, H, W)`` take the nearest label, -1 (ignored) in the padding; boxes are
-            scaled and shifted.
+        targets: Classes ``(N,)`` and labels ``(N, L)`` stay; masks ``(N, H, W)`` and label maps ``(N, L, H, W)`` take
+            the nearest label, and -1 (ignored) in the padding; boxes are scaled and shifted.
         places: Height, width, top and left of each image, ``(N, 4)``.
     """
     height, width = images.shape[-2:]
@@ -56,16 +56,17 @@ def diversify(images: Tensor, targets: Any, places: Tensor) -> tuple[Tensor, Any
     moved = rows[:, None] @ images @ columns[:, None].mT
     if not isinstance(targets, Tensor):
         return moved, [_move_boxes(target, place, height, width) for target, place in zip(targets, places, strict=True)]
-    return moved, _move_masks(targets, rows, columns) if targets.ndim == 3 else targets
+    return moved, _move_maps(targets, rows, columns) if targets.ndim > 2 else targets
 
 
-def _move_masks(masks: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Give each place the label of its nearest source pixel."""
-    across = columns.argmax(2)[:, None, :].expand(-1, masks.shape[1], -1)
-    down = rows.argmax(2)[:, :, None].expand(-1, -1, masks.shape[2])
-    labels = masks.gather(2, across).gather(1, down)
-    inside = (rows.amax(2) > 0)[:, :, None] & (columns.amax(2) > 0)[:, None, :]
-    return torch.where(inside, labels, -1)
+def _move_maps(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Give each place of the maps ``(N, ..., H, W)`` the label of its nearest source pixel, int64."""
+    layers = maps.long().view(len(maps), -1, *maps.shape[-2:])  # int64, as bool and uint8 cannot hold -1
+    across = columns.argmax(2)[:, None, None, :].expand_as(layers)
+    down = rows.argmax(2)[:, None, :, None].expand_as(layers)
+    labels = layers.gather(3, across).gather(2, down)
+    inside = (rows.amax(2) > 0)[:, None, :, None] & (columns.amax(2) > 0)[:, None, None, :]
+    return torch.where(inside, labels, -1).view_as(maps)
 
 
 def _move_boxes(target: dict[str, Tensor], place: Tensor, height: int, width: int) -> dict[str, Tensor]:

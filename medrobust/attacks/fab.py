@@ -10,36 +10,42 @@ from torch import Tensor
 from medrobust.attacks.active_batch import ActiveBatch, each, no_slope
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
-from medrobust.attacks.class_gradients import check_classes, check_logits, class_gradients
+from medrobust.attacks.class_boundaries import (
+    check_candidates,
+    check_classes,
+    check_logits,
+    class_gradients,
+    class_leads,
+    rival_classes,
+)
 from medrobust.networks.victims import Victim
-from medrobust.objectives.cross_entropy import logit_gap
 from medrobust.random_streams import per_image_uniform
 
-NUDGE = 1e-5  # least distance beyond a boundary that is aimed at: on it nothing would move and nobody be fooled
-MARGIN = 1e-3  # share by which the final search stays outside its estimate: another batch size rounds differently
+NUDGE = 1e-5  # least distance beyond a boundary to aim at: an image on the boundary would not move, nor fool anyone
+MARGIN = 1e-3  # share by which the final search stays beyond its estimate, as another batch size rounds differently
 
 
 def onto_hyperplane(points: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
     """Smallest move, in the maximum norm, from points of the unit cube onto a hyperplane and inside the cube.
 
     Minimises max|d| subject to <normal, d> = -gap and 0 <= point + d <= 1, exactly. Within radius t a coordinate can
-    close the gap by |w_i| min(t, r_i), where r_i is its room up to the wall that its sign leads to; the sum grows
-    with t in straight pieces that end at the r_i, so the piece is found by sorting them and t by one division.
+    close the gap by |w_i| min(t, r_i), where r_i is its room up to the wall that it moves towards. The sum of these is
+    piecewise linear in t with kinks at the r_i, so sorting them finds the piece, and one division finds t.
 
     Args:
         points: ``(N, D)`` in [0, 1].
         normals: ``(N, D)``.
-        gaps: Value of the linear function at the points, ``(N,)``: 0 on the hyperplane.
+        gaps: Value of the linear function at the points, ``(N,)``; 0 on the hyperplane.
 
     Returns:
-        The moves, ``(N, D)``; where the hyperplane misses the cube, the move to the corner that comes closest.
+        The moves, ``(N, D)``; where the hyperplane misses the cube, the move to the corner closest to it.
     """
     slopes = torch.where(gaps <= 0, 1.0, -1.0).to(normals)[:, None] * normals
     rooms = torch.where(slopes > 0, 1 - points, points)
     walls, order = rooms.sort(1)
     weights = slopes.abs().gather(1, order)
     free = weights.flip(1).cumsum(1).flip(1)  # weight of the coordinates whose wall is this one or further
-    spent = (weights * walls).cumsum(1) - weights * walls  # closed by those whose walls are nearer
+    spent = (weights * walls).cumsum(1) - weights * walls  # closed by the coordinates whose walls are nearer
     place = (spent + walls * free < gaps.abs()[:, None]).sum(1, keepdim=True)
     missed = place == walls.shape[1]
     place = place.clamp(max=walls.shape[1] - 1)
@@ -57,30 +63,30 @@ class FAB(Attack):
 
         x <- (1 - a) (x + eta d) + a (x_0 + eta d_0)
 
-    An image that fools the victim is noted if it is the nearest so far, and the next step begins at ``beta`` of the
-    way from the clean image to it. At the end secants along the line to the clean image look for the boundary.
+    An image that fools the victim is kept if it is the nearest so far, and the next step begins at ``beta`` of the way
+    from the clean image to it. At the end the secant method looks for the boundary on the line to the clean image.
 
-    A step costs two forwards and one backward for each candidate class: one in all with two classes, or if targeted.
-    The clean image costs one forward, and each step of the final search another, for the images that are fooled.
+    A step costs two forwards, and one backward per rival class: a single one with two classes, or if targeted. The
+    clean image costs one forward, and so does each step of the final search where a fooling image was found.
 
     Args:
-        epsilon: Radius within which an image has to fool the victim, in units of the [0, 1] image range. None takes
-            any: then every image ought to fool it. Where none is found, the clean image comes back.
+        epsilon: Radius within which an image has to fool the victim, in units of the [0, 1] image range. None accepts
+            any distance, so that every image ought to succeed. Where nothing is found, the clean image is returned.
         steps: Number of steps of a run.
         restarts: Number of runs: the first from the clean image, the others from random points within half of the
             smallest perturbation so far.
         alpha_max: Largest weight of the move from the clean image, in [0, 1].
         eta: Overshoot of both moves, at least 1.
         beta: Share of the way from the clean image to a fooling one at which the next step begins, in (0, 1).
-        candidates: Number of classes that are looked at, the true one and those that rank highest on the clean image;
-            at least 2, None for all. A targeted attack has no use for it.
+        candidates: Number of classes that compete, the true one and those that rank highest on the clean image; at
+            least 2, None for all. Not used by a targeted attack.
         search_steps: Forwards of the final search; 0 leaves it out.
-        stop_when_fooled: Let an image leave at the first perturbation within epsilon instead of the smallest.
+        stop_when_fooled: Let an image leave with the first perturbation within epsilon instead of the smallest.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
     Raises:
-        ValueError: A field is out of its range, or (when called) the targets are not classes.
+        ValueError: A field is out of its range, or (when called) the targets or outputs are not those of classes.
     """
 
     epsilon: Fraction | float | None = None
@@ -102,8 +108,7 @@ class FAB(Attack):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is a whole number of at least {least}, got {value}")
-        if self.candidates is not None and (not isinstance(self.candidates, int) or self.candidates < 2):
-            raise ValueError(f"candidates counts classes and is at least 2, or None for all, got {self.candidates}")
+        check_candidates(self.candidates)
         if not 0 <= self.alpha_max <= 1:
             raise ValueError(f"alpha_max is a weight and lies in [0, 1], got {self.alpha_max}")
         if not 1 <= self.eta < torch.inf:
@@ -112,7 +117,7 @@ class FAB(Attack):
             raise ValueError(f"beta is a share of the way back and lies in (0, 1), got {self.beta}")
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
-        """Walk along the boundary, then search the line back; images that fool the victim already stay clean."""
+        """Walk along the boundary, then search the line back; images that already fool the victim stay clean."""
         check_classes(targets)
         walk = _Walk(images, targets, ids)
         if not walk.ids:
@@ -120,7 +125,7 @@ class FAB(Attack):
         with torch.no_grad():
             outputs = victim(images)
             check_logits(outputs, targets)
-            walk.rivals = self._rivals(outputs, targets)
+            walk.rivals = rival_classes(outputs, targets, self.candidates)
             walk.inner_lead = self._lead(outputs, walk)
         walk.forwards += 1
         walk.keep(walk.leave(images, self.reached(victim, outputs, targets)))
@@ -140,7 +145,7 @@ class FAB(Attack):
         return walk.finish(torch.where(each(walk.norm <= self._limit()), walk.best, walk.clean))
 
     def _limit(self) -> float:
-        """Largest norm that is accepted."""
+        """Largest accepted norm of a perturbation."""
         return torch.finfo(torch.float32).max if self.epsilon is None else float(self.epsilon)
 
     def _run(self, victim: Victim, walk: "_Walk") -> None:
@@ -150,7 +155,7 @@ class FAB(Attack):
                 return
             leaf = walk.current.detach().requires_grad_()
             outputs = victim(leaf)
-            leads = self._leads(outputs, walk)
+            leads = class_leads(outputs, walk.targets, walk.rivals, self.targeted)
             normal, lead = _nearest(leads, leaf)
             vanished = no_slope(normal) & ~self.reached(victim, outputs.detach(), walk.targets)
             moved = self._moved(walk, normal, lead)
@@ -160,29 +165,18 @@ class FAB(Attack):
             walk.forwards[walk.rows] += 2
             walk.backwards[walk.rows] += leads.shape[1]
             walk.zeros[walk.rows] += leads.shape[1] * vanished
-            walk.directions.follow(moved - walk.current, walk.rows)
+            walk.cosines.follow(moved - walk.current, walk.rows)
             walk.note(moved, self._lead(outputs, walk), fooled)
             walk.current = torch.where(each(fooled), walk.clean + self.beta * (moved - walk.clean), moved)
             if self.stop_when_fooled:
                 walk.keep(walk.leave(walk.best, walk.norm <= self._limit()))
 
-    def _rivals(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Classes ``(N, R)`` whose boundaries with the true class are looked at, by rank on the clean image."""
-        count = outputs.shape[1] if self.candidates is None else min(self.candidates, outputs.shape[1])
-        return outputs.scatter(1, targets[:, None], float("-inf")).topk(count - 1, dim=1).indices
-
-    def _leads(self, outputs: Tensor, walk: "_Walk") -> Tensor:
-        """By how much the attack leads: each rival over the truth, ``(N, R)``, or the goal over all, ``(N, 1)``."""
-        if self.targeted:
-            return -logit_gap(outputs, walk.targets, soft=False).unsqueeze(1)
-        return outputs.gather(1, walk.rivals) - outputs.gather(1, walk.targets[:, None])
-
     def _lead(self, outputs: Tensor, walk: "_Walk") -> Tensor:
-        """Largest of the leads, ``(N,)``: above 0 where the image fools the victim."""
-        return self._leads(outputs, walk).amax(1)
+        """Largest of the attack's leads, ``(N,)``: above 0 where the image fools the victim."""
+        return class_leads(outputs, walk.targets, walk.rivals, self.targeted).amax(1)
 
     def _moved(self, walk: "_Walk", normal: Tensor, lead: Tensor) -> Tensor:
-        """Next image: the moves from the current and the clean image onto the hyperplane, mixed."""
+        """The next image, which mixes the moves from the current and from the clean image onto the hyperplane."""
         both = torch.cat([walk.current, walk.clean])
         clean_lead = lead + (normal * (walk.clean - walk.current)).flatten(1).sum(1)
         normals, leads = torch.cat([normal, normal]).flatten(1), torch.cat([lead, clean_lead])
@@ -197,36 +191,40 @@ class FAB(Attack):
 def _nearest(leads: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient and value of each image's lead whose linearised boundary is nearest.
 
-    A gradient that is zero, or no number, has no boundary; where no lead has one the gradient is zero.
+    A gradient that is zero or non-finite has no boundary; where no lead has one, zeros are returned.
+
+    Args:
+        leads: ``(N, R)``.
+        images: ``(N, C, H, W)``, part of their graph.
     """
-    gradients, leads = class_gradients(leads, images), leads.detach().T
+    gradients, leads = class_gradients(leads, images), leads.detach()
     slopes = gradients.abs().sum((2, 3, 4))
     usable = (slopes > 0) & slopes.isfinite()
-    distances, nearest = torch.where(usable, leads.abs() / slopes, torch.inf).min(0)
+    distances, nearest = torch.where(usable, leads.abs() / slopes, torch.inf).min(1)
     places = torch.arange(len(images), device=images.device)
-    lead, slope, found = leads[nearest, places], slopes[nearest, places], distances.isfinite()
+    lead, slope, found = leads[places, nearest], slopes[places, nearest], distances.isfinite()
     lead = torch.where(lead <= 0, torch.minimum(lead, -NUDGE * slope), lead)
-    return torch.where(each(found), gradients[nearest, places], 0), torch.where(found, lead, 0)
+    return torch.where(each(found), gradients[places, nearest], 0), torch.where(found, lead, 0)
 
 
 class _Walk(ActiveBatch):
-    """Where each image stands, its nearest fooling image so far, and the bracket of the final search."""
+    """Each image's current point, its nearest fooling point so far, and the bracket of its final search."""
 
     def __init__(self, images: Tensor, targets: Any, ids: Sequence[str]) -> None:
         super().__init__(images, targets, ids)
         self.current = self.best = images
         self.norm = images.new_full((len(images),), torch.inf)  # of the best perturbation
         self.inner_lead = self.outer_lead = torch.zeros_like(self.norm)
-        self.rivals = torch.zeros_like(self.rows)[:, None]  # classes, from the clean image's look on
+        self.rivals = torch.zeros_like(self.rows)[:, None]  # classes, once the clean images have been seen
         self.inner, self.outer = torch.zeros_like(self.norm), torch.ones_like(self.norm)  # shares of the best one
 
     def scatter(self, noise: Tensor, radius: float) -> None:
-        """Begin a further run at a random point, within half of the best norm or, without one, of the radius."""
+        """Begin another run at a random point, within half of the best norm or, if there is none, of the radius."""
         self.current = (self.clean + each(self.norm.clamp(max=radius) / 2) * noise).clamp_(0, 1)
-        self.directions.follow(torch.zeros_like(noise), self.rows)  # no cosine between two runs
+        self.cosines.follow(torch.zeros_like(noise), self.rows)  # no cosine between two runs
 
     def note(self, images: Tensor, leads: Tensor, fooled: Tensor) -> None:
-        """Keep the images that fool the victim from nearer than before."""
+        """Keep the images that fool the victim and are nearer than the best so far."""
         norms = (images - self.clean).flatten(1).abs().amax(1)
         nearer = fooled & (norms < self.norm)
         self.best = torch.where(each(nearer), images, self.best)
@@ -234,7 +232,7 @@ class _Walk(ActiveBatch):
         self.outer_lead = torch.where(nearer, leads, self.outer_lead)
 
     def secant(self) -> tuple[Tensor, Tensor]:
-        """Image at which the line through both ends' leads crosses 0, a little outside, and its share of the way."""
+        """Image just beyond the zero of the line through both ends' leads, and its share of the way to the best one."""
         span = self.outer_lead - self.inner_lead
         crossing = torch.where(span > 0, -self.inner_lead / torch.where(span > 0, span, 1.0), 0.5).clamp(0, 1)
         share = torch.minimum((self.inner + (self.outer - self.inner) * crossing) * (1 + MARGIN), self.outer)
@@ -242,7 +240,7 @@ class _Walk(ActiveBatch):
         return (self.clean + along).clamp_(0, 1), share
 
     def narrow(self, images: Tensor, shares: Tensor, leads: Tensor, fooled: Tensor) -> None:
-        """Put the image at the outer end of the bracket where it fools the victim, else at the inner end."""
+        """Make the image the outer end of the bracket where it fools the victim, the inner end where it does not."""
         self.note(images, leads, fooled)
         self.outer_lead = torch.where(fooled, leads, self.outer_lead)
         self.outer = torch.where(fooled, shares, self.outer)

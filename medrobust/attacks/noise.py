@@ -15,18 +15,18 @@ from medrobust.random_streams import per_image_uniform
 
 @dataclass(frozen=True, kw_only=True)
 class UniformNoise(Attack):
-    """Noise drawn uniformly from the ball in the maximum norm, without a look at the victim (HFC21's control).
+    """Noise drawn uniformly from the ball in the maximum norm, regardless of the victim (HFC21's control).
 
     Args:
         epsilon: Radius, in units of the [0, 1] image range.
-        targeted: Only decides what counts as success.
+        targeted: Decides only what counts as success.
         seed: Seed of the per-image random streams.
     """
 
     epsilon: Fraction | float = Fraction("8/255")
 
     def __post_init__(self) -> None:
-        """Refuse a radius that is none."""
+        """Refuse a radius outside (0, 1]."""
         check_radius("epsilon", self.epsilon)
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:

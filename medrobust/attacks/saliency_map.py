@@ -1,4 +1,4 @@
-"""The saliency-map attack JSMA: a few pixel values are moved far, the ones on which the victim's outputs hang most."""
+"""The saliency-map attack JSMA: move a few pixel values far, those on which the victim's outputs depend most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +10,13 @@ from torch import Tensor
 from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
+from medrobust.attacks.class_boundaries import check_classes, check_logits, rival_classes
 from medrobust.networks.victims import Victim
-from medrobust.objectives.cross_entropy import logit_gap
+from medrobust.objectives.logit_gap import logit_gap
 from medrobust.random_streams import image_generator
 
-CROWD = 256  # points that are compared two by two without a further look at which of them matter
-ROUNDING = 1e-5  # share of a gradient that is taken for rounding: what cancels to less than that has no sign
+CROWD = 256  # points that are compared in pairs without first asking again which of them matter
+ROUNDING = 1e-5  # share of a gradient that is attributed to rounding: a sum that cancels to less has no sign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,28 +25,28 @@ class JSMA(Attack):
 
     With a, the gradient of the goal's output, and b, that of the sum of all others, each step moves the pixel value p
     of the largest saliency -a_p b_p, where a_p > 0 > b_p (eq. 8), or the pair of the largest -(a_p + a_q)(b_p + b_q),
-    where a_p + a_q > 0 > b_p + b_q (eq. 10). Every channel's value is a feature of its own. An image stops when it has
-    what it wants, when nothing helps any more, or after ``steps``; where it failed, it comes back clean. A step costs
-    one forward and two backwards, in ``probabilities`` one; an image that stopped has cost one more forward.
+    where a_p + a_q > 0 > b_p + b_q (eq. 10). Each channel's value is a feature of its own. An image stops when it has
+    reached its goal, when no move helps any more, or after ``steps``; where it failed, it is returned clean. A step
+    costs one forward and two backwards (one in ``probabilities``), and the last look at an image one more forward.
 
     Args:
         step_size: Amount theta by which a chosen value moves, in units of the [0, 1] image range.
-        changes: Most moves of one pixel value; whatever is used up, or has come to 0 or 1, is not moved on.
-        steps: Most steps of an image.
-        pixels: Values that are moved in each step, 1 or 2.
-        direction: ``increase`` and ``decrease`` move values one way only, as the paper does; ``both`` takes for each
-            value the way that helps, as SBF20's library does.
+        changes: Largest number of moves of one pixel value; one that has made them, or has reached 0 or 1, stays.
+        steps: Largest number of steps per image.
+        pixels: Number of values that are moved in each step, 1 or 2.
+        direction: ``increase`` and ``decrease`` move values one way only, as the paper does; ``both`` moves each value
+            the way that helps, as SBF20's library does.
         goals: Goals of the untargeted form, which stops at any wrong class: ``random`` draws one other class for each
             image, ``every`` tries all others in turn, the likeliest first, and keeps the fewest changed values.
         space: Outputs that a and b are gradients of. In ``probabilities`` b = -a, and both are divided by p (1 - p) of
             the goal, without which they would vanish where the victim is certain.
-        strict: Stop an image of which no value has a positive saliency. Otherwise those values move then that most
-            raise the goal above the mean of the others, a_p - b_p / (K - 1) for K classes.
+        strict: Stop an image none of whose values has a positive saliency. Otherwise the values move then that raise
+            the goal most above the mean of the others, a_p - b_p / (K - 1) for K classes.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
     Raises:
-        ValueError: A field is out of its range, or (when called) targets are not classes.
+        ValueError: A field is out of its range, or (when called) the targets or outputs are not those of classes.
     """
 
     step_size: Fraction | float = 0.1
@@ -79,9 +80,7 @@ class JSMA(Attack):
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Aim at one goal, or at every other class in turn."""
-        if not isinstance(targets, Tensor) or targets.ndim != 1:
-            came = f"masks {tuple(targets.shape)}" if isinstance(targets, Tensor) else "a list of boxes' dicts"
-            raise ValueError(f"saliency maps are those of classifiers: expected classes (N,), got {came}")
+        check_classes(targets)
         crafted, least, classes = self._turn(victim, images, targets, ids, 0)
         turns = classes - 1 if self.goals == "every" and not self.targeted else 1
         for turn in range(1, turns):
@@ -103,11 +102,11 @@ class JSMA(Attack):
     def _turn(
         self, victim: Victim, images: Tensor, targets: Tensor, ids: Sequence[str], turn: int
     ) -> tuple[Crafted, Tensor, int]:
-        """Run all images towards one goal each, on an ever smaller batch.
+        """Move each image towards one goal, on an ever smaller batch.
 
         Returns:
-            What was made; the number of changed values of each image, ``(N,)``, more than there are where it failed;
-            and the number of classes.
+            What was made; the number of changed values of each image, ``(N,)``, where it failed one more than an image
+            has; and the number of classes.
         """
         batch = _Batch(images, targets, ids)
         ended = images
@@ -116,17 +115,16 @@ class JSMA(Attack):
             outputs = victim(variable)
             batch.forwards[batch.rows] += 1
             if index == 0:
+                check_logits(outputs, targets)
                 batch.classes, batch.goals = outputs.shape[1], self._goals(outputs.detach(), targets, ids, turn)
             reached = self.reached(victim, outputs, batch.targets)
             batch.success[batch.rows] = reached
             ended = torch.where(each(reached), batch.images, batch.clean)
-            kept = batch.leave(ended, reached | batch.stuck)
-            if index == self.steps or (kept is not None and not len(kept)):
+            staying = batch.leave(ended, reached | batch.stuck)
+            if index == self.steps or (staying is not None and not len(staying)):
                 break
             raised, others = (slopes.flatten(1) for slopes in self._slopes(outputs, batch.goals, variable))
-            if kept is not None:
-                raised, others = raised[kept], others[kept]
-                batch.keep(kept)
+            raised, others = batch.keep(staying, raised, others)
             passes = 1 if self.space == "probabilities" else 2
             batch.backwards[batch.rows] += passes
             batch.zeros[batch.rows] += passes * ~(raised.any(1) | others.any(1))
@@ -138,16 +136,16 @@ class JSMA(Attack):
     def _goals(self, outputs: Tensor, targets: Tensor, ids: Sequence[str], turn: int) -> Tensor:
         """Class that each image is to be taken for, ``(N,)``."""
         if self.targeted:
-            return targets
+            return targets.long()
         if self.goals == "every":
-            return outputs.scatter(1, targets[:, None], float("-inf")).argsort(1, descending=True)[:, turn]
+            return rival_classes(outputs, targets)[:, turn]
         streams = (image_generator(self.seed, f"{type(self).__name__}:goals", id) for id in ids)
         draws = torch.cat([torch.randint(outputs.shape[1] - 1, (1,), generator=stream) for stream in streams])
         draws = draws.to(outputs.device, non_blocking=True)
         return draws + (draws >= targets)
 
     def _slopes(self, outputs: Tensor, goals: Tensor, variable: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the goal's output and of the sum of the others, like the images both."""
+        """Gradients of the goal's output and of the sum of the others, ``(N, C, H, W)`` each."""
         if self.space == "probabilities":  # grad p = p (1 - p) grad (z - logsumexp of the others)
             (raised,) = torch.autograd.grad(-logit_gap(outputs, goals, soft=True).sum(), variable)
             return raised, -raised
@@ -162,7 +160,7 @@ class JSMA(Attack):
         unused = batch.used < self.changes
         ways = {"increase": (1,), "decrease": (-1,), "both": (1, -1)}[self.direction]
         open_ = torch.cat([unused & (flat < 1 - slack if way > 0 else flat > slack) for way in ways], 1)
-        # a value that can go both ways is two moves, of which at most one helps
+        # a value that can move both ways counts as two moves, of which at most one helps
         goal, rest = (torch.cat([way * slopes for way in ways], 1) for slopes in (raised, -others))
         count = min(self.pixels, flat.shape[1])
         chosen, found = self._salient(goal, rest, open_, count)
@@ -174,18 +172,18 @@ class JSMA(Attack):
         places = chosen % flat.shape[1]
         moved = flat.scatter_add(1, places, self.step_size * sign * found).clamp_(0, 1).view_as(batch.images)
         batch.used.scatter_add_(1, places, found.to(batch.used.dtype))
-        batch.directions.follow(moved - batch.images, batch.rows)
+        batch.cosines.follow(moved - batch.images, batch.rows)
         batch.images, batch.stuck = moved, ~found.any(1)
 
     def _salient(self, goal: Tensor, rest: Tensor, open_: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Moves of the largest saliency ``(N, count)``, and whether that is positive ``(N,)``."""
-        # only the order counts: scaled, products do not underflow
+        """Moves of the largest saliency ``(N, count)``, and whether it is positive ``(N,)``."""
+        # only the order counts; products of scaled numbers do not underflow
         scaled = [slopes / slopes.abs().amax(1, keepdim=True).clamp(min=1e-30) for slopes in (goal, rest)]
         first, second = ((slopes - ROUNDING * slopes.abs()).masked_fill(~open_, float("-inf")) for slopes in scaled)
         if count == 1:
             value, place = torch.where((first > 0) & (second > 0), first * second, 0).max(1, keepdim=True)
             return place, value.squeeze(1) > 0
-        if self.space == "probabilities":  # both sums are the same, and largest for the two largest
+        if self.space == "probabilities":  # both sums are equal, and largest for the two largest values
             values, places = first.topk(2)
             return places, values.sum(1) > 0
         places, value = best_pair(first, second)
@@ -195,17 +193,17 @@ class JSMA(Attack):
 def best_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Pair p != q of the largest (first_p + first_q)(second_p + second_q) with both sums positive.
 
-    The product grows with either sum. So if two points u, v are at least as large as p in both coordinates, p can be
-    replaced, in a pair (p, q), by the one of them that is not q, and nothing is lost. Therefore some best pair
-    consists of points with fewer than two such above them, and with the points sorted by ``first`` (ties by place)
-    these are the ones whose ``second`` exceeds the second largest before them: a sort and two running maxima. Few are
-    left, about 2 ln D of D independent points, and these are compared two by two, in blocks of no more than D pairs
-    an image, so that memory grows as D and not as D^2. The pair is exact, unless more than 4096 points are left after
-    a bound on the product: so many need a correlation beyond -0.999999, and then the 4096 with most to give compete.
+    The product grows with either sum. So if two points u and v are at least as large as p in both coordinates, the one
+    of them that is not q can replace p in a pair (p, q) at no loss. Therefore some best pair consists of points that
+    are dominated by fewer than two others; with the points sorted by ``first`` (ties by place) these are the ones
+    whose ``second`` exceeds the second largest before them, which takes a sort and two running maxima. Few are left,
+    about 2 ln D of D independent points. They are compared in pairs, in blocks of at most D pairs per image, so that
+    memory grows as D and not as D^2. The pair is exact unless more than 4096 points are left after a bound on the
+    product, which takes a correlation beyond -0.999999; then the 4096 with the largest potential compete.
 
     Args:
         first: ``(N, D)``; -inf excludes a point.
-        second: ``(N, D)``, likewise.
+        second: ``(N, D)``; -inf excludes a point.
 
     Returns:
         Places ``(N, 2)``, meaningless where there is no such pair, and the product ``(N,)``, 0 there.
@@ -214,8 +212,8 @@ def best_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     first, second = first.gather(1, order), second.gather(1, order)
     before = _before(second.cummax(1).values)
     runner_up = _before(torch.minimum(second, before).cummax(1).values)
-    # a positive pair is positive along every direction too; this one (up to rounding, hence a little more than the
-    # sum) tells at once that nothing can be found where all points lie on a falling line
+    # both sums of a pair being positive, so is any weighted sum of them; this one (enlarged a little for rounding)
+    # shows at once that nothing can be found where all points lie on a falling line
     seen = second.isfinite()
     sizes = [torch.where(seen, values.abs(), 0).sum(1, keepdim=True).clamp(min=1e-30) for values in (first, second)]
     shares = [torch.where(seen, values, 0) / size for values, size in zip((first, second), sizes, strict=True)]
@@ -225,7 +223,7 @@ def best_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
     width = int(kept.sum(1).amax())  # the host waits here
     if width > CROWD:
-        # 2 sqrt(xy) <= x + y: what does not reach twice the root of a product that some leaders have is not needed
+        # 2 sqrt(xy) <= x + y: points that cannot reach twice the root of a product known to be attained are dropped
         leaders = along.masked_fill(~kept, float("-inf")).topk(CROWD).indices.sort(1).values
         _, least = _compared(first, second, leaders, kept.gather(1, leaders))
         root = (least[:, None] / sizes[0] / sizes[1]).sqrt()
@@ -238,7 +236,7 @@ def best_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compared(first: Tensor, second: Tensor, places: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Best pair among the points at the ``places (N, M)`` that are ``kept``, in blocks of at most D pairs."""
+    """Best pair among the points at ``places (N, M)`` that are ``kept (N, M)``, in blocks of at most D pairs."""
     width = places.shape[1]
     rows_at_once = max(first.shape[1] // width, 1)
     first, second = (values.gather(1, places).masked_fill(~kept, float("-inf")) for values in (first, second))
@@ -256,12 +254,12 @@ def _compared(first: Tensor, second: Tensor, places: Tensor, kept: Tensor) -> tu
 
 
 def _before(running: Tensor) -> Tensor:
-    """Running maxima of what stands before each place, -inf for the first."""
+    """Running maxima shifted by one place, so that each covers what stands before it; -inf at the first place."""
     return torch.cat([torch.full_like(running[:, :1], float("-inf")), running[:, :-1]], 1)
 
 
 class _Batch(ActiveBatch):
-    """Where each image stands, its goal, how often each value was moved, and who got what it wants."""
+    """Each image's current values, its goal, how often each value was moved, and whether the goal was reached."""
 
     WHOLE = ActiveBatch.WHOLE | {"success"}
 

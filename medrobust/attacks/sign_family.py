@@ -1,11 +1,11 @@
-"""The named members of the sign-gradient family, each a setting of one stepper."""
+"""The named members of the sign-gradient family, each a setting of the same stepper."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from medrobust.attacks.sign_gradient import SignGradient
 from medrobust.objectives.base import Objective
-from medrobust.objectives.cross_entropy import Margin
+from medrobust.objectives.margin import Margin
 
 
 @dataclass(frozen=True, kw_only=True)

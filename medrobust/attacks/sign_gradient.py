@@ -27,24 +27,25 @@ class SignGradient(Attack):
     Args:
         epsilon: Radius, in units of the [0, 1] image range (log domain: of the natural logarithm of an image).
         steps: Number of steps; each costs one forward and one backward.
-        step_size: Length of one signed step, same units; None means the method's rule, here ``epsilon / steps``.
+        step_size: Length of one signed step, in the units of ``epsilon``; None means the method's rule, here
+            ``epsilon / steps``.
         objective: What is raised; None means the method's own, here cross-entropy.
         random_start: Start at a uniformly random point of the ball instead of at the clean image.
         stop_when_fooled: Let an image leave the batch as soon as it fools the victim (judged on the image itself).
             With False every image runs all its steps and ends with high confidence.
-        momentum: Decay mu of the accumulated gradient, each divided by its L1 norm before (Dong et al., CVPR 2018,
-            eq. 6); 0 uses the plain gradient.
+        momentum: Decay mu of the accumulated gradient, to which each gradient is added after division by its L1 norm
+            (Dong et al., CVPR 2018, eq. 6); 0 uses the plain gradient.
         diversity: Probability with which an image is resized and padded before each step (Xie et al., CVPR 2019).
-        smallest_side: Least size of the resized image, as a share of the side, above 0.
-        smoothing: Side of the Gaussian kernel that the gradient is convolved with, odd (Dong et al., CVPR 2019,
-            eq. 8); 0 leaves the gradient.
-        smoothing_deviations: Standard deviations that half the kernel spans.
+        smallest_side: Smallest side of the resized image, as a share of the original side, in (0, 1].
+        smoothing: Side in pixels of the Gaussian kernel that the gradient is convolved with, odd (Dong et al., CVPR
+            2019, eq. 8); 0 leaves the gradient as it is.
+        smoothing_deviations: Number of standard deviations that half the kernel spans.
         domain: ``pixel`` adds to the image; ``log`` multiplies it, x_a = clip(x exp(B)), |B| <= epsilon (SBF20 eq. 3).
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
     Raises:
-        ValueError: A field is out of its range; says what was expected and what came.
+        ValueError: A field is out of its range.
     """
 
     epsilon: Fraction | float = Fraction("8/255")
@@ -102,11 +103,11 @@ class SignGradient(Attack):
         batch.velocity = torch.zeros_like(images) if self.momentum else None
         places = self._places(batch)
         kernel = self._kernel(images) if self.smoothing else None
-        # the outputs that the step sees anyway decide who leaves, unless they are of a resized image, or of boxes,
-        # whose loss does not come with outputs: then a forward without gradients asks before the step
+        # the step's own outputs decide who leaves, unless they are those of a resized image, or there are none because
+        # the victim finds boxes and its loss does not come with outputs: then a forward without gradients asks first
         asks_first = self.stop_when_fooled and (places is not None or not isinstance(targets, Tensor))
 
-        index, counted = 0, -1
+        index = 0
         while index < self.steps and batch.ids:
             if asks_first:
                 with torch.no_grad():
@@ -124,29 +125,23 @@ class SignGradient(Attack):
             values = objective(step)
             looks = not asks_first and (self.stop_when_fooled or step.has_outputs)
             fooled_now = self.reached(victim, step.outputs, truths) if looks else None
-            if index > counted:
-                batch.forwards[batch.rows] += step.forwards
-                counted = index
-            kept = None
+            batch.count_look(step.forwards)
+            staying = None
             if self.stop_when_fooled and fooled_now is not None:
-                kept = batch.leave(self._image(batch.variable, batch.clean), fooled_now)
-                if kept is not None and 2 * len(kept) < len(fooled_now):
-                    # a new forward of the few that stay costs less than a backward through the many that leave
-                    batch.keep(kept)
+                staying = batch.leave(self._image(batch.variable, batch.clean), fooled_now)
+                if batch.looks_again(staying):
                     continue
             (gradient,) = torch.autograd.grad(values.sum(), variable)
             vanished = no_slope(gradient)
             vanished = vanished if step.vanished is None else vanished | step.vanished
             vanished = vanished if fooled_now is None else vanished & ~fooled_now
-            if kept is not None:
-                gradient, vanished = gradient[kept], vanished[kept]
-                batch.keep(kept)
+            gradient, vanished = batch.keep(staying, gradient, vanished)
             batch.backwards[batch.rows] += step.backwards
             batch.zeros[batch.rows] += step.backwards * vanished
             moved = torch.add(batch.variable, self._direction(gradient, batch, kernel), alpha=length)
             moved = moved.clamp_(batch.lower, batch.upper)
             if self.steps > 1:
-                batch.directions.follow(moved - batch.variable, batch.rows)
+                batch.cosines.follow(moved - batch.variable, batch.rows)
             batch.variable = moved
             index += 1
 
@@ -162,7 +157,7 @@ class SignGradient(Attack):
         return gradient.sign()
 
     def _bounds(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Least and largest value of the variable that is moved."""
+        """Smallest and largest allowed value of the variable that is moved, shaped like the images."""
         if self.domain == "log":
             return torch.full_like(clean, -self.epsilon), torch.full_like(clean, self.epsilon)
         return (clean - self.epsilon).clamp_(min=0), (clean + self.epsilon).clamp_(max=1)
@@ -178,7 +173,7 @@ class SignGradient(Attack):
     def _image(self, variable: Tensor, clean: Tensor, straight_through: bool = False) -> Tensor:
         """Image that the variable stands for.
 
-        Where the clip has no gradient, a pixel that is white, or was pushed past white, could never come back; with
+        The clip has no gradient, so that a pixel pushed to white or beyond could never come back; with
         ``straight_through`` it keeps the gradient of the unclipped image.
         """
         if self.domain == "pixel":
@@ -188,7 +183,7 @@ class SignGradient(Attack):
         return image + (clipped - image).detach() if straight_through else clipped
 
     def _places(self, batch: "_Batch") -> Tensor | None:
-        """Every step's resizing of every image, drawn beforehand; None without diversity."""
+        """Each image's resizing at each step, drawn in advance, ``(steps, N, 4)``; None without diversity."""
         if not self.diversity or not batch.ids:
             return None
         side = (batch.clean.shape[-2], batch.clean.shape[-1])
@@ -197,7 +192,7 @@ class SignGradient(Attack):
         return drawn.to(batch.clean.device, non_blocking=True)
 
     def _kernel(self, like: Tensor) -> Tensor:
-        """Gaussian of ``smoothing`` pixels a side, for each channel, ``(C, 1, k, k)``."""
+        """Gaussian of ``smoothing`` pixels per side for each channel, ``(C, 1, k, k)``."""
         reach = self.smoothing_deviations if self.smoothing > 1 else 0.0
         line = torch.exp(-torch.linspace(-reach, reach, self.smoothing, dtype=torch.float64).square() / 2)
         kernel = torch.outer(line, line)
@@ -205,7 +200,7 @@ class SignGradient(Attack):
 
 
 class _Batch(ActiveBatch):
-    """Where each image stands: its variable, the bounds of it, and the gradient that it has accumulated."""
+    """Each image's variable, its bounds, and the gradient that it has accumulated."""
 
     def __init__(self, images: Tensor, targets: Any, ids: Sequence[str]) -> None:
         super().__init__(images, targets, ids)

@@ -1,4 +1,4 @@
-"""The square attack: random search for adversarial images by the victim's outputs alone, without a gradient."""
+"""The square attack: a random search for adversarial images that needs the victim's outputs but no gradient."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius
 from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Objective, Step
-from medrobust.objectives.cross_entropy import CrossEntropy, Margin
+from medrobust.objectives.cross_entropy import CrossEntropy
+from medrobust.objectives.margin import Margin
 from medrobust.random_streams import image_generator
 
 MILESTONES = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the squares' area is halved
@@ -25,26 +26,26 @@ class Square(Attack):
     """Square attack in the maximum norm (Andriushchenko et al., ECCV 2020, arXiv:1912.00049, algorithms 1 and 2).
 
     Every pixel is always at one of its two bounds, x - epsilon or x + epsilon, clipped to [0, 1]. The search starts
-    from vertical stripes of one pixel with a random sign for each column and channel; each query then offers a square
-    at a random place with one random sign for each channel, which is kept if it raises the objective. The squares'
-    area is halved at query 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000, rescaled to ``queries``. A
-    square that would change nothing has its signs turned round instead (the authors redraw it), so that no query is
-    wasted. An image leaves the batch with the query that fools the victim; the clean image is never asked about.
+    with vertical stripes one pixel wide, with a random sign for each column and channel; each query then tries a square
+    at a random place with one random sign per channel, which is kept if it raises the objective. The squares' area is
+    halved at query 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000, rescaled to ``queries``. If a square
+    would change nothing, its signs are inverted (the authors redraw it), so that no query is wasted. An image leaves
+    the batch with the query that fools the victim; the clean image is never shown to it.
 
-    As no gradient is asked for, the attack shows whether a victim only hides its gradients. A query costs one forward,
-    and two for victims that find boxes, whose loss does not come with their outputs.
+    Needing no gradient, the attack shows whether a victim merely hides its gradients. A query costs one forward, or
+    two for victims that find boxes, whose loss does not come with their outputs.
 
     Args:
         epsilon: Radius, in units of the [0, 1] image range.
-        queries: Most looks at the victim for an image, the stripes included; AutoAttack takes 5,000.
+        queries: Largest number of queries per image, the stripes included; AutoAttack takes 5,000.
         share: Share of the image's area that the first squares cover, in (0, 1]; p in the paper.
         objective: What is raised; None means the paper's: the margin, or the cross-entropy of the goal if targeted.
-            Masks take its mean over the labelled places, victims that find boxes their own loss.
+            Masks and labels take the mean over their labelled entries, box victims their own loss.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
     Raises:
-        ValueError: A field is out of its range; says what was expected and what came.
+        ValueError: A field is out of its range.
     """
 
     epsilon: Fraction | float = Fraction("8/255")
@@ -69,7 +70,7 @@ class Square(Attack):
         return CrossEntropy() if self.targeted else Margin()
 
     def area(self, index: int) -> float:
-        """Share of the image that the square of a query covers; query 0 asks about the stripes.
+        """Share of the image that the square of a query covers; query 0 is that of the stripes.
 
         >>> [Square(queries=10_000).area(index) for index in (9, 10, 50, 8000)]
         [0.8, 0.4, 0.2, 0.0015625]
@@ -86,7 +87,7 @@ class Square(Attack):
         return min(max(round(math.sqrt(self.area(index) * height * width)), 1), height, width)
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
-        """Offer squares to an ever smaller batch; the one decision per query is who leaves it."""
+        """Try squares on an ever smaller batch; the host waits for the device once per query, to see who leaves."""
         objective, search = self.raised(), _Search(self, images, targets, ids)
         with torch.no_grad():
             for index in range(self.queries):
@@ -94,10 +95,10 @@ class Square(Attack):
                     break
                 offered = search.offer(index)
                 asked = torch.where(offered, search.upper, search.lower)
-                now = search.targets
-                step = Step(victim, asked, search.clean, now, search.ids, self.targeted, objective.layers, index)
+                targets = search.targets
+                step = Step(victim, asked, search.clean, targets, search.ids, self.targeted, objective.layers, index)
                 values = objective(step)
-                fooled = self.reached(victim, step.outputs, now)
+                fooled = self.reached(victim, step.outputs, targets)
                 search.forwards[search.rows] += step.forwards
                 better = values > search.best
                 search.best = torch.where(better, values, search.best)
@@ -108,7 +109,7 @@ class Square(Attack):
 
 
 class _Search(ActiveBatch):
-    """Where each image stands, and what it is offered: squares from its own stream, whatever its batch or device."""
+    """Each image's best point, and the squares that it tries, drawn from its own stream in any batch, on any device."""
 
     WHOLE = ActiveBatch.WHOLE | {"lines", "columns"}
 
@@ -126,7 +127,7 @@ class _Search(ActiveBatch):
         self.squares = torch.empty((len(images), 0), device=self.device)
 
     def offer(self, index: int) -> Tensor:
-        """The best image's ``high`` with the square of this query drawn into it; query 0 asks about the stripes."""
+        """The best image's ``high`` with the square of this query drawn into it; at query 0 the stripes."""
         if index == 0:
             return self.high
         place = (index - 1) % CHUNK
@@ -141,21 +142,21 @@ class _Search(ActiveBatch):
         unchanged = ((self.high == signs) | ~inside).flatten(1).all(1)
         return torch.where(inside, signs ^ each(unchanged), self.high)
 
-    def keep(self, places: Tensor | None) -> None:
-        """Go on with the images at these places; None keeps all."""
-        super().keep(places)
+    def keep(self, places: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
+        """Go on with the images at these places and with their streams; None keeps all."""
         if places is not None:
             self.generators = [self.generators[place] for place in places.tolist()]
+        return super().keep(places, *values)
 
     def _chunk(self, index: int) -> Tensor:
         """Squares of the next queries, ``(N, CHUNK, 2 + C)``: top, left, and each channel's sign as 0 or 1.
 
-        Top and left are uniform over all places where the square lies inside the image.
+        Top and left are uniform over all places at which the square lies inside the image.
         """
         sides = [self.attack.side(later, self.height, self.width) for later in range(index, index + CHUNK)]
         room = torch.tensor([(self.height - side + 1, self.width - side + 1) for side in sides])
         draws = self._uniform(CHUNK, 2 + self.channels)
-        draws[..., :2].mul_(room).floor_()  # below room also after rounding: the largest draw is 1 - 2^-24
+        draws[..., :2].mul_(room).floor_()  # less than room even after rounding: the largest draw is 1 - 2^-24
         draws[..., 2:] = (draws[..., 2:] < 0.5).to(draws.dtype)
         return draws.to(self.device, non_blocking=True)
 

@@ -1,4 +1,4 @@
-"""Thin-plate splines as a matrix: warps of an image's pixels that are linear in where control points are moved."""
+"""Thin-plate splines as a matrix: warps of an image's pixels that are linear in the moves of control points."""
 
 from functools import lru_cache
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def coordinates(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Places of a grid's points, ``(2, height * width)``: row by row, x along the width and then y, from -1 to 1."""
+    """Coordinates x (along the width) and y of a grid's points, row by row, ``(2, height * width)`` in [-1, 1]."""
     y, x = (torch.linspace(-1, 1, side, device=device, dtype=dtype) for side in (height, width))
     return torch.stack([x.repeat(height), y.repeat_interleave(width)])
 
@@ -18,17 +18,17 @@ def warp_matrix(height: int, width: int, gridsize: int, device: torch.device, dt
 
     The thin-plate spline through values v at control points c_k is f(p) = sum_k w_k U(|p - c_k|) + b_0 + b_1 x + b_2 y
     with U(r) = r^2 log r, sum w = 0 and sum w c = 0 (Bookstein, IEEE TPAMI 11(6), 1989). The weights are linear in v,
-    so they and the affine part are folded into one matrix M with f = M v. Because M reproduces affine maps, M times
-    the control points' moves is how far each pixel moves, and no move moves none, without rounding.
+    so they and the affine part are folded into one matrix M with f = M v. As M reproduces affine maps, the control
+    points' moves times M are the pixels' moves, and moves of 0 give exactly 0.
 
-    Kept for each set of arguments: computed once, and shared, so it must not be changed.
+    The result is cached and shared between callers, so it must not be modified.
 
     Args:
         height: Rows of the image.
         width: Columns of the image.
-        gridsize: Control points a side, at least 2; they span [-1, 1] like the pixels, row by row.
-        device: Where the matrix is to be.
-        dtype: Its type; it is solved for in float64.
+        gridsize: Control points per side, at least 2; they span [-1, 1] like the pixels, row by row.
+        device: Device of the result.
+        dtype: Type of the result; the system is solved in float64.
 
     Returns:
         ``(height * width, gridsize * gridsize)``
@@ -41,22 +41,22 @@ def warp_matrix(height: int, width: int, gridsize: int, device: torch.device, dt
         system = torch.zeros((count + 3, count + 3), dtype=torch.float64, device=host)
         system[:count] = _basis(controls, controls)
         system[count:, :count] = system[:count, count:].T
-        values = torch.eye(count + 3, count, dtype=torch.float64, device=host)  # the last 3: the weights' conditions
+        values = torch.eye(count + 3, count, dtype=torch.float64, device=host)  # last 3 rows: the weights' conditions
         weights: Tensor = torch.linalg.solve(system, values)
         return (_basis(pixels, controls) @ weights).to(device, dtype)
 
 
 def _basis(places: Tensor, controls: Tensor) -> Tensor:
-    """U(r) = r^2 log r^2 (twice the usual one) of every place and control, then 1, x and y: ``(P, K + 3)``."""
+    """U(r) = r^2 log r^2 (twice the usual one) for every place and control point, then 1, x and y: ``(P, K + 3)``."""
     squares = torch.cdist(places, controls, compute_mode="donot_use_mm_for_euclid_dist").square()
     return torch.cat([torch.xlogy(squares, squares), torch.ones_like(places[:, :1]), places], 1)
 
 
 def folded(places: Tensor) -> Tensor:
-    """Share of an image's cells, 2 x 2 pixels each, that a warp turns over: whose Jacobian determinant is negative.
+    """Share of an image's cells of 2 x 2 pixels that a warp folds over: their Jacobian determinant is negative.
 
     Args:
-        places: Where each pixel comes to lie, ``(N, 2, H, W)``, x first.
+        places: Where the warp puts each pixel, ``(N, 2, H, W)``, x first.
 
     Returns:
         ``(N,)``, 0 without a fold; NaN where a side has a single pixel.

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 
-class Directions:
-    """Follows the updates of every image of a batch, also while images leave it.
+class UpdateCosines:
+    """Cosines between consecutive updates of each image of a batch, which images may leave on the way.
 
     Args:
         images: The whole batch, ``(N, C, H, W)``.
@@ -19,13 +19,13 @@ class Directions:
         self._norms: Tensor | None = None
 
     def follow(self, updates: Tensor, rows: Tensor) -> None:
-        """Compare each update with the image's last one.
+        """Compare each image's update with its previous one.
 
-        Pairs of which one update is zero have no cosine and are left out.
+        A pair in which one update is zero has no cosine and is left out.
 
         Args:
-            updates: How far each image has moved in this step, ``(n, ...)``.
-            rows: Places of these images in the whole batch, ``(n,)``; the same as before but for ``keep``.
+            updates: How each image has moved in this step, ``(n, ...)``.
+            rows: Places of these images in the whole batch, ``(n,)``; only ``keep`` may change them between calls.
         """
         updates = updates.detach().flatten(1)
         norms = torch.linalg.vector_norm(updates, dim=1)
@@ -38,10 +38,10 @@ class Directions:
         self._last, self._norms = updates, norms
 
     def keep(self, places: Tensor) -> None:
-        """Go on with the images at these places of those followed last."""
+        """Go on with the images at these places among those followed last."""
         if self._last is not None and self._norms is not None:
             self._last, self._norms = self._last[places], self._norms[places]
 
     def measures(self) -> dict[str, Tensor]:
-        """``cos``, the mean cosine of each image, and ``positive_cosines``, the share above 0; NaN without a pair."""
+        """Each image's mean cosine ``cos`` and share of cosines above 0, ``positive_cosines``; NaN without a pair."""
         return {"cos": self.total / self.pairs, "positive_cosines": self.positive / self.pairs}

@@ -1,4 +1,4 @@
-"""The worst case over several attacks: the strength check that a claim of robustness has to stand."""
+"""The worst case over several attacks: the strength check that a claim of robustness has to pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,15 +15,15 @@ from medrobust.attacks.fab import FAB
 from medrobust.attacks.square import Square
 from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Step
-from medrobust.objectives.cross_entropy import Margin
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
+from medrobust.objectives.margin import Margin
 
 
 def strength_check() -> tuple[Attack, ...]:
     """AutoAttack's four attacks, untargeted, with its numbers of steps (Croce & Hein, ICML 2020, arXiv:2003.01690).
 
-    Two that climb, one that projects, one without gradients: a defence that stops some seldom stops all. FAB knows
-    only classes; for masks and boxes leave it out.
+    Two climb, one projects onto boundaries and one needs no gradient: a defence that stops some seldom stops all. FAB
+    needs the logits of at least two classes; leave it out for other targets.
     """
     return (
         APGD(steps=100),
@@ -37,31 +37,32 @@ def strength_check() -> tuple[Attack, ...]:
 class WorstCase(Attack):
     """Several attacks in turn, each on the images that none before it fooled (AutoAttack: Croce & Hein, ICML 2020).
 
-    An image is broken as soon as one attack breaks it: the first success is what comes back, and the passes of the
-    attacks behind it are spared. Of an image that all of them leave unbroken the attempt with the largest margin (of
-    boxes: with the largest loss of the victim) comes back. After each attack one forward judges its images in the
-    precision that the victim has; it is counted. The measure ``first_success`` is the place of the attack that broke
-    an image, counted from 0, and NaN for none; the order of the attacks decides only that and the passes.
+    An image is broken as soon as one attack succeeds: the first success is returned, and the later attacks are spared
+    their passes on it. For an image that none of them breaks, the attempt with the largest margin is returned (for
+    boxes, the one with the largest loss of the victim). After each attack one forward judges its images in the
+    victim's precision; it is counted. The measure ``first_success`` is the place of the attack that broke an image,
+    counted from 0, and NaN for none; the order of the attacks affects only this measure, which success is returned,
+    and the passes.
 
     All attacks run at one radius in one norm, or the worst case would not be one at that radius: their own
-    ``epsilon``, ``targeted`` and ``seed`` are replaced by those given here. An attack that is then the same as an
-    earlier one is its restart, and runs at the next seed.
+    ``epsilon``, ``targeted`` and ``seed`` are replaced by those given here. An attack that is then equal to an earlier
+    one is its restart, and runs with the next seed.
 
     Args:
-        attacks: The attacks; none means those of ``strength_check``. Kept as they will run.
+        attacks: The attacks; none means those of ``strength_check``. The field holds them as they will run.
         epsilon: Radius of every attack, in units of the [0, 1] image range.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams of every attack.
 
     Raises:
-        ValueError: An attack has no radius, or another norm than the first one; or the radius is out of its range.
+        ValueError: An attack has no radius, or not the norm of the first one; or the radius is out of its range.
     """
 
     attacks: tuple[Attack, ...] = ()
     epsilon: Fraction | float = Fraction("8/255")
 
     def __post_init__(self) -> None:
-        """Refuse attacks that have no worst case in common; hand down what they share."""
+        """Refuse attacks that have no common worst case, and hand the shared fields down to the others."""
         check_radius("epsilon", self.epsilon)
         members: list[Attack] = []
         for given in tuple(self.attacks) or strength_check():
@@ -69,7 +70,8 @@ class WorstCase(Attack):
                 raise ValueError(f"attacks lists configured attacks, got {given!r}")
             if "epsilon" not in {field.name for field in fields(given)}:
                 raise ValueError(f"a worst case is one at a radius, and {type(given).__name__} has no epsilon")
-            member = self._handed_down(given, self.seed)
+            shared: dict[str, Any] = {"epsilon": self.epsilon, "targeted": self.targeted, "seed": self.seed}
+            member = replace(given, **shared)
             while member in members:
                 member = replace(member, seed=member.seed + 1)
             if members and member.norm != members[0].norm:
@@ -82,31 +84,27 @@ class WorstCase(Attack):
 
     @property
     def norm(self) -> Literal["linf", "l2", "l0", "log", "none"]:
-        """The norm that all attacks have."""
+        """The norm that all attacks share."""
         return self.attacks[0].norm
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Run one attack after the other on an ever smaller batch."""
-        left = _Unbroken(images, targets, ids)
+        unbroken = _Unbroken(images, targets, ids)
         for index, attack in enumerate(self.attacks):
-            if not left.ids:
+            if not unbroken.ids:
                 break
-            crafted = attack.perturb(victim, left.clean, left.targets, left.ids)
+            crafted = attack.perturb(victim, unbroken.clean, unbroken.targets, unbroken.ids)
             with torch.no_grad():
-                step = Step(victim, crafted.images, left.clean, left.targets, left.ids, self.targeted)
+                step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, self.targeted)
                 values = Margin()(step)
-                fooled = self.reached(victim, step.outputs, left.targets)
-            left.spend(crafted, step.forwards)
-            left.first[left.rows] = torch.where(fooled, index, torch.nan).to(left.first)
-            better = values > left.value
-            left.value = torch.where(better, values, left.value)
-            left.attempt = torch.where(each(better), crafted.images, left.attempt)
-            left.keep(left.leave(crafted.images, fooled))
-        return replace(left.finish(left.attempt), measures={"first_success": left.first})
-
-    def _handed_down(self, attack: Attack, seed: int) -> Attack:
-        shared: dict[str, Any] = {"epsilon": self.epsilon, "targeted": self.targeted, "seed": seed}
-        return replace(attack, **shared)
+                fooled = self.reached(victim, step.outputs, unbroken.targets)
+            unbroken.spend(crafted, step.forwards)
+            unbroken.first[unbroken.rows] = torch.where(fooled, index, torch.nan).to(unbroken.first)
+            better = values > unbroken.value
+            unbroken.value = torch.where(better, values, unbroken.value)
+            unbroken.attempt = torch.where(each(better), crafted.images, unbroken.attempt)
+            unbroken.keep(unbroken.leave(crafted.images, fooled))
+        return replace(unbroken.finish(unbroken.attempt), measures={"first_success": unbroken.first})
 
 
 class _Unbroken(ActiveBatch):
@@ -120,7 +118,7 @@ class _Unbroken(ActiveBatch):
         self.first = torch.full_like(self.value, torch.nan)  # place of the attack that fooled each image
 
     def spend(self, crafted: Crafted, judging: int) -> None:
-        """Add the passes of an attack and of its judgement."""
+        """Add the passes of an attack and of the forwards that judged it."""
         self.forwards[self.rows] += crafted.forwards + judging
         self.backwards[self.rows] += crafted.backwards
         self.zeros[self.rows] += crafted.zero_gradients

@@ -1,6 +1,6 @@
 """Detectors of adversarial images: estimators on a victim's features, larger scores for what looks adversarial."""
 
-from medrobust.detectors.base import Detector, Features, concatenate
+from medrobust.detectors.base import Detector, Features, NeededViews, Views, concatenate, views_needed
 from medrobust.detectors.bayesian_uncertainty import BayesianUncertainty, KernelDensityUncertainty
 from medrobust.detectors.deep_features import DeepFeatures
 from medrobust.detectors.kernel_density import KernelDensity
@@ -21,10 +21,13 @@ __all__ = [
     "LayerNetworks",
     "LocalDimension",
     "Mahalanobis",
+    "NeededViews",
     "QuantizedFeatures",
     "SupportVectors",
+    "Views",
     "concatenate",
     "load_detectors",
     "read_header",
     "save_detectors",
+    "views_needed",
 ]

@@ -3,12 +3,34 @@
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of an image that a detector reads beside its plain features.
+
+    Args:
+        draws: Whether it reads several passes with dropout, ``Features.draws``.
+        step: Length of the signed gradient step by which an image is moved towards what each layer takes for clean, in
+            units of the [0, 1] image range, for ``Features.stepped``; 0 for none.
+
+    Raises:
+        ValueError: The step is out of its range.
+    """
+
+    draws: bool = False
+    step: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a step that is no length in the image range."""
+        if not 0 <= self.step < 1:
+            raise ValueError(f"step is a length in the [0, 1] image range, at least 0 and below 1, got {self.step}")
 
 
 @dataclass(frozen=True)
@@ -20,8 +42,8 @@ class Features:
             penultimate layer, from which the classes are read.
         predictions: Predicted classes, ``(N,)`` int64.
         draws: Class probabilities of T passes with dropout on, ``(N, T, K)``; None if no detector asks for them.
-        perturbed: Activations of each layer for images moved towards that layer's clean features, ``(N, C)`` by
-            layer; None if no detector asks for them (``Mahalanobis``).
+        stepped: Activations of each layer for images that one signed gradient step has moved towards what that layer
+            takes for clean, ``(N, C)`` by layer; None if no detector asks for them.
 
     Raises:
         ValueError: There is no layer, or the numbers of images differ.
@@ -30,7 +52,7 @@ class Features:
     layers: Mapping[str, Tensor]
     predictions: Tensor
     draws: Tensor | None = None
-    perturbed: Mapping[str, Tensor] | None = None
+    stepped: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together."""
@@ -65,13 +87,13 @@ class Features:
             {name: change(values) for name, values in self.layers.items()},
             change(self.predictions),
             None if self.draws is None else change(self.draws),
-            None if self.perturbed is None else {name: change(values) for name, values in self.perturbed.items()},
+            None if self.stepped is None else {name: change(values) for name, values in self.stepped.items()},
         )
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {**self.layers, "predictions": self.predictions}
         named |= {} if self.draws is None else {"draws": self.draws}
-        return named | {f"perturbed {name}": values for name, values in (self.perturbed or {}).items()}
+        return named | {f"stepped {name}": values for name, values in (self.stepped or {}).items()}
 
 
 def concatenate(parts: Sequence[Features]) -> Features:
@@ -85,16 +107,16 @@ def concatenate(parts: Sequence[Features]) -> Features:
     names = list(parts[0].layers)
     if any(list(part.layers) != names for part in parts):
         raise ValueError("features of different layers cannot be put together")
-    for what in ("draws", "perturbed"):
+    for what in ("draws", "stepped"):
         if len({getattr(part, what) is None for part in parts}) > 1:
             raise ValueError(f"features with and without {what} cannot be put together")
     draws = [part.draws for part in parts if part.draws is not None]
-    moved = [part.perturbed for part in parts if part.perturbed is not None]
+    stepped = [part.stepped for part in parts if part.stepped is not None]
     return Features(
         {name: torch.cat([part.layers[name] for part in parts]) for name in names},
         torch.cat([part.predictions for part in parts]),
         torch.cat(draws) if draws else None,
-        {name: torch.cat([part[name] for part in moved]) for name in names} if moved else None,
+        {name: torch.cat([part[name] for part in stepped]) for name in names} if stepped else None,
     )
 
 
@@ -109,11 +131,14 @@ class Detector(nn.Module, ABC):
     """
 
     layer_widths: Tensor  # (L,) number of channels of each layer
-    needs_adversarial: ClassVar[bool] = False  # has no score before it has seen adversarial images
-    needs_draws: ClassVar[bool] = False  # reads Features.draws
     needs_reference: ClassVar[bool] = (
         False  # compares with clean images, which must be none of those that it tells apart
     )
+
+    @property
+    def views(self) -> Views:
+        """The views of an image that it reads; the plain features alone if a subclass says nothing else."""
+        return Views()
 
     def fit(
         self,
@@ -202,6 +227,24 @@ class Detector(nn.Module, ABC):
         """
         return self.classify(self.measure(features))
 
+    def layer_scores(self, features: Tensor, layer: int) -> Tensor:
+        """Scores of one layer, which the gradient step of an image lowers; only detectors that ask for one have them.
+
+        Args:
+            features: Activations of that layer, ``(N, C)``, with a gradient.
+            layer: Index of the layer among those that it was fitted on.
+
+        Returns:
+            Scores ``(N,)``, differentiable with respect to the features, larger = more adversarial.
+
+        Raises:
+            NotImplementedError: The detector has none.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no scores of single layers, which a gradient step of the images needs: "
+            "implement layer_scores"
+        )
+
     def keep(self, **fitted: Tensor) -> None:
         """Store fitted tensors as buffers, in place of earlier ones; their names are none of ``nn.Module``'s."""
         for name, values in fitted.items():
@@ -254,8 +297,32 @@ class Detector(nn.Module, ABC):
                 raise ValueError(
                     f"the features of layer {name!r} are not finite for {int(bad.sum())} of {len(bad)} images"
                 )
-        if self.needs_draws and features.draws is None:
+        if self.views.draws and features.draws is None:
             raise ValueError(f"{type(self).__name__} needs passes with dropout, and the features have none")
+
+
+class NeededViews(NamedTuple):
+    """What a set of detectors needs of an image beside its plain features."""
+
+    draws: bool  # whether any of them reads passes with dropout
+    stepping: Detector | None  # the one that asks for a gradient step of the image
+
+
+def views_needed(detectors: Iterable[Detector]) -> NeededViews:
+    """Collect the views that detectors ask for, fitted or not.
+
+    Args:
+        detectors: Detectors that judge the same images, each once: of the forks of a detector only one.
+
+    Raises:
+        ValueError: More than one asks for a gradient step, and features have room for the images of one only.
+    """
+    detectors = list(detectors)
+    stepping = [detector for detector in detectors if detector.views.step > 0]
+    if len(stepping) > 1:
+        names = ", ".join(f"{type(detector).__name__} of step {detector.views.step:g}" for detector in stepping)
+        raise ValueError(f"only one detector can ask for a gradient step of the images, got {names}")
+    return NeededViews(any(detector.views.draws for detector in detectors), stepping[0] if stepping else None)
 
 
 def check_groups(negative: Tensor, positive: Tensor) -> None:

@@ -1,13 +1,11 @@
 """Bayesian uncertainty: a victim with dropout is less sure of its answers to adversarial images."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.base import Features, Views
 from medrobust.detectors.kernel_density import KernelDensity
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
 
 def uncertainty(features: Features) -> Tensor:
@@ -47,7 +45,7 @@ def check_dropout(features: Features) -> None:
         )
 
 
-class BayesianUncertainty(MeasuredDetector):
+class BayesianUncertainty(WeightedMeasurements):
     """BU, the variance of the softmax over passes with dropout, averaged over classes (Feinman et al., 2017, sec. 4.3).
 
     The variance is that of the population: it is divided by the number of passes. A victim without dropout has none.
@@ -56,11 +54,14 @@ class BayesianUncertainty(MeasuredDetector):
         raw: Let the score be the variance itself (HFC21), also where there are adversarial images to fit on.
     """
 
-    needs_draws: ClassVar[bool] = True
-
     def __init__(self, raw: bool = False) -> None:
         super().__init__()
         self.raw = raw
+
+    @property
+    def views(self) -> Views:
+        """Passes with dropout."""
+        return Views(draws=True)
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Learn nothing, but see that there is dropout.
@@ -89,10 +90,13 @@ class KernelDensityUncertainty(KernelDensity):
         max_references: As ``KernelDensity``'s.
     """
 
-    needs_draws: ClassVar[bool] = True
-
     def __init__(self, bandwidth: float | None = None, max_references: int | None = None) -> None:
         super().__init__(bandwidth, max_references)
+
+    @property
+    def views(self) -> Views:
+        """Passes with dropout."""
+        return Views(draws=True)
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Fit the density, and see that there is dropout.

@@ -6,10 +6,11 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor
 
 from medrobust.detectors.base import check_groups
-from medrobust.detectors.supervised import LearnedDetector
+from medrobust.detectors.numerics import unit_scaling
+from medrobust.detectors.supervised import SupervisedDetector
 
 
-class DeepFeatures(LearnedDetector):
+class DeepFeatures(SupervisedDetector):
     """Random forest on the penultimate features, scaled to [0, 1] on the negatives (Ma et al. 2020 section 5).
 
     The forest is grown by scikit-learn with balanced classes; its nodes are kept, those of all trees behind each
@@ -45,8 +46,8 @@ class DeepFeatures(LearnedDetector):
         check_groups(negative, positive)
         with torch.inference_mode(False), torch.no_grad():  # what is kept outlives the caller's mode
             negative, positive = (group.detach().clone().double() for group in (negative, positive))
-            low, high = negative.amin(0), negative.amax(0)
-            self.keep(low=low, width=torch.where(high > low, high - low, 1.0))
+            low, width = unit_scaling(negative)
+            self.keep(low=low, width=width)
             values = self._scaled(torch.cat([negative, positive])).cpu().numpy()
             truth = [0] * len(negative) + [1] * len(positive)
             forest = RandomForestClassifier(self.trees, class_weight="balanced", random_state=self.seed)

@@ -8,38 +8,21 @@ import torch
 from torch import Tensor
 
 from medrobust.detectors.base import Features
-from medrobust.detectors.local_dimension import rows_at_once, spread_over_classes, squared_distances
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.numerics import (
+    check_variation,
+    count_classes,
+    rows_at_once,
+    spread_over_classes,
+    squared_distances,
+)
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
 JUDGED = 1000  # images, at most, at which a bandwidth is judged
 DECADES = (-3.0, 0.5)  # of the typical distance, between which the bandwidth is looked for
 COARSE, FINE = 29, 9  # bandwidths that are tried: eight a decade, then between the neighbours of the best
 
 
-def count_classes(labels: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the classes of the reference images.
-
-    Args:
-        labels: True classes, ``(N,)``.
-        method: What the images are for, as the error names it.
-
-    Returns:
-        The classes ``(K,)`` ascending, the index among them of each image ``(N,)``, and their numbers of images
-        ``(K,)``.
-
-    Raises:
-        ValueError: There is no image, or a class has a single one.
-    """
-    classes, members, counts = labels.unique(return_inverse=True, return_counts=True)
-    if not len(classes):
-        raise ValueError(f"{method} needs reference images, got none")
-    single = classes[counts < 2].tolist()
-    if single:
-        raise ValueError(f"class {single[0]} has 1 reference image, {method} needs at least 2")
-    return classes, members, counts
-
-
-class KernelDensity(MeasuredDetector):
+class KernelDensity(WeightedMeasurements):
     """KD, minus the log of the Gaussian kernel density under the predicted class (Feinman et al., 2017; Ma20 eq. 9).
 
     With the penultimate features z of the image and z_i of the M reference images of the class that the victim
@@ -97,8 +80,7 @@ class KernelDensity(MeasuredDetector):
             values, labels = values[rows], labels[rows]
         classes, members, counts = count_classes(labels, "kernel density")
         name = self.layer_names[-1]
-        if bool((values == values[0]).all()):
-            raise ValueError(f"the features of layer {name!r} are the same for all {len(values)} reference images")
+        check_variation(values, name)
         own = [values[members == index] for index in range(len(classes))]
         centres = torch.stack([group.mean(0) for group in own])
         # distances within a class are then no smaller than the numbers that they are computed from

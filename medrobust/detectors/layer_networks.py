@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from medrobust.detectors.base import Features, check_groups
-from medrobust.detectors.supervised import LearnedDetector
-from medrobust.detectors.support_vectors import standardisation
+from medrobust.detectors.numerics import standardisation
+from medrobust.detectors.supervised import SupervisedDetector
 
 HELD = 5  # every fifth image is held out
 FURTHEST = 10.0  # standard deviations at which a channel is cut: one that hardly lives would outweigh all others
 
 
-class LayerNetworks(LearnedDetector):
+class LayerNetworks(SupervisedDetector):
     """DNN: a network with one hidden layer for each layer of the victim (Metzen et al. 2017; Yao et al. 2021).
 
     Each reads the layer's features in standard deviations of the negatives, cut at 10, and has its own loss, the

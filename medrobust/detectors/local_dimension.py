@@ -6,54 +6,13 @@ import torch
 from torch import Tensor
 
 from medrobust.detectors.base import Features
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.numerics import check_variation, rows_at_once, spread_over_classes, squared_distances
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
-MEMORY = 64 * 2**20  # bytes of distances or differences at a time, at most
-ROWS = 256  # at a time, at most: what they need stays in the cache
 SHORT = 1e-3  # of the squared lengths; below, a squared distance has lost more than three digits to them
 
 
-def spread_over_classes(labels: Tensor, count: int) -> Tensor:
-    """Rows of the first ``count`` images when the classes take turns, ascending.
-
-    Args:
-        labels: Classes, ``(N,)``.
-        count: Number of images wanted; if there are fewer, all are taken.
-
-    Returns:
-        Indices ``(min(count, N),)``. A class that has run out leaves its turns to the others.
-
-    Example:
-        >>> spread_over_classes(torch.tensor([0, 0, 0, 0, 1, 1]), 3).tolist()
-        [0, 1, 4]
-    """
-    turns = torch.empty_like(labels)
-    for label in labels.unique():
-        own = labels == label
-        turns[own] = torch.arange(int(own.sum()), device=labels.device, dtype=labels.dtype)
-    return turns.argsort(stable=True)[:count].sort().values
-
-
-def squared_distances(points: Tensor, references: Tensor, lengths: Tensor) -> Tensor:
-    """Squared L2 distances ``(N, M)`` of centred points ``(N, C)`` and references ``(M, C)`` by one matrix product.
-
-    They are exact up to rounding of the squared lengths, which centring keeps small.
-
-    Args:
-        points: Centred.
-        references: Centred likewise.
-        lengths: Squared lengths of the references, ``(M,)``.
-    """
-    own = torch.linalg.vector_norm(points, dim=1, keepdim=True).square()
-    return torch.addmm(lengths, points, references.T, alpha=-2).add_(own).clamp_(min=0)
-
-
-def rows_at_once(numbers: int) -> int:
-    """Number of rows that are worked on at a time, when each needs that many float64 numbers."""
-    return max(1, min(ROWS, MEMORY // (8 * max(1, numbers))))
-
-
-class LocalDimension(MeasuredDetector):
+class LocalDimension(WeightedMeasurements):
     """LID, the maximum-likelihood local intrinsic dimensionality at every layer (Ma et al., ICLR 2018; Ma20 eq. 10).
 
     From the distances ``r_1 <= ... <= r_k`` to the k nearest of a fixed set of clean reference images it is
@@ -106,9 +65,8 @@ class LocalDimension(MeasuredDetector):
                 f"images, got {len(rows)}"
             )
         for index, (name, features) in enumerate(clean.layers.items()):
+            check_variation(features[rows], name)
             values, copies = features[rows].double().unique(dim=0, return_counts=True)
-            if len(values) == 1:
-                raise ValueError(f"the features of layer {name!r} are the same for all {len(rows)} reference images")
             centre = values.mean(0)
             references = values - centre
             kept = {"references": references, "lengths": references.square().sum(1), "centre": centre, "copies": copies}

@@ -5,16 +5,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features
-from medrobust.detectors.kernel_density import count_classes
-from medrobust.detectors.local_dimension import rows_at_once
-from medrobust.detectors.weighted_measurements import MeasuredDetector
+from medrobust.detectors.base import Features, Views
+from medrobust.detectors.numerics import check_variation, count_classes, rows_at_once
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
 LARGEST_CONDITION = 1e10  # of a correlation matrix that is inverted as it is: 6 of 16 digits are left
 SMALLEST_SHRINKAGE = 1e-6
 
 
-class Mahalanobis(MeasuredDetector):
+class Mahalanobis(WeightedMeasurements):
     """Squared Mahalanobis distance to the nearest class at every layer (Lee et al., NeurIPS 2018, eq. 2).
 
     All classes share one covariance: the mean, over all reference images, of the outer products of the deviations
@@ -43,6 +42,11 @@ class Mahalanobis(MeasuredDetector):
             raise ValueError(f"perturbation is a length in the [0, 1] image range, got {perturbation}")
         self.shrinkage, self.perturbation = shrinkage, perturbation
 
+    @property
+    def views(self) -> Views:
+        """The step that the setting ``perturbation`` gives."""
+        return Views(step=self.perturbation)
+
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Keep, for each layer, a whitening matrix and the whitened means of the classes.
 
@@ -59,8 +63,7 @@ class Mahalanobis(MeasuredDetector):
         chosen = []
         for index, (name, features) in enumerate(clean.layers.items()):
             values = features.double()
-            if bool((values == values[0]).all()):
-                raise ValueError(f"the features of layer {name!r} are the same for all {len(values)} reference images")
+            check_variation(values, name)
             centre = values.mean(0)
             values = values - centre
             means = torch.stack([values[members == number].mean(0) for number in range(len(classes))])
@@ -74,11 +77,11 @@ class Mahalanobis(MeasuredDetector):
     def measure(self, features: Features) -> Tensor:
         """Squared distance to the nearest class at every layer, float64 ``(N, L)``, larger = more suspicious."""
         self._check(features)
-        if self.perturbation and features.perturbed is None:
+        layers = features.stepped if self.perturbation else features.layers
+        if layers is None:
             raise ValueError("Mahalanobis with a perturbation needs features of moved images, and there are none")
-        seen = features.perturbed if self.perturbation and features.perturbed is not None else features.layers
         columns = []
-        for index, values in enumerate(seen[name] for name in self.layer_names):
+        for index, values in enumerate(layers[name] for name in self.layer_names):
             parts = values.split(rows_at_once(values.shape[1]))
             columns.append(torch.cat([self.layer_scores(part, index) for part in parts]))
         return torch.stack(columns, 1)

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from medrobust.detectors.support_vectors import KernelDetector
+from medrobust.detectors.support_vectors import SupportVectorDetector
 
 
-class QuantizedFeatures(KernelDetector):
+class QuantizedFeatures(SupportVectorDetector):
     """SVM on the penultimate features, each replaced by its level among the negatives' (SafetyNet; QFeat in Ma20).
 
     A feature's thresholds are those of the negatives that cut them into ``levels`` groups of equal size: the n-th is

@@ -1,19 +1,15 @@
 """Detectors that know nothing before they have seen adversarial images."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from medrobust.detectors.base import Detector, Features
 
 
-class LearnedDetector(Detector):
+class SupervisedDetector(Detector):
     """Base of the detectors that are classifiers themselves: SVM, DNN, DFeat and QFeat.
 
     They read the penultimate features unless they say otherwise.
     """
-
-    needs_adversarial: ClassVar[bool] = True
 
     def measure(self, features: Features) -> Tensor:
         """The penultimate features, ``(N, C)``."""

@@ -8,12 +8,11 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from medrobust.detectors.base import check_groups
-from medrobust.detectors.supervised import LearnedDetector
+from medrobust.detectors.numerics import standardisation
+from medrobust.detectors.supervised import SupervisedDetector
 
-RESOLUTION = 1e-6  # relative spread of a channel below which it varies by float32 rounding alone
 
-
-class KernelDetector(LearnedDetector):
+class SupportVectorDetector(SupervisedDetector):
     """Base of the detectors whose classifier is a support vector machine with a Gaussian kernel.
 
     The classes are balanced, and the kernel is ``exp(-gamma ||x - y||^2)`` with gamma the inverse of the number of
@@ -76,7 +75,7 @@ class KernelDetector(LearnedDetector):
         return torch.exp(-self.gamma * distances) @ self.coefficients + self.intercept
 
 
-class SupportVectors(KernelDetector):
+class SupportVectors(SupportVectorDetector):
     """SVM on the penultimate features, standardised (SafetyNet, Lu et al. 2017; Yao et al. 2021 section 4.1).
 
     The mean and the standard deviation of each channel are those of the negatives; see `standardisation`.
@@ -99,13 +98,3 @@ class SupportVectors(KernelDetector):
     def prepare(self, measured: Tensor) -> Tensor:
         """Features in standard deviations from the mean."""
         return (measured - self.centre) / self.width
-
-
-def standardisation(negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and width ``(C,)`` of each channel of ``(N, C)``, float64.
-
-    The width is the standard deviation, or 1 for a channel that is constant up to rounding: it would otherwise blow
-    up the rounding of the next image.
-    """
-    centre, width = negative.mean(0), negative.std(0, correction=0)
-    return centre, torch.where(width > RESOLUTION * centre.abs(), width, 1.0)

@@ -7,9 +7,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from medrobust.detectors.base import Detector, check_groups
+from medrobust.detectors.numerics import unit_scaling
 
 
-class MeasuredDetector(Detector):
+class WeightedMeasurements(Detector):
     """Base of the detectors whose measurements grow with suspicion: KD, BU, LID, Mahalanobis.
 
     The measurements are scaled to [0, 1] on the negatives (Ma20 section 5) and weighed by a logistic regression with
@@ -24,8 +25,7 @@ class MeasuredDetector(Detector):
         """Fit the scaling on the negatives and the regression on both groups; ``(N, D)`` and ``(M, D)``."""
         check_groups(negative, positive)
         negative, positive = negative.double(), positive.double()
-        low, high = negative.amin(0), negative.amax(0)
-        width = torch.where(high > low, high - low, 1.0)
+        low, width = unit_scaling(negative)
         values = (torch.cat([negative, positive]) - low) / width
         truth = torch.cat([torch.zeros(len(negative)), torch.ones(len(positive))])
         regression = LogisticRegression(class_weight="balanced", max_iter=self.iterations)

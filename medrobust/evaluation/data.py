@@ -1,57 +1,102 @@
-"""What an evaluation asks of a data module."""
+"""What an evaluation asks of the data, whoever loads them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
-from medrobust.networks.victims import Targets
-
 
 class Batch(TypedDict):
-    """A batch of images as loaders yield it."""
+    """N images of a split.
+
+    Args:
+        image: Images ``(N, C, H, W)``, float32 in [0, 1].
+        target: What the images show, as the task has it: classes ``(N,)``, masks ``(N, H, W)``, findings ``(N, L)``, or
+            a list of N dictionaries of boxes and labels.
+        id: The images' ids.
+    """
 
     image: Tensor
-    target: Targets
+    target: Any
     id: list[str]
 
 
-class EvaluatedImage(Protocol):
+class EvaluationSample(Protocol):
     """One image of a split, before it is read."""
 
     @property
     def id(self) -> str:
-        """Stable name of the image, unique within its dataset."""
+        """Stable id, the same on every machine."""
+        ...
+
+    @property
+    def target(self) -> Any:
+        """What is known of its target without reading a file."""
+        ...
 
     @property
     def patient(self) -> str:
-        """The patient whose image it is."""
+        """Id of the patient; intervals of rates are drawn over patients, not over images."""
+        ...
 
     @property
-    def stratum(self) -> str:
-        """The group of images that it is one of, such as its class: pictures are chosen from all groups in turn."""
+    def stratum(self) -> int | str:
+        """Group that gets its share of any choice of images, such as the class."""
+        ...
 
 
 @runtime_checkable
 class EvaluationData(Protocol):
-    """Images in splits, and what identifies them."""
+    """Images in splits, which an evaluation attacks, fits detectors and objectives on, and names in its records.
+
+    ``isinstance`` tells whether an object has all of it; the types are for a static checker.
+    """
 
     @property
-    def splits(self) -> Mapping[str, Sequence[EvaluatedImage]]:
-        """The images of each split, by its name."""
+    def name(self) -> str:
+        """Name of the dataset, as records state it."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """What a victim does with the images, such as ``classification``, ``segmentation`` or ``boxes``."""
+        ...
+
+    @property
+    def splits(self) -> Mapping[str, Sequence[EvaluationSample]]:
+        """The samples of each split: ``train``, ``val``, ``adv_train`` and ``adv_test``."""
+        ...
 
     @property
     def test_split(self) -> str:
-        """Name of the split that is tested."""
+        """Name of the split that a test evaluates."""
+        ...
 
     def fingerprint(self, split: str) -> str:
-        """Hash of all that decides a split's images as an evaluation sees them."""
+        """Short text that changes with whatever decides the images and targets of a split."""
+        ...
 
     def describe(self) -> dict[str, Any]:
-        """What the data are, ready for JSON: ``name`` at least."""
+        """What the data are, ready for JSON, for the manifest and the report.
 
-    def dataloader_of(self, split: str, per_class: int | None = None) -> Iterable[Batch]:
-        """This process's share of a split, each image once, at most ``per_class`` images of each class."""
+        ``name`` is required. The report also shows ``class_names``, and of the victim's input ``image_size`` and
+        ``channels``, where the description has them.
+        """
+        ...
 
     def reference_dataloader(self, per_class: int | None = None) -> Iterable[Batch]:
-        """This process's share of the clean training images, at most ``per_class`` images of each class."""
+        """Clean training images, in fixed order and without augmentation: what detectors take as normal.
+
+        Args:
+            per_class: At most that many images of each stratum; None for all.
+        """
+        ...
+
+    def dataloader_of(self, split: str, per_class: int | None = None) -> Iterable[Batch]:
+        """The images of a split in fixed order without augmentation, each once over all processes.
+
+        Args:
+            split: Name of the split.
+            per_class: At most that many images of each stratum; None for all.
+        """
+        ...

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack, UniformNoise
-from medrobust.detectors import Detector, Features, Mahalanobis, concatenate
+from medrobust.detectors import Detector, Features, concatenate
 from medrobust.evaluation.batch import CleanBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter, judged
@@ -156,11 +156,6 @@ def fitted_on(detectors: Mapping[str, Detector], planned: PlannedAttack) -> dict
     """The detectors of a file that were fitted on an attack, by their own names."""
     prefix = f"{fit_name(planned)}/"
     return {name.removeprefix(prefix): one for name, one in detectors.items() if name.startswith(prefix)}
-
-
-def perturbing(detectors: Iterable[Detector]) -> Mahalanobis | None:
-    """The detector that wants images to be moved before it measures them, if there is one."""
-    return next((one for one in detectors if isinstance(one, Mahalanobis) and one.perturbation), None)
 
 
 def fit_key(fit: str, judged_attack: PlannedAttack, attacks: Sequence[PlannedAttack]) -> str | None:

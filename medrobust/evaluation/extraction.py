@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from medrobust.detectors import Features, Mahalanobis, concatenate
+from medrobust.detectors import Detector, Features, concatenate
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import Batch
 from medrobust.evaluation.deployment import judging
@@ -32,7 +32,7 @@ class Extractor:
         self.victim, self.passes, self.seed = victim, passes, seed
         self.names: tuple[str, ...] = victim.layers_named(layers)
         self.without_dropout = ""
-        self.perturbing: Mahalanobis | None = None
+        self.stepping: Detector | None = None  # the detector that asks for a gradient step of the images
         self._dropouts: Dropouts | None = None
         if passes:
             try:
@@ -56,10 +56,10 @@ class Extractor:
         if dropouts is not None:
             with judging(self.victim):
                 draws = dropouts.draws(self.victim.normalised(images), ids, self.passes, self.seed)
-        perturbed = None if self.perturbing is None else self._perturbed(images, self.perturbing)
-        return Features({name: layers[name] for name in self.names}, predictions, draws, perturbed)
+        stepped = None if self.stepping is None else self._stepped(images, self.stepping)
+        return Features({name: layers[name] for name in self.names}, predictions, draws, stepped)
 
-    def _perturbed(self, images: Tensor, detector: Mahalanobis) -> dict[str, Tensor]:
+    def _stepped(self, images: Tensor, detector: Detector) -> dict[str, Tensor]:
         """Each layer's features of images moved towards what that layer takes for clean (Lee et al., 2018, eq. 3)."""
         found = {}
         with judging(self.victim):
@@ -68,7 +68,7 @@ class Extractor:
                     variable = images.detach().requires_grad_()
                     scores = detector.layer_scores(self.victim.features(variable, [name])[1][name], layer)
                     (gradient,) = torch.autograd.grad(scores.sum(), variable)
-                moved = torch.sub(images, gradient.sign(), alpha=detector.perturbation).clamp_(0, 1)
+                moved = torch.sub(images, gradient.sign(), alpha=detector.views.step).clamp_(0, 1)
                 found[name] = self.victim.features(moved, [name])[1][name]
         return found
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from medrobust.detectors import Detector, load_detectors, save_detectors
+from medrobust.detectors import Detector, load_detectors, save_detectors, views_needed
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter
@@ -22,7 +22,6 @@ from medrobust.evaluation.detector_fitting import (
     fit_name,
     fitted_on,
     noise_like,
-    perturbing,
 )
 from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
@@ -85,8 +84,7 @@ class Detection(EvaluationListener):
         for option, count in (("reference_per_class", reference_per_class), ("fit_per_class", fit_per_class)):
             if count is not None and count < 1:
                 raise ValueError(f"{option} counts images and is at least 1, got {count}")
-        if sum(getattr(detector, "perturbation", 0) > 0 for detector in self.detectors.values()) > 1:
-            raise ValueError("only one detector of an evaluation can have a perturbation: evaluate the others again")
+        views_needed(self.detectors.values())  # refuses two that ask for a gradient step
         if passes < 2:
             raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
         self._extractor: Extractor | None = None
@@ -142,7 +140,7 @@ class Detection(EvaluationListener):
 
     def _found(self, context: EvaluationContext, victim: EvaluatedVictim) -> Extractor:
         """The layers that the detectors see; a warning if the last of them is not the penultimate one."""
-        draws = any(detector.needs_draws for detector in self.detectors.values())
+        draws = views_needed(self.detectors.values()).draws
         extractor = Extractor(victim, self.layers, self.passes if draws else 0, self.seed)
         last, usual = extractor.names[-1], victim.layers_named(["activations"])[-1]
         if last != usual and context.is_first:
@@ -175,7 +173,7 @@ class Detection(EvaluationListener):
         self._forget()
         if self._extractor is None or not plan.is_pending():
             return
-        self._extractor.perturbing = None
+        self._extractor.stepping = None
         self._chosen = {
             (fit, planned.key): fit_key(fit, planned, plan.attacks) for fit in self.fit_on for planned in plan.attacks
         }
@@ -186,7 +184,8 @@ class Detection(EvaluationListener):
         if context.broadcast(bool(self.folder) and file.is_file()):  # all processes fit, or none
             loaded = load_detectors(file, weights, device)
             self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
-            self._extractor.perturbing = perturbing(loaded.values())
+            one_of_each = {name: one for fitted in self._fitted.values() for name, one in fitted.items()}
+            self._extractor.stepping = views_needed(one_of_each.values()).stepping
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(context, victim, data, plan, crafter, needed)
@@ -259,7 +258,7 @@ class Detection(EvaluationListener):
         prepared = {name: one for name, one in self.detectors.items() if self._has_dropout(name, one, on_first)}
         near, classes = reference.to(device), labels.to(device)
         prepared = _fitted(prepared, lambda one: one.fit_reference(near, classes), device, on_first)
-        self._extractor.perturbing = perturbing(prepared.values())
+        self._extractor.stepping = views_needed(prepared.values()).stepping
         loader = data.dataloader_of("adv_train", self.fit_per_class)
         found = fit_data(context, victim, plan, crafter, needed, self._extractor, loader, self.seed)
         for planned in needed:
@@ -283,7 +282,7 @@ class Detection(EvaluationListener):
     def _has_dropout(self, name: str, detector: Detector, on_first: bool) -> bool:
         """Whether a detector that needs passes with dropout can have them; said once if not."""
         assert self._extractor is not None
-        if detector.needs_draws and self._extractor.without_dropout:
+        if detector.views.draws and self._extractor.without_dropout:
             if on_first:
                 logger.warning("detector %s is left out: %s", name, self._extractor.without_dropout)
             return False

@@ -1,13 +1,15 @@
-"""Objectives: what an attacker raises, a value for each image. They add, subtract and scale."""
+"""Objectives: what an attacker raises, one value per image. They add, subtract and scale."""
 
 from medrobust.objectives.base import Objective, Step, WeightedSum
 from medrobust.objectives.clean_features import Reference, fit_objectives
-from medrobust.objectives.cross_entropy import CrossEntropy, Margin
+from medrobust.objectives.cross_entropy import CrossEntropy
 from medrobust.objectives.density_guides import DensityGuide, DimensionGuide
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
 from medrobust.objectives.feature_constraint import FeatureConstraint
 from medrobust.objectives.guides import ClosestGuide, RandomGuide
 from medrobust.objectives.layer_mean import LayerMean
+from medrobust.objectives.margin import Margin
+from medrobust.objectives.stabilization import Stabilization
 
 __all__ = [
     "ClosestGuide",
@@ -21,6 +23,7 @@ __all__ = [
     "Objective",
     "RandomGuide",
     "Reference",
+    "Stabilization",
     "Step",
     "WeightedSum",
     "fit_objectives",

@@ -1,4 +1,4 @@
-"""Objectives that read the victim's decision: cross-entropy and the margin on logits."""
+"""The cross-entropy objective, in a form that survives a saturated victim."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,35 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from medrobust.objectives.base import Objective, Step
+from medrobust.objectives.logit_gap import image_mean, logit_gap, own_loss, step_logits
 
 SATURATED = -50.0  # softplus'(-50) = 2e-22: sixteen decades above what float32 still carries through a network
-
-
-def logit_gap(logits: Tensor, targets: Tensor, soft: bool) -> Tensor:
-    """By how much the other classes lead the target's logit: ``max_{j != y} z_j - z_y``, or with logsumexp if soft.
-
-    The target is masked with -inf, not with 0, so that any shift of the logits is harmless.
-
-    Args:
-        logits: ``(N, K)`` or ``(N, K, H, W)``, K >= 2.
-        targets: ``(N,)`` or ``(N, H, W)``; negative labels give a gap of the first class, to be ignored.
-        soft: Logsumexp of the others instead of their maximum.
-
-    Returns:
-        ``(N,)`` or ``(N, H, W)``; positive where the target has lost.
-    """
-    if logits.shape[1] < 2:
-        raise ValueError(f"a margin needs at least two logits, got outputs of shape {tuple(logits.shape)}")
-    index = targets.clamp(min=0).unsqueeze(1)
-    others = logits.scatter(1, index, float("-inf"))
-    lead = others.logsumexp(1) if soft else others.amax(1)
-    return lead - logits.gather(1, index).squeeze(1)
-
-
-def image_mean(values: Tensor, targets: Tensor) -> Tensor:
-    """Mean over each image's labelled places, ``(N,)``; a class label is its image's only place."""
-    counted = (targets >= 0).to(values.dtype)
-    return (values * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1) if values.ndim > 1 else values
 
 
 @dataclass(frozen=True)
@@ -46,7 +20,16 @@ class CrossEntropy(Objective):
     Written as softplus of the soft margin m = logsumexp_{j != y} z_j - z_y, which is the same number and whose
     gradient sigmoid(m) dm does not round to zero at 1 - p_y < 6e-8. Where even that gradient is lost (m < -50 at all
     of an image's places), the image is reported and m itself is raised: the same direction without the lost factor.
-    For box victims it is the victim's own loss.
+
+    The victim's outputs and the targets decide what it is:
+
+    - classes ``(N,)`` or masks ``(N, H, W)`` with K >= 2 logits: the cross-entropy, for masks its mean over the
+      labelled pixels;
+    - the same targets with a single logit, or labels ``(N, L)`` or ``(N, L, H, W)`` with one logit each: the binary
+      cross-entropy, and its mean over the labelled entries;
+    - anything else, such as boxes: the victim's own loss.
+
+    Negative entries of masks and labels are ignored.
 
     Args:
         saturated: ``margin`` as above; ``keep`` stays with the vanishing gradient (to measure what it costs).
@@ -55,15 +38,16 @@ class CrossEntropy(Objective):
     saturated: Literal["margin", "keep"] = "margin"
 
     def __post_init__(self) -> None:
-        """Refuse a choice that there is not."""
+        """Refuse an unknown choice."""
         if self.saturated not in ("margin", "keep"):
             raise ValueError(f"saturated is 'margin' or 'keep', got {self.saturated!r}")
 
     def __call__(self, step: Step) -> Tensor:
         """Value of each image, ``(N,)``."""
-        if not isinstance(step.targets, Tensor):
-            return -step.loss if step.targeted else step.loss
-        gap = logit_gap(step.outputs, step.targets, soft=True)
+        logits = step_logits(step)
+        if logits is None:
+            return own_loss(step)
+        gap = logit_gap(logits, step.targets, soft=True)
         values = image_mean(functional.softplus(gap, threshold=80.0), step.targets)
         if step.targeted:
             return -values
@@ -73,31 +57,3 @@ class CrossEntropy(Objective):
         lost = lost.flatten(1).all(1) if lost.ndim > 1 else lost
         step.report_vanished(lost)
         return torch.where(lost, image_mean(gap, step.targets), values)
-
-
-@dataclass(frozen=True)
-class Margin(Objective):
-    """Carlini and Wagner's margin, -max(z_y - max_{j != y} z_j, -kappa) (Ma20 eq. 8; targeted: HFC21 eq. 3).
-
-    It stops growing, and its gradient is zero, once the victim is fooled by ``kappa``. For box victims, which have
-    no such margin, it is the victim's own loss.
-
-    Args:
-        kappa: Confidence by which the victim is to be fooled, in units of logits, >= 0.
-    """
-
-    kappa: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse a negative confidence."""
-        if not self.kappa >= 0:
-            raise ValueError(f"kappa is a confidence in units of logits and is not negative, got {self.kappa}")
-
-    def __call__(self, step: Step) -> Tensor:
-        """Value of each image, ``(N,)``."""
-        if not isinstance(step.targets, Tensor):
-            return -step.loss if step.targeted else step.loss
-        gap = logit_gap(step.outputs, step.targets, soft=False)
-        lead = -gap if step.targeted else gap
-        # not clamp: its gradient is zero at the bound, where a tie with kappa = 0 would stay for ever
-        return image_mean(torch.where(lead > self.kappa, self.kappa, lead), step.targets)

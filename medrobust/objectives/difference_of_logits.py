@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medrobust.objectives.base import Objective, Step
-from medrobust.objectives.cross_entropy import image_mean, logit_gap
+from medrobust.objectives.logit_gap import image_mean, logit_gap, own_loss, step_logits
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,18 @@ class DifferenceOfLogits(Objective):
 
     With two classes every number that ignores shift and scale is a function of the margin's sign, and its gradient
     is zero. There the margin itself is raised, max_{j != y} z_j - z_y: its value follows the scale, but a signed
-    step and the order of an image's values, which is all that ``APGD`` reads, do not. The same holds for a place at
-    which the divisor is 0.
+    step and the order of an image's values, which is all that ``APGD`` reads, do not. The same holds for a single
+    logit, for one logit per label, and for a place at which the divisor is 0.
 
-    Masks give the mean over an image's labelled pixels. For box victims it is the victim's own loss.
+    Masks and labels take the mean over an image's labelled entries. For anything else, such as boxes, it is the
+    victim's own loss.
     """
 
     def __call__(self, step: Step) -> Tensor:
         """Value of each image, ``(N,)``."""
-        if not isinstance(step.targets, Tensor):
-            return -step.loss if step.targeted else step.loss
-        logits = step.outputs
+        logits = step_logits(step)
+        if logits is None:
+            return own_loss(step)
         gap = logit_gap(logits, step.targets, soft=False)
         classes = logits.shape[1]
         if classes > 2:

@@ -447,7 +447,7 @@ def test_defaults_are_the_papers_but_for_the_warps_step_and_the_margin() -> None
         ({"lowest_degree": -1}, "got -1 for degree 10"),
         ({"degree": 1}, "got 1 for degree 1"),
         ({"degree": -2, "lowest_degree": 0}, "got 0 for degree -2"),
-        ({"gridsize": 1}, "gridsize counts control points a side and is at least 2, got 1"),
+        ({"gridsize": 1}, "gridsize counts control points per side and is at least 2, got 1"),
         ({"steps": 0}, "steps counts gradient steps"),
         ({"step_size_coefficients": 0.0}, "step_size_coefficients is in units of the natural logarithm of an image"),
         ({"step_size_warp": math.nan}, "step_size_warp is in units of coordinates that run from -1 to 1"),

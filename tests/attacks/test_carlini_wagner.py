@@ -207,9 +207,9 @@ def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -
 
 def test_masks_and_boxes_are_refused(segmenter: Any, linear: Any, images_of: Any, boxes_of: Any) -> None:
     images = images_of(2)
-    with pytest.raises(ValueError, match=r"takes one class an image, \(N,\), got masks \(2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got targets of shape \(2, 8, 8\)"):
         CWL2()(segmenter(), images, torch.zeros((2, 8, 8), dtype=torch.long))
-    with pytest.raises(ValueError, match=r"takes one class an image, \(N,\), got a list of boxes"):
+    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got a list of boxes"):
         CWL2()(linear(), images, boxes_of(2))
 
 

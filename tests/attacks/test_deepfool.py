@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medrobust.attacks.class_gradients import class_gradients
+from medrobust.attacks.class_boundaries import class_gradients
 from medrobust.attacks.deepfool import DeepFool
 from medrobust.networks import as_victim
 
@@ -210,7 +210,7 @@ def test_gradients_of_all_classes_are_the_same_in_one_pass_and_in_several(own: b
     def values() -> Tensor:
         return Doubled.apply(net(images)) if own else net(images)
 
-    single = torch.stack([torch.autograd.grad(values()[:, k].sum(), images)[0] for k in range(3)])
+    single = torch.stack([torch.autograd.grad(values()[:, k].sum(), images)[0] for k in range(3)], 1)
     for batched in (True, False, None):
         torch.testing.assert_close(class_gradients(values(), images, batched), single, rtol=1e-5, atol=1e-7)
 
@@ -234,13 +234,13 @@ def test_masks_boxes_and_unknown_classes_are_refused(
     segmenter: Any, linear: Any, images_of: Any, boxes_of: Any
 ) -> None:
     images = images_of(2)
-    with pytest.raises(ValueError, match=r"takes one class an image, \(N,\), got masks \(2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got targets of shape \(2, 8, 8\)"):
         DeepFool()(segmenter(), images, torch.zeros((2, 8, 8), dtype=torch.long))
-    with pytest.raises(ValueError, match=r"takes one class an image, \(N,\), got a list of boxes"):
+    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got a list of boxes"):
         DeepFool()(linear(), images, boxes_of(2))
     with pytest.raises(ValueError, match=r"needs logits \(N, K\) with K >= 2, the victim gave \(2, 2, 8, 8\)"):
         DeepFool()(segmenter(), images, torch.zeros(2, dtype=torch.long))
-    with pytest.raises(ValueError, match="the victim tells 2 classes, counted from 0, got class 2"):
+    with pytest.raises(ValueError, match="the victim distinguishes 2 classes, counted from 0, got class 2"):
         DeepFool()(linear(), images, torch.tensor([0, 2]))
 
 

@@ -333,9 +333,9 @@ def test_targets_that_are_no_classes_are_refused(
     segmenter: Any, box_victim: Any, images_of: Any, boxes_of: Any
 ) -> None:
     images = images_of(2)
-    with pytest.raises(ValueError, match="takes one class an image"):
+    with pytest.raises(ValueError, match="takes one class per image"):
         FAB()(segmenter(), images, torch.zeros(2, 8, 8).long())
-    with pytest.raises(ValueError, match="takes one class an image"):
+    with pytest.raises(ValueError, match="takes one class per image"):
         FAB()(box_victim(), images, boxes_of(2))
 
 

@@ -372,9 +372,9 @@ def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -
 
 
 def test_masks_and_boxes_are_refused(segmenter: Any, box_victim: Any, images_of: Any, boxes_of: Any) -> None:
-    with pytest.raises(ValueError, match=r"expected classes \(N,\), got masks \(2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got targets of shape \(2, 8, 8\)"):
         JSMA()(segmenter(), images_of(2), torch.zeros(2, 8, 8).long())
-    with pytest.raises(ValueError, match=r"expected classes \(N,\), got a list of boxes' dicts"):
+    with pytest.raises(ValueError, match=r"takes one class per image, \(N,\), got a list of boxes"):
         JSMA()(box_victim(), images_of(2), boxes_of(2))
 
 

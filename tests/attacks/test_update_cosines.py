@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from medrobust.attacks import BIM, FGSM, PGD
-from medrobust.attacks.update_cosines import Directions
+from medrobust.attacks.update_cosines import UpdateCosines
 from medrobust.networks import as_victim
 
 
 def test_cosines_of_known_paths() -> None:
-    directions, rows = Directions(torch.zeros(3, 1, 1, 2)), torch.arange(3)
+    cosines, rows = UpdateCosines(torch.zeros(3, 1, 1, 2)), torch.arange(3)
     paths = torch.tensor(
         [
             [[1.0, 0], [2, 0], [0, 3], [0, -1]],  # cosines 1, 0, -1
@@ -19,19 +19,19 @@ def test_cosines_of_known_paths() -> None:
         ]
     )
     for step in range(4):
-        directions.follow(paths[:, step].view(3, 1, 1, 2), rows)
-    measures = directions.measures()
+        cosines.follow(paths[:, step].view(3, 1, 1, 2), rows)
+    measures = cosines.measures()
     torch.testing.assert_close(measures["cos"], torch.tensor([0.0, (2 + 0.5**0.5) / 3, 1.0]))
     torch.testing.assert_close(measures["positive_cosines"], torch.tensor([1 / 3, 1.0, 1.0]))
 
 
 def test_images_that_leave_keep_what_they_had() -> None:
-    directions = Directions(torch.zeros(2, 1, 1, 2))
-    directions.follow(torch.tensor([[1.0, 0], [1.0, 0]]), torch.tensor([0, 1]))
-    directions.follow(torch.tensor([[1.0, 0], [0.0, 1]]), torch.tensor([0, 1]))
-    directions.keep(torch.tensor([1]))
-    directions.follow(torch.tensor([[0.0, -1]]), torch.tensor([1]))
-    torch.testing.assert_close(directions.measures()["cos"], torch.tensor([1.0, -0.5]))
+    cosines = UpdateCosines(torch.zeros(2, 1, 1, 2))
+    cosines.follow(torch.tensor([[1.0, 0], [1.0, 0]]), torch.tensor([0, 1]))
+    cosines.follow(torch.tensor([[1.0, 0], [0.0, 1]]), torch.tensor([0, 1]))
+    cosines.keep(torch.tensor([1]))
+    cosines.follow(torch.tensor([[0.0, -1]]), torch.tensor([1]))
+    torch.testing.assert_close(cosines.measures()["cos"], torch.tensor([1.0, -0.5]))
 
 
 def test_one_step_has_no_cosine_and_a_linear_victim_a_straight_path(linear: Any, images_of: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import callbacks.detection as module
 import polars
 import pytest
 import pytorch_lightning as pl
@@ -16,7 +17,6 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import callbacks.detection as module
 from callbacks import AdversarialBatch, Detection, EvaluationPlan, PlannedAttack, RecordJournal, Robustness
 from lightning_modules import Classifier
 from medrobust.attacks import FGSM, PGD, Attack, CWLinf, DeepFool, UniformNoise
@@ -462,7 +462,7 @@ def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
         ({"reference_per_class": 0}, "reference_per_class counts images and is at least 1, got 0"),
         ({"fit_per_class": -1}, "fit_per_class counts images and is at least 1, got -1"),
         ({"passes": 1}, "from 2 on, got 1"),
-        ({"detectors": {name: Mahalanobis(perturbation=0.01) for name in "ab"}}, "only one detector .* perturbation"),
+        ({"detectors": {name: Mahalanobis(perturbation=0.01) for name in "ab"}}, "only one detector .* gradient step"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import struct
-import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +16,7 @@ from datamodules import ChestXRay, MedicalDataModule, samplers
 from datamodules.chest_xray import patient_of
 from datamodules.images import read_image
 from datamodules.splits import Fractions
-from datamodules.transforms import Augmentation, evaluation_transform, training_transform
+from datamodules.transforms import Augmentation, Scene, evaluation_transform
 
 QUARTERS = Fractions(0.25, 0.25, 0.25, 0.25)
 
@@ -88,7 +86,7 @@ def test_reference_is_clean_train_in_stage_test(root: Path) -> None:
     module.setup("test")
     (reference,) = module.reference_dataloader()
     assert reference["id"] == [sample.id for sample in module.splits["train"]]
-    expected = evaluation_transform(16)(read_image(root / reference["id"][0], 3))
+    expected = evaluation_transform(16)(Scene(read_image(root / reference["id"][0], 3))).image
     torch.testing.assert_close(reference["image"][0], torch.from_numpy(expected).permute(2, 0, 1))
     (test,) = module.test_dataloader()
     assert test["id"] == [sample.id for sample in module.splits["val"]]
@@ -139,96 +137,6 @@ def test_augmentation_can_be_off_and_never_touches_evaluation(root: Path) -> Non
             torch.testing.assert_close(image, clean[id])
 
 
-def test_flip_alone_is_a_mirror_image() -> None:
-    image = np.arange(12, dtype=np.float32).reshape(3, 4, 1)[:, :3] / 12
-    only_flip = Augmentation(rotation=0, shift=0, scale=0, horizontal_flip=1)
-    np.testing.assert_array_equal(training_transform(3, augmentation=only_flip)(image, seed=0), image[:, ::-1])
-
-
-@pytest.mark.parametrize(
-    ("resize", "expected"),
-    [
-        # a 2 x 4 image to 2 x 2: the middle columns; means of pairs of columns; halved to 1 x 2 with black rows
-        ("crop", [[2, 3], [6, 7]]),
-        ("squash", [[1.5, 3.5], [5.5, 7.5]]),
-        ("pad", [[3.5, 5.5], [0, 0]]),
-    ],
-)
-def test_resize(resize: Any, expected: list[list[float]]) -> None:
-    image = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32)[:, :, None] / 10
-    result = evaluation_transform(2, resize)(image)[:, :, 0] * 10
-    np.testing.assert_allclose(np.sort(result, axis=0), np.sort(expected, axis=0), atol=1e-5)
-
-
-def test_shrinking_takes_the_mean_of_the_area() -> None:
-    board = np.indices((64, 64)).sum(0)[:, :, None].astype(np.float32) % 2
-    np.testing.assert_allclose(evaluation_transform(16)(board), 0.5, atol=1e-6)
-
-
-def png(path: Path, depth: int, colour: int, rows: list[bytes]) -> Path:
-    """Write a PNG by hand: `colour` 0 grey, 2 RGB, 4 grey with alpha, 6 RGBA."""
-    width = len(rows[0]) * 8 // depth // {0: 1, 2: 3, 4: 2, 6: 4}[colour]
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)),
-        (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))),
-        (b"IEND", b""),
-    ]
-    content = b"".join(struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    return path
-
-
-def test_sixteen_bit_images_keep_their_precision(tmp_path: Path) -> None:
-    grey = png(tmp_path / "g.png", 16, 0, [struct.pack(">3H", 0, 257, 65535)])
-    np.testing.assert_allclose(read_image(grey, 1)[0, :, 0], [0, 257 / 65535, 1], rtol=1e-6)
-    colour = png(tmp_path / "c.png", 16, 2, [struct.pack(">3H", 1, 300, 65535)])
-    np.testing.assert_allclose(read_image(colour, 3)[0, 0], [1 / 65535, 300 / 65535, 1], rtol=1e-6)
-    alpha = png(tmp_path / "a.png", 16, 6, [struct.pack(">4H", 1, 300, 65535, 7)])
-    np.testing.assert_allclose(read_image(alpha, 3)[0, 0], [1 / 65535, 300 / 65535, 1], rtol=1e-6)
-    both = png(tmp_path / "ga.png", 16, 4, [struct.pack(">2H", 1000, 0)])
-    np.testing.assert_allclose(read_image(both, 1)[0, 0], [1000 / 65535], rtol=1e-6)
-
-
-def test_alpha_is_dropped_palettes_are_expanded_bits_are_scaled(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[[10, 20, 30, 0]]], np.uint8), "RGBA").save(tmp_path / "rgba.png")
-    np.testing.assert_allclose(read_image(tmp_path / "rgba.png", 3)[0, 0], np.array([10, 20, 30]) / 255, rtol=1e-6)
-    Image.fromarray(np.array([[[90, 0]]], np.uint8), "LA").save(tmp_path / "la.png")
-    np.testing.assert_allclose(read_image(tmp_path / "la.png", 1)[0, 0], [90 / 255], rtol=1e-6)
-    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
-    palette.putpalette([200, 100, 50, 0, 0, 255])
-    palette.save(tmp_path / "p.png", transparency=0)
-    expected = np.array([[200, 100, 50], [0, 0, 255]]) / 255
-    np.testing.assert_allclose(read_image(tmp_path / "p.png", 3)[0], expected, rtol=1e-6)
-    # luma of ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B
-    np.testing.assert_allclose(
-        read_image(tmp_path / "p.png", 1)[0, 0], [expected[0] @ (0.299, 0.587, 0.114)], atol=1e-4
-    )
-    Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "bits.png", 1)[0, :, 0], [1, 0])
-    Image.new("CMYK", (2, 2), (0, 0, 0, 255)).save(tmp_path / "cmyk.jpeg", quality=100)
-    assert read_image(tmp_path / "cmyk.jpeg", 3).max() < 0.02
-
-
-@pytest.mark.parametrize(
-    ("orientation", "expected"),
-    [
-        (1, [[0, 1, 2], [3, 4, 5]]),
-        (2, [[2, 1, 0], [5, 4, 3]]),
-        (3, [[5, 4, 3], [2, 1, 0]]),
-        (4, [[3, 4, 5], [0, 1, 2]]),
-        (5, [[0, 3], [1, 4], [2, 5]]),
-        (6, [[3, 0], [4, 1], [5, 2]]),
-        (7, [[5, 2], [4, 1], [3, 0]]),
-        (8, [[2, 5], [1, 4], [0, 3]]),
-    ],
-)
-def test_exif_orientation(tmp_path: Path, orientation: int, expected: list[list[int]]) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(np.array([[0, 1, 2], [3, 4, 5]], np.uint8) * 40).save(tmp_path / "o.png", exif=exif)
-    np.testing.assert_allclose(read_image(tmp_path / "o.png", 1)[:, :, 0] * 255 / 40, expected, atol=1e-5)
-
-
 def damage(path: Path, kind: str) -> None:
     """Break a file in place."""
     content = path.read_bytes()
@@ -251,15 +159,6 @@ def test_bad_sample_raises_with_its_name(root: Path, kind: str, words: str, work
         list(module.test_dataloader())
     assert module.splits["adv_test"][1].path.name in str(caught.value)
     assert "expected a complete 8- or 16-bit JPEG or PNG image" in str(caught.value)
-
-
-def test_truncated_png_and_missing_file_raise(tmp_path: Path) -> None:
-    path = png(tmp_path / "deep.png", 16, 0, [np.random.default_rng(row).bytes(128) for row in range(64)])
-    path.write_bytes(path.read_bytes()[:4000])  # of more than 64 x 128, as noise cannot be compressed
-    with pytest.raises(ValueError, match="deep.png: expected a complete"):
-        read_image(path, 1)
-    with pytest.raises(ValueError, match="none.png: .* cannot be read"):
-        read_image(tmp_path / "none.png", 1)
 
 
 def test_bad_samples_are_skipped_counted_and_reported_once(root: Path) -> None:
@@ -357,19 +256,6 @@ def test_empty_splits(root: Path) -> None:
 def test_bad_arguments(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ChestXRay(tmp_path, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"rotation": 181}, "rotation is in degrees, from 0 to 180, got 181"),
-        ({"shift": 1}, "shift is a fraction, at least 0 and below 1, got 1"),
-        ({"horizontal_flip": 1.5}, "horizontal_flip is between 0 and 1, got 1.5"),
-    ],
-)
-def test_bad_augmentation(options: dict[str, float], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        Augmentation(**options)
 
 
 def test_export_and_import(root: Path, tmp_path: Path) -> None:

@@ -8,22 +8,42 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import samplers
+from datamodules import ClassificationDataModule, samplers
 from datamodules.samplers import EachImageOnce, ShuffledEpochs
 from datamodules.samples import Sample
-from datamodules.splits import SPLITS, Fractions, read_splits, split_by_patient, take, write_splits
+from datamodules.splits import (
+    SPLITS,
+    Fractions,
+    first_of_each_stratum,
+    read_splits,
+    split_by_patient,
+    take,
+    write_splits,
+)
 
 
-def made(*patients: tuple[str, str]) -> list[Sample]:
-    """Samples of (patient, one digit per image that says its label)."""
+def made(*patients: tuple[str, str]) -> list[Sample[int]]:
+    """Samples of patients, each given by a name and one digit per image: its class, which is its stratum."""
     return [
-        Sample(Path(f"/data/{name}-{copy}.png"), f"{name}-{copy}.png", int(label), name)
+        Sample(Path(f"/data/{name}-{copy}.png"), f"{name}-{copy}.png", int(label), name, stratum=int(label))
         for name, labels in patients
         for copy, label in enumerate(labels)
     ]
 
 
-def population() -> list[Sample]:
+class Digits(ClassificationDataModule):
+    """Two classes, of which only the way targets are written is wanted here."""
+
+    name, class_names = "digits", ("zero", "one")
+
+    def index(self) -> list[Sample[int]]:
+        return []
+
+
+DIGITS = Digits("digits")
+
+
+def population() -> list[Sample[int]]:
     """600 images: class 0 of 100 patients with one and 50 with two, class 1 of 400 with one image."""
     ones = [(f"a{n}", "0") for n in range(100)] + [(f"b{n}", "00") for n in range(50)]
     return made(*ones, *[(f"c{n}", "1") for n in range(400)])
@@ -74,6 +94,18 @@ KNOWN = {
 }
 
 
+def test_strata_may_have_names_and_numbers() -> None:
+    # 20 images of a clinic, 10 of another and 10 without one: each of them halved, whatever the targets
+    names = ["north"] * 20 + ["south"] * 10 + [7] * 10
+    samples = [Sample(Path(f"{n}.png"), f"{n}.png", None, f"{n}", stratum) for n, stratum in enumerate(names)]
+    splits = split_by_patient(samples, Fractions(0.5, 0, 0, 0.5), 0)
+    for split in ("train", "adv_test"):
+        assert Counter(s.stratum for s in splits[split]) == {"north": 10, "south": 5, 7: 5}
+    assert Counter(s.stratum for s in take(samples, 8, 0)) == {"north": 4, "south": 2, 7: 2}
+    assert [s.id for s in first_of_each_stratum(samples, 2)] == [f"{n}.png" for n in (0, 1, 20, 21, 30, 31)]
+    assert first_of_each_stratum(samples, None) == samples
+
+
 def test_patient_with_several_labels_belongs_to_the_most_frequent() -> None:
     # m: twice 1, once 0 -> stratum 1; t: a tie -> stratum 0. Each stratum then has its two patients in two splits.
     samples = made(("m", "011"), ("n", "111"), ("t", "01"), ("u", "00"))
@@ -103,13 +135,16 @@ def test_take_keeps_proportions_and_grows_with_the_limit() -> None:
 def test_csv_round_trip(tmp_path: Path) -> None:
     samples = made(("a, b", "01"), ('q"', "1"), ("ü", "0"), ("d", "1"), ("e", "0"), ("f", "1"))
     splits = split_by_patient(samples, Fractions(0.4, 0.2, 0.2, 0.2), 0)
-    write_splits(tmp_path / "splits.csv", splits)
-    assert read_splits(tmp_path / "splits.csv", samples, classes=2) == splits
+    write_splits(tmp_path / "splits.csv", splits, DIGITS.written)
+    assert read_splits(tmp_path / "splits.csv", samples, DIGITS.check_written) == splits
 
 
 def test_csv_gives_the_patient(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("id,split,patient\na-0.png,val,mother\n")
-    assert read_splits(tmp_path / "s.csv", made(("a", "1"), ("b", "1")), 2)["val"][0].patient == "mother"
+    assert (
+        read_splits(tmp_path / "s.csv", made(("a", "1"), ("b", "1")), DIGITS.check_written)["val"][0].patient
+        == "mother"
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +156,7 @@ def test_csv_gives_the_patient(tmp_path: Path) -> None:
         ("a-0.png,train,2,a", r"row 2: expected a target from 0 to 1, got '2'"),
         ("a-0.png,train,-1,a", r"row 2: expected a target from 0 to 1, got '-1'"),
         ("a-0.png,train,cat,a", r"row 2: expected a target from 0 to 1, got 'cat'"),
-        ("a-0.png,train,1,a", r"row 2: expected target 0 as the image's folder says, got 1"),
+        ("a-0.png,train,1,a", r"row 2: expected target 0 as the dataset gives it, got 1"),
         ("a-0.png,train,0,a\na-1.png,val,1,a", r"row 3: expected each patient in one split, got 'a' in train and val"),
         ("a-0.png", r"row 2: expected a split among .*, got ''"),
     ],
@@ -130,18 +165,18 @@ def test_bad_csv_rows(tmp_path: Path, rows: str, words: str) -> None:
     path = tmp_path / "splits.csv"
     path.write_text(f"id,split,target,patient\n{rows}\n")
     with pytest.raises(ValueError, match=f"splits.csv, {words}"):
-        read_splits(path, made(("a", "01"), ("b", "1")), classes=2)
+        read_splits(path, made(("a", "01"), ("b", "1")), DIGITS.check_written)
 
 
 def test_bad_csv_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="none.csv: expected a split file with the columns id, split"):
-        read_splits(tmp_path / "none.csv", [], classes=2)
+        read_splits(tmp_path / "none.csv", [], DIGITS.check_written)
     (tmp_path / "columns.csv").write_text("id,target\na-0.png,0\n")
     with pytest.raises(ValueError, match=r"columns.csv, row 1: .*missing \['split'\]"):
-        read_splits(tmp_path / "columns.csv", [], classes=2)
+        read_splits(tmp_path / "columns.csv", [], DIGITS.check_written)
     (tmp_path / "binary.csv").write_bytes(b"id,split\n\xff\xd8\xff,val\n")
     with pytest.raises(ValueError, match="binary.csv: expected a CSV file in UTF-8"):
-        read_splits(tmp_path / "binary.csv", [], classes=2)
+        read_splits(tmp_path / "binary.csv", [], DIGITS.check_written)
 
 
 def deal(monkeypatch: pytest.MonkeyPatch, length: int, world: int, batch_size: int) -> list[list[list[int]]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.base import Features, Views
 from medrobust.detectors.bayesian_uncertainty import BayesianUncertainty, KernelDensityUncertainty
 from medrobust.detectors.kernel_density import KernelDensity
 from medrobust.metrics.separation import auroc
@@ -109,7 +109,7 @@ def test_scores_are_the_same_alone_in_any_batch_and_after_restoring() -> None:
 @pytest.mark.parametrize("kind", [BayesianUncertainty, KernelDensityUncertainty])
 def test_features_without_usable_passes_are_refused(kind: type[BayesianUncertainty]) -> None:
     labels, values = torch.zeros(5).long(), normal(5, 4)
-    assert kind.needs_draws
+    assert kind().views == Views(draws=True)
     with pytest.raises(ValueError, match=f"{kind.__name__} needs passes with dropout, and the features have none"):
         kind().fit(seen(None, values), labels)
     with pytest.raises(ValueError, match=r"draws \(N, T, K\) of at least T = 2 passes, got \(5, 1, 3\)"):

@@ -115,6 +115,17 @@ def test_features_of_either_precision_are_taken(kind: type[Detector], dtype: tor
     torch.testing.assert_close(fitted[kind].score(other), fitted[kind].score(features))
 
 
+def test_it_reads_no_view_that_it_does_not_ask_for(kind: type[Detector], fitted: Any) -> None:
+    detector, (features, labels) = fitted[kind], drawn(10, 18)
+    plain = Features(features.layers, labels)
+    assert detector.views.step == 0  # of the defaults: a step costs passes of the victim
+    if detector.views.draws:
+        with pytest.raises(ValueError, match=f"{kind.__name__} needs passes with dropout, and the features have none"):
+            detector.score(plain)
+    else:
+        assert torch.equal(detector.score(plain), detector.score(features))
+
+
 def test_what_it_cannot_take_gets_one_sentence(kind: type[Detector], fitted: Any) -> None:
     features, labels = drawn(60, 17)
     broken = Features({**features.layers, "early": features.layers["early"] * torch.nan}, labels, features.draws)

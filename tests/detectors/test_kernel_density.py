@@ -147,7 +147,7 @@ def test_scores_are_the_same_alone_in_any_batch_and_in_float32(monkeypatch: Any)
     together = detector.score(points)
     alone = torch.cat([detector.score(points[i : i + 1]) for i in range(9)])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=0)
-    monkeypatch.setattr("medrobust.detectors.local_dimension.MEMORY", 20 * 8 * 3)  # a few rows at a time
+    monkeypatch.setattr("medrobust.detectors.numerics.MEMORY", 20 * 8 * 3)  # a few rows at a time
     torch.testing.assert_close(together, detector.score(points), rtol=1e-9, atol=0)
     torch.testing.assert_close(fitted(values, labels).sigma, detector.sigma)
     assert detector.score(points[torch.zeros(9).bool()]).shape == (0,)

@@ -136,7 +136,7 @@ def test_scores_are_the_same_alone_and_in_any_batch(monkeypatch: Any) -> None:
     together = detector.score(points)
     alone = torch.cat([detector.score(points[i : i + 1]) for i in range(11)])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=0)
-    monkeypatch.setattr("medrobust.detectors.local_dimension.MEMORY", 8 * 12 * 2)  # two rows at a time
+    monkeypatch.setattr("medrobust.detectors.numerics.MEMORY", 8 * 12 * 2)  # two rows at a time
     torch.testing.assert_close(together, detector.score(points), rtol=1e-9, atol=0)
     assert detector.measure(points[torch.zeros(11).bool()]).shape == (0, 2)
 

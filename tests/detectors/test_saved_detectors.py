@@ -208,7 +208,7 @@ def test_a_file_of_something_else_is_refused(saved, tmp_path) -> None:
         ({"detectors": None}, "its header is not complete"),
         ({"detectors": {"a": {"class": "SupportVectors"}}}, "its header is not complete"),
         ({"class": "Missing"}, "there is no detector class 'Missing' to load"),
-        ({"class": "KernelDetector"}, "there is no detector class 'KernelDetector' to load"),
+        ({"class": "SupportVectorDetector"}, "there is no detector class 'SupportVectorDetector' to load"),
         ({"class": "Module"}, "there is no detector class 'Module' to load"),
         ({"parameters": {"depth": 3}}, "does not hold what its header says: TypeError.*depth"),
         ({"parameters": {"penalty": -1}}, "does not hold what its header says: ValueError.*penalty"),

@@ -82,8 +82,8 @@ def test_images_are_moved_towards_the_nearest_class() -> None:
     extractor = Extractor(Pixels(), ["pixels"])
     extractor.perturbing = detector
     features = extractor(images, ["a"])
-    assert features.perturbed is not None
-    torch.testing.assert_close(features.perturbed["pixels"], torch.tensor([[0.25, 0.75, 0.93, 0.06]]))
+    assert features.stepped is not None
+    torch.testing.assert_close(features.stepped["pixels"], torch.tensor([[0.25, 0.75, 0.93, 0.06]]))
     plain = Mahalanobis(shrinkage=1.0)
     plain.fit_reference(known, torch.zeros(400, dtype=torch.long))
     assert float(detector.measure(features)) < float(plain.measure(features))

@@ -11,7 +11,7 @@ from torch.nn import functional
 from medrobust.attacks import BIM, SignGradient
 from medrobust.networks import Outcome, as_victim, class_outcome
 from medrobust.objectives import CrossEntropy, Margin, Objective, Step, WeightedSum
-from medrobust.objectives.cross_entropy import logit_gap
+from medrobust.objectives.logit_gap import logit_gap
 
 
 class Identity(nn.Module):
@@ -113,9 +113,10 @@ def test_the_gap_of_two_classes_is_their_difference_with_slopes_of_one(soft: boo
     torch.testing.assert_close(gradient, torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
 
 
-def test_one_logit_has_no_gap() -> None:
-    with pytest.raises(ValueError, match=r"at least two logits, got outputs of shape \(3, 1\)"):
-        logit_gap(torch.zeros(3, 1), torch.zeros(3).long(), False)
+def test_outputs_that_fit_no_targets_have_no_gap() -> None:
+    expected = r"got outputs of shape \(3, 4, 5\) for targets of shape \(3,\)"
+    with pytest.raises(ValueError, match=expected):
+        logit_gap(torch.zeros(3, 4, 5), torch.zeros(3).long(), False)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Separation of scores: by hand, by all pairs, against scikit-learn, and the two versions against each other."""
+"""Separation of scores: by hand, by all pairs, against scikit-learn, and both versions of AUROC together."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from medrobust.metrics import separation as in_torch
+from medrobust.metrics.separation import auroc as auroc_in_torch
 from medrobust.results import separation
 
 
@@ -30,8 +30,8 @@ def test_auroc_is_scikit_learns_and_the_share_of_pairs(negative, positive):
     labels = np.repeat([0, 1], [len(negative), len(positive)])
     assert separation.auroc(negative, positive) == pytest.approx(pairs, abs=1e-12)
     assert separation.auroc(negative, positive) == pytest.approx(roc_auc_score(labels, np.r_[negative, positive]))
-    ours = in_torch.auroc(torch.from_numpy(negative), torch.from_numpy(positive))
-    assert separation.auroc(negative, positive) == pytest.approx(float(ours), abs=1e-12)
+    in_torch = auroc_in_torch(torch.from_numpy(negative), torch.from_numpy(positive))
+    assert separation.auroc(negative, positive) == pytest.approx(float(in_torch), abs=1e-12)
 
 
 def test_tpr_at_tnr_by_hand():
@@ -50,7 +50,6 @@ def test_a_tenth_of_the_negatives_may_be_flagged_whatever_products_round_to(coun
     negative = np.arange(float(count))
     expected = count // 10
     assert separation.tpr_at_tnr(negative, negative) == expected / count
-    assert float(in_torch.tpr_at_tnr(*[torch.from_numpy(negative)] * 2)) == expected / count
 
 
 @pytest.mark.parametrize(("negative", "positive"), CASES)
@@ -59,19 +58,17 @@ def test_tpr_is_the_highest_of_the_curve_at_that_fpr(negative, positive, tnr):
     labels = np.repeat([0, 1], [len(negative), len(positive)])
     false, true, _ = sklearn_roc_curve(labels, np.r_[negative, positive], drop_intermediate=False)
     assert separation.tpr_at_tnr(negative, positive, tnr) == true[false <= 1 - tnr + 1e-12].max()
-    ours = in_torch.tpr_at_tnr(torch.from_numpy(negative), torch.from_numpy(positive), tnr)
-    assert ours.dtype == torch.float64
-    assert separation.tpr_at_tnr(negative, positive, tnr) == pytest.approx(float(ours))
 
 
 @pytest.mark.parametrize(("negative", "positive"), CASES)
 def test_roc_curves_are_scikit_learns(negative, positive):
     labels = np.repeat([0, 1], [len(negative), len(positive)])
     expected = sklearn_roc_curve(labels, np.r_[negative, positive], drop_intermediate=False)[:2]
-    ours = in_torch.roc_curve(torch.from_numpy(negative), torch.from_numpy(positive))
-    for theirs, rates in zip(expected, ours, strict=True):
-        np.testing.assert_allclose(rates.numpy(), theirs)
     corners = separation.roc_curve(negative, positive)
+    # scikit-learn's points lie on our corners or on the straight lines between them, vertical ones included
+    along = [rates[0] + rates[1] for rates in (expected, corners)]
+    for theirs, rates in zip(expected, corners, strict=True):
+        np.testing.assert_allclose(np.interp(along[0], along[1], rates), theirs, atol=1e-12)
     assert np.trapezoid(corners[1], corners[0]) == pytest.approx(separation.auroc(negative, positive))
     assert len(corners[0]) <= len(expected[0])
 
@@ -97,9 +94,6 @@ def test_nothing_comes_of_an_empty_group():
         assert [len(rates) for rates in separation.roc_curve(negative, positive)] == [0, 0]
         images = numbers[: len(negative)], numbers[: len(positive)]
         assert separation.bootstrap_intervals(negative, images[0], positive, images[1]) == (None, None)
-        tensors = torch.from_numpy(negative), torch.from_numpy(positive)
-        assert torch.isnan(in_torch.tpr_at_tnr(*tensors))
-        assert torch.isnan(in_torch.roc_curve(*tensors)[0]).all() == (len(negative) == 0)
 
 
 def test_scores_that_cannot_be_ranked_and_rates_that_cannot_be_are_refused():
@@ -110,8 +104,6 @@ def test_scores_that_cannot_be_ranked_and_rates_that_cannot_be_are_refused():
     for tnr in (0.0, -0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="true negative rate"):
             separation.tpr_at_tnr(some, some, tnr)
-        with pytest.raises(ValueError, match="true negative rate"):
-            in_torch.tpr_at_tnr(torch.from_numpy(some), torch.from_numpy(some), tnr)
 
 
 def intervals(negative, positive, copies=1, **options):

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules import ChestXRay
 
-ROOT = Path(__file__).resolve().parents[2] / "shared/data/chest_xray"
+ROOT = Path(__file__).resolve().parents[3] / "shared/data/chest_xray"
 
 pytestmark = [
     pytest.mark.real,

@@ -1,0 +1,142 @@
+"""Datasets of box detection: the boxes of objects in each image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.base import MedicalDataModule
+from datamodules.images import read_image
+from datamodules.samples import Sample
+from datamodules.transforms import LEAST_VISIBLE, Scene, Transform, evaluation_transform, training_transform
+
+ROUNDING = 0.01  # pixels: corners may lie so far outside, where a file gives them with few decimals
+
+
+class BoxTarget(TypedDict):
+    """The boxes of one image.
+
+    Args:
+        boxes: Corners x1, y1, x2, y2, float32 ``(B, 4)``, in pixels of the transformed image, whose upper left
+            corner is (0, 0) and whose lower right corner is (W, H).
+        labels: Class index of each box, int64 ``(B,)``.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+
+class BoxDataModule(MedicalDataModule[Any]):
+    """Images with any number of boxes, also none; each box has one of K classes.
+
+    Batches hold ``target`` as a list of N dictionaries ``{"boxes": float32 (B, 4), "labels": int64 (B,)}``, see
+    `BoxTarget`. A sample's target is a list of ``(class index, x1, y1, x2, y2)`` in pixels of the file, or whatever
+    else a dataset's own `read_boxes` takes, such as the path of a text file. All images are of one stratum unless
+    `index` gives them others.
+
+    Boxes move along with their images. ``resize: squash`` and ``pad`` keep all of them, ``crop`` clips those at the
+    border. In training, black instead of a mirror image comes in from beyond the border: no object appears twice.
+
+    Args:
+        root: Folder of the dataset.
+        least_visible: A box is dropped if cropping or augmentation leaves a smaller share of its area inside the
+            image, above 0 and below 1; the others are clipped.
+        **kwargs: As `MedicalDataModule`.
+
+    Raises:
+        ValueError: An argument lies outside its range.
+    """
+
+    task: ClassVar[str] = "boxes"
+
+    def __init__(self, root: str | Path, least_visible: float = LEAST_VISIBLE, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        if not 0 < least_visible < 1:
+            raise ValueError(f"least_visible is a share above 0 and below 1, got {least_visible}")
+        self.least_visible = least_visible
+
+    def read(self, sample: Sample[Any]) -> Scene:
+        """The image of a sample and its boxes.
+
+        Raises:
+            ValueError: A file cannot be read; the message names it.
+        """
+        image = read_image(sample.path, self.channels)
+        boxes, labels = self.read_boxes(sample, *image.shape[:2])
+        return Scene(image, boxes=boxes, labels=labels)
+
+    def read_boxes(self, sample: Sample[Any], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """The boxes of a sample; to be replaced where they lie in files.
+
+        Args:
+            sample: The sample.
+            height: Height of its image, in pixels.
+            width: Width of its image, in pixels.
+
+        Returns:
+            Corners x1, y1, x2, y2 in pixels, ``(B, 4)`` float64, and class indices, ``(B,)`` int64.
+
+        Raises:
+            ValueError: The boxes cannot be read; the message names their file.
+        """
+        rows = np.array(sample.target, np.float64).reshape(-1, 5)
+        return rows[:, 1:], rows[:, 0].astype(np.int64)
+
+    def check(self, sample: Sample[Any], scene: Scene) -> None:
+        """Refuse boxes that are empty or not inside the image, and classes that have no name.
+
+        Raises:
+            ValueError: A box is wrong; the message names the file.
+        """
+        file = sample.target if isinstance(sample.target, Path) else sample.path
+        if scene.boxes is None or scene.labels is None or scene.boxes.shape != (len(scene.labels), 4):
+            raise ValueError(
+                f"{file}: expected boxes (B, 4) with labels (B,), got {_shape(scene.boxes)} with {_shape(scene.labels)}"
+            )
+        height, width = scene.image.shape[:2]
+        for place, (box, label) in enumerate(zip(scene.boxes.tolist(), scene.labels.tolist(), strict=True), 1):
+            x1, y1, x2, y2 = box
+            corners = f"got ({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
+            if not (x1 < x2 and y1 < y2):
+                raise ValueError(f"{file}: expected x1 < x2 and y1 < y2 in box {place}, {corners}")
+            if not all(
+                -ROUNDING <= low < side and 0 < high <= side + ROUNDING
+                for low, high, side in ((x1, x2, width), (y1, y2, height))
+            ):
+                raise ValueError(
+                    f"{file}: expected box {place} inside its image of {width} x {height} pixels, {corners}"
+                )
+            if not 0 <= label < self.num_classes:
+                names = ", ".join(self.class_names)
+                raise ValueError(
+                    f"{file}: expected a class from 0 to {self.num_classes - 1} ({names}) in box {place}, got {label}"
+                )
+
+    def target_of(self, sample: Sample[Any], scene: Scene) -> BoxTarget:
+        """The transformed boxes that are still visible, with their classes."""
+        assert scene.boxes is not None  # `check` has refused the others
+        assert scene.labels is not None
+        return {"boxes": torch.from_numpy(scene.boxes).float(), "labels": torch.from_numpy(scene.labels).long()}
+
+    def batch_targets(self, targets: Sequence[BoxTarget]) -> list[BoxTarget]:
+        """The list of N targets: images differ in their number of boxes."""
+        return list(targets)
+
+    def target_settings(self) -> list[Any]:
+        """The names of the classes, and which boxes are dropped."""
+        return [list(self.class_names), self.least_visible]
+
+    def transform_for_evaluation(self) -> Transform:
+        """How the scenes of all loaders but the training's become square."""
+        return evaluation_transform(self.image_size, self.resize, self.least_visible)
+
+    def transform_for_training(self) -> Transform:
+        """How training scenes become square and are changed at random."""
+        return training_transform(self.image_size, self.resize, self._augmentation(), "black", self.least_visible)
+
+
+def _shape(values: np.ndarray | None) -> str:
+    return "none" if values is None else str(values.shape)

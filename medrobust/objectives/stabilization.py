@@ -1,0 +1,91 @@
+"""The stabilisation of SMIA (Qi et al., ICLR 2021, arXiv:2103.05232), which compares two decisions of the victim."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medrobust.objectives.base import Objective, Step
+from medrobust.objectives.logit_gap import class_logits, image_mean, logit_gap
+
+Distance = Literal["kl", "cross_entropy", "hard"]
+UNFIT = "the stabilization compares logits of classes, masks or labels"
+
+
+def smoothed(perturbation: Tensor, side: int, sigma: float) -> Tensor:
+    """Convolve each channel with a Gaussian, W * eta of SMIA21 eq. 4; the perturbation is 0 beyond the border.
+
+    Args:
+        perturbation: ``(N, C, H, W)``.
+        side: Side of the kernel in pixels, odd.
+        sigma: Its standard deviation in pixels.
+    """
+    places = torch.arange(side, dtype=torch.float64) - side // 2
+    line = torch.exp(-places.square() / (2 * sigma**2))
+    kernel = torch.outer(line, line)
+    channels = perturbation.shape[1]
+    weights = (kernel / kernel.sum()).to(perturbation).expand(channels, 1, -1, -1)
+    return functional.conv2d(perturbation, weights, padding="same", groups=channels)
+
+
+@dataclass(frozen=True)
+class Stabilization(Objective):
+    """Minus the distance between the decisions on x + eta and on x + W * eta (SMIA21 eq. 4); 0 at the first step.
+
+    With q the probabilities at x + W * eta and p those at x + eta. The paper leaves open what L of two predictions
+    is, and whether the gradient also flows through q; all readings are here. It adds a forward to each step, and a
+    backward too if ``through``. Masks and labels take the mean over an image's labelled entries; a single logit z, for
+    an image, a pixel or a label, is a decision between the logits 0 and z.
+
+    Args:
+        distance: ``kl``, sum q (ln q - ln p); ``cross_entropy``, - sum q ln p; ``hard``, cross-entropy of p to the
+            class that is likeliest under q, as in the authors' code.
+        through: Let the gradient flow through q too, as the paper's derivative has it; the authors' code does not.
+        kernel: Side of the Gaussian W in pixels, odd.
+        sigma: Its standard deviation in pixels.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
+
+    distance: Distance = "kl"
+    through: bool = True
+    kernel: int = 3
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown distance and a kernel that has no centre or no width."""
+        if self.distance not in ("kl", "cross_entropy", "hard"):
+            raise ValueError(f"the stabilization is 'kl', 'cross_entropy' or 'hard', got {self.distance!r}")
+        if not isinstance(self.kernel, int) or self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel is the odd side of a Gaussian in pixels, got {self.kernel}")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma is a standard deviation in pixels and is positive, got {self.sigma}")
+
+    def __call__(self, step: Step) -> Tensor:
+        """Value of each image, ``(N,)``.
+
+        Raises:
+            ValueError: The victim's outputs are not logits that fit the targets.
+        """
+        if not isinstance(step.targets, Tensor):
+            raise ValueError(f"{UNFIT}, got a list of boxes")
+        if step.index == 0:  # eta is 0, or noise that the victim has not seen yet
+            return 0 * step.images.flatten(1).sum(1)
+        with torch.set_grad_enabled(self.through and self.distance != "hard"):
+            smooth_outputs = step.victim(step.clean + smoothed(step.images - step.clean, self.kernel, self.sigma))
+            smooth_logits = class_logits(smooth_outputs, step.targets)
+        logits = class_logits(step.outputs, step.targets)
+        if smooth_logits is None or logits is None:
+            raise ValueError(f"{UNFIT}, got outputs that do not fit targets of shape {tuple(step.targets.shape)}")
+        step.count(forwards=1, backwards=int(smooth_logits.requires_grad))
+        if self.distance == "hard":
+            likeliest = smooth_logits.argmax(1)
+            # the same form as cross-entropy's, so that equal classes cancel to exactly 0 and not to rounding
+            values = functional.softplus(logit_gap(logits, likeliest, soft=True), threshold=80.0)
+            return -image_mean(values, step.targets)
+        log_q, log_p = smooth_logits.log_softmax(1), logits.log_softmax(1)
+        surprise = log_q - log_p if self.distance == "kl" else -log_p
+        return -image_mean((log_q.exp() * surprise).sum(1), step.targets)
