@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks import Attack
+from medrobust.detectors import Detector
 from medrobust.objectives import Objective
 
 
@@ -82,7 +83,7 @@ def known_classes() -> list[str]:
     """Names of the project's classes that a configuration may name."""
     return [
         found.__name__
-        for base in (Attack, Objective, VictimModule, MedicalDataModule, Callback)
+        for base in (Attack, Objective, Detector, VictimModule, MedicalDataModule, Callback)
         for found in _below(base)
         if not inspect.isabstract(found)
     ]

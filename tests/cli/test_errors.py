@@ -77,7 +77,8 @@ def complaint(
         ("data", ["--data", "ChestXray"], "", "ChestXray"),
         ("data in a file", [], "data: {class_path: ChestXray}", "ChestXray"),
         ("optimizer", ["--model.optimizer", "Adamm"], "", "Adamm"),
-        ("attack", [], attack("{class_path: PDG}"), "PDG"),
+        ("attack", [], attack("{class_path: PDG}"), "did you mean PGD"),
+        ("detector", [], "detection: {detectors: {kd: {class_path: KernelDensty}}}", "did you mean KernelDensity"),
         ("data class as model", ["--model", "PhantomChestXRay"], "", "PhantomChestXRay"),
     ],
 )
