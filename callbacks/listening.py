@@ -1,6 +1,6 @@
 """The library's listeners as Lightning callbacks, so that a trainer and a configuration can hold them.
 
-Each listens to the ``Robustness`` callback of the same trainer; what it does is told by the class that it derives from.
+Each listens to the ``Robustness`` callback of the same trainer; the class that it derives from says what it does.
 """
 
 from pytorch_lightning.callbacks import Callback

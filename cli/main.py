@@ -58,7 +58,7 @@ class RunConfig(SaveConfigCallback):
         text = self.parser.dump(config, skip_none=False)
         replace_file(self.path, text.encode())
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if hasattr(data, "export_splits"):
+        if isinstance(data, MedicalDataModule):
             data.export_splits(self.path.with_name("splits.csv"))
         for log in trainer.loggers:
             log.log_hyperparams({"config": text})
@@ -79,7 +79,7 @@ class MedRobustCLI(LightningCLI):
         }
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
-        """Build a parser that takes configuration files by -c, the attacks of the last one only."""
+        """Build a parser that takes configuration files by -c; their attacks replace those of earlier files."""
         parser = self.parser_class(allow_abbrev=False, **options)
         parser.add_argument("-c", "--config", action=OverlayFile, help="Configuration file; later ones win.")
         return parser
@@ -88,7 +88,7 @@ class MedRobustCLI(LightningCLI):
         """Leave the checkpoint's hyper-parameters alone: the configuration alone says what is built."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what every run has."""
+        """Add the options that every run has."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run, and of its folder.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the runs.")
         parser.add_lightning_class_args(Robustness, "attack")
@@ -110,14 +110,14 @@ class MedRobustCLI(LightningCLI):
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
-        """Leave Lightning's own table of metrics out: they stand below ours."""
+        """Switch off Lightning's own table of metrics: ours shows them."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         if subcommand != "fit":
             parser.set_defaults({"verbose": False})
         return parser
 
     def before_instantiate_classes(self) -> None:
-        """Settle folders and checkpoint, before anything is built."""
+        """Resolve the run's folders and its checkpoint, before anything is built."""
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and not config.attack.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
@@ -146,11 +146,11 @@ class MedRobustCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
-        """Add the progress bar, and leave out what the trainer's switches forbid."""
+        """Add the progress bar, and drop what the trainer's switches turn off."""
         given = config.get("callbacks") or []
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress()]
-        if config["strategy"] == "ddp":  # ranks end hours apart where one has all that is left
+        if config["strategy"] == "ddp":  # ranks may finish hours apart
             config["strategy"] = DDPStrategy(timeout=timedelta(days=3))
         if config["enable_checkpointing"] is False:
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
@@ -163,7 +163,7 @@ class MedRobustCLI(LightningCLI):
             check_checkpoint(Path(path), self.model)
 
     def after_fit(self) -> None:
-        """Say where the result lies."""
+        """Print where the checkpoint and the configuration are."""
         best = self.trainer.checkpoint_callback
         if self.trainer.is_global_zero and isinstance(best, ModelCheckpoint) and best.best_model_path:
             score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
@@ -218,7 +218,7 @@ def shown(path: Path) -> str:
 
 
 def main(program: Program, arguments: list[str] | None = None) -> None:
-    """Run a command line; a mistake of the user ends it with one sentence and exit status 2.
+    """Run a command line; a user's mistake ends it with one sentence and exit status 2.
 
     Set the environment variable ``MEDROBUST_TRACEBACK=1`` to see where the sentence came from.
     """
@@ -245,7 +245,7 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
 
 
 def quiet() -> None:
-    """Leave on the console what a user has to read: no adverts, no hints at settings that are chosen on purpose."""
+    """Keep the console to what a user has to read: no adverts, no hints about settings that are chosen on purpose."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     lightning = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric")
     for name in (*lightning, "httpx", "matplotlib", "PIL", "urllib3"):

@@ -17,12 +17,15 @@ from medrobust.networks.victims import Outputs, Targets
 
 
 class VictimModule(pl.LightningModule):
-    """A network to be fooled. It takes images in [0, 1] and normalises them itself.
+    """A network that is fine-tuned, attacked and evaluated. It takes images in [0, 1] and normalises them itself.
 
     Args:
         network: Maps normalised images ``(N, C, H, W)`` to outputs.
         mean: Mean to subtract, one number or one per channel.
-        std: Standard deviation to divide by, likewise.
+        std: Standard deviation to divide by, one number or one per channel.
+
+    Raises:
+        ValueError: ``std`` is not positive.
     """
 
     mean: Tensor
@@ -38,7 +41,7 @@ class VictimModule(pl.LightningModule):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
         if not bool((self.std > 0).all()):
-            raise ValueError(f"std divides the images and is positive, got {std}")
+            raise ValueError(f"std divides the images and must be positive, got {std}")
 
     def forward(self, images: Tensor) -> Outputs:
         """Outputs for images ``(N, C, H, W)`` in [0, 1]."""
@@ -118,7 +121,7 @@ class VictimModule(pl.LightningModule):
             path: A checkpoint that ``train.py`` has written.
 
         Raises:
-            ValueError: It is no such checkpoint, or of another kind of victim.
+            ValueError: The file is not such a checkpoint, or holds another kind of victim.
         """
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -134,5 +137,5 @@ class VictimModule(pl.LightningModule):
         return victim
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down what the weights belong to."""
+        """Store what the weights belong to."""
         checkpoint["victim"] = self.description()

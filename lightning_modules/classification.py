@@ -40,16 +40,16 @@ class Classifier(VictimModule):
         channels: Channels of the images.
         weights: Where to start: ``hub`` (timm's download), a local file, or None for random weights.
         options: Further arguments of the timm network, such as ``pad_type: same``.
-        mean: Mean that images in [0, 1] are reduced by, one number or one per channel; 0.5 and 0.5 give [-1, 1].
-        std: Standard deviation that they are divided by.
+        mean: Mean to subtract from images in [0, 1], one number or one per channel; 0.5 and 0.5 give [-1, 1].
+        std: Standard deviation to divide by, one number or one per channel.
         optimizer: Optimiser class with its settings; default AdamW, learning rate 3e-4.
         schedule: ``constant``, ``cosine`` (5 % linear warm-up, then a half cosine to 0, by step), or a scheduler
-            class with its settings, stepped once an epoch (ReduceLROnPlateau watches ``val/loss``).
-        class_weights: ``balanced`` (inverse frequency in Train), one number a class, or None.
-        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
+            class with its settings, stepped once per epoch (ReduceLROnPlateau watches ``val/loss``).
+        class_weights: ``balanced`` (inverse frequency in Train), one number per class, or None.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
 
     Raises:
-        ValueError: An argument is out of its range, or the weights cannot be had.
+        ValueError: An argument is out of its range, or the weights cannot be loaded.
     """
 
     loss_weights: Tensor

@@ -1,4 +1,4 @@
-"""The form of a victim that attacks see, a deployment copy, and the form that judges: itself, in float32."""
+"""Two forms of a victim: the deployment copy that is attacked, and the victim itself, which judges in float32."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ Precision = Literal[32, "bf16"]
 
 
 class Deployment:
-    """Holds the copies of victims' networks that are attacked in their place.
+    """Keeps deployment copies of networks, which are attacked in place of the originals.
 
     Args:
-        enabled: Fold and use channels_last; with False the network is attacked as it is.
+        enabled: Fold BatchNorm and use channels_last; with False the network itself is attacked.
         precision: ``32`` or ``bf16``, of the attack's forwards and gradients.
     """
 
     def __init__(self, enabled: bool = True, precision: Precision = 32) -> None:
-        """Keep the settings; the copy is made of the first images."""
+        """Keep the settings; a copy is made when the first images arrive."""
         if precision not in (32, "bf16"):
             raise ValueError(f"precision is 32 or bf16, got {precision!r}")
         self.enabled, self.precision = enabled, precision
@@ -38,19 +38,19 @@ class Deployment:
         return {} if self.precision == 32 else {"precision": self.precision}
 
     def forget(self) -> None:
-        """Drop the copies: the weights may have changed."""
+        """Drop the copies, because the weights may have changed."""
         self._copies = {}
 
     @contextmanager
     def used(self, victim: EvaluatedVictim, attack: Attack, images: Tensor) -> Iterator[None]:
-        """Let a victim run on the copy of its network; afterwards it has its own again, also after an exception.
+        """Run a victim on the copy of its network; its original network is put back, also after an exception.
 
-        An attack that reads a layer which folding has changed does without the folded copy.
+        An attack that reads a layer which folding has changed runs on the original network.
 
         Args:
             victim: The victim.
             attack: The attack that is about to run.
-            images: Its images ``(N, C, H, W)``, of which a few prove the copy equal.
+            images: The images that it attacks, ``(N, C, H, W)``; the first two are used to check the copy.
         """
         if not self.enabled and self.precision == 32:
             yield
@@ -72,10 +72,10 @@ class Deployment:
             try:
                 with frozen(victim), torch.no_grad():
                     network, _ = deployment_copy(network, victim.normalised(images[:2]))
-            except (
-                Exception
-            ) as error:  # whatever a foreign network does, the evaluation goes on with the network itself
-                warnings.warn(f"the victim is attacked as it is, a copy cannot be made of it: {error}", stacklevel=2)
+            except Exception as error:  # whatever a foreign network raises, it can still be attacked itself
+                warnings.warn(
+                    f"no deployment copy can be made, so the network itself is attacked: {error}", stacklevel=2
+                )
                 network = victim.network
         return BFloat16(network) if self.precision == "bf16" else network
 
@@ -90,7 +90,7 @@ def _folded(network: nn.Module) -> Sequence[str]:
 
 
 def layers_read(value: Any) -> list[str]:
-    """Layers that an attack's objectives read, also those of attacks within it."""
+    """Layers that an attack's objectives read, including those of the attacks inside it."""
     if isinstance(value, Objective):
         return list(value.layers)
     if isinstance(value, list | tuple):
@@ -104,18 +104,18 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     """Refuse bf16 on a CPU.
 
     Raises:
-        ValueError: With the reason.
+        ValueError: The precision is bf16 and the device is a CPU.
     """
     if precision == "bf16" and device.type == "cpu":
         raise ValueError(
-            "precision: bf16 is for GPUs; on a CPU it is 13 to 15 times slower and turns 10 to 19 % of the gradients' "
-            "signs round: use precision: 32"
+            "precision: bf16 is for GPUs; on a CPU it is 13 to 15 times slower and flips 10 to 19 % of the gradients' "
+            "signs: use precision: 32"
         )
 
 
 @contextmanager
 def judging(victim: Victim) -> Iterator[None]:
-    """Hold a victim for a forward that is to be believed: frozen, no gradients, float32 without TF32's rounding."""
+    """Hold a victim for a forward that decides a record: frozen, without gradients, in float32 without TF32."""
     settings = _precision_settings()
     kept = [getattr(backend, name) for backend, name, _ in settings]
     for backend, name, exact in settings:
@@ -129,7 +129,7 @@ def judging(victim: Victim) -> Iterator[None]:
 
 
 def _precision_settings() -> list[tuple[Any, str, Any]]:
-    """Switches of torch that decide how float32 is computed, and their values that keep all of its digits."""
+    """Torch's switches for how float32 is computed, each with the value that keeps full precision."""
     backends: Any = torch.backends
     if hasattr(backends.cudnn, "conv"):  # from torch 2.9 on; setting the older switches too would be an error
         places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)

@@ -1,4 +1,4 @@
-"""Detection: fits detectors of adversarial images on Train and AdvTrain, and scores every attacked image."""
+"""Detection: fits detectors of adversarial images on Train and AdvTrain, then scores every attacked image."""
 
 import logging
 import re
@@ -37,18 +37,18 @@ Kind: TypeAlias = tuple[str, str | float]  # of image: clean, noisy or adversari
 class Detection(EvaluationListener):
     """Scores the clean, the noisy and the adversarial version of every image by every detector.
 
-    Densities are fitted on clean images of Train, classifiers on AdvTrain (clean and noisy images against those of an
-    attack that fool the victim; images that it gets wrong are left out), and the split under evaluation is only
-    judged. The scores are columns of the records: ``detector_D_F`` of the adversarial image, ``detector_D_F_clean``
-    and ``detector_D_F_noisy``, for the detector D fitted on the attack F. A detector that cannot be fitted is left
-    out with a warning, and its columns stay empty.
+    Densities are fitted on clean images of Train, classifiers on AdvTrain (clean and noisy images against those
+    adversarial ones that fool the victim, without the images that the victim gets wrong anyway). The split under
+    evaluation is only scored. The scores are columns of the records: ``detector_D_F`` of the adversarial image,
+    ``detector_D_F_clean`` and ``detector_D_F_noisy``, for the detector D fitted on the attack F. A detector that cannot
+    be fitted is left out with a warning, and its columns stay empty.
 
     Args:
         detectors: Detectors by name, of letters, digits and ``-``.
-        layers: Layers that they see, by names, patterns or ``activations``.
-        fit_on: Attacks, by their names in the configuration, that classifiers are fitted on, each judged on all
-            attacks; ``same`` fits one for every attack and judges it on that attack alone. An attack that runs at
-            several radii is taken at the judged one's radius, or the nearest.
+        layers: Layers that the detectors see, given by names, patterns or ``activations``.
+        fit_on: Names of the attacks that classifiers are fitted on; each classifier is judged on all attacks.
+            ``same`` fits one classifier per attack and judges it on that attack alone. Where an attack runs at
+            several radii, the radius of the judged attack is used, or the nearest one.
         reference_per_class: Clean images of Train of each class that densities are fitted on; None for all.
         fit_per_class: Images of AdvTrain of each class; None for all.
         passes: Passes with dropout for Bayesian uncertainty.
@@ -139,7 +139,7 @@ class Detection(EvaluationListener):
         return {"detection": described}
 
     def _found(self, context: EvaluationContext, victim: EvaluatedVictim) -> Extractor:
-        """The layers that the detectors see; a warning if the last of them is not the penultimate one."""
+        """An extractor of the detectors' layers; warns if the last of them is not the penultimate layer."""
         draws = views_needed(self.detectors.values()).draws
         extractor = Extractor(victim, self.layers, self.passes if draws else 0, self.seed)
         last, usual = extractor.names[-1], victim.layers_named(["activations"])[-1]
@@ -148,7 +148,7 @@ class Detection(EvaluationListener):
         return extractor
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Refuse to judge detectors on what they are fitted on, and to fit them on what they are to tell apart from.
+        """Refuse to judge detectors on the images that they are fitted on, or to fit them on the control.
 
         Raises:
             ValueError: The split is Train or AdvTrain, or an attack to fit on is the noise that was added as control.
@@ -169,7 +169,7 @@ class Detection(EvaluationListener):
         plan: EvaluationPlan,
         crafter: Crafter,
     ) -> None:
-        """Fit the detectors, or load what an evaluation that was killed has fitted."""
+        """Fit the detectors, or load those that a killed evaluation has fitted."""
         self._forget()
         if self._extractor is None or not plan.is_pending():
             return
@@ -225,11 +225,11 @@ class Detection(EvaluationListener):
                     batch.columns[f"detector_{name}_{fit}{suffix}"] = scores
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Let the detectors go; they are saved."""
+        """Drop the detectors, which are saved."""
         self._forget()
 
     def _measure(self, kind: Kind, images: Tensor, batch: AdversarialBatch) -> dict[str, Tensor]:
-        """What each detector measures of images; the clean and the noisy ones are shared by the attacks of a batch."""
+        """What each detector measures of images; all attacks on a batch share the clean and noisy ones."""
         if kind not in self._measured:
             assert self._extractor is not None
             features = self._extractor(images, batch.targets, batch.ids)
@@ -280,7 +280,7 @@ class Detection(EvaluationListener):
             self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")
 
     def _has_dropout(self, name: str, detector: Detector, on_first: bool) -> bool:
-        """Whether a detector that needs passes with dropout can have them; said once if not."""
+        """Whether a detector that needs passes with dropout can have them; the first process logs it if not."""
         assert self._extractor is not None
         if detector.views.draws and self._extractor.without_dropout:
             if on_first:
@@ -299,7 +299,7 @@ def _fitted(
     on_first: bool,
     where: str = "",
 ) -> dict[str, Detector]:
-    """The detectors that can be fitted; each of the others is named once with its reason."""
+    """The detectors that could be fitted; the first process logs why each of the others could not."""
     good = {}
     for name, detector in detectors.items():
         try:

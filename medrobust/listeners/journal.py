@@ -24,16 +24,16 @@ from medrobust.results.records import Journal, finished
 
 
 class RecordJournal(EvaluationListener):
-    """Writes every attacked image's record to the evaluation's folder, one file for each rank.
+    """Writes a record of every attacked image into the evaluation's folder, one file per process.
 
-    The images that the journal holds already, from a run that was killed or from another number of ranks, are not
-    attacked again. Records are told apart by a hash of victim, data and attack, so that a changed victim or attack
-    starts anew and nothing is mixed.
+    Images that the journal already holds, from a killed run or from a run on another number of processes, are not
+    attacked again. Records carry a hash of victim, data and attack, so a changed victim or attack starts afresh and
+    nothing is mixed.
 
     Args:
         folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
         run: Name of the run.
-        resume: Keep what the journal holds; with False everything is attacked anew, and the old records are deleted
+        resume: Keep what the journal holds. With False everything is attacked again, and the old records are deleted
             at the end.
         seed: Seed of the run, for the report.
     """
@@ -51,7 +51,7 @@ class RecordJournal(EvaluationListener):
         data: EvaluationData,
         attacks: Sequence[AttackIdentity],
     ) -> dict[str, Any]:
-        """Note which files there are before any process writes.
+        """Note which files exist before any process writes.
 
         Raises:
             ValueError: No folder is given.
@@ -62,7 +62,7 @@ class RecordJournal(EvaluationListener):
         return {}
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Write the manifest, and say which images are done."""
+        """Write the manifest, and mark the images that are done."""
         folder = Path(self.folder)
         if context.is_first:
             write_manifest(folder, self._manifest(context, victim, plan))
@@ -79,7 +79,7 @@ class RecordJournal(EvaluationListener):
         self._journal.append(self._records(batch))
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Close this rank's file, and delete what is not to be kept: had the run died before, nothing would be lost."""
+        """Close this process's file, and only now delete old records, so that a killed run loses nothing."""
         assert self._journal is not None
         self._journal.close()
         if context.is_first:
@@ -175,7 +175,7 @@ def device_name(device: torch.device) -> str:
 
 
 def command_line() -> str:
-    """The command as a reader can type it: of absolute paths, which are one machine's, only the last part."""
+    """The command that was typed; absolute paths, which belong to one machine, are cut to their last part."""
     return shlex.join(["python", Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])
 
 

@@ -19,11 +19,11 @@ from medrobust.networks.victims import EvaluatedVictim, is_classes
 
 
 class Panels(EvaluationListener):
-    """Saves the pictures that the report shows, always of the same images, whatever the ranks or the attack.
+    """Saves the pictures that the report shows: the same images for every attack and any number of processes.
 
     Args:
         folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
-        count: Images of each attack and radius, spread over the classes; 0 for none.
+        count: Number of images per attack and radius, spread over the classes; 0 for none.
     """
 
     def __init__(self, folder: str = "", count: int = 4) -> None:
@@ -41,7 +41,7 @@ class Panels(EvaluationListener):
         plan: EvaluationPlan,
         crafter: Crafter,
     ) -> None:
-        """Choose the images: class by class, in the order of a hash of their ids."""
+        """Choose the images: one stratum after the other in turn, in the order of a hash of their ids."""
         strata: dict[str, list[str]] = {}
         for id, stratum in sorted(plan.images, key=lambda image: hashlib.sha256(image[0].encode()).digest()):
             strata.setdefault(stratum, []).append(id)
@@ -91,7 +91,7 @@ class Panels(EvaluationListener):
             self._save(about, pictures)
 
     def _save(self, about: dict[str, Any], pictures: dict[str, Tensor]) -> None:
-        """Write the pictures, and last the file that names them."""
+        """Write the pictures, then the file that names them."""
         folder = Path(self.folder) / "panels"
         folder.mkdir(parents=True, exist_ok=True)
         image = hashlib.sha256(about["id"].encode()).hexdigest()[:8]

@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 
 class Quality(EvaluationListener):
-    """Measures every attacked image: the columns ``psnr`` in dB, ``ssim``, ``brisque_clean`` and ``brisque``.
+    """Measures the quality of every attacked image: columns ``psnr`` in dB, ``ssim``, ``brisque_clean``, ``brisque``.
 
-    Records that were made without a model keep an empty BRISQUE when the evaluation is resumed with one.
+    Records that were written without a model keep an empty BRISQUE when the evaluation is resumed with a model.
 
-    A value that is not defined is NaN: the PSNR of an unchanged image, the SSIM of one below 11 pixels on a side, the
-    BRISQUE of a constant one or of one below 16 pixels, and every BRISQUE where no model is found.
+    Undefined values are NaN: the PSNR of an unchanged image, the SSIM of an image with a side below 11 pixels, the
+    BRISQUE of a constant image or one with a side below 16 pixels, and every BRISQUE if no model is found.
 
     Args:
         brisque: BRISQUE's model: a folder with ``allmodel`` and ``allrange`` of LIVE's release, or a weight file of
-            piq. None looks at the environment variable ``MEDROBUST_BRISQUE``, then for piq's own weights.
+            piq. None looks at the environment variable ``MEDROBUST_BRISQUE``, then for piq's downloaded weights.
         ssim: Measure SSIM too.
         download: Let piq download its weights if no model is at hand.
 
     Raises:
-        ValueError: ``brisque`` names what is no model of BRISQUE's.
+        ValueError: ``brisque`` names something that is not a BRISQUE model.
     """
 
     def __init__(self, brisque: str | None = None, ssim: bool = True, download: bool = True) -> None:
@@ -54,7 +54,7 @@ class Quality(EvaluationListener):
         data: EvaluationData,
         attacks: Sequence[AttackIdentity],
     ) -> dict[str, Any]:
-        """Find BRISQUE's model on the first process and give it to all: they must not differ in what they measure."""
+        """Find BRISQUE's model on the first process and share it, so that all processes measure the same."""
         found = self._named or (find_brisque(None, self.download) if context.is_first else None)
         self._model = context.broadcast(found)
         self._forget()
@@ -82,7 +82,7 @@ class Quality(EvaluationListener):
         batch.columns["brisque"] = self._count(model.score(adversarial))
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Say how many images have no BRISQUE score; each rank speaks of its own."""
+        """Log how many images have no BRISQUE score; each process logs its share."""
         if without := int(self._without):
             logger.warning(
                 "%d of %d clean and adversarial images have no BRISQUE score, being constant or too small",

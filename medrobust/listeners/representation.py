@@ -18,16 +18,17 @@ from medrobust.networks.victims import EvaluatedVictim
 
 
 class Representation(EvaluationListener):
-    """Measures the features of every attacked image beside those of its clean one.
+    """Compares the features of every adversarial image with those of its clean one.
 
     Columns of the records: ``mean_L_clean`` and ``mean_L``, the mean of layer L's features before and after the
     attack (HFC21 Table 1); with ``directions`` also ``direction_weights``, the cosine between the change of the
-    penultimate features and w_new - w_true, the difference of the classifier's weights of the class that is predicted
-    after the attack (of the two-class other one where the attack failed) and the true one (Fig. 2a), and
-    ``direction_A``, the cosine between that change and the change under the attack A that ran before (Fig. 2b).
+    penultimate features and w_new - w_true, where w_new and w_true are the classifier's weights of the class predicted
+    after the attack and of the true class (Fig. 2a; where the attack failed, the likeliest other class takes the place
+    of the new one), and ``direction_A``, the cosine between that change and the change under attack A, which ran
+    before (Fig. 2b).
 
     Args:
-        layers: Layers whose means are measured, by names, patterns or ``activations``.
+        layers: Layers whose means are measured, given by names, patterns or ``activations``.
         directions: Compare the directions in which attacks push the penultimate features.
 
     Raises:
@@ -67,7 +68,7 @@ class Representation(EvaluationListener):
         return {"representation": {"layers": self._means, "directions": compared}}
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Attack an image by all attacks anew if one is missing: their directions are compared."""
+        """Redo all attacks on an image if one of them is missing, because their directions are compared."""
         if not self.directions or not plan.attacks:
             return
         everywhere = set.intersection(*(plan.done.get(planned.key, set()) for planned in plan.attacks))
@@ -98,8 +99,8 @@ class Representation(EvaluationListener):
                 f"directions compares the change of {self._last!r}, {change.shape[1]} channels, with the weights of a "
                 f"linear layer that reads {weights.shape[1]}: the victim's last activations are not what it reads"
             )
-        others = batch.clean_outputs.scatter(1, batch.targets[:, None], float("-inf")).argmax(1)
-        heading = torch.where(after.predictions != batch.targets, after.predictions, others)
+        likeliest_other = batch.clean_outputs.scatter(1, batch.targets[:, None], float("-inf")).argmax(1)
+        heading = torch.where(after.predictions != batch.targets, after.predictions, likeliest_other)
         batch.columns["direction_weights"] = _cosine(change, weights[heading] - weights[batch.targets])
         for other in batch.plan.attacks:
             earlier = self._changes.get(other.key)
@@ -109,7 +110,7 @@ class Representation(EvaluationListener):
         self._changes[batch.planned.key] = change
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Let the last batch go."""
+        """Drop the last batch."""
         self._clean, self._changes = ((), {}), {}
 
 
@@ -119,7 +120,7 @@ def _column(attack: str, epsilon: float | None) -> str:
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
-    """Cosine of each row, NaN where one of them is zero."""
+    """Cosine between matching rows, NaN where one of the two is zero."""
     values = functional.cosine_similarity(one.double(), other.double(), dim=1, eps=0.0)
     return torch.where((one.abs().amax(1) > 0) & (other.abs().amax(1) > 0), values, torch.nan)
 

@@ -1,4 +1,4 @@
-"""Transfer: what was crafted on one victim is judged by others in the same pass (SBF20 Table 1)."""
+"""Transfer: adversarial images crafted on one victim are judged by others in the same pass (SBF20 Table 1)."""
 
 import re
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ class Transfer(EvaluationListener):
     """Shows every adversarial image to other victims of the same task, the judges.
 
     Each judge adds three columns to the records: ``judge_NAME_before`` and ``judge_NAME_after``, whether it is right
-    about the clean and about the adversarial image, and ``judge_NAME_success``, whether the attack reached its aim
-    with it. A judge that has the victim's own weights shows the white-box rate, the diagonal of the matrix.
+    about the clean and about the adversarial image, and ``judge_NAME_success``, whether the attack also reached its
+    aim against this judge. A judge with the victim's own weights shows the white-box rate, the matrix's diagonal.
 
     Args:
-        judges: By name, a run's folder (its best checkpoint is taken) or a checkpoint, written by ``train.py``.
+        judges: Each judge's run folder, whose best checkpoint is taken, or a checkpoint of ``train.py``, by name.
 
     Raises:
-        ValueError: A name is not made of letters, digits, ``-`` and ``_``; or (at set-up) a checkpoint does not exist
-            or is of another kind of victim.
+        ValueError: A name is not made of letters, digits, ``-`` and ``_``; or (later, before images are read) a
+            checkpoint does not exist or holds another kind of victim.
     """
 
     def __init__(self, judges: dict[str, str] | None = None) -> None:
@@ -76,7 +76,7 @@ class Transfer(EvaluationListener):
                 batch.columns[f"judge_{name}_success"] = attack.reached(judge, outputs, aims)
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Let the judges and the last batch go."""
+        """Drop the judges and the last batch."""
         self._before, self._victims = ([], {}), {}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

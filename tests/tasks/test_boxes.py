@@ -11,9 +11,6 @@ from datamodules import BoxDataModule, Sample, Scene
 from lightning_modules import VictimModule
 from medrobust.networks import Outcome
 
-BOXES = [(0, 0, 0, 4, 4), (0, 4, 4, 8, 8)]  # class, x1, y1, x2, y2
-Found = list[dict[str, Tensor]]
-
 
 class Spots(VictimModule):
     """Scores each of two fixed boxes by its mean brightness and finds those above one half."""
@@ -21,18 +18,17 @@ class Spots(VictimModule):
     def __init__(self) -> None:
         super().__init__(nn.AvgPool2d(4), mean=0.5, std=0.1)
 
-    def forward(self, images: Tensor) -> Found:
-        maps = self.network(self.normalised(images))[:, 0]
-        return [{"scores": row.diagonal()} for row in maps]
+    def forward(self, images: Tensor) -> Any:
+        return [{"scores": scores.diagonal()} for scores in self.network(self.normalised(images))[:, 0]]
 
-    def loss(self, images: Tensor, targets: Found) -> Tensor:
+    def loss(self, images: Tensor, targets: Any) -> Tensor:
         return torch.stack([-scores.sum() for scores in self.scores(self(images), targets)])
 
-    def outcome(self, outputs: Found, targets: Found) -> Outcome:
+    def outcome(self, outputs: Any, targets: Any) -> Outcome:
         found = torch.stack([(scores > 0).float().mean() for scores in self.scores(outputs, targets)])
         return Outcome(found > 0.5, found)
 
-    def scores(self, outputs: Found, targets: Found) -> list[Tensor]:
+    def scores(self, outputs: Any, targets: Any) -> list[Tensor]:
         places = [target["boxes"][:, 0].gt(0).long() for target in targets]
         return [output["scores"][place] for output, place in zip(outputs, places, strict=True)]
 
@@ -43,7 +39,8 @@ class Specular(BoxDataModule):
     name, class_names = "specular", ("spot",)
 
     def index(self) -> list[Sample[Any]]:
-        return [Sample(Path(f"{n:02d}"), f"{n:02d}", BOXES[: 1 + n % 2], f"{n:02d}") for n in range(80)]
+        boxes = [(0, 0, 0, 4, 4), (0, 4, 4, 8, 8)]
+        return [Sample(Path(id := f"{n:02d}"), id, boxes[: 1 + n % 2], id) for n in range(80)]
 
     def read(self, sample: Sample[Any]) -> Scene:
         image = np.zeros((8, 8, 1), np.float32)
