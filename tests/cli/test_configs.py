@@ -48,7 +48,7 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
 
 
 def overlay(folder: Path, text: str, name: str = "overlay.yaml") -> Path:
-    """A configuration of its own."""
+    """Write a configuration file."""
     path = folder / name
     path.write_text(text)
     return path
