@@ -1,8 +1,8 @@
-# make demo | test | lint | bench | clean: each sets up what it needs, in .venv
+# make demo | test | slow | lint | bench | clean: each sets up what it needs in .venv; the extra dev includes the application
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# peer libraries, for reference tests and benchmarks, without their old pins
+# peer libraries for reference tests and benchmarks, installed without their dependencies, whose pins are old
 PEERS := torchattacks foolbox eagerpy GitPython gitdb smmap adversarial-robustness-toolbox adv-lib six
 THREADS ?= 1
 
@@ -20,7 +20,7 @@ demo: $(VENV)/ready
 	$(BIN)/python train.py fit -c configs/demo.yaml
 	$(BIN)/python evaluate.py test -c runs/demo/train.yaml -c configs/attacks/linf.yaml --ckpt_path best
 
-# one thread: most tests are too small to share, and some start two processes
+# one thread: most tests are too small to gain from more, and some start two processes
 test: $(VENV)/ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
@@ -36,7 +36,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.sign_gradient
 	$(BIN)/python -m benchmarks.classification
 	$(BIN)/python -m benchmarks.detectors
-	$(BIN)/python -m benchmarks.hidden
+	$(BIN)/python -m benchmarks.feature_constraint
 
 clean:
 	rm -rf runs data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache

@@ -1,1 +1,1 @@
-"""Benchmarks: what our methods cost beside their floor and beside other libraries, on this machine."""
+"""Benchmarks: what the methods cost on this machine, compared with their floor and with other libraries."""

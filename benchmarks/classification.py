@@ -1,4 +1,4 @@
-"""Times attacks on classifiers against their floor and four libraries, and weighs what they find: ``make bench``."""
+"""Measures attacks on classifiers against their floor and four libraries, in time, success and norm: ``make bench``."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ from benchmarks.sign_gradient import (
     timed,
 )
 from benchmarks.tables import write_documentation
-from benchmarks.undefended import textures, undefended
+from benchmarks.trained_victims import textures, trained_classifier
 from medrobust.attacks import JSMA, Crafted
 
 PEERS = (*LIBRARIES, "adversarial-robustness-toolbox", "adv-lib")
@@ -51,15 +51,15 @@ class Size:
     """How much is measured.
 
     Args:
-        batch: Number of images; of the search of CW-L2 a quarter, of the worst cases half.
+        batch: Number of images; a quarter of it for the search of CW-L2, half for the worst cases.
         side: Their height and width.
         training: Training steps of the network.
-        steps: Steps of CW-L2; of the others half as many.
-        queries: Queries of the square attack in the worst case at 1/255.
+        steps: Steps of CW-L2; the other attacks take half as many.
+        queries: Queries of Square in the worst case at 1/255.
         sides: Sides at which the memory of JSMA is measured.
-        rounds: How often everything is measured, unless the command line says otherwise.
-        limit: Seconds after which a peer is given up.
-        slow: Seconds above which a peer is measured once instead of in every round.
+        rounds: Default number of rounds, in each of which everything is measured once.
+        limit: Seconds after which a peer is stopped and left out.
+        slow: Seconds above which a peer is measured only once instead of in every round.
     """
 
     batch: int = 32
@@ -77,11 +77,11 @@ QUICK = Size(8, 32, 20, 4, 10, (32, 64), 1, 3.0, 1.0)
 
 
 class FirstClasses(nn.Module):
-    """A network's logits of its first classes alone, as medical classifiers have few.
+    """A network's logits of its first classes only, since medical classifiers have few classes.
 
     Args:
         network: Maps images to logits.
-        classes: Number of classes that are left.
+        classes: Number of classes to keep.
     """
 
     def __init__(self, network: nn.Module, classes: int) -> None:
@@ -95,7 +95,7 @@ class FirstClasses(nn.Module):
 
 
 class OutOfTimeError(Exception):
-    """A peer has had its time."""
+    """A peer has exceeded its time limit."""
 
 
 @dataclass
@@ -108,11 +108,11 @@ class Passes:
 
 @contextmanager
 def watched(network: nn.Module, limit: float) -> Iterator[Passes]:
-    """Count what goes through a network, and stop what uses it for longer than ``limit`` seconds."""
+    """Count the images that pass through a network, and stop whoever uses it for longer than ``limit`` seconds."""
     passes, end = Passes(), time.perf_counter() + limit
 
     def forward(module: nn.Module, inputs: Any, outputs: Tensor) -> None:
-        """Count a forward, and have its backward counted."""
+        """Count a forward pass, and register the count of its backward pass."""
         if time.perf_counter() > end:
             raise OutOfTimeError(f"did not finish in {limit:.0f} s")
         number = len(outputs)
@@ -133,7 +133,7 @@ def watched(network: nn.Module, limit: float) -> Iterator[Passes]:
 
 @dataclass(frozen=True)
 class Tried:
-    """First run of a contender, which warms up, counts and tells whether it runs at all."""
+    """First run of a contender: it warms up, counts passes and shows whether the contender runs at all."""
 
     seconds: float
     made: Tensor | Crafted
@@ -141,13 +141,13 @@ class Tried:
 
 
 def first_run(contest: Contest, key: str, limit: float, device: torch.device) -> Tried | str:
-    """Run a contender once; if it is a peer and fails or takes too long, say so instead."""
+    """Run a contender once; return the reason instead if it is a peer that fails or takes too long."""
     if key in OURS:
         return Tried(*timed(contest.runs[key], 1, device), Passes())
     try:
         with watched(contest.network, limit) as passes:
             seconds, made = timed(contest.runs[key], 1, device)
-    except Exception as error:  # whatever a peer does, the others are measured
+    except Exception as error:  # a failing peer must not keep the others from being measured
         reason = str(error) if isinstance(error, OutOfTimeError) else f"failed: {type(error).__name__}"
         print(f"{contest.method} by {key} is left out: {error!r}", flush=True)
         return reason
@@ -185,7 +185,7 @@ def measure(contests: list[Contest], size: Size, rounds: int, device: torch.devi
 
 
 def weighed(contest: Contest, made: Tensor | Crafted, passes: Passes) -> dict[str, Any]:
-    """Success, median norm of the images that succeeded, and passes an image."""
+    """Success, median norm of the images that succeeded, and passes per image."""
     images = made.images if isinstance(made, Crafted) else made
     wrong = answers(contest.network, made) != contest.targets
     success = ~wrong if contest.targeted else wrong
@@ -195,13 +195,13 @@ def weighed(contest: Contest, made: Tensor | Crafted, passes: Passes) -> dict[st
         norms = change.norm(dim=1) if contest.norm == "l2" else (change != 0).sum(1).float()
         row["norm"] = statistics.median(norms.tolist())
     for name in ("forwards", "backwards"):
-        own = isinstance(made, Crafted)
-        row[name] = float(getattr(made, name).double().mean()) if own else getattr(passes, name) / len(images)
+        is_ours = isinstance(made, Crafted)
+        row[name] = float(getattr(made, name).double().mean()) if is_ours else getattr(passes, name) / len(images)
     return row
 
 
 def peak(run: Callable[[], Any], device: torch.device) -> int:
-    """Largest number of bytes of tensors that a run holds at a time, beyond those that were there before."""
+    """Peak number of bytes that a run holds in tensors, beyond those that existed before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -221,7 +221,7 @@ def peak(run: Callable[[], Any], device: torch.device) -> int:
 
 
 def memory(network: nn.Module, side: int, device: torch.device) -> dict[str, Any]:
-    """Memory and time of three steps of our JSMA on one image, beside a floor step."""
+    """Memory and time of three steps of our JSMA on one image, next to the memory of a floor step."""
     images, classes = (tensor.to(device) for tensor in textures(1, side, seed=0))
     subject = Subject(network, images, classes, {})
     goals = (answers(network, images) + 1) % subject.classes
@@ -237,8 +237,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, help="default 4, quick 1")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out; stores nothing")
-    parser.add_argument("--tables", action="store_true", help="measure nothing, only rewrite the documentation")
+    parser.add_argument("--quick", action="store_true", help="a short trial with small sizes that stores nothing")
+    parser.add_argument("--tables", action="store_true", help="measure nothing; only rewrite the documentation")
     arguments = parser.parse_args()
     if arguments.tables:
         write_documentation(DOCUMENTATION, RESULTS, "classification", render)
@@ -246,11 +246,11 @@ def main() -> None:
     device, size = torch.device(arguments.device), QUICK if arguments.quick else Size()
     torch.backends.cudnn.benchmark = False  # shapes change when images leave the batch
     load = os.getloadavg()[0]
-    network = undefended("resnet18", size.side, size.training).requires_grad_(False).to(device)
+    network = trained_classifier("resnet18", size.side, size.training).requires_grad_(False).to(device)
     found = libraries()
 
     def subject(attacked: nn.Module, number: int, side: int, classes: int = 10) -> Subject:
-        """The first images of some classes, with what the network takes them for."""
+        """The first images of the first classes, with the network's own predictions as targets."""
         images, truths = (tensor.to(device) for tensor in textures(10 * number, side, seed=0))
         images = images[truths < classes][:number]
         return Subject(attacked, images, answers(attacked, images), found)

@@ -1,4 +1,4 @@
-"""The contenders on classifiers: small norms, few pixels, bias fields, stabilised and worst cases, and their peers."""
+"""The contenders on classifiers: minimal-norm, bias-field, stabilised and worst-case attacks, and their peers."""
 
 import importlib.util
 import io
@@ -21,7 +21,7 @@ from medrobust.objectives.difference_of_logits import DifferenceOfLogits
 LEARNING_RATE, CONSTANT, FIRST_CONSTANT = 0.001, 0.05, 0.001
 OVERSHOOT, CANDIDATES = 0.02, 10
 THETA, SHARE = 0.1, 0.1  # JSMA's move, and the share of the values that may be moved
-NEEDED = {  # each library: what is imported of it, and what it imports for parts of it that stay unused here
+NEEDED = {  # for each library: the modules used here, and modules that it imports only for parts that are not used
     "torchattacks": (("torchattacks",), ()),
     "foolbox": (("foolbox",), ()),
     "ART": (("art.attacks.evasion", "art.estimators.classification"), ("multiprocess",)),
@@ -31,15 +31,15 @@ NEEDED = {  # each library: what is imported of it, and what it imports for part
 
 @dataclass(frozen=True, kw_only=True)
 class Contest(Block):
-    """Contenders of one method on the same images, with what judges them.
+    """Contenders of one method on the same images, and the network that judges the results.
 
     Args:
-        network: What is attacked, frozen.
+        network: The attacked network, frozen.
         images: Clean images, ``(N, C, H, W)``.
         targets: Their classes ``(N,)``, or the goals if ``targeted``.
-        unit: Number of floor steps that times are multiples of; ``steps`` is how many of them are timed as the floor.
-        norm: What is kept small, if anything is.
-        targeted: Success is to be taken for the target.
+        unit: Number of floor steps by which times are divided; ``steps`` is the number that is timed as the floor.
+        norm: Norm that the method minimises, if any.
+        targeted: Whether success means that the image is classified as the target.
         about: Settings that all contenders share, for the reader.
     """
 
@@ -59,7 +59,7 @@ class Contest(Block):
 
 @dataclass(frozen=True)
 class Subject:
-    """A frozen network and images, and how each library attacks them; a library that is missing attacks with nothing.
+    """A frozen network and images, and how each library attacks them; a missing library adds no contender.
 
     Args:
         network: Maps images to logits, frozen.
@@ -80,7 +80,7 @@ class Subject:
             return int(self.network(self.images[:1]).shape[1])
 
     def first(self, number: int) -> "Subject":
-        """The same with fewer images."""
+        """The same network with the first ``number`` images."""
         return Subject(self.network, self.images[:number], self.targets[:number], self.libraries)
 
     def ours(self, attack: Attack, goals: Tensor | None = None) -> dict[str, Run]:
@@ -93,7 +93,7 @@ class Subject:
         return {"ours": run}
 
     def floor(self, steps: int) -> dict[str, Run]:
-        """Forwards and gradients with respect to the images, and nothing else."""
+        """Forward passes and gradients with respect to the images, and nothing else."""
         return {"floor": floor(self.network, self.images, self.targets, steps)}
 
     def torchattacks(self, attack: str, **parameters: Any) -> dict[str, Run]:
@@ -104,13 +104,13 @@ class Subject:
         return {"torchattacks": lambda: getattr(library, attack)(self.network, **parameters)(self.images, self.targets)}
 
     def foolbox(self, attack: str, **parameters: Any) -> dict[str, Run]:
-        """Attack of that name by foolbox, ``run`` alone: calling it would judge it with a further forward."""
+        """Attack of that name by foolbox, by ``run``: calling the attack would add a forward pass to judge it."""
         if "foolbox" not in self.libraries:
             return {}
         (library,) = self.libraries["foolbox"]
 
         def run() -> Tensor:
-            """Images that the library makes."""
+            """Adversarial images by the library."""
             model = library.PyTorchModel(self.network, bounds=(0, 1), device=self.images.device)
             criterion = library.criteria.Misclassification(self.targets)
             made: Tensor = getattr(library.attacks, attack)(**parameters).run(model, self.images, criterion)
@@ -127,14 +127,14 @@ class Subject:
         return {"adversarial-library": lambda: made(self.network, self.images, self.targets, **parameters)}
 
     def art(self, attack: str, goals: Tensor | None = None, **parameters: Any) -> dict[str, Run]:
-        """Attack of that name by ART, all images in one batch, which it takes and returns as arrays."""
+        """Attack of that name by ART, with all images in one batch; ART takes and returns arrays."""
         if "ART" not in self.libraries:
             return {}
         attacks, estimators = self.libraries["ART"]
         targets = self.targets if goals is None else goals
 
         def run() -> Tensor:
-            """Images that the library makes."""
+            """Adversarial images by the library."""
             classifier = estimators.PyTorchClassifier(
                 self.network,
                 loss=nn.CrossEntropyLoss(),
@@ -144,7 +144,7 @@ class Subject:
                 device_type="gpu" if self.images.is_cuda else "cpu",
             )
             made = getattr(attacks, attack)(classifier, batch_size=len(self.images), **parameters)
-            with redirect_stderr(io.StringIO()):  # progress bars, not all of which can be turned off
+            with redirect_stderr(io.StringIO()):  # not all progress bars can be turned off
                 arrays = made.generate(self.images.cpu().numpy(), targets.cpu().numpy())
             return torch.from_numpy(arrays).to(self.images)
 
@@ -152,7 +152,7 @@ class Subject:
 
 
 def libraries() -> dict[str, tuple[ModuleType, ...]]:
-    """The peers that can be imported."""
+    """The peers that can be imported here."""
     found = {}
     for name, (modules, unused) in NEEDED.items():
         for module in unused:
@@ -160,7 +160,7 @@ def libraries() -> dict[str, tuple[ModuleType, ...]]:
                 sys.modules[module] = ModuleType(module)
         try:
             imported = [peer(module) for module in modules]
-        except Exception as error:  # a library as old as its pins may fail in any way
+        except Exception as error:  # a library whose pins are old may fail in any way
             print(f"{name} is left out: {error!r}")
             continue
         present = tuple(module for module in imported if module is not None)
@@ -170,7 +170,7 @@ def libraries() -> dict[str, tuple[ModuleType, ...]]:
 
 
 def small_norms(subject: Subject, few: Subject, steps: int, search_steps: int) -> list[Contest]:
-    """CW-L2 with one constant for all, and with a search for each image's constant."""
+    """CW-L2 with one constant for all images, and with a search for each image's constant."""
     contests = []
     for method, of, constants, first in (
         ("CW-L2", subject, 1, CONSTANT),
@@ -212,7 +212,7 @@ def small_norms(subject: Subject, few: Subject, steps: int, search_steps: int) -
 
 
 def contest(method: str, subject: Subject, steps: int, runs: dict[str, Run], **more: Any) -> Contest:
-    """Put runs on a subject together; arguments as those of ``Contest``."""
+    """Combine a subject and its runs; further arguments are those of ``Contest``."""
     given: dict[str, Any] = {"network": subject.network, "images": subject.images, "targets": subject.targets}
     return Contest(method, steps, 1, runs, **given | more)
 
@@ -229,7 +229,7 @@ def nearest_boundary(subject: Subject, steps: int) -> Contest:
 
 
 def few_pixels(subject: Subject) -> Contest:
-    """JSMA towards the next class: torchattacks knows no other goal and moves each value once, so all do."""
+    """JSMA towards the next class, each value changed at most once, because torchattacks offers nothing else."""
     goals = (subject.targets + 1) % subject.classes
     steps = -(-int(SHARE * subject.images[0].numel()) // 2)
     attack = JSMA(targeted=True, step_size=THETA, changes=1, steps=steps, direction="increase")
@@ -241,9 +241,9 @@ def few_pixels(subject: Subject) -> Contest:
 
 
 def full_budgets(subject: Subject, steps: int) -> list[Contest]:
-    """AdvSBF and SMIA, which no peer has: beside the passes that they cannot do without."""
+    """AdvSBF and SMIA, which no peer implements, against the passes that they cannot avoid."""
     bias, stable = AdvSBF(steps=steps), SMIA(epsilon=EPSILON, steps=steps)
-    twice = 2 * steps - 1  # from the second step on the smoothed image is looked at too, forwards and backwards
+    twice = 2 * steps - 1  # from the second step on, the smoothed image needs a forward and a backward pass too
     return [
         contest(
             "AdvSBF", subject, steps, subject.floor(steps) | subject.ours(bias), unit=steps, about=f"{steps} steps"
@@ -255,7 +255,7 @@ def full_budgets(subject: Subject, steps: int) -> list[Contest]:
 
 
 def worst_cases(subject: Subject, steps: int, queries: int) -> list[Contest]:
-    """AutoAttack as each library has it at 8/255, and the same four attacks with as many steps at 1/255."""
+    """Each library's own AutoAttack at 8/255, and the same four attacks with equal steps at 1/255."""
     runs = subject.floor(5) | subject.ours(WorstCase(epsilon=EPSILON))
     runs |= subject.torchattacks("AutoAttack", eps=EPSILON, n_classes=subject.classes, seed=0)
     runs |= subject.art("AutoAttack", eps=EPSILON, eps_step=EPSILON / 4)
@@ -272,7 +272,7 @@ def worst_cases(subject: Subject, steps: int, queries: int) -> list[Contest]:
         (library,) = subject.libraries["torchattacks"]
 
         def run() -> Tensor:
-            """Images that the library makes."""
+            """Adversarial images by the library."""
             shared: dict[str, Any] = {"eps": SMALL_EPSILON, "seed": 0}
             ascent = [library.APGD(subject.network, steps=steps, loss=loss, **shared) for loss in ("ce", "dlr")]
             projection = library.FAB(subject.network, steps=steps, n_classes=subject.classes, **shared)

@@ -31,7 +31,7 @@ def contest_table(contest: dict[str, Any]) -> str:
 
 
 def memory_table(measured: list[dict[str, Any]]) -> str:
-    """Memory of JSMA by the size of the image."""
+    """Memory of JSMA for each image size."""
     body = [
         [
             f"{one['side']} x {one['side']}",
@@ -43,12 +43,12 @@ def memory_table(measured: list[dict[str, Any]]) -> str:
         ]
         for one in measured
     ]
-    head = ["our JSMA, one image", "values", "MB at most", "bytes a value", "MB of a floor step", "s for 3 steps"]
+    head = ["our JSMA, one image", "values", "peak MB", "bytes per value", "MB of a floor step", "s for 3 steps"]
     return table(head, body)
 
 
 def aims(contests: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
-    """What was aimed at: in words, at most, and measured; what lacks a peer is left out."""
+    """Each aim in words, its upper limit and what was measured; aims that need a missing peer are left out."""
     found = {contest["method"]: {row["contender"]: row for row in contest["rows"]} for contest in contests}
     ours = {method: rows["ours"] for method, rows in found.items()}
     peers = {
@@ -57,7 +57,7 @@ def aims(contests: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
     }
     single, searched, saliency = ours["CW-L2"], ours["CW-L2, with its search"], ours["JSMA"]
     listed = [
-        ("CW-L2, floor steps a step", 1.05, single["ratio"]),
+        ("CW-L2, floor steps per step", 1.05, single["ratio"]),
         ("CW-L2, share of the images not fooled", 0.0, 1 - single["success"]),
     ]
     for name, method, row in (("one constant", "CW-L2", single), ("search", "CW-L2, with its search", searched)):
@@ -66,7 +66,7 @@ def aims(contests: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
             listed.append((f"CW-L2, {name}: median L2 / foolbox's", 1.0, row["norm"] / theirs))
     for method, row in ours.items():
         if method.startswith("DeepFool"):
-            listed.append((f"{method}: floor steps in all", 2.2, row["ratio"]))
+            listed.append((f"{method}: total floor steps", 2.2, row["ratio"]))
             if "adversarial-library" in peers[method]:
                 theirs = peers[method]["adversarial-library"]["ratio"]
                 listed.append((f"{method}: time / adversarial-library's", 2.2 / 2.3, row["ratio"] / theirs))
@@ -78,13 +78,14 @@ def aims(contests: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
                 (f"JSMA, time / that of {which}{name}", 0.1, saliency["ratio"] / peers["JSMA"][name]["ratio"])
             )
     listed += [
-        (f"{method}, time / the passes that it must do", 1.15, ours[method]["ratio"]) for method in ("AdvSBF", "SMIA")
+        (f"{method}, time / that of its unavoidable passes", 1.15, ours[method]["ratio"])
+        for method in ("AdvSBF", "SMIA")
     ]
     return listed
 
 
 def aims_table(contests: list[dict[str, Any]]) -> str:
-    """The aims and what became of them."""
+    """The aims, and whether they were reached."""
     body = [
         [name, f"{most:.2f}", f"{measured:.3f}", "reached" if measured <= most else "missed"]
         for name, most, measured in aims(contests)
@@ -93,7 +94,7 @@ def aims_table(contests: list[dict[str, Any]]) -> str:
 
 
 def render(result: dict[str, Any]) -> str:
-    """Everything about one machine, as Markdown."""
+    """All results of one machine, as Markdown."""
     contests = result["contests"]
     rounds = f"resnet18, {result['rounds']} rounds; times are medians of the rounds (quartiles)."
     tables = [*map(contest_table, contests), memory_table(result["memory"]), aims_table(contests)]

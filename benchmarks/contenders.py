@@ -25,10 +25,10 @@ class Block:
 
     Args:
         method: ``FGSM``, ``BIM``, ``PGD`` or ``MIM``.
-        steps: Steps of each of them but those in ``own_steps``.
-        repeats: How often each is run within one measurement, so that short ones can be timed.
+        steps: Steps of every contender except those in ``own_steps``.
+        repeats: Runs of each contender within one measurement, so that short ones can be timed.
         runs: What to run, by contender.
-        own_steps: Steps of contenders that have another number than the block.
+        own_steps: Number of steps of the contenders that differ from the block.
     """
 
     method: str
@@ -45,7 +45,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, the images that it is attacked on, and the methods.
+    """A network, the images on which it is attacked, and the methods.
 
     Args:
         network: Name of a timm network.
@@ -53,8 +53,8 @@ class Setting:
         side: Height and width.
         training: Training steps.
         steps: Steps of each method.
-        repeats: Repeats of the methods with one step.
-        rounds: How often everything is measured, unless the command line says otherwise.
+        repeats: Runs per measurement of the methods with a single step.
+        rounds: Default number of rounds, in each of which everything is measured once.
     """
 
     network: str
@@ -79,7 +79,7 @@ def step_size(method: str, steps: int) -> float:
 
 
 def peer(name: str) -> ModuleType | None:
-    """Library, or None where it is not installed."""
+    """The library, or None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -90,8 +90,8 @@ def peer(name: str) -> ModuleType | None:
 def build(setting: Setting, network: nn.Module, images: Tensor, targets: Tensor) -> list[Block]:
     """Set up every contender for every method.
 
-    The peers and our plain form get the network as it comes from training, in eval mode, its weights trainable; the
-    floor and ``foolbox, frozen`` get it with ``requires_grad_(False)``, which our attacks do for themselves.
+    The peers and our plain form are given the network as training leaves it, in eval mode and with trainable weights;
+    the floor and ``foolbox, frozen`` are given it with ``requires_grad_(False)``. Our attacks freeze it themselves.
     """
     frozen = copy.deepcopy(network).requires_grad_(False)
     folded, pairs = deployment_copy(network, images[:2])
@@ -125,7 +125,7 @@ def build(setting: Setting, network: nn.Module, images: Tensor, targets: Tensor)
 
 
 def floor(network: nn.Module, images: Tensor, targets: Tensor, steps: int) -> Run:
-    """What no sign-gradient attack can do without: a forward and a gradient with respect to the input, each step."""
+    """What no sign-gradient attack can avoid: in each step, a forward pass and a gradient with respect to the input."""
 
     def run() -> Tensor:
         for _ in range(steps):
@@ -138,7 +138,7 @@ def floor(network: nn.Module, images: Tensor, targets: Tensor, steps: int) -> Ru
 
 
 def judge(network: nn.Module, images: Tensor) -> Run:
-    """The forward that tells whether the images fool: what ``attack(...)`` does beyond ``attack.craft(...)``."""
+    """The forward pass that shows which images fool: what ``attack(...)`` adds to ``attack.craft(...)``."""
 
     def run() -> Tensor:
         with torch.no_grad():
@@ -177,7 +177,7 @@ def by_torchattacks(
 def by_foolbox(
     library: ModuleType, method: str, steps: int, length: float, network: nn.Module, images: Tensor, targets: Tensor
 ) -> Run:
-    """Attack of that name by foolbox, ``run`` alone: calling the attack would judge it with a further forward."""
+    """Attack of that name by foolbox, by ``run``: calling the attack would add a forward pass to judge it."""
     kinds = library.attacks
     if method == "FGSM":
         attack = kinds.LinfFastGradientAttack()

@@ -1,4 +1,4 @@
-"""Times what detectors measure against going through the images one by one, as the papers' own code does."""
+"""Times the measurements of detectors against loops over single images, as in the code of the papers."""
 
 import argparse
 import math
@@ -35,7 +35,7 @@ from medrobust.detectors.weighted_measurements import WeightedMeasurements
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 NEIGHBOURS = 20
 BY_ROW = "row by row"
-EXACT = 1e-4  # largest difference that is allowed
+EXACT = 1e-4  # largest permitted difference
 AIMS = {
     "LID": 8.0,
     "KD, 2 classes": 60.0,
@@ -52,7 +52,7 @@ class Match(Block):
     """Contenders that measure the same images.
 
     Args:
-        exact: What they should find, ``(N,)`` float64.
+        exact: The exact values, ``(N,)`` float64.
     """
 
     exact: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -64,7 +64,7 @@ class Match(Block):
 
 
 def features_like(count: int, channels: int, classes: int, seed: int) -> tuple[Features, Tensor]:
-    """Activations as a network with ReLU has them, correlated, around a centre for each class, and their classes."""
+    """Correlated features around one centre per class, distributed like activations, and their classes."""
     generator = torch.Generator().manual_seed(1)
     mixing = torch.randn((channels, channels), generator=generator) * torch.logspace(0, -1, channels).unsqueeze(1)
     centres = torch.randn((classes, channels), generator=generator)
@@ -75,23 +75,23 @@ def features_like(count: int, channels: int, classes: int, seed: int) -> tuple[F
 
 
 def each_row(rows: Array, score: Score) -> Tensor:
-    """Go through the rows in Python."""
+    """Score each row in a Python loop."""
     return torch.tensor([float(score(row)) for row in rows], dtype=torch.float64)
 
 
 def plain(features: Features) -> Array:
-    """Penultimate features as scipy and scikit-learn take them."""
+    """Penultimate features as float64 arrays, for scipy and scikit-learn."""
     values: Array = features.penultimate.double().numpy()
     return values
 
 
 def ours(detector: WeightedMeasurements, features: Features) -> Run:
-    """Our measurement of the one layer."""
+    """Our measurement of the only layer."""
     return lambda: detector.measure(features)[:, 0]
 
 
 def local_dimension(reference: Features, labels: Tensor, asked: Features) -> Match:
-    """LID: one sorted row of distances after the other, and as the original code does it, 100 images at a time."""
+    """LID: one row of distances at a time, and 100 images at a time as in the original code."""
     known, rows = plain(reference), plain(asked)
 
     def estimate(sorted_distances: Array) -> float:
@@ -119,7 +119,7 @@ def local_dimension(reference: Features, labels: Tensor, asked: Features) -> Mat
 
 
 def kernel_density(reference: Features, labels: Tensor, asked: Features) -> Match:
-    """KD: one call of scikit-learn for each image, as the original code does it, and one for each class."""
+    """KD: one call of scikit-learn per image, as in the original code, and one per class."""
     detector = KernelDensity()
     detector.fit_reference(reference, labels)
     sigma, known, rows = float(detector.sigma), plain(reference), plain(asked)
@@ -142,14 +142,14 @@ def kernel_density(reference: Features, labels: Tensor, asked: Features) -> Matc
     runs: dict[str, Run] = {"ours": ours(detector, asked), BY_ROW: by_row, "class by class": by_class}
     exact = []
     for row, one in zip(rows, predictions, strict=True):
-        own = torch.from_numpy(known[labels.numpy() == one])
-        exponents = -(own - torch.from_numpy(row)).square().sum(1) / sigma**2
-        exact.append(math.log(len(own)) + len(row) / 2 * math.log(math.pi * sigma**2) - exponents.logsumexp(0))
+        of_class = torch.from_numpy(known[labels.numpy() == one])
+        exponents = -(of_class - torch.from_numpy(row)).square().sum(1) / sigma**2
+        exact.append(math.log(len(of_class)) + len(row) / 2 * math.log(math.pi * sigma**2) - exponents.logsumexp(0))
     return Match(f"KD, {len(classes)} classes", 1, 1, runs, exact=torch.stack(exact))
 
 
 def mahalanobis(reference: Features, labels: Tensor, asked: Features) -> Match:
-    """Mahalanobis: one quadratic form for each image and class, and whole batches as the original code does it."""
+    """Mahalanobis: one quadratic form per image and class, and batches of 100 images as in the original code."""
     detector = Mahalanobis(0.0)
     detector.fit_reference(reference, labels)
     known, rows = plain(reference), plain(asked)
@@ -185,7 +185,7 @@ def mahalanobis(reference: Features, labels: Tensor, asked: Features) -> Match:
 
 
 def measure(matches: list[Match], rounds: int, device: torch.device) -> list[dict[str, Any]]:
-    """Measure all contenders, each compared with ours of the same round."""
+    """Measure all contenders, each relative to ours in the same round."""
     for match in matches:
         for run in match.runs.values():
             timed(run, 1, device)
@@ -203,7 +203,7 @@ def measure(matches: list[Match], rounds: int, device: torch.device) -> list[dic
 
 
 def render(result: dict[str, Any]) -> str:
-    """Everything about one machine, as Markdown."""
+    """All results of one machine, as Markdown."""
     rows, size = result["rows"], result["size"]
     body = [
         [row["method"], row["contender"], f"{1e3 * row['seconds']:.1f}", cost(row), f"{row['difference']:.1e}"]
@@ -224,7 +224,7 @@ def render(result: dict[str, Any]) -> str:
             *heading(result),
             about,
             table(["detector", "contender", "ms", "time / ours", "largest difference to float64"], body),
-            table(["aim", "row by row / ours, at least", "measured", "differs by at most", "measured", ""], judged),
+            table(["aim", "row by row / ours, at least", "measured", "difference, at most", "measured", ""], judged),
         ]
     )
 
@@ -233,8 +233,8 @@ def main() -> None:
     """Read the command line, measure, store and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out; stores nothing")
-    parser.add_argument("--tables", action="store_true", help="measure nothing, only rewrite the documentation")
+    parser.add_argument("--quick", action="store_true", help="a short trial with small sizes that stores nothing")
+    parser.add_argument("--tables", action="store_true", help="measure nothing; only rewrite the documentation")
     arguments = parser.parse_args()
     if arguments.tables:
         write_documentation(DOCUMENTATION, RESULTS, "detectors", render)

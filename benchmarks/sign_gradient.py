@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.contenders import ALL_STEPS, Block, Run, Setting, build
 from benchmarks.tables import render, write_documentation
-from benchmarks.undefended import textures, undefended
+from benchmarks.trained_victims import textures, trained_classifier
 from medrobust.attacks import Crafted
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,7 +26,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "torchattacks", "foolbox")
 
 
 def settings(device: torch.device, quick: bool) -> dict[str, Setting]:
-    """What is measured of each network; fewer rounds of the large one on a CPU, where a step takes a second."""
+    """What is measured on each network; on a CPU, where a step of the large one takes a second, in fewer rounds."""
     if quick:
         steps = {"FGSM": 1, "PGD": 2}
         return {
@@ -40,7 +40,7 @@ def settings(device: torch.device, quick: bool) -> dict[str, Setting]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The machine in words that name the hardware and nothing else."""
+    """The hardware in words; nothing else about the machine."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -53,7 +53,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def versions(libraries: Sequence[str]) -> dict[str, str]:
-    """Versions of what is measured."""
+    """Versions of Python and of the measured libraries."""
     found = {"python": platform.python_version()}
     for name in libraries:
         try:
@@ -64,7 +64,7 @@ def versions(libraries: Sequence[str]) -> dict[str, str]:
 
 
 def timed(run: Run, repeats: int, device: torch.device) -> tuple[float, Tensor | Crafted]:
-    """Seconds of one run, on average over the repeats, and what it made."""
+    """Mean seconds of one run over the repeats, and its result."""
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
@@ -84,10 +84,10 @@ def answers(network: nn.Module, made: Tensor | Crafted) -> Tensor:
 def interleave(
     blocks: Sequence[Block], rounds: int, device: torch.device, name: str
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, Tensor | Crafted]]]:
-    """Run each contender once a round, in an order that moves on by one from round to round.
+    """Run each contender once per round, in an order that is rotated by one from round to round.
 
     Returns:
-        Seconds in each round, and what was made in the last one, both by block and contender.
+        Seconds in each round, and the results of the last round, both by block and contender.
     """
     seconds: dict[str, dict[str, list[float]]] = {block.name: {key: [] for key in block.runs} for block in blocks}
     made: dict[str, dict[str, Tensor | Crafted]] = {block.name: {} for block in blocks}
@@ -104,7 +104,7 @@ def interleave(
 
 
 def against(spent: Sequence[float], floors: Sequence[float]) -> dict[str, Any]:
-    """Each round's time as a multiple of its floor, median and quartiles, and the median time."""
+    """Median and quartiles, over the rounds, of the time divided by the floor of its round; and the median time."""
     ratios = [time / least for time, least in zip(spent, floors, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return {
@@ -115,9 +115,9 @@ def against(spent: Sequence[float], floors: Sequence[float]) -> dict[str, Any]:
 
 
 def measure(setting: Setting, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Measure all contenders of one network, each compared with the floor of the same round and method."""
+    """Measure all contenders on one network, each relative to the floor of the same round and method."""
     start = time.perf_counter()
-    network = undefended(setting.network, setting.side, setting.training).to(device)
+    network = trained_classifier(setting.network, setting.side, setting.training).to(device)
     images, truths = (tensor.to(device) for tensor in textures(setting.batch, setting.side, seed=0))
     with torch.no_grad():
         targets = network(images).argmax(1)
@@ -141,7 +141,7 @@ def measure(setting: Setting, rounds: int, device: torch.device) -> dict[str, An
 def summarise(
     block: Block, key: str, seconds: dict[str, list[float]], made: Tensor | Crafted, network: nn.Module, targets: Tensor
 ) -> dict[str, Any]:
-    """One contender's numbers: the ratio to the floor of as many steps as its own, median and quartiles."""
+    """One contender's numbers, with its time as a multiple of a floor with the same number of steps."""
     steps = block.own_steps.get(key, block.steps)
     floors = [spent / block.steps * steps for spent in seconds["floor"]]
     row = {"method": block.method, "steps": steps, "contender": key} | against(seconds[key], floors)
@@ -156,16 +156,18 @@ def main() -> None:
     """Read the command line, measure, store and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--rounds", type=int, help="rounds of each network; default 5, of resnet50 on a CPU 3, quick 2")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds per network; default 5, for resnet50 on a CPU 3, with --quick 2"
+    )
     parser.add_argument("--networks", nargs="+", choices=("resnet18", "resnet50"), default=["resnet18", "resnet50"])
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out; stores nothing")
-    parser.add_argument("--tables", action="store_true", help="measure nothing, only rewrite the documentation")
+    parser.add_argument("--quick", action="store_true", help="a short trial with small sizes that stores nothing")
+    parser.add_argument("--tables", action="store_true", help="measure nothing; only rewrite the documentation")
     arguments = parser.parse_args()
     if arguments.tables:
         write_documentation(DOCUMENTATION, RESULTS, "sign_gradient", render)
         return
     device = torch.device(arguments.device)
-    # shapes change when images leave the batch, and tuning for each new one would be what is measured
+    # shapes change when images leave the batch; tuning for every new shape would dominate the measurement
     torch.backends.cudnn.benchmark = False
     chosen = settings(device, arguments.quick)
     load = os.getloadavg()[0]
@@ -174,7 +176,7 @@ def main() -> None:
     print(render(result))
     if not arguments.quick:
         path = place(result)
-        if path.is_file():  # a network that was not asked for keeps what was measured of it with the same versions
+        if path.is_file():  # results of the other networks are kept if the versions are the same
             earlier = json.loads(path.read_text())
             kept = [one for one in earlier["networks"] if one["network"] not in arguments.networks]
             same = (earlier["versions"], earlier["machine"]) == (result["versions"], result["machine"])
@@ -184,7 +186,7 @@ def main() -> None:
 
 
 def described(benchmark: str, device: torch.device, libraries: Sequence[str], load: float) -> dict[str, Any]:
-    """Where and with what was measured; ``load`` is the load average before."""
+    """Date, machine and versions of a measurement; ``load`` is the load average before it."""
     return {
         "schema": 1,
         "benchmark": benchmark,
@@ -196,7 +198,7 @@ def described(benchmark: str, device: torch.device, libraries: Sequence[str], lo
 
 
 def place(result: dict[str, Any]) -> Path:
-    """File of a result, by the names of its benchmark and of the hardware."""
+    """File of a result, named after its benchmark and the hardware."""
     where = result["machine"]
     hardware = where.get("gpu") or f"{where['cpu']} {where['cores']} cores"
     slug = "-".join("".join(letter if letter.isalnum() else " " for letter in hardware.lower()).split())
@@ -204,7 +206,7 @@ def place(result: dict[str, Any]) -> Path:
 
 
 def store(result: dict[str, Any]) -> None:
-    """Write a result into its file."""
+    """Write a result to its file."""
     RESULTS.mkdir(exist_ok=True)
     place(result).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 

@@ -16,7 +16,7 @@ TARGETS = {"plain": 1.02, "folded": 0.88, "stop at 8/255": 0.10}
 
 
 def table(head: list[str], body: list[list[str]]) -> str:
-    """Lay out a table; all columns but the first are numbers."""
+    """A Markdown table; all columns except the first are right-aligned numbers."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -61,7 +61,7 @@ def network_tables(measured: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"**{measured['network']}, {number} x {channels} x {height} x {width}**, {measured['rounds']} rounds "
-            f"({measured['accuracy']:.0%} of the clean images are classified rightly)",
+            f"({measured['accuracy']:.0%} of the clean images are classified correctly)",
             "Time as a multiple of the floor, median of the rounds (quartiles):",
             table(["attack", *COLUMNS.values(), "floor of the folded copy", "judging would add"], costs),
             "Success, judged for all by one float32 forward of the plain network, at 8/255:",
@@ -73,7 +73,7 @@ def network_tables(measured: dict[str, Any]) -> str:
 
 
 def target_table(networks: list[dict[str, Any]]) -> str:
-    """The aims and what became of them: the worst method counts."""
+    """The aims, and whether they were reached: the worst method counts."""
     names = {"plain": "plain", "folded": "folded copy", "stop at 8/255": "stop_when_fooled, 8/255"}
     body = []
     for measured in networks:
@@ -90,7 +90,7 @@ def target_table(networks: list[dict[str, Any]]) -> str:
 
 
 def heading(result: dict[str, Any]) -> list[str]:
-    """The machine as a headline, and in a line the date, the versions and what else ran."""
+    """The machine as a heading, and a line with the date, the versions and the load."""
     hardware = result["machine"]
     cpu = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads"
     where = f"{hardware['gpu']} (host: {cpu})" if "gpu" in hardware else cpu
@@ -98,23 +98,23 @@ def heading(result: dict[str, Any]) -> list[str]:
     notes = f"{result['date']}; {versions}; load average {result['load'][0]:.1f} before, {result['load'][1]:.1f} after."
     if "gpu" in hardware:
         tuned = "on" if hardware["cudnn_benchmark"] else "off"
-        notes += f" cudnn.benchmark is {tuned} for all, TF32 as torch has it by default; judged without TF32."
+        notes += f" cudnn.benchmark is {tuned} for all, TF32 is at torch's default; judging is done without TF32."
     return [f"### {where}", notes]
 
 
 def render(result: dict[str, Any]) -> str:
-    """Everything about one machine, as Markdown."""
+    """All results of one machine, as Markdown."""
     return "\n\n".join([*heading(result), *map(network_tables, result["networks"]), target_table(result["networks"])])
 
 
 def write_documentation(page: Path, results: Path, benchmark: str, shown: Callable[[dict[str, Any]], str]) -> None:
-    """Replace what stands between a benchmark's markers by the tables of each of its stored results.
+    """Replace the text between a benchmark's markers by the tables of all its stored results.
 
     Args:
         page: The page of the documentation.
         results: Folder of the stored results, ``<benchmark>-<machine>.json``.
         benchmark: Name of the benchmark, as in its two markers.
-        shown: Makes Markdown of one result.
+        shown: Turns one result into Markdown.
 
     Raises:
         ValueError: The page lacks a marker.

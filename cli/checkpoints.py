@@ -1,22 +1,28 @@
-"""Which checkpoint a command means, and whether it fits the victim."""
+"""Finds the checkpoint that a command means, and checks that it fits the victim."""
 
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+
+from lightning_modules import VictimModule
 
 
 def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> str | None:
-    """Resolve ``best`` and ``last`` to the run's own checkpoints, anything else to a file.
+    """Path of the checkpoint: ``best`` and ``last`` are those of the run, anything else is a file.
+
+    Args:
+        wanted: As given by ``--ckpt_path``; None if it was not given.
+        folder: The run's folder.
+        required: Whether the command needs a checkpoint.
 
     Raises:
-        ValueError: There is no such file, or none is named where one is needed.
+        ValueError: The file does not exist, or none is named although the command needs one.
     """
     if wanted is None and not required:
         return None
     if wanted is None:
-        raise ValueError("which weights? give --ckpt_path best, last or a checkpoint's path")
+        raise ValueError("no checkpoint is given: add --ckpt_path best, --ckpt_path last or --ckpt_path FILE")
     named = str(wanted) in ("best", "last")
     path = folder / "checkpoints" / f"{wanted}.ckpt" if named else Path(wanted)
     if not path.is_file():
@@ -25,28 +31,31 @@ def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> 
     return str(path)
 
 
-def check_checkpoint(path: Path, victim: pl.LightningModule) -> None:
-    """Refuse a checkpoint that was made of another network.
+def check_checkpoint(path: Path, victim: VictimModule) -> None:
+    """Refuse a checkpoint whose network is not the configured one.
+
+    Args:
+        path: A checkpoint file.
+        victim: The victim as configured.
 
     Raises:
-        ValueError: Says what the checkpoint holds and what the configuration asks for.
+        ValueError: The file is no checkpoint, or its network differs; the message says in what.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state, _ = checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
     except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint that Lightning wrote ({type(error).__name__})") from error
-    own = victim.state_dict()
-    differing = [name for name in own if name in state and state[name].shape != own[name].shape]
-    names = sorted(own.keys() ^ state.keys())
-    if not differing and not names:
+        raise ValueError(f"{path} is not a checkpoint written by Lightning ({type(error).__name__})") from error
+    expected = victim.state_dict()
+    reshaped = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    unmatched = expected.keys() ^ state.keys()
+    if not reshaped and not unmatched:
         return
-    held: dict[str, Any] = checkpoint.get("victim", {})
-    asked: dict[str, Any] = getattr(victim, "description", dict)()
-    described = [
-        f"{name} {held[name]!r} (configured: {asked[name]!r})"
-        for name in asked
-        if held.get(name, asked[name]) != asked[name]
+    stored: dict[str, Any] = checkpoint.get("victim", {})
+    differences = [
+        f"{name} {stored[name]!r} (configured: {value!r})"
+        for name, value in victim.description().items()
+        if stored.get(name, value) != value
     ]
-    what = ", ".join(described) or f"{len(names)} other tensors and {len(differing)} of another shape"
-    raise ValueError(f"{path} holds another network than the configuration: {what}")
+    what = ", ".join(differences) or f"{len(unmatched)} tensors without a counterpart, {len(reshaped)} of another shape"
+    raise ValueError(f"{path} holds another network than the one configured: {what}")

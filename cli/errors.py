@@ -1,4 +1,4 @@
-"""One sentence for each mistake in a configuration, instead of the parser's account of all that it tried."""
+"""Turns the parser's account of everything that it tried into one sentence about the mistake."""
 
 import difflib
 import inspect
@@ -6,17 +6,15 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import ActionConfigFile
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks import Attack
+from medrobust.detectors import Detector
 from medrobust.objectives import Objective
 
 
@@ -24,41 +22,19 @@ class OneSentenceParser(LightningArgumentParser):
     """Lightning's parser, whose error is one sentence on standard error and exit status 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End the program with the sentence; parsers inside a parser still raise."""
+        """End the program with the sentence; a nested parser raises instead."""
         if not self.exit_on_error:
             super().error(message, ex)
         sys.stderr.write(f"error: {sentence(message, list(known_options(self)))}\n")
         sys.exit(2)
 
 
-class OverlayFile(ActionConfigFile):
-    """A configuration file whose attacks replace those of the files before it.
-
-    The parser would merge attacks of equal name, so that a suite's PGD took its radius from an earlier file's.
-    """
-
-    @staticmethod
-    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
-        """Forget the attacks so far if the file has its own, then read it."""
-        try:
-            content = yaml.safe_load(Path(value).read_text())
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
-        except (OSError, ValueError):
-            content = None  # the parser will say what is wrong
-        attack = content.get("attack") if isinstance(content, dict) else None
-        if isinstance(attack, dict) and "attacks" in attack and cfg.get("attack.attacks") is not None:
-            cfg["attack.attacks"] = None
-        ActionConfigFile.apply_config(parser, cfg, dest, value)
-
-
 def sentence(message: str, options: list[str]) -> str:
-    """Say in one sentence what a parser's message means.
+    """Summarise a parser's message in one sentence.
 
     Args:
-        message: The message, of several lines for classes and unions.
-        options: The options that there are, to name the nearest one.
+        message: The message; for classes and unions it has several lines.
+        options: All options, of which the sentence suggests the nearest to an unknown one.
     """
     where = re.search(r'Parser key "([^"]+)"', message)
     place = f"{where[1]}: " if where else ""
@@ -67,15 +43,15 @@ def sentence(message: str, options: list[str]) -> str:
     if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
         choices = re.search(r"Expected a typing.Literal\[(.+?)\]", message)
         beside = f", nor is it one of {choices[1]}" if choices else ""
-        return f"{place}there is no class {unknown[1]!r}{beside}{_nearest(unknown[1], known_classes())}"
+        return f"{place}there is no class {unknown[1]!r}{beside}{nearest(unknown[1], known_classes())}"
     owners = re.findall(r"Problem with given class_path '([^']+)'", message)
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         owner = owners[-1] if owners else ""
         name = option[1].rpartition(".")[2]
-        return f"{place}{owner.rpartition('.')[2] or 'it'} has no option {name!r}{_nearest(name, _fields(owner))}"
+        return f"{place}{owner.rpartition('.')[2] or 'it'} has no option {name!r}{nearest(name, _fields(owner))}"
     if refused := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)", message):
         name = refused[1] or refused[2]
-        return f"there is no option {name!r}{_nearest(name, options)}"
+        return f"there is no option {name!r}{nearest(name, options)}"
     if owners and inner:
         place = f"{inner[0]}, {inner[-1]} of {owners[-1].rpartition('.')[2]}: "
     if fraction := re.search(r"Not of type Fraction: (.+)", message):
@@ -96,7 +72,7 @@ def sentence(message: str, options: list[str]) -> str:
 
 
 def known_options(parser: Any) -> Iterator[str]:
-    """Names of a parser's options, those of its subcommands included."""
+    """Names of a parser's options, including those of its subcommands."""
     for action in parser._actions:
         yield from (option.lstrip("-") for option in action.option_strings)
         for sub in getattr(action, "_name_parser_map", {}).values():
@@ -104,10 +80,10 @@ def known_options(parser: Any) -> Iterator[str]:
 
 
 def known_classes() -> list[str]:
-    """Names of the classes of ours that a configuration may name."""
+    """Names of the project's classes that a configuration may name."""
     return [
         found.__name__
-        for base in (Attack, Objective, VictimModule, MedicalDataModule, Callback)
+        for base in (Attack, Objective, Detector, VictimModule, MedicalDataModule, Callback)
         for found in _below(base)
         if not inspect.isabstract(found)
     ]
@@ -128,7 +104,8 @@ def _fields(class_path: str) -> list[str]:
         return []
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
+    """Suggestion of the most similar names, to be appended to a sentence; empty if none is similar."""
     near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=3, cutoff=0.6)))
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

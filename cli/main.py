@@ -25,7 +25,8 @@ from rich.console import Console
 
 from callbacks import AttackProgress, Detection, Panels, Quality, RecordJournal, Representation, Robustness, Transfer
 from cli.checkpoints import check_checkpoint, find_checkpoint
-from cli.errors import OneSentenceParser, OverlayFile, sentence
+from cli.errors import OneSentenceParser, sentence
+from cli.overlays import OverlayFile
 from cli.wandb_log import log_evaluation, run_logger
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # who may import whom; a name stands for a package or a module and all that lies in it
@@ -25,6 +26,7 @@ LIBRARY = {
         *("medrobust.results.manifest", "medrobust.results.records"),
     },
 }
+LIBRARY["medrobust.listeners"] = {"medrobust.evaluation", *LIBRARY["medrobust.evaluation"]}
 ARROWS: dict[str, set[str]] = LIBRARY | {
     "datamodules": set(),
     "lightning_modules": {"medrobust.networks", "medrobust.metrics"},
@@ -142,7 +144,7 @@ def test_results_need_no_torch(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_a_module_says_in_one_line_what_it_is(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text()))
-    assert docstring and docstring.splitlines()[0].endswith((".", "``."))
+    assert docstring and docstring.splitlines()[0].endswith((".", "?"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=named)
@@ -188,12 +190,17 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def requirements() -> list[str]:
-    """All dependencies, those of the extras included."""
-    return [
-        *project()["dependencies"],
-        *(one for extra in project()["optional-dependencies"].values() for one in extra),
-    ]
+def requirements(*extras: str) -> list[str]:
+    """The plain dependencies and those of some extras, other extras that they name resolved."""
+    wanted = list(project()["dependencies"])
+    for extra in extras:
+        for requirement in project()["optional-dependencies"][extra]:
+            included = re.fullmatch(rf"{project()['name']}\[([\w,]+)\]", requirement)
+            wanted += requirements(*included[1].split(",")) if included else [requirement]
+    return list(dict.fromkeys(wanted))
+
+
+EVERYTHING = requirements(*project()["optional-dependencies"])
 
 
 def canonical(name: str) -> str:
@@ -210,12 +217,12 @@ def constraints() -> list[str]:
     return [line for line in lines if line]
 
 
-@pytest.mark.parametrize("requirement", requirements())
+@pytest.mark.parametrize("requirement", EVERYTHING)
 def test_a_dependency_has_a_lower_bound(requirement: str) -> None:
     assert re.match(r"[\w.-]+(\[[\w,]+\])?>=\d", requirement), requirement
 
 
-@pytest.mark.parametrize("requirement", requirements())
+@pytest.mark.parametrize("requirement", EVERYTHING)
 def test_a_dependency_is_pinned_within_its_bounds(requirement: str) -> None:
     from packaging.requirements import Requirement
 
@@ -228,25 +235,54 @@ def test_constraints_are_plain_pins_without_hashes_or_addresses() -> None:
     assert not [line for line in constraints() if not re.fullmatch(r"[A-Za-z0-9._-]+==[\w.!]+", line)]
 
 
-def test_what_is_imported_is_declared() -> None:
-    """A package that comes along with another one today may be gone tomorrow."""
-    distributions = {
-        "cv2": "opencv-python-headless",
-        "PIL": "pillow",
-        "sklearn": "scikit-learn",
-        "yaml": "pyyaml",
-        "markupsafe": "jinja2",  # its documented interface
-        "lightning_utilities": "pytorch-lightning",  # likewise, and released together
-    }
-    declared = {canonical(re.split(r"[\[<>=!~ ]", one)[0]) for one in project()["dependencies"]}
-    undeclared = {
+DISTRIBUTIONS = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "markupsafe": "jinja2",  # its documented interface
+    "lightning_utilities": "pytorch-lightning",  # released together
+}
+
+
+def undeclared(files: list[Path], *extras: str) -> set[str]:
+    """Third-party imports of these files that neither the plain dependencies nor these extras name."""
+    declared = {canonical(re.split(r"[\[<>=!~ ]", one)[0]) for one in requirements(*extras)}
+    return {
         f"{named(path)}: {name.split('.')[0]}"
-        for path in MODULES
+        for path in files
         for _, name in imports(ast.parse(path.read_text()))
         if (top := name.split(".")[0]) not in sys.stdlib_module_names | OURS
-        and canonical(distributions.get(top, top)) not in declared
+        and canonical(DISTRIBUTIONS.get(top, top)) not in declared
     }
-    assert not undeclared
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A package that comes along with another one today may be gone tomorrow."""
+    library, benchmarks = set(files_of("medrobust")), set(files_of("benchmarks"))
+    assert not undeclared(sorted(library))
+    assert not undeclared(sorted(set(MODULES) - library - benchmarks), "app")
+    assert not undeclared(sorted(benchmarks), "dev", "bench")
+
+
+def test_an_extra_is_not_for_what_the_library_needs() -> None:
+    """Nor does the library ask for what only the application imports."""
+    assert undeclared(files_of("callbacks")) and undeclared(files_of("datamodules"), "bench")
+    imported = {
+        canonical(DISTRIBUTIONS.get(top, top))
+        for path in files_of("medrobust")
+        for _, name in imports(ast.parse(path.read_text()))
+        for top in [name.split(".")[0]]
+    }
+    plain = {canonical(re.split(r"[\[<>=!~ ]", one)[0]) for one in requirements()}
+    assert plain <= imported
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project()["version"] and citation["license"] == project()["license"]
+    first_authors = [reference["authors"][0]["family-names"] for reference in citation["references"]]
+    assert first_authors == ["Ma", "Tian", "Qi", "Yao"]
 
 
 def test_the_wheel_holds_the_library_alone() -> None:

@@ -1,15 +1,19 @@
-"""What the README shows runs as it stands there."""
+"""The documentation is true: README's Python runs as it is printed, and every file that a page names exists."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("configs/**/*.yaml"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
-def test_its_python_runs_in_one_piece(capsys: Any) -> None:
+def test_the_readmes_python_runs_in_one_piece(capsys: Any) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
@@ -21,7 +25,25 @@ def test_its_python_runs_in_one_piece(capsys: Any) -> None:
     assert names["result"].images.shape == (4, 3, 64, 64)
 
 
-def test_its_files_and_configs_exist() -> None:
-    text = README.read_text()
-    named = set(re.findall(r"(?:configs|docs)/[\w/.-]+\.(?:yaml|md|png)", text))
-    assert named and not [name for name in named if not (README.parent / name).is_file()]
+def named_files(text: str) -> set[str]:
+    """Files of the checkout that a text names; templates such as NAME.py are left out."""
+    folders, endings = "benchmarks|callbacks|cli|configs|datamodules|docs|medrobust|tests", "json|md|png|py|yaml"
+    found = re.findall(rf"(?<![\w/])(?:{folders})/[\w/.-]+\.(?:{endings})\b", text)
+    return {name for name in found if "NAME" not in name}
+
+
+@each_page
+def test_the_files_that_a_page_names_exist(page: Path) -> None:
+    assert not [name for name in named_files(page.read_text()) if not (ROOT / name).is_file()]
+
+
+def test_the_search_for_files_finds_some() -> None:
+    assert {"docs/benchmarks.md", "configs/detectors/all.yaml"} <= named_files(README.read_text())
+    assert named_files("tests/no/such.py, callbacks/NAME.py") == {"tests/no/such.py"}
+
+
+@each_page
+def test_a_small_study_is_given_after_its_big_one(page: Path) -> None:
+    text = page.read_text()
+    for place in re.finditer(r"-c (configs/studies/\w+)_small\.yaml", text):
+        assert text[: place.start()].rstrip().endswith(f"-c {place[1]}.yaml"), place[0]

@@ -48,20 +48,33 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
 
 
 def overlay(folder: Path, text: str, name: str = "overlay.yaml") -> Path:
-    """A configuration of its own."""
+    """Write a configuration file."""
     path = folder / name
     path.write_text(text)
     return path
+
+
+def laid_over(path: Path) -> list[Path]:
+    """The files that a configuration is given after: the demo, and for a small form of a study the study itself."""
+    whole = path.with_stem(path.stem.removesuffix("_small"))
+    return [DEMO] if whole == path else [DEMO, whole]
+
+
+def options(*paths: Path) -> list[Any]:
+    """Options that give these files."""
+    return [part for path in paths for part in ("-c", path)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_every_config_parses_on_top_of_the_demo(path: Path, shown: Shown) -> None:
     programs = ("train", "evaluate") if path.parent.name == "victims" or path == DEMO else ("evaluate",)
     for program in programs:
-        config = shown(program, "-c", DEMO, "-c", path)
+        config = shown(program, *options(*laid_over(path), path))
         given = yaml.safe_load(path.read_text())
         for name, attack in (given.get("attack", {}).get("attacks") or {}).items():
             assert config["attack"]["attacks"][name]["class_path"].endswith(f".{attack['class_path']}")
+        for name, change in given.get("attack", {}).get("attacks+", {}).items():
+            assert change["init_args"].items() <= config["attack"]["attacks"][name]["init_args"].items()
         for name, value in given.get("trainer", {}).items():
             assert config["trainer"][name] == value
 
@@ -111,6 +124,103 @@ def test_an_attack_of_a_later_file_takes_no_setting_from_one_of_its_name_in_an_e
     alone = shown.attacks("-c", overlay(tmp_path, rest + text, "alone.yaml"))
 
     assert shown.attacks("-c", DEMO, "-c", overlay(tmp_path, text))["fgsm"] == alone["fgsm"]
+
+
+def hidden(method: str, settings: dict[str, Any], objective: str, term: dict[str, Any]) -> dict[str, Any]:
+    """An attack whose objective adds a second term of weight 1."""
+    kappa = {"init_args": {"kappa": 100.0}} if objective == "Margin" else {}
+    terms = [{"class_path": objective, **kappa}, term]
+    added = {"class_path": "WeightedSum", "init_args": {"terms": terms, "weights": [1.0, 1.0]}}
+    return {"class_path": method, "init_args": {**settings, "objective": added}}
+
+
+TENTH = {"epsilon": 0.1, "steps": 10}
+LITERAL = {"step_size_warp": 0.06, "objective": {"class_path": "CrossEntropy", "init_args": {"saturated": "keep"}}}
+FORTY = {"epsilon": "1/256", "steps": 40, "step_size": "0.05/256"}
+FAR = {"epsilon": "4/256", "steps": 40, "step_size": "0.2/256"}
+CONSTRAINT = {"class_path": "FeatureConstraint", "init_args": {"components": 1}}
+SMALL_STUDIES = {
+    "bias_field_table1": {
+        "bim": {"class_path": "BIM", "init_args": TENTH},
+        "cw-l2": {"class_path": "CWL2", "init_args": {"search_steps": 3, "steps": 30, "initial_constant": 0.1}},
+        "saliency-map": {"class_path": "JSMA", "init_args": {"pixels": 1, "space": "probabilities", "steps": 200}},
+        "fgsm": {"class_path": "FGSM", "init_args": {"epsilon": 0.1}},
+        "mim": {"class_path": "MIM", "init_args": TENTH},
+        "sbf-literal": {"class_path": "AdvSBF", "init_args": LITERAL},
+        "sbf": {"class_path": "AdvSBF"},
+    },
+    "hfc_table2": {
+        "bim": {"class_path": "BIM", "init_args": FORTY},
+        "bim-hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT),
+        "pgd": {"class_path": "PGD", "init_args": FORTY},
+        "pgd-hfc": hidden("PGD", FORTY, "CrossEntropy", CONSTRAINT),
+        "cw": {"class_path": "CWLinf", "init_args": {**FORTY, "kappa": 100.0}},
+        "cw-hfc": hidden("CWLinf", FORTY, "Margin", CONSTRAINT),
+    },
+    "hfc_table3": {
+        "bim": {"class_path": "BIM", "init_args": FORTY},
+        "random-guide": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "RandomGuide"}),
+        "closest-guide": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "ClosestGuide"}),
+        "kde": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "DensityGuide"}),
+        "lid-guide": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "DimensionGuide"}),
+        "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT),
+    },
+    "hfc_table4": {
+        "bim": {"class_path": "BIM", "init_args": FAR},
+        "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT),
+    },
+}
+
+
+@pytest.mark.parametrize("study", SMALL_STUDIES)
+def test_a_small_study_is_what_it_was_when_its_file_held_everything(study: str, shown: Shown, tmp_path: Path) -> None:
+    """Its published results were made with these attacks."""
+    big, small = CONFIGS / "studies" / f"{study}.yaml", CONFIGS / "studies" / f"{study}_small.yaml"
+    whole = shown("evaluate", *options(DEMO, big))
+    written_out = yaml.safe_dump({"attack": {"attacks": SMALL_STUDIES[study]}}, sort_keys=False)
+    expected = shown.attacks(*options(DEMO, overlay(tmp_path, written_out)))
+    config = shown("evaluate", *options(DEMO, big, small))
+
+    assert config["attack"]["attacks"] == expected and list(expected) == list(config["attack"]["attacks"])
+    differing = {name for name in whole if whole[name] != config[name]}
+    assert differing == {"attack", "transfer"} if study == "bias_field_table1" else differing == {"attack"}
+    assert {name for name in whole["attack"] if whole["attack"][name] != config["attack"][name]} == {"attacks"}
+
+
+def test_the_small_studies_are_those_that_are_pinned() -> None:
+    assert {path.stem.removesuffix("_small") for path in FILES if path.stem.endswith("_small")} == set(SMALL_STUDIES)
+
+
+def test_the_judges_of_the_small_bias_field_study_are_its_own(shown: Shown) -> None:
+    small = CONFIGS / "studies" / "bias_field_table1_small.yaml"
+    judges = {"resnet50": "runs/xray_resnet50", "densenet121": "runs/xray_densenet121", "mobilenet": "runs/chest_xray"}
+    assert shown("evaluate", *options(*laid_over(small), small))["transfer"]["judges"] == judges
+
+
+def test_a_change_of_attacks_keeps_whatever_it_does_not_name(shown: Shown, tmp_path: Path) -> None:
+    change = "attack:\n  attacks+:\n    pgd: {init_args: {steps: 7}}\n    cw: {class_path: CWLinf}\n"
+    before = shown.attacks(*options(DEMO, LINF))
+    after = shown.attacks(*options(DEMO, LINF, overlay(tmp_path, change)))
+
+    assert list(after) == ["fgsm", "bim", "pgd", "cw"]
+    assert (before["pgd"]["init_args"].pop("steps"), after["pgd"]["init_args"].pop("steps")) == (20, 7)
+    assert before == after
+
+
+def test_changes_add_up_and_an_option_is_stronger(shown: Shown, tmp_path: Path) -> None:
+    one = overlay(tmp_path, "attack: {attacks+: {pgd: {init_args: {steps: 7, epsilon: 3/255}}}}", "one.yaml")
+    other = overlay(tmp_path, "attack: {attacks+: {pgd: {init_args: {steps: 8}}}}", "other.yaml")
+    pgd = shown.attacks(*options(DEMO, LINF, one, other), "--attack.attacks.pgd.step_size", "1/255")["pgd"]["init_args"]
+    assert (pgd["steps"], pgd["epsilon"], pgd["step_size"], pgd["stop_when_fooled"]) == (8, "3/255", "1/255", True)
+
+
+def test_a_change_reaches_into_an_objective(shown: Shown, tmp_path: Path) -> None:
+    text = "attack: {attacks: {sbf: {class_path: AdvSBF, init_args: {steps: 3, objective: {class_path: Margin}}}}}"
+    change = "attack: {attacks+: {sbf: {init_args: {objective: {init_args: {kappa: 2.5}}}}}}"
+    files = overlay(tmp_path, text, "first.yaml"), overlay(tmp_path, change, "second.yaml")
+    settings = shown.attacks(*options(DEMO, *files))["sbf"]["init_args"]
+    assert settings["objective"]["class_path"].endswith(".Margin") and settings["steps"] == 3
+    assert settings["objective"]["init_args"]["kappa"] == 2.5
 
 
 @pytest.mark.parametrize("option", ["--attack.attacks.pgd.steps", "--attack.attacks.pgd.init_args.steps"])
@@ -179,7 +289,8 @@ def test_an_evaluation_starts_from_the_runs_config_and_ends_with_the_report(
 ) -> None:
     shutil.copytree(fitted, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "runs" / "demo"
-    two = ("--attack.epsilons", "[1/255, 8/255]", "--attack.attacks.bim.steps", 3, "--panels.count", 2)
+    three_steps = overlay(tmp_path, "attack: {attacks+: {bim: {init_args: {steps: 3}}}}")
+    two = ("-c", three_steps, "--attack.epsilons", "[1/255, 8/255]", "--panels.count", 2)
     shown.monkeypatch.setattr("sys.argv", ["evaluate.py"])
     run("evaluate", "test", "-c", folder / "train.yaml", "-c", LINF, "--ckpt_path", "best", *two)
 
@@ -193,6 +304,7 @@ def test_an_evaluation_starts_from_the_runs_config_and_ends_with_the_report(
     assert len(list((folder / "evaluate" / "panels").glob("*.json"))) == 2 * 2 * 5
     saved = yaml.safe_load((folder / "evaluate" / "evaluate.yaml").read_text())
     assert saved["attack"]["epsilons"] == ["1/255", "8/255"] and saved["name"] == "demo"
+    assert saved["attack"]["attacks"]["bim"]["init_args"]["steps"] == 3 and "attacks+" not in saved["attack"]
 
     train = (folder / "train.yaml").read_bytes()
     journal = {file.name: file.read_bytes() for file in (folder / "evaluate" / "journal").iterdir()}

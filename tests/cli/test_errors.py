@@ -1,4 +1,4 @@
-"""Mistakes of the user: one sentence about the real mistake, exit status 2, and no data read."""
+"""Mistakes of the user: one sentence that names the mistake, exit status 2, and no data read."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from lightning_modules import Classifier
 ROOT = Path(__file__).resolve().parents[2]
 DEMO, LINF = ROOT / "configs" / "demo.yaml", ROOT / "configs" / "attacks" / "linf.yaml"
 QUIET = ("--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=1")
-LONGEST = 300  # characters of a sentence that is still read
+LONGEST = 300  # characters; a longer sentence is not read
 
 Complaint = Callable[..., str]
 
@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def complaint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], checkpoint: Path
 ) -> Complaint:
-    """Runs a command line that is wrong and gives its one sentence."""
+    """Runs a command line that contains a mistake and returns the one sentence about it."""
     monkeypatch.chdir(tmp_path)
 
     def run(program: str, *arguments: Any, text: str = "", configs: tuple[Path, ...] = (DEMO,)) -> str:
@@ -70,23 +70,24 @@ def complaint(
 
 
 @pytest.mark.parametrize(
-    ("what", "arguments", "text", "told"),
+    ("what", "arguments", "text", "expected"),
     [
         ("model", ["--model", "Clasifier"], "", "Clasifier"),
         ("model in a file", [], "model: {class_path: Clasifier}", "Clasifier"),
         ("data", ["--data", "ChestXray"], "", "ChestXray"),
         ("data in a file", [], "data: {class_path: ChestXray}", "ChestXray"),
         ("optimizer", ["--model.optimizer", "Adamm"], "", "Adamm"),
-        ("attack", [], attack("{class_path: PDG}"), "PDG"),
+        ("attack", [], attack("{class_path: PDG}"), "did you mean PGD"),
+        ("detector", [], "detection: {detectors: {kd: {class_path: KernelDensty}}}", "did you mean KernelDensity"),
         ("data class as model", ["--model", "PhantomChestXRay"], "", "PhantomChestXRay"),
     ],
 )
-def test_an_unknown_class_is_named(complaint: Complaint, what: str, arguments: list, text: str, told: str) -> None:
-    assert told in complaint("train", *arguments, text=text)
+def test_an_unknown_class_is_named(complaint: Complaint, what: str, arguments: list, text: str, expected: str) -> None:
+    assert expected in complaint("train", *arguments, text=text)
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments", "text", "told"),
+    ("program", "arguments", "text", "expected"),
     [
         ("train", ["--nme", "x"], "", "nme"),
         ("train", [], "nme: x", "nme"),
@@ -101,12 +102,14 @@ def test_an_unknown_class_is_named(complaint: Complaint, what: str, arguments: l
         ("evaluate", ["--ckpt_path", "GOOD"], "attack: {epsilon: [0.1]}", "epsilon"),
     ],
 )
-def test_a_misspelt_option_is_named(complaint: Complaint, program: str, arguments: list, text: str, told: str) -> None:
-    assert re.search(rf"\b{told}\b", complaint(program, *arguments, text=text))
+def test_a_misspelt_option_is_named(
+    complaint: Complaint, program: str, arguments: list, text: str, expected: str
+) -> None:
+    assert re.search(rf"\b{expected}\b", complaint(program, *arguments, text=text))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text", "told"),
+    ("arguments", "text", "expected"),
     [
         ([], attack("{class_path: PGD, init_args: {epsilon: 8}}"), r"epsilon .*got 8 \(did you mean 8/255\?\)"),
         ([], attack("{class_path: PGD, init_args: {step_size: 3}}"), r"step_size .*got 3 \(did you mean 3/255\?\)"),
@@ -121,12 +124,14 @@ def test_a_misspelt_option_is_named(complaint: Complaint, program: str, argument
         (["--data.batch_size", "many"], "", "batch_size.*many|many.*batch_size"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused(complaint: Complaint, arguments: list, text: str, told: str) -> None:
-    assert re.search(told, complaint("evaluate", "--ckpt_path", "GOOD", *arguments, text=text))
+def test_a_value_that_cannot_be_meant_is_refused(
+    complaint: Complaint, arguments: list, text: str, expected: str
+) -> None:
+    assert re.search(expected, complaint("evaluate", "--ckpt_path", "GOOD", *arguments, text=text))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--model.weights", "nofile.safetensors"], "no file nofile.safetensors"),
         (["--model.backbone", "resnet1000"], "resnet1000"),
@@ -139,21 +144,21 @@ def test_a_value_that_cannot_be_meant_is_refused(complaint: Complaint, arguments
         (["-c", "nofile.yaml"], "nofile.yaml"),
     ],
 )
-def test_a_victim_that_cannot_be_built_is_refused(complaint: Complaint, arguments: list, told: str) -> None:
-    assert re.search(told, complaint("train", *arguments))
+def test_a_victim_that_cannot_be_built_is_refused(complaint: Complaint, arguments: list, expected: str) -> None:
+    assert re.search(expected, complaint("train", *arguments))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--ckpt_path", "best"], r"checkpoints/best\.ckpt.*fine-tune"),
         (["--ckpt_path", "last"], r"checkpoints/last\.ckpt.*fine-tune"),
         (["--ckpt_path", "gone.ckpt"], r"no checkpoint gone\.ckpt"),
-        ([], "which weights"),
+        ([], "no checkpoint is given: add --ckpt_path best"),
     ],
 )
-def test_a_checkpoint_that_does_not_exist_is_refused(complaint: Complaint, arguments: list, told: str) -> None:
-    assert re.search(told, complaint("evaluate", *arguments, configs=(DEMO, LINF)))
+def test_a_checkpoint_that_does_not_exist_is_refused(complaint: Complaint, arguments: list, expected: str) -> None:
+    assert re.search(expected, complaint("evaluate", *arguments, configs=(DEMO, LINF)))
 
 
 @pytest.mark.parametrize(
@@ -193,13 +198,33 @@ def test_an_evaluation_without_an_attack_is_refused(complaint: Complaint, attack
     assert "no attack is configured" in complaint("evaluate", "--ckpt_path", "GOOD", text=text)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ("{bmi: {init_args: {steps: 3}}}", "no earlier file configures an attack 'bmi'; did you mean bim"),
+        ("{jsma: {init_args: {steps: 3}}}", "no earlier file configures an attack 'jsma'; give that file before"),
+        ("{bim: {class_path: PGD}}", "bim cannot turn BIM into PGD"),
+        ("{bim: {init_args: {stpes: 3}}}", r"BIM has no option 'stpes'; did you mean .*steps"),
+        ("{bim: {init_args: {epsilon: 8}}}", r"epsilon .*got 8 \(did you mean 8/255\?\)"),
+        ("{bim: {steps: 3}}", r"bim takes \{init_args: .*got \{'steps': 3\}"),
+        ("{bim: {init_args: 3}}", r"bim takes \{init_args: .*got \{'init_args': 3\}"),
+        ("{bim: 3}", r"bim takes \{init_args: .*got 3"),
+        ("[bim]", r"maps names of attacks to their changes, got \['bim'\]"),
+        ("{}, attacks: {}", "wrong.yaml has both"),
+    ],
+)
+def test_a_change_of_attacks_that_cannot_be_made_is_refused(complaint: Complaint, changes: str, expected: str) -> None:
+    text = f"attack: {{attacks+: {changes}}}"
+    assert re.search(expected, complaint("evaluate", "--ckpt_path", "GOOD", text=text, configs=(DEMO, LINF)))
+
+
 def test_an_attack_named_like_the_control_is_refused(complaint: Complaint) -> None:
     text = "attack: {attacks: {noise: {class_path: FGSM}}}"
     assert "noise" in complaint("evaluate", "--ckpt_path", "GOOD", text=text)
 
 
 @pytest.mark.parametrize("arguments", [[], ["predict"], ["fit"], ["fit", "--name", "x"]])
-def test_a_command_that_is_not_whole_is_refused(
+def test_an_incomplete_command_is_refused(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Undefended classifiers for the benchmarks: seeded networks trained for seconds on faint textures."""
+"""Victims for the benchmarks: seeded classifiers, trained for a few seconds on faint textures, without any defence."""
 
 import timm
 import torch
@@ -9,11 +9,11 @@ CLASSES, TILE, CONTRAST, NOISE = 10, 8, 4 / 255, 0.015
 
 
 def textures(number: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images whose class is a faint texture before a strong background that says nothing, and their classes.
+    """Images whose class is a faint texture on a strong, uninformative background, and their classes.
 
-    A class is a fixed tile of 8 x 8 pixels of +-4/255, repeated; the background is smooth and differs in every image.
-    What tells the classes apart is thus as small as perturbations, and the networks fall to PGD at 1/255, as undefended
-    networks at large do.
+    A class is a fixed tile of 8 x 8 pixels of +-4/255, repeated; the background is smooth and differs between images.
+    The features that separate the classes are thus as small as perturbations, and the networks fall to PGD at 1/255, as
+    networks without a defence generally do.
 
     Args:
         number: Number of images N.
@@ -33,10 +33,10 @@ def textures(number: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
     return (background + texture + noise).clamp(0, 1), classes
 
 
-def undefended(name: str, side: int, steps: int) -> nn.Module:
-    """Train a timm network on 32 textures of 32 x 32 pixels a step; take BatchNorm's statistics at the final size.
+def trained_classifier(name: str, side: int, steps: int) -> nn.Module:
+    """Train a timm network on batches of 32 textures of 32 x 32 pixels, with BatchNorm's statistics of the final size.
 
-    A random network will not do: many answer the same class whatever they see.
+    Random weights would not do: many random networks predict the same class for every image.
 
     Args:
         name: Name of a timm network.
@@ -44,7 +44,7 @@ def undefended(name: str, side: int, steps: int) -> nn.Module:
         steps: Training steps of AdamW at 0.001.
 
     Returns:
-        The network in eval mode, its weights still trainable, as after any training.
+        The network in eval mode, with trainable weights, as training leaves it.
     """
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=CLASSES)
@@ -58,7 +58,7 @@ def undefended(name: str, side: int, steps: int) -> nn.Module:
     optimizer.zero_grad()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain average of what follows
+            module.momentum = None  # the plain average of the batches below
             module.reset_running_stats()
     with torch.no_grad():
         for batch in range(3):

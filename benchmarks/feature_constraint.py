@@ -1,4 +1,4 @@
-"""Times a step of PGD that hides by the feature constraint against a plain one: ``python -m benchmarks.hidden``."""
+"""Times a step of PGD with the hierarchical feature constraint against a plain one: ``make bench``."""
 
 import argparse
 import os
@@ -31,16 +31,16 @@ AIMS = {1: 1.25, 64: 1.6}
 def synthetic(
     layers: Mapping[str, int], components: int, images: int, device: torch.device
 ) -> tuple[FittedState, dict[str, Any]]:
-    """Mixtures of each class from random features and equally large components, as a fit to that many images has them.
+    """Mixtures of random features with components of equal size, as large as if they were fitted to that many images.
 
     Args:
         layers: Number of channels of each layer.
-        components: Gaussians of each class.
-        images: Clean images of each class.
-        device: Where the features are.
+        components: Gaussians per class.
+        images: Clean images per class.
+        device: Device of the features.
 
     Returns:
-        What an objective would have learnt, and how long it took and how large it is.
+        What an objective learns by fitting, and the time that took and its size.
     """
     start, generator = time.perf_counter(), torch.Generator().manual_seed(0)
     shares = functional.one_hot(torch.arange(images) % components, components).double().to(device)
@@ -60,7 +60,7 @@ def synthetic(
 
 
 def widths(network: nn.Module, images: Tensor) -> dict[str, int]:
-    """Number of channels of each layer that the constraint reads."""
+    """Number of channels of each layer on which the constraint acts."""
     victim = as_victim(network)
     with torch.no_grad():
         features = victim.features(images[:1], victim.layers_named(TAPS))[1]
@@ -70,7 +70,7 @@ def widths(network: nn.Module, images: Tensor) -> dict[str, int]:
 def measure(
     network: nn.Module, images: Tensor, targets: Tensor, steps: int, rounds: int, references: int
 ) -> dict[str, Any]:
-    """Time PGD with and without the constraint, all of them once a round."""
+    """Time PGD with and without the constraint, each contender once per round."""
     layers = widths(network, images)
     runs: dict[str, Run] = {
         "floor": floor(network, images, targets, steps),
@@ -87,7 +87,7 @@ def measure(
     block = Block("PGD", steps, 1, runs)
     for run in runs.values():
         timed(run, 1, images.device)
-    seconds, _ = interleave([block], rounds, images.device, "hidden")
+    seconds, _ = interleave([block], rounds, images.device, "feature_constraint")
     spent = seconds[block.name]
     rows = [{"contender": key} | against(spent[key], spent["plain"]) for key in runs]
     for row, components in zip(rows[2:], AIMS, strict=True):
@@ -104,7 +104,7 @@ def measure(
 
 
 def render(result: dict[str, Any]) -> str:
-    """Everything about one machine, as Markdown."""
+    """All results of one machine, as Markdown."""
     measured = result["measured"]
     number, channels, height, width = measured["images"]
     body = []
@@ -115,12 +115,12 @@ def render(result: dict[str, Any]) -> str:
         kept, full = (f"{row[name] / 2**20:,.0f}" for name in ("bytes", "bytes_in_full"))
         reached = "reached" if row["ratio"] <= row["aim"] else "missed"
         body.append([row["contender"], cost(row), f"{row['aim']:.2f}, {reached}", kept, full])
-    head = ["PGD", "time of a step", "at most", "mixtures, MiB", "as full matrices, MiB"]
+    head = ["PGD", "time per step", "at most", "mixtures, MiB", "as full matrices, MiB"]
     return "\n\n".join(
         [
             *heading(result),
             f"**{measured['network']}, {number} x {channels} x {height} x {width}**, all {measured['layers']} layers, "
-            f"{CLASSES} classes of {measured['references']} clean images, {measured['steps']} steps, "
+            f"{CLASSES} classes of {measured['references']} clean images each, {measured['steps']} steps, "
             f"{measured['rounds']} rounds. Time as a multiple of plain PGD, median of the rounds (quartiles):",
             table(head, body),
         ]
@@ -132,9 +132,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=2, help="steps of each attack, all of which cost the same")
-    parser.add_argument("--references", type=int, default=1500, help="clean images of each class")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out; stores nothing")
+    parser.add_argument("--steps", type=int, default=2, help="steps of each attack; every step costs the same")
+    parser.add_argument("--references", type=int, default=1500, help="clean images per class")
+    parser.add_argument("--quick", action="store_true", help="a short trial with small sizes that stores nothing")
     arguments = parser.parse_args()
     device, load = torch.device(arguments.device), os.getloadavg()[0]
     torch.backends.cudnn.benchmark = False  # as in the other benchmarks
@@ -145,11 +145,11 @@ def main() -> None:
     images = torch.rand((number, 3, side, side), generator=torch.Generator().manual_seed(0)).to(device)
     targets = (torch.arange(number) % CLASSES).to(device)
     measured = measure(network, images, targets, arguments.steps, rounds, references)
-    result = described("hidden", device, LIBRARIES, load) | {"measured": measured}
+    result = described("feature_constraint", device, LIBRARIES, load) | {"measured": measured}
     print(render(result))
     if not arguments.quick:
         store(result)
-        write_documentation(DOCUMENTATION, RESULTS, "hidden", render)
+        write_documentation(DOCUMENTATION, RESULTS, "feature_constraint", render)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""Configuration files laid over each other: a later file replaces the attacks of the earlier ones, or changes some."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile
+
+from cli.errors import nearest
+
+
+class OverlayFile(ActionConfigFile):
+    """A configuration file that says of the attacks of earlier files whether it replaces or changes them.
+
+    ``attack: {attacks: ...}`` replaces them all. The parser alone would merge attacks of the same name, and a suite's
+    PGD would take its radius from an earlier file's. ``attack: {attacks+: {NAME: {init_args: ...}}}`` changes the
+    attacks that it names, and leaves everything else of them, and all other attacks, as they are.
+    """
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
+        """Read the file on top of what earlier files have configured."""
+        try:
+            content = yaml.safe_load(Path(value).read_text())
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
+        except (OSError, ValueError):
+            content = None  # the parser says what is wrong
+        attack = content.get("attack") if isinstance(content, dict) else None
+        if isinstance(attack, dict) and "attacks+" in attack:
+            if "attacks" in attack:
+                raise ValueError(
+                    f"{value} has both attack.attacks, which replaces all attacks, and attack.attacks+, "
+                    "which changes some; give one of them"
+                )
+            attack["attacks"] = changed_attacks(cfg.get("attack.attacks") or {}, attack.pop("attacks+"))
+            value = yaml.safe_dump(content, sort_keys=False)  # the parser takes a file's content as well as its path
+        elif isinstance(attack, dict) and "attacks" in attack and cfg.get("attack.attacks") is not None:
+            cfg["attack.attacks"] = None
+        ActionConfigFile.apply_config(parser, cfg, dest, value)
+
+
+def changed_attacks(configured: Mapping[str, Any], changes: Any) -> dict[str, Any]:
+    """Lay out all attacks for the parser, which adds the settings that they have already.
+
+    Args:
+        configured: Attacks of the earlier files by name, each with its ``class_path``.
+        changes: For some of these names, ``{init_args: {...}}`` with the settings that change.
+
+    Raises:
+        ValueError: A change is not of that form, or no earlier file configures an attack of its name and class.
+    """
+    if not isinstance(changes, dict):
+        raise ValueError(f"attack.attacks+ maps names of attacks to their changes, got {changes!r}")
+    for name, change in changes.items():
+        if name not in configured:
+            hint = nearest(str(name), [str(one) for one in configured]) or "; give that file before this one, with -c"
+            raise ValueError(f"attack.attacks+.{name}: no earlier file configures an attack {name!r}{hint}")
+        settings = change.get("init_args", {}) if isinstance(change, dict) else None
+        if not isinstance(settings, dict) or not change.keys() <= {"class_path", "init_args"}:
+            raise ValueError(f"attack.attacks+.{name} takes {{init_args: {{...}}}} with what changes, got {change!r}")
+        method = configured[name].class_path.rpartition(".")[2]
+        if str(change.get("class_path", method)).rpartition(".")[2] != method:
+            raise ValueError(
+                f"attack.attacks+.{name} cannot turn {method} into {change['class_path']}; "
+                "list all attacks under attack.attacks instead"
+            )
+    return {
+        name: {"class_path": attack.class_path, "init_args": changes.get(name, {}).get("init_args", {})}
+        for name, attack in configured.items()
+    }
