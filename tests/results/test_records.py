@@ -252,8 +252,7 @@ def test_manifest_errors_name_the_folder(tmp_path):
 
 
 def test_results_needs_neither_torch_nor_lightning():
-    code = (
-        "import sys, results.report, results.tables; print({'torch', 'pytorch_lightning', 'scipy'} & set(sys.modules))"
-    )
+    modules = "medrobust.results.report.page, medrobust.results.report.tables, compare"
+    code = f"import sys, {modules}; print({{'torch', 'pytorch_lightning', 'scipy'}} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
