@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medrobust.evaluation.plan import AdversarialBatch, EvaluationPlan
 from medrobust.results.manifest import SCHEMA, write_manifest
-from medrobust.results.records import Journal, Record, finished
+from medrobust.results.records import Journal, finished
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class RecordJournal(Callback):
             for file in self._old:
                 file.unlink(missing_ok=True)
 
-    def _records(self, victim: Any, batch: AdversarialBatch) -> list[Record]:
+    def _records(self, victim: Any, batch: AdversarialBatch) -> list[dict[str, Any]]:
         difference = (batch.adversarial - batch.clean).flatten(1)
         before = victim.decisions(batch.clean_outputs) if hasattr(victim, "decisions") else None
         after = victim.decisions(batch.adversarial_outputs) if hasattr(victim, "decisions") else None
@@ -96,7 +96,10 @@ class RecordJournal(Callback):
             "adversarial_confidence": after[1].tolist() if after else nothing,
             "correct_before": batch.correct_before.tolist(),
             "correct_after": batch.correct_after.tolist(),
-            "success": batch.success.tolist(),
+            "reached": batch.success.tolist(),
+            "success": (batch.correct_before & batch.success).tolist(),
+            "quality_before": nothing,
+            "quality_after": nothing,
             "linf": difference.abs().amax(1).tolist(),
             "l2": torch.linalg.vector_norm(difference.double(), dim=1).tolist(),
             "l0": (difference != 0).sum(1).tolist(),
@@ -118,7 +121,7 @@ class RecordJournal(Callback):
             "seed": planned.attack.seed,
         }
         rows = [dict(zip(per_image, values, strict=True)) for values in zip(*per_image.values(), strict=True)]
-        return [Record(**shared, **row) for row in rows]  # type: ignore[typeddict-item]
+        return [{**shared, **row} for row in rows]
 
     def _manifest(self, trainer: pl.Trainer, victim: pl.LightningModule, plan: EvaluationPlan) -> dict[str, Any]:
         data = {**plan.data, "images": len(plan.images)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack, UniformNoise
-from medrobust.results.records import SCHEMA
+from medrobust.results.records import KEYS
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 def record_key(*parts: Any) -> str:
     """16 hex digits over JSON values: records of equal keys are interchangeable."""
-    text = json.dumps([SCHEMA, *parts], sort_keys=True, allow_nan=False)
+    text = json.dumps([KEYS, *parts], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from medrobust.results.columns import Kind, score_column
 from medrobust.results.separation import Scores, auroc, bootstrap_intervals, roc_curve, tpr_at_tnr
 
 TNR = 0.9  # HFC21: the detector may drop 10 % of the normal images
@@ -53,16 +54,16 @@ def detection(
     return {"detectors": detectors, "fits": fits, "tnr": TNR, "rows": rows}
 
 
-def scores_of(table: pl.DataFrame, detector: str, fit: str, kind: str = "") -> Scores:
+def scores_of(table: pl.DataFrame, detector: str, fit: str, kind: Kind = "adversarial") -> Scores:
     """Scores of one detector in the order of the records, ``(N,)``; NaN where there is none.
 
     Args:
         table: Records of one attack.
         detector: Its name in the manifest.
         fit: The attack that its classifier was fitted on.
-        kind: "clean", "noisy", or "" for the adversarial image.
+        kind: Version of the image.
     """
-    name = "_".join(part for part in ("detector", detector, fit, kind) if part)
+    name = score_column(detector, fit, kind)
     if name not in table.columns:
         return np.full(len(table), np.nan)
     return table[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
@@ -77,7 +78,7 @@ def _clusters(table: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _judge(table: pl.DataFrame, success: np.ndarray, detector: str, fit: str) -> dict[str, Any]:
-    clean, noisy = (scores_of(table, detector, fit, kind) for kind in ("clean", "noisy"))
+    clean, noisy = scores_of(table, detector, fit, "clean"), scores_of(table, detector, fit, "noisy")
     adversarial = np.where(success, scores_of(table, detector, fit), np.nan)
     scored = ~(np.isnan(clean) & np.isnan(noisy) & np.isnan(adversarial))
     clean, noisy, adversarial = clean[scored], noisy[scored], adversarial[scored]

@@ -6,22 +6,6 @@ from typing import Any
 DASH = "–"
 
 
-# heading and meaning of the columns that attacks and callbacks add to the records
-MEASURES = {
-    "var": ("Var", "variance of the perturbation divided by ε, over an image's values (SMIA21)"),
-    "cos": ("cos", "mean cosine between consecutive updates of an image (SMIA21 Table 1)"),
-    "positive_cosines": ("cos > 0", "share of these cosines above 0"),
-    "psnr": ("PSNR", "peak signal-to-noise ratio of the adversarial image in dB; none for an unchanged image"),
-    "ssim": ("SSIM", "structural similarity to the clean image, 1 if equal"),
-    "brisque_clean": ("BRISQUE clean", "quality of the clean image without a reference, lower is better"),
-    "brisque": ("BRISQUE", "the same of the adversarial image; none for a constant image"),
-    "field_largest": ("max |B|", "largest value of the bias field, in natural logarithms of the image"),
-    "field_roughness": ("roughness", "Laplacian norm of the bias field"),
-    "warp_folds": ("folds", "share of the image where the warp folds over"),
-    "first_success": ("first", "number, from 0, of the attack in the list that fooled the image first"),
-}
-
-
 def format_epsilon(epsilon: float | None) -> str:
     """Write a radius as the field does: "2/255", "0.3/255" or "1/256" if it is one, else with three digits.
 

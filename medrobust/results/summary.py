@@ -7,15 +7,14 @@ from typing import Any
 import polars as pl
 
 from medrobust.results.checks import check
+from medrobust.results.columns import COLUMNS, MEASURES, SCORE_PATTERNS, judge_column
 from medrobust.results.detection import detection
-from medrobust.results.formats import MEASURES
 from medrobust.results.manifest import read_manifest, write_json
-from medrobust.results.records import COLUMNS, read_records
+from medrobust.results.records import read_records
 from medrobust.results.statistics import wilson_interval
 
 SCHEMA = 1
 SUMMARY = "summary.json"
-JUDGED = ("before", "after", "success")  # what a judge says of an image, in columns judge_NAME_before and so on
 
 
 def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
 def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[str, Any]:
     n, before = len(table), int(table["correct_before"].sum())
     after = int(table["correct_after"].sum())
-    success = int((table["success"] & table["correct_before"]).sum())
+    success = int(table["success"].sum())
     backwards = int(table["backwards"].sum())
     kind = "control" if entry["control"] else "attack"
     # an image that an attack gave up on comes back clean: its distance of 0 would make the attack look gentle
@@ -168,15 +167,17 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
     """What each judge made of an attack's images, among those that it had right before."""
     found = {}
     for judge, theirs in judges.items():
-        if f"judge_{judge}_before" not in table.columns:
+        if judge_column(judge, "before") not in table.columns:
             continue
-        before, after, success = (table[f"judge_{judge}_{name}"].fill_null(False) for name in JUDGED)
+        before = table[judge_column(judge, "before")].fill_null(False)
+        after = table[judge_column(judge, "after")].fill_null(False)
+        success = before & table[judge_column(judge, "success")].fill_null(False)
         right = int(before.sum())
         found[judge] = {
             "same_weights": theirs == weights,
             "n_correct_before": right,
-            "n_success": int((before & success).sum()),
-            **_rate("success_rate", int((before & success).sum()), right),
+            "n_success": int(success.sum()),
+            **_rate("success_rate", int(success.sum()), right),
             **_rate("clean_accuracy", right, len(table)),
             **_rate("accuracy_under_attack", int(after.sum()), len(table)),
         }
@@ -185,7 +186,7 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
 
 def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Means of the numeric columns that the schema does not know, and how many images have no value."""
-    others = pl.exclude([*COLUMNS, "^judge_.*$", "^detector_.*$"])
+    others = pl.exclude([*COLUMNS, *SCORE_PATTERNS])
     extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(others)
     known = list(MEASURES)
     columns = sorted(

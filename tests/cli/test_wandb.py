@@ -15,15 +15,15 @@ import polars
 import pytest
 from PIL import Image
 
-from cli.wandb_log import log_evaluation, logged_in, reachable, run_logger
 from cli import wandb_log
-from medrobust.results.records import COLUMNS
+from cli.wandb_log import log_evaluation, logged_in, reachable, run_logger
+from medrobust.results.columns import TYPES
 
 PLACES = ("WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 KEY = "0123456789" * 4
 CONNECT = socket.create_connection
 VALUES: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "key": "k" * 16,
     "run": "tiny",
     "victim": "resnet10t",
@@ -40,6 +40,7 @@ VALUES: dict[str, Any] = {
     "adversarial_confidence": 0.8,
     "correct_before": True,
     "correct_after": False,
+    "reached": True,
     "success": True,
     "linf": 1 / 255,
     "l2": 0.1,
@@ -91,7 +92,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "evaluate"
     (folder / "panels").mkdir(parents=True)
     rows = [{**VALUES, "id": f"image-{place}"} for place in range(3)]
-    polars.DataFrame(rows, schema=COLUMNS).write_parquet(folder / "records.parquet")
+    polars.DataFrame(rows, schema=TYPES).write_parquet(folder / "records.parquet")
     names = {kind: f"a-{kind}.png" for kind in ("clean", "perturbation", "adversarial")}
     for place, name in enumerate(names.values()):
         Image.new("L", (8, 8), 60 * place).save(folder / "panels" / name)

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 import compare
+from medrobust.results.columns import COLUMNS
 from medrobust.results.detection import detection
 from medrobust.results.manifest import write_manifest
-from medrobust.results.records import COLUMNS, Journal, read_records
+from medrobust.results.records import Journal, read_records
 from medrobust.results.report.detection_figures import roc_figure, roc_note
 from medrobust.results.report.detection_tables import console_detection, detection_grids, detection_markdown, read_pair
 from medrobust.results.report.page import finish
@@ -39,7 +40,8 @@ def evaluation(folder, attacks, detectors=("kd", "bu"), fits=("same",), images=6
             record = dict.fromkeys(set(COLUMNS) - {"schema"}) | head
             record |= {"run": "demo", "victim": "v", "dataset": "d", "split": "s", "id": f"{image:03d}", "seed": 42}
             record |= {"correct_before": bool(right[image]), "correct_after": bool(right[image] and not fooled[image])}
-            record |= {"success": bool(fooled[image]), "linf": epsilon or 0.01, "l2": 0.5, "zero_gradients": 0}
+            record |= {"reached": bool(fooled[image]), "success": bool(fooled[image])}
+            record |= {"linf": epsilon or 0.01, "l2": 0.5, "zero_gradients": 0}
             record |= {"forwards": 2, "backwards": 1, "psnr": 40.0}
             for (place, detector), fit in itertools.product(enumerate(detectors), fits):
                 usual = random.normal(0, 1)

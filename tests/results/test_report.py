@@ -73,6 +73,7 @@ def evaluation(folder, attacks, images=40, classes=CLASSES, done=None, panels=1,
                 "clean_confidence": 0.9,
                 "adversarial_prediction": (clean + 1) % len(classes) if fooled else clean,
                 "adversarial_confidence": 0.75,
+                "reached": fooled,
                 "success": fooled,
                 "linf": epsilon or 0.01,
             }
@@ -80,6 +81,7 @@ def evaluation(folder, attacks, images=40, classes=CLASSES, done=None, panels=1,
                 shown
                 | {"run": run, "victim": "v", "dataset": "d", "split": "s", "goal": None, "seed": 42}
                 | {"correct_before": bool(right[image]), "correct_after": bool(right[image] and not fooled)}
+                | {"patient": None, "quality_before": None, "quality_after": None}
                 | {"l2": 0.5, "l0": None, "zero_gradients": 0, "psnr": 40.0}
                 | {"forwards": 1 + 20 * (not control), "backwards": 20 * (not control)}
             )

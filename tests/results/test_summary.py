@@ -10,8 +10,9 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 from medrobust.results.checks import CHECKS
+from medrobust.results.columns import COLUMNS, TYPES
 from medrobust.results.formats import format_epsilon
-from medrobust.results.records import COLUMNS, Journal, merge
+from medrobust.results.records import Journal, merge
 from medrobust.results.report.tables import console_flags, console_table, markdown_table
 from medrobust.results.statistics import paired_p_value, wilson_interval
 from medrobust.results.summary import summarise, write_summary
@@ -39,8 +40,10 @@ def rows(entry, fooled, right=None, **changes):
     return [
         dict.fromkeys(COLUMNS)
         | {
-            "schema": 1,
+            "schema": 2,
             "key": entry["key"],
+            **dict.fromkeys(("run", "victim", "dataset", "split"), "demo"),
+            "seed": 42,
             "id": f"{image:04d}",
             "target": image % 2,
             "attack": entry["attack"],
@@ -48,7 +51,8 @@ def rows(entry, fooled, right=None, **changes):
             "epsilon": entry["epsilon"],
             "correct_before": was == "1",
             "correct_after": was == "1" and now == "0",
-            "success": now == "1",
+            "reached": now == "1",
+            "success": was == now == "1",
             "linf": entry["epsilon"] or 0.5,
             "l2": 1.0 + image,
             "forwards": 3,
@@ -61,7 +65,7 @@ def rows(entry, fooled, right=None, **changes):
 
 
 def summary_of(entries, records, images=40):
-    frame = pl.DataFrame(records, schema=pl.Schema(COLUMNS) if not records else None, schema_overrides=COLUMNS)
+    frame = pl.DataFrame(records, schema=pl.Schema(TYPES) if not records else None, schema_overrides=TYPES)
     return summarise(frame, manifest(*entries, images=images))
 
 
@@ -307,7 +311,7 @@ def test_a_judge_that_is_fooled_more_often_than_the_victim_is_flagged():
             {**record, **seen} for record, seen in zip(records, judged("1" * 36 + "0" * 4, success), strict=True)
         ]
         known = {"listeners": {"judges": {"other": "ab"}}, "victim": {"weights": "cd"}}
-        summary = summarise(pl.DataFrame(records, schema_overrides=COLUMNS), {**manifest(entry), **known})
+        summary = summarise(pl.DataFrame(records, schema_overrides=TYPES), {**manifest(entry), **known})
         row = summary["rows"][1]["transfer"]["other"]
         expected = sum(one == "1" for one in success[:36])
         assert (row["n_correct_before"], row["n_success"], row["same_weights"]) == (36, expected, False)

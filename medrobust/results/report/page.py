@@ -13,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from medrobust.results.columns import MEASURES
 from medrobust.results.detection import TNR
 from medrobust.results.formats import (
     DASH,
-    MEASURES,
     format_epsilon,
     format_interval,
     format_measure,

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from medrobust.results.columns import MEASURES
 from medrobust.results.formats import (
     DASH,
-    MEASURES,
     format_epsilon,
     format_interval,
     format_measure,
