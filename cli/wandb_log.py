@@ -13,6 +13,7 @@ import polars as pl
 
 from medrobust.results.formats import format_epsilon
 from medrobust.results.records import read_records
+from medrobust.results.summary import columns_shown
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,9 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
 
     scalars: dict[str, Any] = {}
     for row in summary["rows"]:
-        for rate in ("accuracy_under_attack", "success_rate"):
-            if row.get(rate) is not None:
-                scalars[f"{_place(row)}/{rate}"] = row[rate]
+        for name in columns_shown(summary["manifest"]):
+            if row.get(name) is not None:
+                scalars[f"{_place(row)}/{name}"] = row[name]
     for row in summary.get("detection", {}).get("rows", []):
         for what in ("auroc", "tpr"):
             if row[what] is not None:

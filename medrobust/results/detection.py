@@ -69,8 +69,8 @@ def scores_of(table: pl.DataFrame, detector: str, fit: str, kind: Kind = "advers
     return table[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _clusters(table: pl.DataFrame) -> NDArray[np.int64]:
-    """Number of the patient that each image belongs to, ``(N,)``; of the image where the patient is not known."""
+def patients_of(table: pl.DataFrame) -> NDArray[np.int64]:
+    """Number of the patient that each image shows, from 0, ``(N,)``; where none is known, the image has its own."""
     names = table["id"]
     if "patient" in table.columns:
         names = pl.select(pl.coalesce(table["patient"].cast(pl.String), names)).to_series()
@@ -82,7 +82,7 @@ def _judge(table: pl.DataFrame, success: np.ndarray, detector: str, fit: str) ->
     adversarial = np.where(success, scores_of(table, detector, fit), np.nan)
     scored = ~(np.isnan(clean) & np.isnan(noisy) & np.isnan(adversarial))
     clean, noisy, adversarial = clean[scored], noisy[scored], adversarial[scored]
-    both, images = np.concatenate([clean, noisy]), _clusters(table)[scored]
+    both, images = np.concatenate([clean, noisy]), patients_of(table)[scored]
     negative, negative_images = both[~np.isnan(both)], np.tile(images, 2)[~np.isnan(both)]
     positive, positive_images = adversarial[~np.isnan(adversarial)], images[~np.isnan(adversarial)]
     intervals = bootstrap_intervals(negative, negative_images, positive, positive_images, TNR)

@@ -71,6 +71,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def task_of(manifest: Mapping[str, Any]) -> str:
+    """Task of the victim: "classification" unless the data name another one."""
+    return str(manifest["data"].get("task", "classification"))
+
+
 def _check(manifest: object, path: Path) -> None:
     if not isinstance(manifest, Mapping) or manifest.get("schema") != SCHEMA:
         schema = manifest.get("schema") if isinstance(manifest, Mapping) else None

@@ -1,6 +1,9 @@
-"""The statistics of a robustness table: an interval for a rate, and a test for two rates on the same images."""
+"""The statistics of a robustness table: intervals for a rate and a mean, a test for two rates on the same images."""
 
 import math
+
+import numpy as np
+from numpy.typing import NDArray
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -36,6 +39,33 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
 
 
+def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64]) -> list[float] | None:
+    """Interval that covers the true mean of values in [0, 1] with 95 % confidence, if patients are independent.
+
+    The mean m is over images, but a patient's images resemble each other, so the standard error comes from the k
+    patients: s^2 = k / (k - 1) * sum over patients of (sum over the patient's images of (value - m))^2 / N^2. It is the
+    usual standard error of a mean where every patient has one image. The limits are m +- z * s, cut to [0, 1].
+
+    Args:
+        values: One value in [0, 1] per image, ``(N,)``.
+        patients: Number of the patient that each image shows, from 0, ``(N,)``.
+
+    Returns:
+        `[lower, upper]`; None for fewer than two patients, who say nothing about how patients differ.
+
+    >>> values, patients = np.array([0.5, 0.5, 0.75, 0.25]), np.array([0, 1, 2, 3])  # s^2 = (2 * 0.25^2) / (3 * 4)
+    >>> [round((limit - 0.5) / Z95, 4) for limit in mean_interval(values, patients)]
+    [-0.1021, 0.1021]
+    """
+    count = len(np.unique(patients))
+    if count < 2:
+        return None
+    mean = values.mean()
+    deviations = np.bincount(patients, values - mean)
+    half = Z95 * math.sqrt(count / (count - 1) * (deviations**2).sum()) / len(values)
+    return [max(0.0, float(mean - half)), min(1.0, float(mean + half))]
+
+
 def paired_p_value(only_first: int, only_second: int) -> float:
     """Probability that chance alone favours the first of two attacks this much: one-sided exact McNemar test.
 
@@ -49,7 +79,7 @@ def paired_p_value(only_first: int, only_second: int) -> float:
 
     >>> paired_p_value(5, 0)  # 1/2^5
     0.03125
-    >>> paired_p_value(3, 1)  # (4 + 1) / 2^4
+    >>> round(paired_p_value(3, 1), 4)  # (4 + 1) / 2^4
     0.3125
     """
     trials = only_first + only_second

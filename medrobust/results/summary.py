@@ -8,13 +8,15 @@ import polars as pl
 
 from medrobust.results.checks import check
 from medrobust.results.columns import COLUMNS, MEASURES, SCORE_PATTERNS, judge_column
-from medrobust.results.detection import detection
-from medrobust.results.manifest import read_manifest, write_json
+from medrobust.results.detection import detection, patients_of
+from medrobust.results.manifest import read_manifest, task_of, write_json
 from medrobust.results.records import read_records
-from medrobust.results.statistics import wilson_interval
+from medrobust.results.statistics import mean_interval, wilson_interval
 
 SCHEMA = 1
 SUMMARY = "summary.json"
+RATES = ("accuracy_under_attack", "success_rate")
+QUALITIES = ("quality_before", "quality_after")
 
 
 def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +24,10 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
 
     Two rates are kept apart: `success_rate` is the share of fooled images among those that the victim had right before
     the attack; `accuracy_under_attack` is the share of all images that it has right after. Each comes with its count
-    and a 95 % Wilson interval `[lower, upper]`. What is undefined (a rate of no images) is None.
+    and a 95 % Wilson interval `[lower, upper]`. Beside them, `quality_before` and `quality_after` are the means over
+    the `n_quality_before` and `n_quality_after` images that have a quality, each with a 95 % interval by a normal
+    approximation that counts patients, not images (`results.statistics.mean_interval`). What is undefined (a rate of
+    no images) is None.
 
     Args:
         records: Merged records, as `merge` and `read_records` return them.
@@ -62,6 +67,15 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     }
 
 
+def columns_shown(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns of the summary's rows that tables show: the rates, and the qualities unless the victim is a classifier.
+
+    A classifier's quality is the probability of the true class, which adds little to the rates; that of masks and boxes
+    says how far off an output is that counts as wrong.
+    """
+    return RATES if task_of(manifest) == "classification" else RATES + QUALITIES
+
+
 def write_summary(folder: str | Path) -> dict[str, Any]:
     """Summarise the merged records of an evaluation into `summary.json`, atomically.
 
@@ -97,6 +111,8 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
         **_rate("success_rate", 0, 0),
         "n_correct_after": right,
         "n_success": 0,
+        **_quality("quality_before", records, "quality_before"),
+        **_quality("quality_after", records, "quality_before"),  # nothing has changed the images
         "n_changed": 0,
         "median_linf": None,
         "median_l2": None,
@@ -123,6 +139,8 @@ def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[s
         **_rate("success_rate", success, before),
         "n_correct_after": after,
         "n_success": success,
+        **_quality("quality_before", table, "quality_before"),
+        **_quality("quality_after", table, "quality_after"),
         "n_changed": len(changed),
         "median_linf": changed["linf"].median(),
         "median_l2": changed["l2"].median(),
@@ -161,6 +179,16 @@ def _head(
 def _rate(name: str, successes: int, trials: int) -> dict[str, Any]:
     interval = wilson_interval(successes, trials)
     return {name: successes / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
+
+
+def _quality(name: str, records: pl.DataFrame, column: str) -> dict[str, Any]:
+    """Mean of a column of qualities over the images that have one, with its interval and their number."""
+    images = records.drop_nulls(column).unique("id", keep="first", maintain_order=True)
+    return {
+        name: images[column].mean(),
+        f"{name}_interval": mean_interval(images[column].to_numpy(), patients_of(images)),
+        f"n_{name}": len(images),
+    }
 
 
 def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | None) -> dict[str, Any]:

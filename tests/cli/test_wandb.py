@@ -112,7 +112,7 @@ def summary_of() -> dict[str, Any]:
             {**row, "epsilon": 8 / 255, "accuracy_under_attack": 0.0, "success_rate": 1.0},
         ],
         "flags": [{"message": "Only 3 images."}],
-        "manifest": {"attacks": [{"key": "k" * 16, "attack": "fgsm"}]},
+        "manifest": {"data": {"name": "items"}, "attacks": [{"key": "k" * 16, "attack": "fgsm"}]},
     }
 
 
@@ -250,6 +250,15 @@ def test_an_evaluation_is_sent_as_scalars_table_and_pictures(folder: Path) -> No
     assert len(log.logged["panels"]) == 1  # not those of an earlier victim
     picture = log.logged["panels"][0]
     assert (picture._width, picture._height) == (24, 8) and "fgsm 1/255: image-0, 0 -> 1" in picture._caption
+
+
+def test_qualities_are_sent_of_victims_that_do_not_classify(folder: Path) -> None:
+    qualities = {"quality_before": 0.75, "quality_after": 0.5}
+    for task, sent in (("classification", {}), ("segmentation", {f"pgd/{k}": v for k, v in qualities.items()})):
+        log, summary = WandbLogger(), summary_of()
+        summary["manifest"]["data"]["task"] = task
+        log_evaluation([log], folder, {**summary, "rows": [{"attack": "pgd", "epsilon": None, **qualities}]})
+        assert {name: value for name, value in log.logged.items() if name.startswith("pgd/")} == sent
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), OSError("gone"), KeyError("x"), ImportError("no wandb")])

@@ -105,7 +105,7 @@ def test_a_run_is_printed_as_tables_in_markdown(tmp_path: Path, capsys: pytest.C
     }
     place = tmp_path / "a" / "evaluate"
     place.mkdir(parents=True)
-    (place / "summary.json").write_text(json.dumps({"rows": [row], "flags": []}))
+    (place / "summary.json").write_text(json.dumps({"manifest": {"data": {}}, "rows": [row], "flags": []}))
     compare.main(["table", str(tmp_path / "a")])
     printed = capsys.readouterr().out
     assert "| bim | 1/255 | 50 | 25.0 % | 20.0–30.0 | 50.0 % | 40.0–60.0 | 19 |" in printed

@@ -29,7 +29,7 @@ from medrobust.results.records import RECORDS, merge
 from medrobust.results.report.detection_figures import roc_figure, roc_note
 from medrobust.results.report.detection_tables import detection_grids
 from medrobust.results.report.figures import accuracy_figure, cost_figure
-from medrobust.results.summary import SUMMARY, write_summary
+from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
 
 REPORT = "report.html"
 PANELS = "panels"
@@ -97,6 +97,7 @@ def write_report(folder: str | Path) -> Path:
     page = environment.get_template(f"{REPORT}.j2").render(
         manifest=summary["manifest"],
         rows=summary["rows"],
+        qualities=[name for name in columns_shown(summary["manifest"]) if name in QUALITIES],
         clean=summary["rows"][0],
         worst_case=summary["worst_case"],
         checks=summary["checks"],

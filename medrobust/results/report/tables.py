@@ -1,6 +1,6 @@
 """Tables of a summary: for the console (rich) and for documents (Markdown)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -17,6 +17,14 @@ from medrobust.results.formats import (
     format_passes,
     format_percent,
 )
+from medrobust.results.summary import columns_shown
+
+HEADINGS = {  # in the console, and in Markdown
+    "accuracy_under_attack": ("right", "right after the attack"),
+    "success_rate": ("fooled", "fooled of those right before"),
+    "quality_before": ("quality\nbefore", "quality before the attack"),
+    "quality_after": ("quality\nafter", "quality after the attack"),
+}
 
 
 def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
@@ -24,13 +32,16 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
 
     Args:
         summary: As `summarise` returns it.
-        width: Columns of the console. Intervals need 100, norms and passes 120.
+        width: Columns of the console. Intervals need 100 of them and norms 120; with qualities 130 and 150.
     """
-    wide, wider = width >= 100, width >= 120
     data = summary["manifest"]["data"]
+    shown = columns_shown(summary["manifest"])
+    more = 0 if len(shown) == 2 else 30  # columns that qualities take
+    wide, wider = width >= 100 + more, width >= 120 + more
     table = Table(
         title=f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip(),
         caption="right: of all images, after the attack. fooled: of those right before."
+        + (" quality: mean over the images, before and after the attack." if "quality_after" in shown else "")
         + (" Beside each: its 95 % interval." if wide else ""),
         title_justify="left",
         caption_justify="left",
@@ -41,12 +52,10 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     table.add_column("attack", overflow="fold", min_width=12)
     table.add_column("ε", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("right", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("", justify="right", no_wrap=True, style="dim")
-    table.add_column("fooled", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("", justify="right", no_wrap=True, style="dim")
+    for name in shown:
+        table.add_column(HEADINGS[name][0], justify="right", no_wrap=True)
+        if wide:
+            table.add_column("", justify="right", no_wrap=True, style="dim")
     if wider:
         table.add_column("median L∞", justify="right", no_wrap=True)
         table.add_column("median L2", justify="right", no_wrap=True)
@@ -56,7 +65,7 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     swept = len({row["attack"] for row in rows}) < len(rows)
     for index, row in enumerate(rows):
         last = index + 1 < len(rows) and _section(rows[index + 1], swept) != _section(row, swept)
-        table.add_row(*_cells(row, summary["flags"], wide, wider), end_section=last, style=_style(row))
+        table.add_row(*_cells(row, shown, summary["flags"], wide, wider), end_section=last, style=_style(row))
     return table
 
 
@@ -75,14 +84,13 @@ def console_flags(summary: Mapping[str, Any]) -> RenderableType:
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
     """Table of an evaluation in Markdown, with intervals, and its flags below."""
-    lines = [
-        "| attack | ε | n | right after the attack | 95 % | fooled of those right before | 95 % | passes |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    shown = columns_shown(summary["manifest"])
+    headings = "".join(f" {HEADINGS[name][1]} | 95 % |" for name in shown)
+    lines = [f"| attack | ε | n |{headings} passes |", "|---|--:|--:|" + "--:|--:|" * len(shown) + "--:|"]
     for row in summary["rows"]:
         cells = [_name(row), format_epsilon(row["epsilon"]), str(row["n"])]
-        for rate in ("accuracy_under_attack", "success_rate"):
-            cells += [format_percent(row[rate]), format_interval(row[f"{rate}_interval"])]
+        for name in shown:
+            cells += [format_percent(row[name]), format_interval(row[f"{name}_interval"])]
         cells.append(format_passes(row))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     if summary["flags"]:
@@ -133,12 +141,14 @@ def _style(row: Mapping[str, Any]) -> str:
     return {"clean": "bold", "control": "dim"}.get(row["kind"], "")
 
 
-def _cells(row: Mapping[str, Any], flags: list[dict[str, Any]], wide: bool, wider: bool) -> list[RenderableType]:
+def _cells(
+    row: Mapping[str, Any], shown: Iterable[str], flags: list[dict[str, Any]], wide: bool, wider: bool
+) -> list[RenderableType]:
     cells: list[RenderableType] = [Text(_name(row)), format_epsilon(row["epsilon"]), _count(row)]
-    for rate in ("accuracy_under_attack", "success_rate"):
-        cells.append(format_percent(row[rate]))
+    for name in shown:
+        cells.append(format_percent(row[name]))
         if wide:
-            cells.append(format_interval(row[f"{rate}_interval"]))
+            cells.append(format_interval(row[f"{name}_interval"]))
     if wider:
         cells += [DASH if row[name] is None else f"{row[name]:.3g}" for name in ("median_linf", "median_l2")]
     mine = [flag for flag in flags if (flag["attack"], flag["epsilon"]) == (row["attack"], row["epsilon"])]
