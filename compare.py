@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from medrobust.results.manifest import replace_file
-from medrobust.results.report.detection_tables import detection_markdown, read_pair
+from medrobust.results.report.detection import detection_markdown, read_pair
 from medrobust.results.report.tables import markdown_measures, markdown_table
-from medrobust.results.transfer import read_summaries, read_summary, transfer_markdown, transfer_rows, transfer_table
+from medrobust.results.summary import read_summary
+from medrobust.results.transfer import read_summaries, transfer_markdown, transfer_rows, transfer_table
 
 
 def main(arguments: list[str] | None = None) -> None:

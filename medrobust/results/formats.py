@@ -1,6 +1,6 @@
-"""How numbers are written, in tables and reports alike."""
+"""How numbers are written in tables and reports, and tables in Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 DASH = "–"
@@ -51,7 +51,23 @@ def format_interval(interval: Sequence[float] | None) -> str:
 
 
 def format_passes(row: Mapping[str, Any]) -> str:
-    """Write the passes through the victim that an attack spent per image, forwards and backwards together."""
+    """Write the mean number of passes through the victim that an attack spent per image, forwards plus backwards."""
     if row["mean_forwards"] is None:
         return DASH
     return f"{row['mean_forwards'] + row['mean_backwards']:.3g}"
+
+
+def markdown_lines(head: Sequence[str], body: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> str:
+    r"""Write a table in Markdown.
+
+    Args:
+        head: The headings.
+        body: The rows, with a cell for each heading.
+        words: Places of the columns that hold words; numbers stand to the right.
+
+    >>> markdown_lines(["attack", "n"], [["a|b", "7"]]).splitlines()
+    ['| attack | n |', '| --- | --: |', '| a\\|b | 7 |']
+    """
+    rule = ["---" if place in words else "--:" for place in range(len(head))]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, rule, *body)]
+    return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """The summary of an evaluation: one row per attack and radius, with intervals, and the flags of its self-checks."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,26 @@ def write_summary(folder: str | Path) -> dict[str, Any]:
     """
     summary = summarise(read_records(folder), read_manifest(folder))
     write_json(Path(folder) / SUMMARY, summary)
+    return summary
+
+
+def read_summary(folder: str | Path) -> dict[str, Any]:
+    """Read the summary of an evaluation.
+
+    Args:
+        folder: Folder of the run, or of its evaluation.
+
+    Raises:
+        ValueError: If there is no summary, or it is damaged.
+    """
+    places = (Path(folder) / SUMMARY, Path(folder) / "evaluate" / SUMMARY)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ValueError(f"there is no {SUMMARY} in {places[0].parent} or {places[1].parent}: evaluate that run first")
+    try:
+        summary: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError:
+        raise ValueError(f"{path} is damaged: evaluate that run again, which attacks no image anew") from None
     return summary
 
 

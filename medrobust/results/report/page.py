@@ -26,8 +26,7 @@ from medrobust.results.formats import (
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import RECORDS, merge
-from medrobust.results.report.detection_figures import roc_figure, roc_note
-from medrobust.results.report.detection_tables import detection_grids
+from medrobust.results.report.detection import detection_grids, roc_figure, roc_note
 from medrobust.results.report.figures import accuracy_figure, cost_figure
 from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
 

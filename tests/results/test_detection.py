@@ -16,8 +16,14 @@ from medrobust.results.columns import COLUMNS
 from medrobust.results.detection import detection
 from medrobust.results.manifest import write_manifest
 from medrobust.results.records import Journal, read_records
-from medrobust.results.report.detection_figures import roc_figure, roc_note
-from medrobust.results.report.detection_tables import console_detection, detection_grids, detection_markdown, read_pair
+from medrobust.results.report.detection import (
+    console_detection,
+    detection_grids,
+    detection_markdown,
+    read_pair,
+    roc_figure,
+    roc_note,
+)
 from medrobust.results.report.page import finish
 from medrobust.results.summary import summarise
 
@@ -267,7 +273,7 @@ def test_a_pair_is_of_one_radius(tmp_path):
 def test_mistakes_at_the_command_line_get_one_sentence(tmp_path, capsys):
     folder = str(evaluation(tmp_path, ATTACKS))
     finish(folder)
-    for words, sentence in (("bim", "a colon between"), ("bim:nothing", r"(fgsm, bim, bim-hfc), got 'nothing'")):
+    for words, sentence in (("bim", "a colon between them"), ("bim:nothing", r"(fgsm, bim, bim-hfc), got 'nothing'")):
         with pytest.raises(SystemExit) as left:
             compare.main(["detection", folder, "--pair", words])
         assert left.value.code == 2
