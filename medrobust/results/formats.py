@@ -7,7 +7,7 @@ DASH = "–"
 
 
 def format_epsilon(epsilon: float | None) -> str:
-    """Write a radius as the field does: "2/255", "0.3/255" or "1/256" if it is one, else with three digits.
+    """Write a radius as papers do: "2/255", "0.3/255" or "1/256" where it is such a fraction, else with three digits.
 
     Args:
         epsilon: Radius in units of the [0, 1] image range; None if unbounded.
@@ -17,7 +17,7 @@ def format_epsilon(epsilon: float | None) -> str:
     """
     if epsilon is None:
         return DASH
-    if abs(epsilon - round(epsilon, 2)) < 1e-9:  # 0.2 is also 51/255, and nobody means that
+    if abs(epsilon - round(epsilon, 2)) < 1e-9:  # 0.2 is 51/255 as well, which nobody means
         return f"{epsilon:.3g}"
     for denominator, digits in ((255, 0), (256, 0), (255, 1), (256, 1), (255, 2), (256, 2)):
         count = round(epsilon * denominator, digits)
@@ -27,17 +27,17 @@ def format_epsilon(epsilon: float | None) -> str:
 
 
 def format_percent(rate: float | None) -> str:
-    """Write a rate in [0, 1] with one decimal and its sign, "95.5 %"; a dash for None."""
+    """Write a rate in [0, 1] in percent with one decimal, "95.5 %"; a dash for None."""
     return DASH if rate is None else f"{100 * rate:.1f} %"
 
 
 def format_score(score: float | None) -> str:
-    """Write an AUROC or a TPR in percent with one decimal and without its sign, "99.8", as detection tables do."""
+    """Write an AUROC or a TPR in percent with one decimal and without a percent sign, "99.8"; a dash for None."""
     return DASH if score is None else f"{100 * score:.1f}"
 
 
 def format_measure(value: float | None) -> str:
-    """Write the mean of a measurement so that a column of them can be compared: three decimals, from 10 on one.
+    """Write the mean of a measurement with three decimals below 10 and with one from 10 on; a dash for None.
 
     >>> format_measure(0.0249), format_measure(48.22), format_measure(None)
     ('0.025', '48.2', '–')
@@ -46,7 +46,7 @@ def format_measure(value: float | None) -> str:
 
 
 def format_interval(interval: Sequence[float] | None) -> str:
-    """Write an interval of rates in percent, "91.7–97.6"; nothing for None."""
+    """Write an interval of rates in percent, "91.7–97.6"; an empty string for None."""
     return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""The records of an evaluation: one row per image and attack, journalled line by line and merged into one table."""
+"""The records of an evaluation: one for each image and attack, written to a journal and merged into one table."""
 
 import io
 import json
@@ -21,10 +21,10 @@ BLOCK = 32 * 2**20  # bytes parsed at a time: bounds the memory, and is large en
 
 
 class Journal:
-    """The append-only file into which one rank writes its records: `journal/rank-<rank>-<n>.jsonl`.
+    """The append-only file to which one rank writes its records: `journal/rank-<rank>-<n>.jsonl`.
 
-    Every opening takes the next free n and so a fresh file: what a killed process left torn at the end of its file is
-    never continued, and no two processes share a file. The file appears with the first record.
+    Every opening takes the next free n and thus a new file: a line that a killed process left incomplete is never
+    continued, and no two processes share a file. The file is created with the first record.
 
     Args:
         folder: The folder of the evaluation.
@@ -39,14 +39,14 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write records as whole lines in one write and hand them to the operating system before returning.
+        """Write records as whole lines in a single write, and hand them to the operating system before returning.
 
         Args:
             records: Mappings with the columns of `results.columns.COLUMNS` and any others; `schema` is added.
 
         Raises:
-            ValueError: If a record lacks a column or a value that may not be null, calls an attack successful against
-                its own columns, or holds a number that is NaN or infinite. Nothing is written then.
+            ValueError: If a record lacks a column, has null in a column that needs a value, contradicts itself about
+                success, or holds a number that is NaN or infinite. In that case nothing is written.
         """
         lines = "".join(map(_line, records))
         if not lines:
@@ -57,7 +57,7 @@ class Journal:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; a later `append` starts another one."""
+        """Close the file; a later `append` starts a new one."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -103,19 +103,19 @@ def read_journal(folder: str | Path, keys: Collection[str] | None = None) -> pl.
             frame = frame.filter(pl.col("key").is_in(list(keys)))
         parts.append(_current(frame, path))
     records = pl.concat(parts, how="diagonal_relaxed").unique(["key", "id"], keep="first", maintain_order=True)
-    # a column that is null throughout has no type of its own, and not every reader of parquet accepts that
+    # a column of nulls alone has no type, and not every reader of parquet accepts that
     return records.with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
 def finished(folder: str | Path, keys: Collection[str] | None = None) -> dict[str, set[str]]:
-    """Which images need not be attacked again: the ids that the journal holds, by key.
+    """The images that need not be attacked again: the ids in the journal, by the key of the attack.
 
     Args:
         folder: The folder of the evaluation; it may not exist yet.
-        keys: Attacks to look for, by key; each is in the result, if only with an empty set. All by default.
+        keys: Attacks to look for, by key; each is in the result, with an empty set if need be. All by default.
 
     Raises:
-        ValueError: As `read_journal`.
+        ValueError: If a line other than a file's last is damaged, or a record has an unknown schema.
     """
     done: dict[str, set[str]] = {key: set() for key in keys or ()}
     for _, frame in _blocks(folder, {"schema": pl.Int64(), "key": pl.String(), "id": pl.String()}):
@@ -128,8 +128,8 @@ def finished(folder: str | Path, keys: Collection[str] | None = None) -> dict[st
 def merge(folder: str | Path) -> pl.DataFrame:
     """Merge the journal into `records.parquet`: the attacks of the manifest, one row per (key, id).
 
-    Rows follow the manifest's order of attack names, then epsilon (None last), then id. Run it on one process, at any
-    time: also while others still write, and as often as you like.
+    Rows are in the manifest's order of attack names, then by epsilon (None last), then by id. It is to be called on one
+    process, at any time and as often as needed, even while other processes are still writing.
 
     Args:
         folder: The folder of the evaluation.
@@ -150,10 +150,14 @@ def merge(folder: str | Path) -> pl.DataFrame:
 
 
 def read_records(path: str | Path) -> pl.DataFrame:
-    """Read merged records, from `records.parquet` or from the folder that holds it.
+    """Read merged records as `read_journal` returns them.
+
+    Args:
+        path: The file `records.parquet`, or the folder that holds it.
 
     Raises:
-        ValueError: If there are none, or they are damaged or of an unknown schema.
+        ValueError: If the file does not exist, or a record has an unknown schema, a wrong type or no value where it
+            needs one.
     """
     path = Path(path) / RECORDS if Path(path).is_dir() else Path(path)
     if not path.is_file():
@@ -184,7 +188,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _blocks(folder: str | Path, schema: dict[str, pl.DataType] | None) -> Iterator[tuple[Path, pl.DataFrame]]:
-    """The journal in pieces of bounded size, in the order of ranks and files; only the columns of `schema` if given."""
+    """The journal in blocks of bounded size, in the order of ranks and files; only the columns of `schema` if given."""
     paths = Path(folder, JOURNAL).glob("*.jsonl")
     for path in sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in _parts(path)]):
         line = 1
@@ -201,7 +205,7 @@ def _parts(path: Path) -> list[str]:
 
 def _parse(block: bytes, schema: dict[str, pl.DataType] | None, path: Path, first: int, last: bool) -> pl.DataFrame:
     if last and not block.endswith(b"\n") and not _is_object(block[block.rfind(b"\n") + 1 :]):
-        block = block[: block.rfind(b"\n") + 1]  # the process was killed while it wrote this line
+        block = block[: block.rfind(b"\n") + 1]  # the process was killed while writing this line
     if not block.strip():
         return pl.DataFrame(schema=schema or TYPES)
     try:
@@ -214,7 +218,7 @@ def _parse(block: bytes, schema: dict[str, pl.DataType] | None, path: Path, firs
     _check_schema(frame, path)
     for name in ("key", "id"):
         if name not in frame.columns or frame[name].null_count():
-            raise ValueError(f"{path}: every record needs '{name}', and one has none")
+            raise ValueError(f"{path}: every record needs '{name}', got one without it")
     return frame
 
 
@@ -236,7 +240,7 @@ def _check_schema(frame: pl.DataFrame, path: Path) -> None:
 
 
 def _current(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Records of any schema that is read, as records of this one: typed, in the table's order, without holes."""
+    """Records of a schema that is read as those of the current one: typed, in the table's order, with all values."""
     records = _from_schema_1(_typed(frame, path))
     for name, column in COLUMNS.items():
         if not column.nullable and (nulls := records[name].null_count()):
@@ -245,7 +249,7 @@ def _current(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Give the known columns their types and their order; whatever else there is follows."""
+    """Give the columns of the table their types and their order; any others follow."""
     columns = []
     for name, dtype in TYPES.items():
         column = frame[name] if name in frame.columns else pl.Series(name, [None] * len(frame), pl.Null)
@@ -259,7 +263,7 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _from_schema_1(records: pl.DataFrame) -> pl.DataFrame:
-    """Rewrite the records of schema 1, whose `success` is what is called `reached` now and which have no qualities."""
+    """Convert records of schema 1, whose `success` is what is now `reached` and which have no qualities."""
     old = pl.col("schema") == 1
     return records.with_columns(
         reached=pl.when(old).then("success").otherwise("reached"),

@@ -1,4 +1,4 @@
-"""The summary of an evaluation: one row per attack and radius, with intervals, and the flags of its self-checks."""
+"""The summary of an evaluation: one row for each attack and radius, with intervals and the flags of self-checks."""
 
 import json
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ QUALITIES = ("quality_before", "quality_after")
 
 
 def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Reduce the records of an evaluation to its table.
+    """Reduce the records of an evaluation to one row for each attack and radius.
 
-    Two rates are kept apart: `success_rate` is the share of fooled images among those that the victim had right before
-    the attack; `accuracy_under_attack` is the share of all images that it has right after. Each comes with its count
-    and a 95 % Wilson interval `[lower, upper]`. Beside them, `quality_before` and `quality_after` are the means over
+    Two rates are kept apart: `success_rate` is the share of successful attacks among the images that were right before;
+    `accuracy_under_attack` is the share of all images that are right after. Each comes with its count and a 95 % Wilson
+    interval `[lower, upper]`. Beside them, `quality_before` and `quality_after` are the means over
     the `n_quality_before` and `n_quality_after` images that have a quality, each with a 95 % interval by a normal
     approximation that counts patients, not images (`results.statistics.mean_interval`). What is undefined (a rate of
     no images) is None.
@@ -37,14 +37,15 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     Returns:
         An object that is written to JSON as it is:
 
-        - `schema`, and `manifest`: a copy of the manifest.
+        - `schema`: the version of this object.
+        - `manifest`: a copy of the manifest.
         - `rows`: first the clean row, then the noise controls, then the attacks in the manifest's order, each by
           increasing epsilon. A row's `kind` is "clean", "control" or "attack".
-        - `worst_case`: for each epsilon, the accuracy if one successful attack of that radius is enough, over the
-          images that all of them have tried.
-        - `checks`: the self-checks that were made and how many comparisons each could make.
-        - `flags`: what they found, as `results.checks` describes it.
-        - `detection`: how well detectors do, as `results.detection` describes it; empty without detectors.
+        - `worst_case`: for each epsilon, the accuracy if an image counts as wrong once any attack of that radius makes
+          it wrong, over the images that all of these attacks have tried.
+        - `checks`: the self-checks, each with the number of comparisons that it could make.
+        - `flags`: what they found, see `results.checks`.
+        - `detection`: how well detectors do, see `results.detection`; empty without detectors.
     """
     expected = int(manifest["data"]["images"])
     entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
@@ -69,10 +70,10 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
 
 
 def columns_shown(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Columns of the summary's rows that tables show: the rates, and the qualities unless the victim is a classifier.
+    """Entries of a summary's row that tables show: the rates, and the qualities unless the victim is a classifier.
 
-    A classifier's quality is the probability of the true class, which adds little to the rates; that of masks and boxes
-    says how far off an output is that counts as wrong.
+    A classifier's quality is the probability of the true class, which adds little to the rates. The quality of masks
+    and boxes tells how far off an output is.
     """
     return RATES if task_of(manifest) == "classification" else RATES + QUALITIES
 
@@ -112,7 +113,7 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
 
 
 def _entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The manifest's attacks, by first appearance of their name and then by epsilon, None last."""
+    """The manifest's attacks, in the order of their names' first appearance and then by epsilon, None last."""
     defaults: dict[str, Any] = {"method": None, "epsilon": None, "control": False, "parameters": {}, "norm": "linf"}
     entries = [{**defaults, **entry} for entry in manifest["attacks"]]
     names = list(dict.fromkeys(entry["attack"] for entry in entries))
@@ -152,7 +153,7 @@ def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[s
     success = int(table["success"].sum())
     backwards = int(table["backwards"].sum())
     kind = "control" if entry["control"] else "attack"
-    # an image that an attack gave up on comes back clean: its distance of 0 would make the attack look gentle
+    # an image that an attack gave up on comes back unchanged: its distance of 0 would make the attack look gentle
     changed = table.filter(pl.col("linf") > 0)
     return {
         **_head(entry["attack"], entry["method"], entry["epsilon"], entry["key"], kind, n, expected, before),
@@ -213,9 +214,9 @@ def _quality(name: str, records: pl.DataFrame, column: str) -> dict[str, Any]:
 
 
 def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | None) -> dict[str, Any]:
-    """What each judge made of an attack's images, among those that it had right before."""
+    """How often each judge is fooled by an attack's images, among those that it had right before."""
     found = {}
-    for judge, theirs in judges.items():
+    for judge, weights_of_judge in judges.items():
         if judge_column(judge, "before") not in table.columns:
             continue
         before = table[judge_column(judge, "before")].fill_null(False)
@@ -223,7 +224,7 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
         success = before & table[judge_column(judge, "success")].fill_null(False)
         right = int(before.sum())
         found[judge] = {
-            "same_weights": theirs == weights,
+            "same_weights": weights_of_judge == weights,
             "n_correct_before": right,
             "n_success": int(success.sum()),
             **_rate("success_rate", int(success.sum()), right),
@@ -234,30 +235,28 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
 
 
 def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Means of the numeric columns that the schema does not know, and how many images have no value."""
-    others = pl.exclude([*COLUMNS, *SCORE_PATTERNS])
-    extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(others)
-    known = list(MEASURES)
-    columns = sorted(
-        extra.get_columns(), key=lambda column: known.index(column.name) if column.name in known else len(known)
-    )
+    """Means of the measurements, which are all numeric columns beside the table's, and how many images lack a value."""
+    numeric = table.select(pl.selectors.numeric() | pl.selectors.boolean())
+    measured = numeric.select(pl.exclude([*COLUMNS, *SCORE_PATTERNS]))
+    order = {name: place for place, name in enumerate(MEASURES)}
+    columns = sorted(measured.get_columns(), key=lambda column: order.get(column.name, len(order)))
     means = {column.name: column.cast(pl.Float64).drop_nulls().mean() for column in columns}
     defined = {name: float(mean) for name, mean in means.items() if isinstance(mean, float)}
-    return {"means": defined, "undefined": {name: extra[name].null_count() for name in defined}}
+    return {"means": defined, "undefined": {name: measured[name].null_count() for name in defined}}
 
 
 def _worst_case(entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
     attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
     worst = []
     for epsilon in sorted({entry["epsilon"] for entry in attacks}):
-        mine = [entry for entry in attacks if entry["epsilon"] == epsilon]
-        rights = [dict(tables[entry["key"]].select("id", "correct_after").iter_rows()) for entry in mine]
+        at_epsilon = [entry for entry in attacks if entry["epsilon"] == epsilon]
+        rights = [dict(tables[entry["key"]].select("id", "correct_after").iter_rows()) for entry in at_epsilon]
         tried = set(rights[0]).intersection(*rights)
         standing = sum(all(right[image] for right in rights) for image in tried)
         worst.append(
             {
                 "epsilon": epsilon,
-                "attacks": [entry["attack"] for entry in mine],
+                "attacks": [entry["attack"] for entry in at_epsilon],
                 "n": len(tried),
                 "n_correct_after": standing,
                 **_rate("accuracy", standing, len(tried)),
