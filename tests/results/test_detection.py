@@ -340,7 +340,7 @@ def test_nasty_names_are_escaped_and_many_plots_are_thinned(tmp_path):
 
 
 def test_images_of_a_patient_are_drawn_together() -> None:
-    """If every patient's images are copies of each other, the intervals are those of one image a patient."""
+    """If every patient's images are copies of each other, the intervals are those of one image per patient."""
     random = np.random.default_rng(1)
     one = {f"detector_kd_pgd{kind}": random.normal(kind == "", 1, 60) for kind in KINDS}
 

@@ -351,7 +351,7 @@ def test_an_unbounded_attack_that_fails():
 
 
 def judged(before: str, success: str) -> list[dict]:
-    """A judge's columns, one character an image."""
+    """A judge's columns, with one character of each string per image."""
     return [
         {"judge_other_before": b == "1", "judge_other_after": s == "0", "judge_other_success": s == "1"}
         for b, s in zip(before, success, strict=True)
