@@ -32,7 +32,7 @@ from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
 from medrobust.results.manifest import read_manifest, replace_file, write_manifest
-from medrobust.results.report.detection_tables import console_detection
+from medrobust.results.report.detection import console_detection
 from medrobust.results.report.page import finish
 from medrobust.results.report.tables import console_flags, console_table
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: a logger that needs neither account nor network, and an evaluation sent to it."""
+"""Weights & Biases: a logger that needs neither an account nor a network, and the upload of an evaluation."""
 
 import logging
 import netrc
@@ -13,21 +13,22 @@ import polars as pl
 
 from medrobust.results.formats import format_epsilon
 from medrobust.results.records import read_records
+from medrobust.results.summary import columns_shown
 
 logger = logging.getLogger(__name__)
 
-_ours: dict[str, str] = {}
-ROWS = 50_000  # of the records table; records.parquet has all of them
+_set_here: dict[str, str] = {}  # environment variables and the values that we gave them
+ROWS = 50_000  # of the table of records; records.parquet has all of them
 
 
 def run_logger(folder: Path, name: str, job: str) -> Any:
-    """Lightning's W&B logger for a run: online if the user is logged in and the server answers, else offline.
+    """Lightning's W&B logger for a run: online if the user is logged in and the server answers, offline otherwise.
 
-    All of W&B's files go below the run's folder, so that a later ``wandb sync`` finds them.
+    All of W&B's files are written below the run's folder, so that a later ``wandb sync`` finds them.
 
     Args:
         folder: The run's folder.
-        name: Its name; fine-tuning and evaluations of one name are grouped.
+        name: The run's name; fine-tuning and evaluations of the same name form a group.
         job: ``fit``, ``validate`` or ``test``.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,18 +39,18 @@ def run_logger(folder: Path, name: str, job: str) -> Any:
         ("WANDB_CACHE_DIR", home / "cache"),
         ("WANDB_CONFIG_DIR", home / "config"),
     ):
-        if os.environ.get(variable) in (None, _ours.get(variable)):  # what the user has set stays
-            _ours[variable] = os.environ[variable] = str(place)
+        if os.environ.get(variable) in (None, _set_here.get(variable)):  # what the user has set is kept
+            _set_here[variable] = os.environ[variable] = str(place)
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB__SERVICE_WAIT", "60")
-    from pytorch_lightning.loggers import WandbLogger  # slow to import, and only command lines need it
+    from pytorch_lightning.loggers import WandbLogger  # slow to import
 
     offline = os.environ.get("WANDB_MODE") == "offline" or not (logged_in() and reachable())
     options: dict[str, Any] = {"group": name, "job_type": job, "mode": "offline" if offline else "online"}
     if os.environ.get("WANDB_MODE") == "disabled":
         options["mode"] = "disabled"
     log = WandbLogger(name=f"{name}-{job}", project="medrobust", save_dir=str(folder), **options)
-    log._wandb_init.pop("anonymous", None)  # W&B warns of it at each start, and it is None
+    log._wandb_init.pop("anonymous", None)  # it is None, and W&B warns about it at each start
     return log
 
 
@@ -58,7 +59,7 @@ def _server() -> str:
 
 
 def logged_in() -> bool:
-    """Whether the user has given W&B a key, in the environment or in the netrc file."""
+    """Whether there is a key for W&B in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -68,24 +69,24 @@ def logged_in() -> bool:
 
 
 def reachable(seconds: float = 3.0) -> bool:
-    """Whether W&B's server takes a connection within some seconds."""
+    """Whether W&B's server accepts a connection within this many seconds."""
     address = urlparse(_server())
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         with socket.create_connection((address.hostname or "", port), timeout=seconds):
             return True
     except OSError:
-        logger.info("W&B cannot be reached: this run is logged offline; send it later with wandb sync")
+        logger.info("W&B cannot be reached: this run is logged offline; upload it later with wandb sync")
         return False
 
 
 def log_evaluation(loggers: Iterable[Any], folder: Path, summary: Mapping[str, Any]) -> None:
-    """Send an evaluation to every W&B logger: scalars of each attack and radius, the records, the panels.
+    """Send an evaluation to every W&B logger: the rates of each attack and radius, the records and the panels.
 
-    A failure of W&B is logged and costs nothing else: the results lie on disk already.
+    A failure of W&B is logged and has no other effect, since the results are on disk already.
 
     Args:
-        loggers: The trainer's loggers; others than W&B's are passed over.
+        loggers: The trainer's loggers; those that are not W&B's are ignored.
         folder: The evaluation's folder.
         summary: As ``finish`` returns it.
     """
@@ -94,8 +95,8 @@ def log_evaluation(loggers: Iterable[Any], folder: Path, summary: Mapping[str, A
             continue
         try:
             _log(log.experiment, folder, summary)
-        except Exception as error:  # W&B raises many kinds, and none of them may lose an evaluation
-            logger.warning("W&B did not take the results (%s: %s); they lie in %s", type(error).__name__, error, folder)
+        except Exception as error:  # W&B raises many kinds of errors, and none of them may lose an evaluation
+            logger.warning("W&B did not take the results (%s: %s); they are in %s", type(error).__name__, error, folder)
 
 
 def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
@@ -103,9 +104,9 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
 
     scalars: dict[str, Any] = {}
     for row in summary["rows"]:
-        for rate in ("accuracy_under_attack", "success_rate"):
-            if row.get(rate) is not None:
-                scalars[f"{_place(row)}/{rate}"] = row[rate]
+        for name in columns_shown(summary["manifest"]):
+            if row.get(name) is not None:
+                scalars[f"{_place(row)}/{name}"] = row[name]
     for row in summary.get("detection", {}).get("rows", []):
         for what in ("auroc", "tpr"):
             if row[what] is not None:
@@ -122,14 +123,14 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    """Where W&B files a row's numbers: its slashes make sections, so a radius has none."""
+    """Prefix of a row's scalars in W&B, where slashes make sections, so that radii are written without them."""
     if row["epsilon"] is None:
         return str(row["attack"])
     return f"{row['attack']}/{format_epsilon(row['epsilon']).replace('/', '|')}"
 
 
 def _pictures(folder: Path, summary: Mapping[str, Any], most: int = 60) -> list[Any]:
-    """Panels as one picture each: clean, perturbation and adversarial side by side."""
+    """The panels, each as one picture: clean image, perturbation and adversarial image side by side."""
     import json
 
     import wandb

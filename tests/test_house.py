@@ -22,8 +22,11 @@ LIBRARY = {
     "medrobust.attacks": {"medrobust.networks", "medrobust.objectives", "medrobust.random_streams"},
     "medrobust.evaluation": {
         *("medrobust.attacks", "medrobust.detectors", "medrobust.metrics", "medrobust.networks"),
-        *("medrobust.objectives", "medrobust.random_streams"),
-        *("medrobust.results.manifest", "medrobust.results.records"),
+        *("medrobust.objectives", "medrobust.random_streams", "medrobust.results.records"),
+    },
+    "medrobust.listeners": {
+        *("medrobust.detectors", "medrobust.evaluation", "medrobust.metrics", "medrobust.networks"),
+        *("medrobust.results.columns", "medrobust.results.manifest", "medrobust.results.records"),
     },
 }
 LIBRARY["medrobust.listeners"] = {"medrobust.evaluation", *LIBRARY["medrobust.evaluation"]}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack, UniformNoise
-from medrobust.results.records import SCHEMA
+from medrobust.results.records import KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,5 +137,5 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 def record_key(*parts: Any) -> str:
     """16 hex digits over JSON values: records of equal keys are interchangeable."""
-    text = json.dumps([SCHEMA, *parts], sort_keys=True, allow_nan=False)
+    text = json.dumps([KEYS, *parts], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -27,11 +27,12 @@ from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of, record_key, weights_hash
 from medrobust.networks.victims import EvaluatedVictim
+from medrobust.results import columns
 
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9-]+")
-Kind: TypeAlias = tuple[str, str | float]  # of image: clean, noisy or adversarial, and by what attack or radius
+Shown: TypeAlias = tuple[str, str | float]  # of image: clean, noisy or adversarial, and by what attack or radius
 
 
 class Detection(EvaluationListener):
@@ -90,7 +91,7 @@ class Detection(EvaluationListener):
         self._extractor: Extractor | None = None
         self._fitted: dict[str, dict[str, Detector]] = {}
         self._chosen: dict[tuple[str, str], str | None] = {}
-        self._measured: dict[Kind, dict[str, Tensor]] = {}
+        self._measured: dict[Shown, dict[str, Tensor]] = {}
         self._batch: list[str] = []
         self._counts: dict[str, dict[str, int]] = {}
 
@@ -210,25 +211,25 @@ class Detection(EvaluationListener):
         attack = batch.planned.attack
         noisy = noise_like(attack, victim, batch.clean, batch.adversarial, batch.ids, self.seed)
         radius = batch.planned.epsilon if attack.norm == "linf" and batch.planned.epsilon is not None else None
-        shown: dict[str, tuple[Kind, Tensor]] = {
-            "_clean": (("clean", ""), batch.clean),
-            "_noisy": (("noisy", batch.planned.key if radius is None else radius), noisy),
-            "": (("adversarial", batch.planned.key), batch.adversarial),
+        shown: dict[columns.Kind, tuple[Shown, Tensor]] = {
+            "clean": (("clean", ""), batch.clean),
+            "noisy": (("noisy", batch.planned.key if radius is None else radius), noisy),
+            "adversarial": (("adversarial", batch.planned.key), batch.adversarial),
         }
         undefined = torch.full((len(batch.ids),), torch.nan, dtype=torch.float64, device=batch.clean.device)
-        for suffix, (kind, images) in shown.items():
-            measured = self._measure(kind, images, batch)
+        for kind, (which, images) in shown.items():
+            measured = self._measure(which, images, batch)
             for fit in self.fit_on:
                 fitted = self._fitted.get(self._chosen.get((fit, batch.planned.key)) or "", {})
                 for name in self.detectors:
                     scores = fitted[name].classify(measured[name]).double() if name in fitted else undefined
-                    batch.columns[f"detector_{name}_{fit}{suffix}"] = scores
+                    batch.columns[columns.score_column(name, fit, kind)] = scores
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Drop the detectors, which are saved."""
         self._forget()
 
-    def _measure(self, kind: Kind, images: Tensor, batch: AdversarialBatch) -> dict[str, Tensor]:
+    def _measure(self, kind: Shown, images: Tensor, batch: AdversarialBatch) -> dict[str, Tensor]:
         """What each detector measures of images; all attacks on a batch share the clean and noisy ones."""
         if kind not in self._measured:
             assert self._extractor is not None

@@ -1,6 +1,5 @@
 """What attacks do to a victim's representations: means of layers, and directions of change (HFC21 Table 1, Fig. 2)."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from medrobust.evaluation.extraction import Extractor
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.networks.victims import EvaluatedVictim
+from medrobust.results.columns import DIRECTION_WEIGHTS, direction_column, layer_mean_column
 
 
 class Representation(EvaluationListener):
@@ -87,9 +87,8 @@ class Representation(EvaluationListener):
             self._changes = {}
         before, after = self._clean[1], self._extractor(batch.adversarial, batch.targets, batch.ids)
         for layer in self._means:
-            name = re.sub(r"\W", "_", layer)
-            batch.columns[f"mean_{name}_clean"] = before[layer].mean(1)
-            batch.columns[f"mean_{name}"] = after.layers[layer].mean(1)
+            batch.columns[layer_mean_column(layer, clean=True)] = before[layer].mean(1)
+            batch.columns[layer_mean_column(layer)] = after.layers[layer].mean(1)
         if not self.directions:
             return
         change = after.layers[self._last] - before[self._last]
@@ -101,22 +100,17 @@ class Representation(EvaluationListener):
             )
         likeliest_other = batch.clean_outputs.scatter(1, batch.targets[:, None], float("-inf")).argmax(1)
         heading = torch.where(after.predictions != batch.targets, after.predictions, likeliest_other)
-        batch.columns["direction_weights"] = _cosine(change, weights[heading] - weights[batch.targets])
+        batch.columns[DIRECTION_WEIGHTS] = _cosine(change, weights[heading] - weights[batch.targets])
         for other in batch.plan.attacks:
             earlier = self._changes.get(other.key)
             empty = torch.full((len(batch.ids),), torch.nan, device=change.device)
-            name = _column(other.name, other.epsilon)
+            name = direction_column(other.name, other.epsilon)
             batch.columns[name] = empty if earlier is None else _cosine(change, earlier)
         self._changes[batch.planned.key] = change
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Drop the last batch."""
         self._clean, self._changes = ((), {}), {}
-
-
-def _column(attack: str, epsilon: float | None) -> str:
-    radius = "" if epsilon is None else f"_{epsilon:.3g}"
-    return f"direction_{attack}{radius}"
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:

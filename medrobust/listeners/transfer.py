@@ -15,6 +15,7 @@ from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, weights_hash
 from medrobust.networks.victims import EvaluatedVictim, StoredVictim
+from medrobust.results.columns import judge_column
 
 
 class Transfer(EvaluationListener):
@@ -71,9 +72,9 @@ class Transfer(EvaluationListener):
                 if name not in self._before[1]:
                     self._before[1][name] = judge.outcome(judge(batch.clean), batch.targets).right
                 outputs = judge(batch.adversarial)
-                batch.columns[f"judge_{name}_before"] = self._before[1][name]
-                batch.columns[f"judge_{name}_after"] = judge.outcome(outputs, batch.targets).right
-                batch.columns[f"judge_{name}_success"] = attack.reached(judge, outputs, aims)
+                batch.columns[judge_column(name, "before")] = self._before[1][name]
+                batch.columns[judge_column(name, "after")] = judge.outcome(outputs, batch.targets).right
+                batch.columns[judge_column(name, "success")] = attack.reached(judge, outputs, aims)
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Drop the judges and the last batch."""

@@ -1,1 +1,1 @@
-"""What an evaluation leaves behind: records of single images, summaries, tables, figures and reports."""
+"""What an evaluation leaves behind: a record of each image, summaries, tables, figures and reports."""

@@ -1,29 +1,13 @@
-"""How numbers are written, in tables and reports alike."""
+"""How numbers are written in tables and reports, and tables in Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 DASH = "–"
 
 
-# heading and meaning of the columns that attacks and callbacks add to the records
-MEASURES = {
-    "var": ("Var", "variance of the perturbation divided by ε, over an image's values (SMIA21)"),
-    "cos": ("cos", "mean cosine between consecutive updates of an image (SMIA21 Table 1)"),
-    "positive_cosines": ("cos > 0", "share of these cosines above 0"),
-    "psnr": ("PSNR", "peak signal-to-noise ratio of the adversarial image in dB; none for an unchanged image"),
-    "ssim": ("SSIM", "structural similarity to the clean image, 1 if equal"),
-    "brisque_clean": ("BRISQUE clean", "quality of the clean image without a reference, lower is better"),
-    "brisque": ("BRISQUE", "the same of the adversarial image; none for a constant image"),
-    "field_largest": ("max |B|", "largest value of the bias field, in natural logarithms of the image"),
-    "field_roughness": ("roughness", "Laplacian norm of the bias field"),
-    "warp_folds": ("folds", "share of the image where the warp folds over"),
-    "first_success": ("first", "number, from 0, of the attack in the list that fooled the image first"),
-}
-
-
 def format_epsilon(epsilon: float | None) -> str:
-    """Write a radius as the field does: "2/255", "0.3/255" or "1/256" if it is one, else with three digits.
+    """Write a radius as papers do: "2/255", "0.3/255" or "1/256" where it is such a fraction, else with three digits.
 
     Args:
         epsilon: Radius in units of the [0, 1] image range; None if unbounded.
@@ -33,7 +17,7 @@ def format_epsilon(epsilon: float | None) -> str:
     """
     if epsilon is None:
         return DASH
-    if abs(epsilon - round(epsilon, 2)) < 1e-9:  # 0.2 is also 51/255, and nobody means that
+    if abs(epsilon - round(epsilon, 2)) < 1e-9:  # 0.2 is 51/255 as well, which nobody means
         return f"{epsilon:.3g}"
     for denominator, digits in ((255, 0), (256, 0), (255, 1), (256, 1), (255, 2), (256, 2)):
         count = round(epsilon * denominator, digits)
@@ -43,17 +27,17 @@ def format_epsilon(epsilon: float | None) -> str:
 
 
 def format_percent(rate: float | None) -> str:
-    """Write a rate in [0, 1] with one decimal and its sign, "95.5 %"; a dash for None."""
+    """Write a rate in [0, 1] in percent with one decimal, "95.5 %"; a dash for None."""
     return DASH if rate is None else f"{100 * rate:.1f} %"
 
 
 def format_score(score: float | None) -> str:
-    """Write an AUROC or a TPR in percent with one decimal and without its sign, "99.8", as detection tables do."""
+    """Write an AUROC or a TPR in percent with one decimal and without a percent sign, "99.8"; a dash for None."""
     return DASH if score is None else f"{100 * score:.1f}"
 
 
 def format_measure(value: float | None) -> str:
-    """Write the mean of a measurement so that a column of them can be compared: three decimals, from 10 on one.
+    """Write the mean of a measurement with three decimals below 10 and with one from 10 on; a dash for None.
 
     >>> format_measure(0.0249), format_measure(48.22), format_measure(None)
     ('0.025', '48.2', '–')
@@ -62,12 +46,28 @@ def format_measure(value: float | None) -> str:
 
 
 def format_interval(interval: Sequence[float] | None) -> str:
-    """Write an interval of rates in percent, "91.7–97.6"; nothing for None."""
+    """Write an interval of rates in percent, "91.7–97.6"; an empty string for None."""
     return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
 
 def format_passes(row: Mapping[str, Any]) -> str:
-    """Write the passes through the victim that an attack spent per image, forwards and backwards together."""
+    """Write the mean number of passes through the victim that an attack spent per image, forwards plus backwards."""
     if row["mean_forwards"] is None:
         return DASH
     return f"{row['mean_forwards'] + row['mean_backwards']:.3g}"
+
+
+def markdown_lines(head: Sequence[str], body: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> str:
+    r"""Write a table in Markdown.
+
+    Args:
+        head: The headings.
+        body: The rows, with a cell for each heading.
+        words: Places of the columns that hold words; numbers stand to the right.
+
+    >>> markdown_lines(["attack", "n"], [["a|b", "7"]]).splitlines()
+    ['| attack | n |', '| --- | --: |', '| a\\|b | 7 |']
+    """
+    rule = ["---" if place in words else "--:" for place in range(len(head))]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, rule, *body)]
+    return "\n".join(lines) + "\n"

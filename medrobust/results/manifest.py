@@ -1,4 +1,4 @@
-"""The manifest of an evaluation: what was attacked, with what, and where; and files that are replaced whole."""
+"""The manifest of an evaluation, which says what was attacked, how and where; and the atomic replacement of files."""
 
 import json
 import os
@@ -11,11 +11,11 @@ SCHEMA = 1
 
 
 def replace_file(path: Path, content: bytes) -> Path:
-    """Write a file so that a reader, or a kill at any moment, sees the old content or the new, never a part.
+    """Write a file atomically: readers see the old content or the new, never a part, even if the process is killed.
 
     Args:
-        path: The file to create or replace; its folder is made if need be.
-        content: All of its bytes.
+        path: The file to create or replace; its folder is created if it does not exist.
+        content: The whole content.
 
     Returns:
         `path`.
@@ -34,13 +34,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> Path:
     """Write a JSON object atomically, with its keys in the order given.
 
     Raises:
-        ValueError: If a number is NaN or infinite: undefined is None here, everything else is a bug.
+        ValueError: If a number is NaN or infinite: undefined values are None, so either is a bug.
     """
     return replace_file(path, (json.dumps(value, allow_nan=False, indent=1) + "\n").encode())
 
 
 def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> Path:
-    """Write the manifest of an evaluation into its folder, after the checks of `read_manifest`."""
+    """Check the manifest of an evaluation as `read_manifest` does, and write it into the evaluation's folder."""
     path = Path(folder) / MANIFEST
     _check(manifest, path)
     return write_json(path, manifest)
@@ -49,16 +49,17 @@ def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> Path:
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Read the manifest of an evaluation.
 
-    It is an object with `schema`, `run`, `data` (at least `images`, how many images the evaluation has) and `attacks`:
-    a list of objects with `attack` (configured name), `method` (class), `epsilon` (L-infinity radius in units of the
-    [0, 1] image range, or None), `key` (hash of victim, data and parameters), `parameters` and `control`. An attack may
-    say `norm`: a radius that is not measured by "linf" is not compared with the L-infinity norm of the perturbation.
+    It is an object with `schema`, `run`, `data` (with at least `images`, the number of images) and `attacks`: a list of
+    objects with `attack` (name in the configuration), `method` (class), `epsilon` (radius in units of the [0, 1] image
+    range, or None), `key` (hash of victim, data and parameters), `parameters` and `control`. `data` may name the `task`
+    of the victim. An attack may name the `norm` of its radius, "linf" by default; the self-checks compare only those
+    radii with the L-infinity norm of the perturbation.
 
     Args:
         folder: The folder of the evaluation.
 
     Raises:
-        ValueError: If there is no manifest, it is not JSON, has another schema, or lacks one of these.
+        ValueError: If there is no manifest, or it is not JSON, has another schema or lacks a required entry.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -71,6 +72,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def task_of(manifest: Mapping[str, Any]) -> str:
+    """Task of the victim: "classification" unless the data name another one."""
+    return str(manifest["data"].get("task", "classification"))
+
+
 def _check(manifest: object, path: Path) -> None:
     if not isinstance(manifest, Mapping) or manifest.get("schema") != SCHEMA:
         schema = manifest.get("schema") if isinstance(manifest, Mapping) else None
@@ -80,4 +86,4 @@ def _check(manifest: object, path: Path) -> None:
         raise ValueError(f"{path}: the manifest lacks {', '.join(missing) or 'data.images'}")
     for entry in manifest["attacks"]:
         if "attack" not in entry or "key" not in entry:
-            raise ValueError(f"{path}: every attack of a manifest has 'attack' and 'key', got {sorted(entry)}")
+            raise ValueError(f"{path}: every attack of a manifest needs 'attack' and 'key', got {sorted(entry)}")

@@ -1,4 +1,4 @@
-"""The records of an evaluation: one row per image and attack, journalled line by line and merged into one table."""
+"""The records of an evaluation: one for each image and attack, written to a journal and merged into one table."""
 
 import io
 import json
@@ -6,83 +6,25 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypedDict
+from typing import IO, Any, Self
 
 import polars as pl
 
+from medrobust.results.columns import COLUMNS, TYPES
 from medrobust.results.manifest import read_manifest, replace_file
 
-SCHEMA = 1
+SCHEMA = 2  # of the records that are written; those of schema 1 are read as well
+KEYS = 1  # version of what decides a record; not of its columns
 JOURNAL = "journal"
 RECORDS = "records.parquet"
 BLOCK = 32 * 2**20  # bytes parsed at a time: bounds the memory, and is large enough to keep all threads busy
 
 
-class Record(TypedDict):
-    """One image under one attack by one victim. Further columns (quality, detector scores) may stand beside these."""
-
-    key: str  # hash of the victim's weights, the data and the attack's parameters
-    run: str
-    victim: str
-    dataset: str
-    split: str
-    id: str  # the image, unique within the split
-    target: int | None  # true class; None where the target is not one class
-    goal: int | None  # class that a targeted attack aims at
-    attack: str  # name in the configuration
-    method: str  # class of the attack
-    epsilon: float | None  # L-infinity radius in units of the [0, 1] image range; None if unbounded
-    clean_prediction: int | None
-    adversarial_prediction: int | None
-    clean_confidence: float | None  # probability of the predicted class, in [0, 1]
-    adversarial_confidence: float | None
-    correct_before: bool
-    correct_after: bool
-    success: bool  # the attack reached its aim
-    linf: float  # norms of adversarial - clean, in units of the [0, 1] image range
-    l2: float
-    l0: int | None  # number of changed values
-    forwards: int  # passes of this image through the victim that the attack spent
-    backwards: int
-    zero_gradients: int  # of the backwards, those where the objective saturated or its gradient was zero
-    seed: int
-
-
-COLUMNS: dict[str, pl.DataType] = {
-    "schema": pl.Int64(),
-    "key": pl.String(),
-    "run": pl.String(),
-    "victim": pl.String(),
-    "dataset": pl.String(),
-    "split": pl.String(),
-    "id": pl.String(),
-    "target": pl.Int64(),
-    "goal": pl.Int64(),
-    "attack": pl.String(),
-    "method": pl.String(),
-    "epsilon": pl.Float64(),
-    "clean_prediction": pl.Int64(),
-    "adversarial_prediction": pl.Int64(),
-    "clean_confidence": pl.Float64(),
-    "adversarial_confidence": pl.Float64(),
-    "correct_before": pl.Boolean(),
-    "correct_after": pl.Boolean(),
-    "success": pl.Boolean(),
-    "linf": pl.Float64(),
-    "l2": pl.Float64(),
-    "l0": pl.Int64(),
-    "forwards": pl.Int64(),
-    "backwards": pl.Int64(),
-    "zero_gradients": pl.Int64(),
-    "seed": pl.Int64(),
-}
-
-
 class Journal:
-    """The append-only file into which one rank writes its records: `journal/rank-<rank>-<n>.jsonl`.
+    """The append-only file to which one rank writes its records: `journal/rank-<rank>-<n>.jsonl`.
 
-    Every opening takes the next free n and so a fresh file: what a killed process left torn at the end of its file is
-    never continued, and no two processes share a file. The file appears with the first record.
+    Every opening takes the next free n and thus a new file: a line that a killed process left incomplete is never
+    continued, and no two processes share a file. The file is created with the first record.
 
     Args:
         folder: The folder of the evaluation.
@@ -97,13 +39,14 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write records as whole lines in one write and hand them to the operating system before returning.
+        """Write records as whole lines in a single write, and hand them to the operating system before returning.
 
         Args:
-            records: Mappings with the columns of `Record` (and any others); `schema` is added.
+            records: Mappings with the columns of `results.columns.COLUMNS` and any others; `schema` is added.
 
         Raises:
-            ValueError: If a record lacks a column, or a number is NaN or infinite. Nothing is written then.
+            ValueError: If a record lacks a column, has null in a column that needs a value, contradicts itself about
+                success, or holds a number that is NaN or infinite. In that case nothing is written.
         """
         lines = "".join(map(_line, records))
         if not lines:
@@ -114,7 +57,7 @@ class Journal:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; a later `append` starts another one."""
+        """Close the file; a later `append` starts a new one."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -147,30 +90,32 @@ def read_journal(folder: str | Path, keys: Collection[str] | None = None) -> pl.
         keys: Attacks to keep, by key; all by default.
 
     Returns:
-        The columns of `COLUMNS` in that order and with those types, then any others.
+        The columns of `results.columns.COLUMNS` in that order and with those types, then any others. Records of
+        schema 1 are returned as those of schema 2 that they stand for.
 
     Raises:
-        ValueError: If a line other than a file's last is damaged, or a record has another schema or a wrong type.
+        ValueError: If a line other than a file's last is damaged, or a record has an unknown schema, a wrong type or
+            no value where it needs one.
     """
-    parts = [pl.DataFrame(schema=COLUMNS)]
+    parts = [pl.DataFrame(schema=TYPES)]
     for path, frame in _blocks(folder, None):
         if keys is not None:
             frame = frame.filter(pl.col("key").is_in(list(keys)))
-        parts.append(_typed(frame, path))
+        parts.append(_current(frame, path))
     records = pl.concat(parts, how="diagonal_relaxed").unique(["key", "id"], keep="first", maintain_order=True)
-    # a column that is null throughout has no type of its own, and not every reader of parquet accepts that
+    # a column of nulls alone has no type, and not every reader of parquet accepts that
     return records.with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
 def finished(folder: str | Path, keys: Collection[str] | None = None) -> dict[str, set[str]]:
-    """Which images need not be attacked again: the ids that the journal holds, by key.
+    """The images that need not be attacked again: the ids in the journal, by the key of the attack.
 
     Args:
         folder: The folder of the evaluation; it may not exist yet.
-        keys: Attacks to look for, by key; each is in the result, if only with an empty set. All by default.
+        keys: Attacks to look for, by key; each is in the result, with an empty set if need be. All by default.
 
     Raises:
-        ValueError: As `read_journal`.
+        ValueError: If a line other than a file's last is damaged, or a record has an unknown schema.
     """
     done: dict[str, set[str]] = {key: set() for key in keys or ()}
     for _, frame in _blocks(folder, {"schema": pl.Int64(), "key": pl.String(), "id": pl.String()}):
@@ -183,8 +128,8 @@ def finished(folder: str | Path, keys: Collection[str] | None = None) -> dict[st
 def merge(folder: str | Path) -> pl.DataFrame:
     """Merge the journal into `records.parquet`: the attacks of the manifest, one row per (key, id).
 
-    Rows follow the manifest's order of attack names, then epsilon (None last), then id. Run it on one process, at any
-    time: also while others still write, and as often as you like.
+    Rows are in the manifest's order of attack names, then by epsilon (None last), then by id. It is to be called on one
+    process, at any time and as often as needed, even while other processes are still writing.
 
     Args:
         folder: The folder of the evaluation.
@@ -205,35 +150,45 @@ def merge(folder: str | Path) -> pl.DataFrame:
 
 
 def read_records(path: str | Path) -> pl.DataFrame:
-    """Read merged records, from `records.parquet` or from the folder that holds it.
+    """Read merged records as `read_journal` returns them.
+
+    Args:
+        path: The file `records.parquet`, or the folder that holds it.
 
     Raises:
-        ValueError: If there are none, or they have another schema.
+        ValueError: If the file does not exist, or a record has an unknown schema, a wrong type or no value where it
+            needs one.
     """
     path = Path(path) / RECORDS if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist: merge the journal of the evaluation first")
     records = pl.read_parquet(path)
     _check_schema(records, path)
-    return records
+    return _current(records, path)
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    missing = [name for name in Record.__annotations__ if name not in record]
+    missing = [name for name in COLUMNS if name not in record and name != "schema"]
     if missing:
-        raise ValueError(f"a record needs all columns of Record, got one without {', '.join(missing)}")
+        raise ValueError(f"a record has all columns of results.columns.COLUMNS, got one without {', '.join(missing)}")
+    whose = f"image {record['id']!r} under attack {record['attack']!r}"
+    nulls = [name for name, column in COLUMNS.items() if not column.nullable and record.get(name, 0) is None]
+    if nulls:
+        raise ValueError(f"a record needs a value of {', '.join(nulls)}, got null for {whose}")
+    if record["success"] != (record["correct_before"] and record["reached"]):
+        raise ValueError(
+            f"success means correct_before and reached, got {record['success']} for {record['correct_before']} and "
+            f"{record['reached']} of {whose}"
+        )
     try:
-        return json.dumps({"schema": SCHEMA, **record}, allow_nan=False) + "\n"
+        return json.dumps({"schema": SCHEMA} | dict(record) | {"schema": SCHEMA}, allow_nan=False) + "\n"
     except ValueError:
         wrong = [name for name, value in record.items() if isinstance(value, float) and not abs(value) < float("inf")]
-        raise ValueError(
-            f"NaN or infinity in {', '.join(wrong)} of image {record['id']!r} under attack {record['attack']!r}: "
-            "undefined values are None"
-        ) from None
+        raise ValueError(f"NaN or infinity in {', '.join(wrong)} of {whose}: undefined values are None") from None
 
 
 def _blocks(folder: str | Path, schema: dict[str, pl.DataType] | None) -> Iterator[tuple[Path, pl.DataFrame]]:
-    """The journal in pieces of bounded size, in the order of ranks and files; only the columns of `schema` if given."""
+    """The journal in blocks of bounded size, in the order of ranks and files; only the columns of `schema` if given."""
     paths = Path(folder, JOURNAL).glob("*.jsonl")
     for path in sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in _parts(path)]):
         line = 1
@@ -250,9 +205,9 @@ def _parts(path: Path) -> list[str]:
 
 def _parse(block: bytes, schema: dict[str, pl.DataType] | None, path: Path, first: int, last: bool) -> pl.DataFrame:
     if last and not block.endswith(b"\n") and not _is_object(block[block.rfind(b"\n") + 1 :]):
-        block = block[: block.rfind(b"\n") + 1]  # the process was killed while it wrote this line
+        block = block[: block.rfind(b"\n") + 1]  # the process was killed while writing this line
     if not block.strip():
-        return pl.DataFrame(schema=schema or COLUMNS)
+        return pl.DataFrame(schema=schema or TYPES)
     try:
         frame = pl.read_ndjson(io.BytesIO(block), schema=schema, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
@@ -263,7 +218,7 @@ def _parse(block: bytes, schema: dict[str, pl.DataType] | None, path: Path, firs
     _check_schema(frame, path)
     for name in ("key", "id"):
         if name not in frame.columns or frame[name].null_count():
-            raise ValueError(f"{path}: every record needs '{name}', and one has none")
+            raise ValueError(f"{path}: every record needs '{name}', got one without it")
     return frame
 
 
@@ -278,16 +233,25 @@ def _is_object(line: bytes) -> bool:
 
 
 def _check_schema(frame: pl.DataFrame, path: Path) -> None:
-    found = frame["schema"].unique().to_list() if "schema" in frame.columns else [None]
-    if set(found) - {SCHEMA}:
-        other = sorted(map(str, set(found) - {SCHEMA}))
-        raise ValueError(f"{path}: this version reads records of schema {SCHEMA}, got {', '.join(other)}")
+    found = set(frame["schema"].unique().to_list() if "schema" in frame.columns else [None])
+    if unknown := found - {1, SCHEMA}:
+        other = ", ".join(sorted(map(str, unknown)))
+        raise ValueError(f"{path}: this version reads records of schema 1 and {SCHEMA}, got {other}")
+
+
+def _current(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Records of a schema that is read as those of the current one: typed, in the table's order, with all values."""
+    records = _from_schema_1(_typed(frame, path))
+    for name, column in COLUMNS.items():
+        if not column.nullable and (nulls := records[name].null_count()):
+            raise ValueError(f"{path}: column '{name}' needs a value in every record, got {nulls} without one")
+    return records
 
 
 def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Give the known columns their types and their order; whatever else there is follows."""
+    """Give the columns of the table their types and their order; any others follow."""
     columns = []
-    for name, dtype in COLUMNS.items():
+    for name, dtype in TYPES.items():
         column = frame[name] if name in frame.columns else pl.Series(name, [None] * len(frame), pl.Null)
         if column.dtype != pl.Null and column.dtype != dtype and not (column.dtype.is_numeric() and dtype.is_numeric()):
             raise ValueError(f"{path}: column '{name}' is {dtype}, got {column.dtype}")
@@ -295,4 +259,16 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
         if column.dtype.is_float() and dtype.is_integer() and not (typed == column).all():
             raise ValueError(f"{path}: column '{name}' holds whole numbers, got fractions")
         columns.append(typed)
-    return pl.DataFrame(columns + [column for column in frame.get_columns() if column.name not in COLUMNS])
+    return pl.DataFrame(columns + [column for column in frame.get_columns() if column.name not in TYPES])
+
+
+def _from_schema_1(records: pl.DataFrame) -> pl.DataFrame:
+    """Convert records of schema 1, whose `success` is what is now `reached` and which have no qualities."""
+    old = pl.col("schema") == 1
+    return records.with_columns(
+        reached=pl.when(old).then("success").otherwise("reached"),
+        success=pl.when(old).then(pl.col("correct_before") & pl.col("success")).otherwise("success"),
+        quality_before=pl.when(~old).then("quality_before"),
+        quality_after=pl.when(~old).then("quality_after"),
+        schema=pl.lit(SCHEMA, pl.Int64()),
+    )

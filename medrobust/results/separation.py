@@ -1,4 +1,4 @@
-"""How well scores tell two groups apart: AUROC, TPR at a given TNR, the ROC curve, and intervals by the bootstrap."""
+"""How well scores separate two groups: AUROC, TPR at a given TNR, the ROC curve, and bootstrap intervals."""
 
 import math
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def auroc(negative: Scores, positive: Scores) -> float | None:
         positive: Raw scores of the other, ``(M,)``.
 
     Returns:
-        A number in [0, 1]; None if a group is empty.
+        A value in [0, 1]; None if a group is empty.
 
     Raises:
         ValueError: If a score is NaN.
@@ -49,9 +49,9 @@ def auroc(negative: Scores, positive: Scores) -> float | None:
 def tpr_at_tnr(negative: Scores, positive: Scores, tnr: float = 0.9) -> float | None:
     """Share of positives that are flagged when at least `tnr` of the negatives pass (HFC21's TPR@90 for 0.9).
 
-    The threshold is the smallest score of a negative that at least ``tnr * N`` negatives do not exceed; what lies
-    strictly above it is flagged. So never more than ``(1 - tnr) * N`` negatives are flagged, and a positive that ties
-    with the threshold counts as missed. It is the highest TPR of the ROC curve at an FPR of at most ``1 - tnr``.
+    The threshold is the smallest score of a negative that at least ``tnr * N`` negatives do not exceed; scores strictly
+    above it are flagged. So never more than ``(1 - tnr) * N`` negatives are flagged, and a positive whose score equals
+    the threshold counts as missed. This is the highest TPR of the ROC curve at an FPR of at most ``1 - tnr``.
 
     Args:
         negative: Raw scores, ``(N,)``.
@@ -59,7 +59,7 @@ def tpr_at_tnr(negative: Scores, positive: Scores, tnr: float = 0.9) -> float | 
         tnr: True negative rate, above 0 and at most 1.
 
     Returns:
-        A number in [0, 1]; None if a group is empty.
+        A value in [0, 1]; None if a group is empty.
 
     Raises:
         ValueError: If a score is NaN or `tnr` is out of range.
@@ -81,11 +81,11 @@ def roc_curve(negative: Scores, positive: Scores, points: int | None = None) -> 
     Args:
         negative: Raw scores, ``(N,)``.
         positive: Raw scores, ``(M,)``.
-        points: At most so many, 2 or more, evenly spread along the curve; all by default, without those that lie on
-            the straight line between their neighbours.
+        points: Largest number of points, 2 or more, which are then spread evenly along the curve. By default the curve
+            has all of its points, except those on the straight line between their neighbours.
 
     Returns:
-        The rates, each ``(K,)``, from (0, 0) to (1, 1); empty if a group is.
+        The false and the true positive rates, each ``(K,)``, from (0, 0) to (1, 1); empty if a group is empty.
 
     Raises:
         ValueError: If a score is NaN or `points` is below 2.
@@ -95,7 +95,7 @@ def roc_curve(negative: Scores, positive: Scores, points: int | None = None) -> 
     """
     _check(negative, positive)
     if points is not None and points < 2:
-        raise ValueError(f"a curve has 2 points or more, got {points}")
+        raise ValueError(f"a curve has 2 points or more, got points={points}")
     if not len(negative) or not len(positive):
         return np.empty(0), np.empty(0)
     thresholds = np.unique(np.concatenate([negative, positive]))[::-1]
@@ -116,27 +116,27 @@ def roc_curve(negative: Scores, positive: Scores, points: int | None = None) -> 
 
 def bootstrap_intervals(
     negative: Scores,
-    negative_images: NDArray[np.int64],
+    negative_patients: NDArray[np.int64],
     positive: Scores,
-    positive_images: NDArray[np.int64],
+    positive_patients: NDArray[np.int64],
     tnr: float = 0.9,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Intervals:
-    """Percentile intervals of AUROC and TPR under resampling of images, 95 %.
+    """95 % percentile intervals of AUROC and TPR by a cluster bootstrap over patients.
 
-    Scores of one image resemble each other, so images are drawn with replacement and all scores of a drawn image come
-    along (cluster bootstrap). A resample is a weight per image, and all of them are judged by one cumulative sum over
-    the sorted scores. Resamples without a positive or without a negative have no value and are left out.
+    Scores of one patient resemble each other, so patients are drawn with replacement, each with all of its scores. A
+    resample is a weight for each patient, and one cumulative sum over the sorted scores evaluates all resamples.
+    Resamples without a positive or without a negative have no value and are left out.
 
     Args:
         negative: Raw scores, ``(N,)``.
-        negative_images: Number of the image, from 0, that each belongs to, ``(N,)``.
+        negative_patients: Number of the patient, from 0, that each score belongs to, ``(N,)``.
         positive: Raw scores, ``(M,)``.
-        positive_images: The same for the positives, ``(M,)``.
-        tnr: As in `tpr_at_tnr`.
-        resamples: How often to draw.
-        seed: Of the drawing.
+        positive_patients: The same for the positives, ``(M,)``.
+        tnr: True negative rate, as in `tpr_at_tnr`.
+        resamples: Number of resamples.
+        seed: Seed of the drawing.
 
     Raises:
         ValueError: If a score is NaN or `tnr` is out of range.
@@ -147,36 +147,36 @@ def bootstrap_intervals(
         return Intervals(None, None)
     order, place = np.argsort(negative, kind="stable"), np.argsort(positive, kind="stable")
     negative, positive = negative[order], positive[place]
-    negative_images, positive_images = negative_images[order], positive_images[place]
+    negative_patients, positive_patients = negative_patients[order], positive_patients[place]
     below = np.searchsorted(negative, positive, side="left")
     not_above = np.searchsorted(negative, positive, side="right")
     missed = np.searchsorted(positive, negative, side="right")  # positives that a threshold at this negative misses
-    images = 1 + int(max(negative_images.max(), positive_images.max()))
+    patients = 1 + int(max(negative_patients.max(), positive_patients.max()))
     areas, rates = [], []
-    for weights in _draws(images, resamples, max(len(negative), images), seed):
-        negatives, positives = _sums(weights[negative_images]), _sums(weights[positive_images])
+    for weights in _draws(patients, resamples, max(len(negative), patients), seed):
+        negatives, positives = _sums(weights[negative_patients]), _sums(weights[positive_patients])
         defined = (negatives[-1] > 0) & (positives[-1] > 0)
         negatives, positives, weights = negatives[:, defined], positives[:, defined], weights[:, defined]
         n_negative, n_positive = negatives[-1], positives[-1]
-        pairs = (weights[positive_images] * (negatives[below] + negatives[not_above])).sum(axis=0)
+        pairs = (weights[positive_patients] * (negatives[below] + negatives[not_above])).sum(axis=0)
         areas.append(pairs / (2 * n_negative * n_positive))
         threshold = (negatives[1:] < _passing(n_negative, tnr)).sum(axis=0)
         rates.append(1 - positives[missed[threshold], np.arange(len(threshold))] / n_positive)
     return Intervals(_limits(np.concatenate(areas)), _limits(np.concatenate(rates)))
 
 
-def _draws(images: int, resamples: int, scores: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """How often each image was drawn, ``(images, resamples)``, in blocks of resamples."""
+def _draws(patients: int, resamples: int, scores: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """How often each patient is drawn in each resample, ``(patients, B)``, in blocks of B resamples."""
     generator = np.random.default_rng(seed)
     block = max(1, BLOCK // scores)
     for start in range(0, resamples, block):
         count = min(block, resamples - start)
-        drawn = generator.integers(0, images, size=(count, images)) * count + np.arange(count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=images * count).reshape(images, count)
+        drawn = generator.integers(0, patients, size=(count, patients)) * count + np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=patients * count).reshape(patients, count)
 
 
 def _sums(weights: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cumulative sums along the scores, beginning with 0: ``(N, B)`` to ``(N + 1, B)``."""
+    """Cumulative sums along the scores, starting at 0: ``(N, B)`` to ``(N + 1, B)``."""
     sums = np.zeros((len(weights) + 1, weights.shape[1]), dtype=np.int64)
     np.cumsum(weights, axis=0, out=sums[1:])
     return sums
@@ -187,7 +187,7 @@ def _limits(values: Scores) -> list[float] | None:
 
 
 def _passing(count: int | NDArray[np.int64], tnr: float) -> NDArray[np.float64]:
-    """How many of the negatives must pass, at least 1; 0.9 of 30 are 27, whatever the product rounds to."""
+    """Number of negatives that must pass, at least 1; of 30 it is 27 at a TNR of 0.9, however the product rounds."""
     if not 0 < tnr <= 1 or math.isnan(tnr):
         raise ValueError(f"a true negative rate lies above 0 and is at most 1, got {tnr}")
     return np.maximum(1.0, np.ceil(tnr * np.asarray(count) - 1e-9))
@@ -195,4 +195,4 @@ def _passing(count: int | NDArray[np.int64], tnr: float) -> NDArray[np.float64]:
 
 def _check(negative: Scores, positive: Scores) -> None:
     if np.isnan(negative).any() or np.isnan(positive).any():
-        raise ValueError("a score that is NaN has no rank: leave undefined scores out")
+        raise ValueError("scores must not be NaN, which has no rank: leave undefined scores out")

@@ -1,6 +1,9 @@
-"""The statistics of a robustness table: an interval for a rate, and a test for two rates on the same images."""
+"""The statistics of a robustness table: intervals for a rate and a mean, a test for two rates on the same images."""
 
 import math
+
+import numpy as np
+from numpy.typing import NDArray
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -8,13 +11,13 @@ Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
     """Interval that covers the true rate with 95 % confidence (Wilson, J. Am. Stat. Assoc. 1927).
 
-    It holds every rate p that the observation does not contradict at the 5 % level, |p_hat - p| <= z * sqrt(p (1 - p) /
-    n): a quadratic in p, whose two roots are the limits. Unlike p_hat +- z * sqrt(p_hat (1 - p_hat) / n) it stays
-    within [0, 1] and has a width at 0 of n and n of n, where attacks usually end.
+    It holds every rate p that the observation does not contradict at the 5 % level: |p_hat - p| <= z * sqrt(p (1 - p) /
+    n), a quadratic in p whose two roots are the limits. Unlike p_hat +- z * sqrt(p_hat (1 - p_hat) / n), it stays
+    within [0, 1] and keeps a width at 0 of n and n of n, where attacks usually end.
 
     Args:
-        successes: How often the event was seen, 0 to `trials`.
-        trials: How often it could have been.
+        successes: Number of trials in which the event occurred, from 0 to `trials`.
+        trials: Number of trials.
 
     Returns:
         The lower and the upper limit, in [0, 1]; None without trials.
@@ -32,24 +35,51 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
     rate, z2 = successes / trials, Z95**2
     centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    # at the two ends a root is exactly 0 or 1, which rounding would miss
+    # at both ends one root is exactly 0 or 1, which rounding would miss
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
+
+
+def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64]) -> list[float] | None:
+    """Interval that covers the true mean of values in [0, 1] with 95 % confidence, if patients are independent.
+
+    The mean m is over images, but a patient's images resemble each other, so the standard error comes from the k
+    patients: s^2 = k / (k - 1) * sum over patients of (sum over the patient's images of (value - m))^2 / N^2. It is the
+    usual standard error of a mean where every patient has one image. The limits are m +- z * s, cut to [0, 1].
+
+    Args:
+        values: One value in [0, 1] per image, ``(N,)``.
+        patients: Number of the patient that each image shows, from 0, ``(N,)``.
+
+    Returns:
+        `[lower, upper]`; None for fewer than two patients, who say nothing about how patients differ.
+
+    >>> values, patients = np.array([0.5, 0.5, 0.75, 0.25]), np.array([0, 1, 2, 3])  # s^2 = (2 * 0.25^2) / (3 * 4)
+    >>> [round((limit - 0.5) / Z95, 4) for limit in mean_interval(values, patients)]
+    [-0.1021, 0.1021]
+    """
+    count = len(np.unique(patients))
+    if count < 2:
+        return None
+    mean = values.mean()
+    deviations = np.bincount(patients, values - mean)
+    half = Z95 * math.sqrt(count / (count - 1) * (deviations**2).sum()) / len(values)
+    return [max(0.0, float(mean - half)), min(1.0, float(mean + half))]
 
 
 def paired_p_value(only_first: int, only_second: int) -> float:
     """Probability that chance alone favours the first of two attacks this much: one-sided exact McNemar test.
 
-    Both attacks were tried on the same images. Images that both fooled, or neither, say nothing about which is the
-    stronger; among those that only one fooled, each is as likely to be the first's as the second's if the attacks are
-    equally strong. So the p-value is P(X >= only_first) for X ~ Binomial(only_first + only_second, 1/2).
+    Both attacks were tried on the same images. Images that both fooled, or neither, do not tell which attack is the
+    stronger. If the attacks are equally strong, an image that only one of them fooled is as likely to be the first's as
+    the second's, so the p-value is P(X >= only_first) for X ~ Binomial(only_first + only_second, 1/2).
 
     Args:
-        only_first: Images that the first attack fooled and the second did not.
-        only_second: The reverse.
+        only_first: Number of images that the first attack fooled and the second did not.
+        only_second: Number of images that the second attack fooled and the first did not.
 
     >>> paired_p_value(5, 0)  # 1/2^5
     0.03125
-    >>> paired_p_value(3, 1)  # (4 + 1) / 2^4
+    >>> round(paired_p_value(3, 1), 4)  # (4 + 1) / 2^4
     0.3125
     """
     trials = only_first + only_second
@@ -59,7 +89,7 @@ def paired_p_value(only_first: int, only_second: int) -> float:
 
 
 def _upper_tail(start: int, trials: int) -> float:
-    """P(X >= start) for X ~ Binomial(trials, 1/2), for a start above the middle: the terms fall from there on."""
+    """P(X >= start) for X ~ Binomial(trials, 1/2) and a start above the middle, from where the terms decrease."""
     if start > trials:
         return 0.0
     log_first = math.lgamma(trials + 1) - math.lgamma(start + 1) - math.lgamma(trials - start + 1)

@@ -1,5 +1,6 @@
-"""The summary of an evaluation: one row per attack and radius, with intervals, and the flags of its self-checks."""
+"""The summary of an evaluation: one row for each attack and radius, with intervals and the flags of self-checks."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,23 +8,27 @@ from typing import Any
 import polars as pl
 
 from medrobust.results.checks import check
-from medrobust.results.detection import detection
-from medrobust.results.formats import MEASURES
-from medrobust.results.manifest import read_manifest, write_json
-from medrobust.results.records import COLUMNS, read_records
-from medrobust.results.statistics import wilson_interval
+from medrobust.results.columns import COLUMNS, MEASURES, SCORE_PATTERNS, judge_column
+from medrobust.results.detection import detection, patients_of
+from medrobust.results.manifest import read_manifest, task_of, write_json
+from medrobust.results.records import read_records
+from medrobust.results.statistics import mean_interval, wilson_interval
 
 SCHEMA = 1
 SUMMARY = "summary.json"
-JUDGED = ("before", "after", "success")  # what a judge says of an image, in columns judge_NAME_before and so on
+RATES = ("accuracy_under_attack", "success_rate")
+QUALITIES = ("quality_before", "quality_after")
 
 
 def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Reduce the records of an evaluation to its table.
+    """Reduce the records of an evaluation to one row for each attack and radius.
 
-    Two rates are kept apart: `success_rate` is the share of fooled images among those that the victim had right before
-    the attack; `accuracy_under_attack` is the share of all images that it has right after. Each comes with its count
-    and a 95 % Wilson interval `[lower, upper]`. What is undefined (a rate of no images) is None.
+    Two rates are kept apart: `success_rate` is the share of successful attacks among the images that were right before;
+    `accuracy_under_attack` is the share of all images that are right after. Each comes with its count and a 95 % Wilson
+    interval `[lower, upper]`. Beside them, `quality_before` and `quality_after` are the means over
+    the `n_quality_before` and `n_quality_after` images that have a quality, each with a 95 % interval by a normal
+    approximation that counts patients, not images (`results.statistics.mean_interval`). What is undefined (a rate of
+    no images) is None.
 
     Args:
         records: Merged records, as `merge` and `read_records` return them.
@@ -32,14 +37,15 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     Returns:
         An object that is written to JSON as it is:
 
-        - `schema`, and `manifest`: a copy of the manifest.
+        - `schema`: the version of this object.
+        - `manifest`: a copy of the manifest.
         - `rows`: first the clean row, then the noise controls, then the attacks in the manifest's order, each by
           increasing epsilon. A row's `kind` is "clean", "control" or "attack".
-        - `worst_case`: for each epsilon, the accuracy if one successful attack of that radius is enough, over the
-          images that all of them have tried.
-        - `checks`: the self-checks that were made and how many comparisons each could make.
-        - `flags`: what they found, as `results.checks` describes it.
-        - `detection`: how well detectors do, as `results.detection` describes it; empty without detectors.
+        - `worst_case`: for each epsilon, the accuracy if an image counts as wrong once any attack of that radius makes
+          it wrong, over the images that all of these attacks have tried.
+        - `checks`: the self-checks, each with the number of comparisons that it could make.
+        - `flags`: what they found, see `results.checks`.
+        - `detection`: how well detectors do, see `results.detection`; empty without detectors.
     """
     expected = int(manifest["data"]["images"])
     entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
@@ -63,6 +69,15 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     }
 
 
+def columns_shown(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Entries of a summary's row that tables show: the rates, and the qualities unless the victim is a classifier.
+
+    A classifier's quality is the probability of the true class, which adds little to the rates. The quality of masks
+    and boxes tells how far off an output is.
+    """
+    return RATES if task_of(manifest) == "classification" else RATES + QUALITIES
+
+
 def write_summary(folder: str | Path) -> dict[str, Any]:
     """Summarise the merged records of an evaluation into `summary.json`, atomically.
 
@@ -77,8 +92,28 @@ def write_summary(folder: str | Path) -> dict[str, Any]:
     return summary
 
 
+def read_summary(folder: str | Path) -> dict[str, Any]:
+    """Read the summary of an evaluation.
+
+    Args:
+        folder: Folder of the run, or of its evaluation.
+
+    Raises:
+        ValueError: If there is no summary, or it is damaged.
+    """
+    places = (Path(folder) / SUMMARY, Path(folder) / "evaluate" / SUMMARY)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ValueError(f"there is no {SUMMARY} in {places[0].parent} or {places[1].parent}: evaluate that run first")
+    try:
+        summary: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError:
+        raise ValueError(f"{path} is damaged: evaluate that run again, which attacks no image anew") from None
+    return summary
+
+
 def _entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The manifest's attacks, by first appearance of their name and then by epsilon, None last."""
+    """The manifest's attacks, in the order of their names' first appearance and then by epsilon, None last."""
     defaults: dict[str, Any] = {"method": None, "epsilon": None, "control": False, "parameters": {}, "norm": "linf"}
     entries = [{**defaults, **entry} for entry in manifest["attacks"]]
     names = list(dict.fromkeys(entry["attack"] for entry in entries))
@@ -98,6 +133,8 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
         **_rate("success_rate", 0, 0),
         "n_correct_after": right,
         "n_success": 0,
+        **_quality("quality_before", records, "quality_before"),
+        **_quality("quality_after", records, "quality_before"),  # nothing has changed the images
         "n_changed": 0,
         "median_linf": None,
         "median_l2": None,
@@ -113,10 +150,10 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
 def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[str, Any]:
     n, before = len(table), int(table["correct_before"].sum())
     after = int(table["correct_after"].sum())
-    success = int((table["success"] & table["correct_before"]).sum())
+    success = int(table["success"].sum())
     backwards = int(table["backwards"].sum())
     kind = "control" if entry["control"] else "attack"
-    # an image that an attack gave up on comes back clean: its distance of 0 would make the attack look gentle
+    # an image that an attack gave up on comes back unchanged: its distance of 0 would make the attack look gentle
     changed = table.filter(pl.col("linf") > 0)
     return {
         **_head(entry["attack"], entry["method"], entry["epsilon"], entry["key"], kind, n, expected, before),
@@ -124,6 +161,8 @@ def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[s
         **_rate("success_rate", success, before),
         "n_correct_after": after,
         "n_success": success,
+        **_quality("quality_before", table, "quality_before"),
+        **_quality("quality_after", table, "quality_after"),
         "n_changed": len(changed),
         "median_linf": changed["linf"].median(),
         "median_l2": changed["l2"].median(),
@@ -164,19 +203,31 @@ def _rate(name: str, successes: int, trials: int) -> dict[str, Any]:
     return {name: successes / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
 
 
+def _quality(name: str, records: pl.DataFrame, column: str) -> dict[str, Any]:
+    """Mean of a column of qualities over the images that have one, with its interval and their number."""
+    images = records.drop_nulls(column).unique("id", keep="first", maintain_order=True)
+    return {
+        name: images[column].mean(),
+        f"{name}_interval": mean_interval(images[column].to_numpy(), patients_of(images)),
+        f"n_{name}": len(images),
+    }
+
+
 def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | None) -> dict[str, Any]:
-    """What each judge made of an attack's images, among those that it had right before."""
+    """How often each judge is fooled by an attack's images, among those that it had right before."""
     found = {}
-    for judge, theirs in judges.items():
-        if f"judge_{judge}_before" not in table.columns:
+    for judge, weights_of_judge in judges.items():
+        if judge_column(judge, "before") not in table.columns:
             continue
-        before, after, success = (table[f"judge_{judge}_{name}"].fill_null(False) for name in JUDGED)
+        before = table[judge_column(judge, "before")].fill_null(False)
+        after = table[judge_column(judge, "after")].fill_null(False)
+        success = before & table[judge_column(judge, "success")].fill_null(False)
         right = int(before.sum())
         found[judge] = {
-            "same_weights": theirs == weights,
+            "same_weights": weights_of_judge == weights,
             "n_correct_before": right,
-            "n_success": int((before & success).sum()),
-            **_rate("success_rate", int((before & success).sum()), right),
+            "n_success": int(success.sum()),
+            **_rate("success_rate", int(success.sum()), right),
             **_rate("clean_accuracy", right, len(table)),
             **_rate("accuracy_under_attack", int(after.sum()), len(table)),
         }
@@ -184,30 +235,28 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
 
 
 def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Means of the numeric columns that the schema does not know, and how many images have no value."""
-    others = pl.exclude([*COLUMNS, "^judge_.*$", "^detector_.*$"])
-    extra = table.select(pl.selectors.numeric() | pl.selectors.boolean()).select(others)
-    known = list(MEASURES)
-    columns = sorted(
-        extra.get_columns(), key=lambda column: known.index(column.name) if column.name in known else len(known)
-    )
+    """Means of the measurements, which are all numeric columns beside the table's, and how many images lack a value."""
+    numeric = table.select(pl.selectors.numeric() | pl.selectors.boolean())
+    measured = numeric.select(pl.exclude([*COLUMNS, *SCORE_PATTERNS]))
+    order = {name: place for place, name in enumerate(MEASURES)}
+    columns = sorted(measured.get_columns(), key=lambda column: order.get(column.name, len(order)))
     means = {column.name: column.cast(pl.Float64).drop_nulls().mean() for column in columns}
     defined = {name: float(mean) for name, mean in means.items() if isinstance(mean, float)}
-    return {"means": defined, "undefined": {name: extra[name].null_count() for name in defined}}
+    return {"means": defined, "undefined": {name: measured[name].null_count() for name in defined}}
 
 
 def _worst_case(entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
     attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
     worst = []
     for epsilon in sorted({entry["epsilon"] for entry in attacks}):
-        mine = [entry for entry in attacks if entry["epsilon"] == epsilon]
-        rights = [dict(tables[entry["key"]].select("id", "correct_after").iter_rows()) for entry in mine]
+        at_epsilon = [entry for entry in attacks if entry["epsilon"] == epsilon]
+        rights = [dict(tables[entry["key"]].select("id", "correct_after").iter_rows()) for entry in at_epsilon]
         tried = set(rights[0]).intersection(*rights)
         standing = sum(all(right[image] for right in rights) for image in tried)
         worst.append(
             {
                 "epsilon": epsilon,
-                "attacks": [entry["attack"] for entry in mine],
+                "attacks": [entry["attack"] for entry in at_epsilon],
                 "n": len(tried),
                 "n_correct_after": standing,
                 **_rate("accuracy", standing, len(tried)),

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader
 from callbacks import AdversarialBatch, RecordJournal, Robustness
 from lightning_modules import Classifier
 from medrobust.attacks import FGSM, MIM, PGD, Attack, UniformNoise
+from medrobust.results.columns import COLUMNS
 from medrobust.results.manifest import read_manifest
-from medrobust.results.records import Record, finished, merge, read_journal, read_records
+from medrobust.results.records import finished, merge, read_journal, read_records
 
 COUNT = 11
 ATTACKS: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.05), "pgd": PGD(epsilon=0.05, steps=3, seed=4)}
@@ -126,7 +127,7 @@ def test_a_record_says_what_was_done_to_its_image(tmp_path: Path) -> None:
     for batch in batches:
         for row, id in enumerate(batch.ids):
             record = records[batch.planned.name, id]
-            assert set(record) == {"schema", "patient", "var", *batch.measures, *Record.__annotations__}
+            assert set(record) == {"var", *batch.measures, *COLUMNS}
             difference = [a - c for a, c in zip(batch.adversarial[row].flatten().tolist(), batch.clean[row].flatten())]
             values = [float(value) for value in difference]
             assert record["linf"] == pytest.approx(max(map(abs, values)), abs=1e-9)
@@ -142,14 +143,15 @@ def test_a_record_says_what_was_done_to_its_image(tmp_path: Path) -> None:
             assert record["target"] == target and record["goal"] == (1 - target if aimed else None)
             assert record["correct_before"] == (record["clean_prediction"] == target)
             assert record["correct_after"] == (record["adversarial_prediction"] == target)
-            assert record["success"] == (not record["correct_after"])  # of two classes, the goal is the other one
+            assert record["success"] == (record["correct_before"] and record["reached"])
+            assert record["reached"] == (not record["correct_after"])  # of two classes, the goal is the other one
             assert record["forwards"] == int(batch.forwards[row])
             assert record["backwards"] == {"noise": 0, "fgsm": 1, "pgd": 3, "aimed": 2}[record["attack"]]
             methods = {"noise": "UniformNoise", "fgsm": "FGSM", "pgd": "PGD", "aimed": "MIM"}
             assert record["method"] == methods[record["attack"]]
             assert record["zero_gradients"] == 0 and record["epsilon"] == 0.05
             assert record["seed"] == (4 if record["attack"] == "pgd" else 0)
-            assert record["key"] == batch.planned.key and record["schema"] == 1
+            assert record["key"] == batch.planned.key and record["schema"] == 2
             about = {name: record[name] for name in ("run", "victim", "dataset", "split")}
             assert about == {"run": "tiny", "victim": "resnet10t", "dataset": "items", "split": "adv_test"}
 
@@ -338,6 +340,6 @@ def test_a_journal_without_a_folder_is_refused() -> None:
 def test_records_have_the_columns_of_the_schema_and_are_found_as_finished(tmp_path: Path) -> None:
     evaluate(tmp_path)
     frame = read_journal(tmp_path)
-    assert isinstance(frame, polars.DataFrame) and set(Record.__annotations__) <= set(frame.columns)
+    assert isinstance(frame, polars.DataFrame) and set(COLUMNS) <= set(frame.columns)
     assert all(ids == set(Items().ids) for ids in finished(tmp_path).values())
     assert len(finished(tmp_path)) == 3

@@ -17,13 +17,13 @@ from PIL import Image
 
 from cli import wandb_log
 from cli.wandb_log import log_evaluation, logged_in, reachable, run_logger
-from medrobust.results.records import COLUMNS
+from medrobust.results.columns import TYPES
 
 PLACES = ("WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 KEY = "0123456789" * 4
 CONNECT = socket.create_connection
 VALUES: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "key": "k" * 16,
     "run": "tiny",
     "victim": "resnet10t",
@@ -40,6 +40,7 @@ VALUES: dict[str, Any] = {
     "adversarial_confidence": 0.8,
     "correct_before": True,
     "correct_after": False,
+    "reached": True,
     "success": True,
     "linf": 1 / 255,
     "l2": 0.1,
@@ -91,7 +92,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "evaluate"
     (folder / "panels").mkdir(parents=True)
     rows = [{**VALUES, "id": f"image-{place}"} for place in range(3)]
-    polars.DataFrame(rows, schema=COLUMNS).write_parquet(folder / "records.parquet")
+    polars.DataFrame(rows, schema=TYPES).write_parquet(folder / "records.parquet")
     names = {kind: f"a-{kind}.png" for kind in ("clean", "perturbation", "adversarial")}
     for place, name in enumerate(names.values()):
         Image.new("L", (8, 8), 60 * place).save(folder / "panels" / name)
@@ -111,7 +112,7 @@ def summary_of() -> dict[str, Any]:
             {**row, "epsilon": 8 / 255, "accuracy_under_attack": 0.0, "success_rate": 1.0},
         ],
         "flags": [{"message": "Only 3 images."}],
-        "manifest": {"attacks": [{"key": "k" * 16, "attack": "fgsm"}]},
+        "manifest": {"data": {"name": "items"}, "attacks": [{"key": "k" * 16, "attack": "fgsm"}]},
     }
 
 
@@ -249,6 +250,15 @@ def test_an_evaluation_is_sent_as_scalars_table_and_pictures(folder: Path) -> No
     assert len(log.logged["panels"]) == 1  # not those of an earlier victim
     picture = log.logged["panels"][0]
     assert (picture._width, picture._height) == (24, 8) and "fgsm 1/255: image-0, 0 -> 1" in picture._caption
+
+
+def test_qualities_are_sent_of_victims_that_do_not_classify(folder: Path) -> None:
+    qualities = {"quality_before": 0.75, "quality_after": 0.5}
+    for task, sent in (("classification", {}), ("segmentation", {f"pgd/{k}": v for k, v in qualities.items()})):
+        log, summary = WandbLogger(), summary_of()
+        summary["manifest"]["data"]["task"] = task
+        log_evaluation([log], folder, {**summary, "rows": [{"attack": "pgd", "epsilon": None, **qualities}]})
+        assert {name: value for name, value in log.logged.items() if name.startswith("pgd/")} == sent
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), OSError("gone"), KeyError("x"), ImportError("no wandb")])

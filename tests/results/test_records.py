@@ -8,8 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from medrobust.evaluation.plan import record_key
+from medrobust.results.columns import COLUMNS, TYPES
 from medrobust.results.manifest import read_manifest, write_json, write_manifest
-from medrobust.results.records import COLUMNS, Journal, Record, finished, merge, read_journal, read_records
+from medrobust.results.records import Journal, finished, merge, read_journal, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +24,7 @@ def record(image="a", key="k1", **changes):
         "dataset": "phantom",
         "split": "adv_test",
         "id": image,
+        "patient": "p1",
         "target": 1,
         "goal": None,
         "attack": "pgd",
@@ -33,7 +36,10 @@ def record(image="a", key="k1", **changes):
         "adversarial_confidence": 0.8,
         "correct_before": True,
         "correct_after": False,
+        "reached": True,
         "success": True,
+        "quality_before": 0.75,
+        "quality_after": 0.25,
         "linf": 1 / 255,
         "l2": 0.25,
         "l0": 4096,
@@ -54,8 +60,15 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_columns_are_those_of_a_record():
-    assert list(COLUMNS) == ["schema", *Record.__annotations__]
+def test_every_column_of_the_table_has_one_line_of_meaning():
+    assert list(COLUMNS) == list(TYPES) == ["schema", *record()]
+    assert len({column.meaning for column in COLUMNS.values()}) == len(COLUMNS)
+    assert all(column.meaning and "\n" not in column.meaning for column in COLUMNS.values())
+    assert (COLUMNS["patient"].type, COLUMNS["patient"].nullable) == (pl.String(), True)
+
+
+def test_keys_do_not_change_with_the_columns():
+    assert record_key("weights", {"epsilon": 0.5}) == "e3fa961807c0b5da"  # of the text [1, "weights", {"epsilon": 0.5}]
 
 
 def test_journal_round_trip(tmp_path):
@@ -64,8 +77,8 @@ def test_journal_round_trip(tmp_path):
         assert len(lines(tmp_path / "journal/rank-3-0.jsonl")) == 2  # already there before it is closed
         journal.append([])
     frame = read_journal(tmp_path)
-    assert frame.schema == pl.Schema(COLUMNS)
-    assert frame.to_dicts() == [{"schema": 1, **record("a")}, {"schema": 1, **record("b", goal=0)}]
+    assert frame.schema == pl.Schema(TYPES)
+    assert frame.to_dicts() == [{"schema": 2, **record("a")}, {"schema": 2, **record("b", goal=0)}]
 
 
 def test_every_opening_starts_a_fresh_file_and_an_unused_journal_leaves_none(tmp_path):
@@ -170,15 +183,16 @@ def test_merge_keeps_the_manifests_attacks_in_its_order(tmp_path):
 
 def test_merge_of_nothing_is_typed(tmp_path):
     write_manifest(tmp_path, manifest())
-    assert merge(tmp_path).schema == pl.Schema(COLUMNS)
+    assert merge(tmp_path).schema == pl.Schema(TYPES)
     assert read_records(tmp_path / "records.parquet").is_empty()
 
 
 def test_columns_keep_their_types_when_they_are_null(tmp_path):
-    empty = dict.fromkeys(("target", "adversarial_prediction", "epsilon", "clean_confidence", "l0"))
+    empty = dict.fromkeys(name for name, column in COLUMNS.items() if column.nullable)
+    assert len(empty) == 11
     with Journal(tmp_path) as journal:
         journal.append([record(**empty)])
-    assert read_journal(tmp_path).schema == pl.Schema(COLUMNS)
+    assert read_journal(tmp_path).schema == pl.Schema(TYPES)
 
 
 def test_unknown_columns_flow_through(tmp_path):
@@ -224,17 +238,110 @@ def test_nan_is_refused_and_nothing_is_written(tmp_path, value):
 
 def test_a_record_without_a_column_is_refused(tmp_path):
     incomplete = record()
-    del incomplete["forwards"]
-    with pytest.raises(ValueError, match="without forwards"):
+    del incomplete["forwards"], incomplete["patient"]
+    with pytest.raises(ValueError, match="without patient, forwards$"):
         Journal(tmp_path).append([incomplete])
 
 
-def test_other_schemas_are_refused(tmp_path):
+def test_a_null_is_refused_by_name_where_there_must_be_a_value(tmp_path):
+    with pytest.raises(ValueError, match="a value of correct_after, l2, got null for image 'a' under attack 'pgd'"):
+        Journal(tmp_path).append([record(l2=None, correct_after=None, l0=None)])
+    assert not (tmp_path / "journal").exists()
+    put(tmp_path, "rank-0-0", {"schema": 2, **record("a")}, {"schema": 2, **record("b", l2=None)})
+    with pytest.raises(ValueError, match=r"rank-0-0\.jsonl: column 'l2' needs a value in every record, got 1 without"):
+        read_journal(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [(False, True, True), (True, False, True), (True, True, False)])
+def test_success_is_refused_where_it_contradicts_the_other_columns(tmp_path, columns):
+    before, reached, success = columns
+    wrong = record(correct_before=before, reached=reached, success=success)
+    with pytest.raises(ValueError, match=f"success means correct_before and reached, got {success} for {before} and"):
+        Journal(tmp_path).append([wrong])
     with Journal(tmp_path) as journal:
-        journal.append([record("a"), record("b", schema=2)])
+        journal.append([wrong | {"success": before and reached}])
+    assert read_journal(tmp_path)["success"].to_list() == [before and reached]
+
+
+def put(folder, name, *rows):
+    """A journal file as another version, or a hand, may have written it."""
+    (folder / "journal").mkdir(parents=True, exist_ok=True)
+    (folder / f"journal/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def of_schema_1(image, before, success, **changes):
+    """A record as it was written before: `success` says what is `reached` now, and there is no quality."""
+    old = {"schema": 1, **record(image, correct_before=before, success=success)}
+    for name in ("patient", "reached", "quality_before", "quality_after"):
+        del old[name]
+    return old | changes
+
+
+MEANINGS = [("a", True, True), ("b", True, False), ("c", False, True), ("d", False, False)]
+EXPECTED = {
+    "schema": [2, 2, 2, 2],
+    "correct_before": [True, True, False, False],
+    "reached": [True, False, True, False],
+    "success": [True, False, False, False],
+    "quality_before": [None] * 4,
+    "quality_after": [None] * 4,
+    "patient": [None] * 4,
+}
+
+
+def test_a_journal_of_schema_1_is_read_as_schema_2(tmp_path):
+    put(tmp_path, "rank-0-0", *(of_schema_1(*row, psnr=40.0) for row in MEANINGS))
+    write_manifest(tmp_path, manifest(("pgd", 1 / 255, "k1"), images=4))
+    assert finished(tmp_path) == {"k1": {"a", "b", "c", "d"}}
+    for records in (read_journal(tmp_path), merge(tmp_path), read_records(tmp_path)):
+        assert records.select(list(EXPECTED)).to_dict(as_series=False) == EXPECTED
+        assert records.columns == [*COLUMNS, "psnr"]
+        assert dict(records.schema) == {**TYPES, "psnr": pl.Float64()}
+
+
+def test_a_parquet_file_of_schema_1_is_read_as_schema_2(tmp_path):
+    rows = [of_schema_1(*row, patient="p7", cos=0.5) for row in MEANINGS]
+    pl.DataFrame(rows, schema_overrides={"goal": pl.Int64()}).write_parquet(tmp_path / "records.parquet")
+    records = read_records(tmp_path)
+    assert records.select(list(EXPECTED)).to_dict(as_series=False) == {**EXPECTED, "patient": ["p7"] * 4}
+    assert records.columns == [*COLUMNS, "cos"]
+
+
+def test_a_journal_goes_on_in_schema_2_where_schema_1_left_off(tmp_path):
+    put(tmp_path, "rank-0-0", of_schema_1("c", False, True), of_schema_1("a", True, True, patient="p1"))
+    with Journal(tmp_path) as journal:  # "a" again, which counts once, as the older file has it
+        journal.append([record("a"), record("b"), record("d", correct_before=False, success=False)])
+    assert [path.name for path in sorted((tmp_path / "journal").iterdir())] == ["rank-0-0.jsonl", "rank-0-1.jsonl"]
+    write_manifest(tmp_path, manifest(("pgd", 1 / 255, "k1"), images=4))
+    assert finished(tmp_path, ["k1"]) == {"k1": {"a", "b", "c", "d"}}
+    merged = merge(tmp_path)
+    assert merged.select("id", "reached", "success", "quality_after", "patient", "schema").rows() == [
+        ("a", True, True, None, "p1", 2),
+        ("b", True, True, 0.25, "p1", 2),
+        ("c", True, False, None, None, 2),
+        ("d", True, False, 0.25, "p1", 2),
+    ]
+    assert read_records(tmp_path).equals(merged)
+
+
+@pytest.mark.parametrize("schema", [0, 3, None])
+def test_other_schemas_are_refused(tmp_path, schema):
+    put(tmp_path, "rank-0-0", {"schema": 2, **record("a")}, {"schema": schema, **record("b")})
     for read in (read_journal, finished):
-        with pytest.raises(ValueError, match="schema 1, got 2"):
+        with pytest.raises(ValueError, match=f"reads records of schema 1 and 2, got {schema}"):
             read(tmp_path)
+    pl.DataFrame([record("a") | {"schema": schema}]).write_parquet(tmp_path / "records.parquet")
+    with pytest.raises(ValueError, match=f"reads records of schema 1 and 2, got {schema}"):
+        read_records(tmp_path)
+
+
+def test_the_journal_says_which_schema_it_writes(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append([record("a", schema=1)])
+    assert lines(tmp_path / "journal/rank-0-0.jsonl")[0] == {"schema": 2, **record("a")}
+
+
+def test_other_manifests_are_refused(tmp_path):
     with pytest.raises(ValueError, match="schema 1, got 7"):
         write_manifest(tmp_path, manifest() | {"schema": 7})
 
@@ -252,8 +359,7 @@ def test_manifest_errors_name_the_folder(tmp_path):
 
 
 def test_results_needs_neither_torch_nor_lightning():
-    code = (
-        "import sys, results.report, results.tables; print({'torch', 'pytorch_lightning', 'scipy'} & set(sys.modules))"
-    )
+    modules = "medrobust.results.report.page, medrobust.results.report.tables, compare"
+    code = f"import sys, {modules}; print({{'torch', 'pytorch_lightning', 'scipy'}} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"

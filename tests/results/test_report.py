@@ -48,7 +48,7 @@ class Page(HTMLParser):
         return sum(name == tag and wanted.items() <= found.items() for name, found in self.tags)
 
 
-def evaluation(folder, attacks, images=40, classes=CLASSES, done=None, panels=1, run="demo", **header):
+def evaluation(folder, attacks, images=40, classes=CLASSES, done=None, panels=1, run="demo", task=None, **header):
     """An evaluation with made-up numbers: `attacks` are (name, epsilon, control, probability to be fooled)."""
     random = np.random.default_rng(0)
     target = random.integers(0, len(classes), images)
@@ -73,6 +73,7 @@ def evaluation(folder, attacks, images=40, classes=CLASSES, done=None, panels=1,
                 "clean_confidence": 0.9,
                 "adversarial_prediction": (clean + 1) % len(classes) if fooled else clean,
                 "adversarial_confidence": 0.75,
+                "reached": fooled,
                 "success": fooled,
                 "linf": epsilon or 0.01,
             }
@@ -80,12 +81,14 @@ def evaluation(folder, attacks, images=40, classes=CLASSES, done=None, panels=1,
                 shown
                 | {"run": run, "victim": "v", "dataset": "d", "split": "s", "goal": None, "seed": 42}
                 | {"correct_before": bool(right[image]), "correct_after": bool(right[image] and not fooled)}
+                | {"patient": None, "quality_before": 0.875, "quality_after": 0.125 if fooled else 0.875}
                 | {"l2": 0.5, "l0": None, "zero_gradients": 0, "psnr": 40.0}
                 | {"forwards": 1 + 20 * (not control), "backwards": 20 * (not control)}
             )
             if image < panels:
                 _panel(folder / "panels", f"{number}-{image}", shown, random)
     data = {"name": "phantom", "split": "adv_test", "images": images, "class_names": classes}
+    data |= {} if task is None else {"task": task}
     write_manifest(folder, {"schema": 1, "run": run, "data": data, "attacks": entries, **header})
     with Journal(folder) as journal:
         journal.append(records[:done])
@@ -124,6 +127,19 @@ def test_report_of_a_sweep(tmp_path):
     assert "All 7 self-checks passed" in page.text
     assert all(words in page.text for words in ("resnet10t", "1,234 parameters", "0.5/255", "NORMAL", "PSNR", "× 100"))
     assert len(re.sub(r"data:image/png;base64,[^\"]*", "", html)) < 200_000
+
+
+def test_report_shows_qualities_of_masks_and_not_of_classes(tmp_path):
+    shown = {task: read(evaluation(tmp_path / str(task), sweep(), task=task)) for task in (None, "segmentation")}
+    headings = ["attack", "ε", "n", "right after", "fooled"]
+    for task, more in ((None, []), ("segmentation", ["quality before", "quality after"])):
+        html, page = shown[task]
+        table = html[html.index('<table id="results">') :]
+        cells = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", table[: table.index("</thead>")])
+        assert [cell.replace("<br>", " ") for cell in cells][: 5 + len(more)] == headings + more
+        assert len({row.count("<td") for row in table[: table.index("</table>")].split("<tr")[2:]}) == 1
+        assert ("<dt>quality</dt>" in html) == bool(more)
+        assert ("<b>87.5\N{NO-BREAK SPACE}%</b><small>87.5–87.5</small>" in html) == bool(more)
 
 
 def test_finish_writes_all_and_can_be_repeated(tmp_path):

@@ -3,17 +3,20 @@
 import io
 import json
 import math
+import re
 
+import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
 from medrobust.results.checks import CHECKS
+from medrobust.results.columns import COLUMNS, TYPES
 from medrobust.results.formats import format_epsilon
-from medrobust.results.records import COLUMNS, Journal, merge
+from medrobust.results.records import Journal, merge
 from medrobust.results.report.tables import console_flags, console_table, markdown_table
-from medrobust.results.statistics import paired_p_value, wilson_interval
+from medrobust.results.statistics import mean_interval, paired_p_value, wilson_interval
 from medrobust.results.summary import summarise, write_summary
 
 
@@ -39,8 +42,10 @@ def rows(entry, fooled, right=None, **changes):
     return [
         dict.fromkeys(COLUMNS)
         | {
-            "schema": 1,
+            "schema": 2,
             "key": entry["key"],
+            **dict.fromkeys(("run", "victim", "dataset", "split"), "demo"),
+            "seed": 42,
             "id": f"{image:04d}",
             "target": image % 2,
             "attack": entry["attack"],
@@ -48,7 +53,8 @@ def rows(entry, fooled, right=None, **changes):
             "epsilon": entry["epsilon"],
             "correct_before": was == "1",
             "correct_after": was == "1" and now == "0",
-            "success": now == "1",
+            "reached": now == "1",
+            "success": was == now == "1",
             "linf": entry["epsilon"] or 0.5,
             "l2": 1.0 + image,
             "forwards": 3,
@@ -61,7 +67,7 @@ def rows(entry, fooled, right=None, **changes):
 
 
 def summary_of(entries, records, images=40):
-    frame = pl.DataFrame(records, schema=pl.Schema(COLUMNS) if not records else None, schema_overrides=COLUMNS)
+    frame = pl.DataFrame(records, schema=pl.Schema(TYPES) if not records else None, schema_overrides=TYPES)
     return summarise(frame, manifest(*entries, images=images))
 
 
@@ -124,6 +130,28 @@ def test_two_rates_from_eight_images():
     assert row["kind"] == "attack"
 
 
+def test_the_interval_of_a_mean_by_hand():
+    # four patients with an image each: deviations 1/4, -1/4, 0, 0 from 1/2; s^2 = 4/3 * 2/16 / 16 = 1/96
+    half = 1.959963984540054 * math.sqrt(1 / 96)
+    found = mean_interval(np.array([0.75, 0.25, 0.5, 0.5]), np.arange(4))
+    assert found == [pytest.approx(0.5 - half), pytest.approx(0.5 + half)]
+    # two patients, one with three images: sums of deviations 3/8 and -3/8 from 5/8; s^2 = 2/1 * 2 * 9/64 / 16
+    half = 1.959963984540054 * math.sqrt(2 * 2 * 9 / 64 / 16)
+    found = mean_interval(np.array([0.75, 0.75, 0.75, 0.25]), np.array([4, 4, 4, 0]))
+    assert found == [pytest.approx(0.625 - half), pytest.approx(0.625 + half)]
+    assert mean_interval(np.array([0.5, 0.5]), np.array([0, 1])) == [0.5, 0.5]
+    assert mean_interval(np.array([0.0, 1.0]), np.array([0, 1])) == [0.0, 1.0]
+    assert mean_interval(np.array([0.2, 0.4]), np.array([3, 3])) is None  # one patient
+    assert mean_interval(np.empty(0), np.empty(0, dtype=int)) is None
+
+
+def test_copies_of_an_image_make_a_mean_no_more_certain():
+    values, patients = np.array([0.1, 0.4, 0.35, 0.8, 0.6]), np.arange(5)
+    once = mean_interval(values, patients)
+    assert mean_interval(np.tile(values, 7), np.tile(patients, 7)) == pytest.approx(once)
+    assert np.diff(mean_interval(np.tile(values, 7), np.arange(35))) < np.diff(once)
+
+
 def test_rows_come_clean_then_controls_then_attacks_by_radius():
     entries = [
         attack("pgd", 2 / 255),
@@ -158,6 +186,37 @@ def test_worst_case_counts_an_image_once_over_attacks_of_one_radius():
     ]
     worst = summary_of([one, two], rows(one, "1100") + rows(two, "01"), images=4)["worst_case"]
     assert (worst[0]["n"], worst[0]["accuracy"]) == (2, 0.0)  # only images that both have tried
+
+
+def test_quality_before_and_after_by_hand():
+    # three images, of which the last has no quality; two patients. Means 3/4 and 3/8 of the first two.
+    entry, noise = attack(), attack("noise", control=True)
+    records = rows(entry, "110") + rows(noise, "000")
+    seen = [(0.5, 0.25, "p"), (1.0, 0.5, "q"), (None, None, "q")]
+    for record, (before, after, patient) in zip(records, seen * 2, strict=True):
+        record |= {"quality_before": before, "quality_after": before if record["key"] == noise["key"] else after}
+        record |= {"patient": patient}
+    clean, control, row = summary_of([entry, noise], records, images=3)["rows"]
+    assert [(one["n_quality_before"], one["n_quality_after"]) for one in (clean, control, row)] == [(2, 2)] * 3
+    assert [one["quality_before"] for one in (clean, control, row)] == [0.75] * 3
+    assert [one["quality_after"] for one in (clean, control, row)] == [0.75, 0.75, 0.375]
+    half = 1.959963984540054 * math.sqrt(2 * (2 * 0.125**2) / 4)  # k / (k - 1) = 2, deviations 1/8 and -1/8, N^2 = 4
+    assert row["quality_after_interval"] == pytest.approx([0.375 - half, 0.375 + half])
+    assert clean["quality_before_interval"] == clean["quality_after_interval"]
+    json.dumps([clean, row], allow_nan=False)
+
+
+def test_images_without_a_quality_are_looked_for_under_the_other_attacks():
+    older, newer = attack("bim"), attack("pgd")  # one journalled before there were qualities, one after
+    records = rows(older, "10") + [row | {"quality_before": 0.5, "quality_after": 0.0} for row in rows(newer, "10")]
+    clean, without, found = summary_of([older, newer], records, images=2)["rows"]
+    assert (clean["quality_before"], clean["n_quality_before"]) == (0.5, 2)
+    assert [without[f"{name}quality_after{end}"] for name, end in (("", ""), ("", "_interval"), ("n_", ""))] == [
+        None,
+        None,
+        0,
+    ]
+    assert (found["quality_before"], found["quality_after"], found["n_quality_after"]) == (0.5, 0.0, 2)
 
 
 def test_means_of_unknown_columns():
@@ -292,7 +351,7 @@ def test_an_unbounded_attack_that_fails():
 
 
 def judged(before: str, success: str) -> list[dict]:
-    """A judge's columns, one character an image."""
+    """A judge's columns, with one character of each string per image."""
     return [
         {"judge_other_before": b == "1", "judge_other_after": s == "0", "judge_other_success": s == "1"}
         for b, s in zip(before, success, strict=True)
@@ -307,7 +366,7 @@ def test_a_judge_that_is_fooled_more_often_than_the_victim_is_flagged():
             {**record, **seen} for record, seen in zip(records, judged("1" * 36 + "0" * 4, success), strict=True)
         ]
         known = {"listeners": {"judges": {"other": "ab"}}, "victim": {"weights": "cd"}}
-        summary = summarise(pl.DataFrame(records, schema_overrides=COLUMNS), {**manifest(entry), **known})
+        summary = summarise(pl.DataFrame(records, schema_overrides=TYPES), {**manifest(entry), **known})
         row = summary["rows"][1]["transfer"]["other"]
         expected = sum(one == "1" for one in success[:36])
         assert (row["n_correct_before"], row["n_success"], row["same_weights"]) == (36, expected, False)
@@ -392,6 +451,38 @@ def test_markdown_table():
     text = markdown_table(summary_of([entry], rows(entry, "1" * 10 + "0" * 30)))
     assert "| a\\|b | 1/255 | 40 | 75.0 % | 59.8–85.8 | 25.0 % | 14.2–40.2 | 5 |" in text
     assert len({line.replace("\\|", "").count("|") for line in text.strip().splitlines()}) == 1
+
+
+def of_task(task, records):
+    """Summary of a noise control and an attack on victims of a task."""
+    noise, entry = attack("noise", control=True), attack()
+    frame = pl.DataFrame(rows(noise, "0" * 40) + rows(entry, records), schema_overrides=TYPES)
+    qualities = {"quality_before": pl.lit(0.875), "quality_after": pl.when("success").then(0.125).otherwise(0.875)}
+    known = manifest(noise, entry)
+    known["data"] |= {} if task is None else {"task": task}
+    return summarise(frame.with_columns(**qualities), known)
+
+
+@pytest.mark.parametrize("width", [80, 129, 130, 150])
+def test_qualities_are_shown_where_the_victim_is_no_classifier(width):
+    shown = {}
+    for task in (None, "classification", "segmentation"):
+        summary = of_task(task, "1" * 20 + "0" * 20)  # half of them fall from 7/8 to 1/8
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(console_table(summary, width))
+        shown[task] = console.export_text(), markdown_table(summary)
+    assert shown[None] == shown["classification"]
+    assert not any("quality" in text or "87.5" in text for text in shown[None])
+    console, markdown = shown["segmentation"]
+    pgd = next(line for line in console.splitlines() if line.lstrip().startswith("pgd"))
+    assert re.search(r"87\.5 % +(87\.5–87\.5 +)?50\.0 %", pgd)
+    assert (console.count("87.5–87.5") == 5) == (width >= 130)  # both of clean and noise, and pgd's before
+    assert "…" not in console
+    half = 100 * 1.959963984540054 * 0.375 / math.sqrt(39)  # s^2 = 40/39 * 40 * (3/8)^2 / 40^2
+    head, _, clean, _, attacked = markdown.splitlines()
+    assert head.endswith("| 95 % | quality before the attack | 95 % | quality after the attack | 95 % | passes |")
+    assert clean.endswith("| 87.5 % | 87.5–87.5 | 87.5 % | 87.5–87.5 | – |")
+    assert attacked.endswith(f"| 87.5 % | 87.5–87.5 | 50.0 % | {50 - half:.1f}–{50 + half:.1f} | 5 |")
 
 
 def test_distances_and_measurements_leave_out_images_that_came_back_unchanged():

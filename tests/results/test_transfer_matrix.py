@@ -105,13 +105,13 @@ def test_a_run_is_printed_as_tables_in_markdown(tmp_path: Path, capsys: pytest.C
     }
     place = tmp_path / "a" / "evaluate"
     place.mkdir(parents=True)
-    (place / "summary.json").write_text(json.dumps({"rows": [row], "flags": []}))
+    (place / "summary.json").write_text(json.dumps({"manifest": {"data": {}}, "rows": [row], "flags": []}))
     compare.main(["table", str(tmp_path / "a")])
     printed = capsys.readouterr().out
     assert "| bim | 1/255 | 50 | 25.0 % | 20.0–30.0 | 50.0 % | 40.0–60.0 | 19 |" in printed
     assert printed.splitlines()[-3:] == [
         "| attack | ε | changed | median L∞ · 255 | median L2 | cos | PSNR | mine |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
         "| bim | 1/255 | 48 | 1 | 0.5 | 0.250 | 50.0 | 12.3 |",
     ]
 
@@ -126,5 +126,5 @@ def test_runs_of_other_judges_or_images_are_not_put_side_by_side(tmp_path: Path)
         path.write_text(json.dumps(summary))
     with pytest.raises(ValueError, match="judge A has other weights in b"):
         read_summaries(places[:2])
-    with pytest.raises(ValueError, match="c and a were evaluated on other images"):
+    with pytest.raises(ValueError, match="c and a were evaluated on different images"):
         read_summaries([places[0], places[2]])

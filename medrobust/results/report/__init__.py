@@ -1,1 +1,1 @@
-"""The report of one evaluation: figures, tables and one self-contained page."""
+"""The report of an evaluation: tables, figures and one self-contained page."""

@@ -1,4 +1,4 @@
-"""Figures of a summary, as inline SVG: what accuracy is left at which radius, and what success costs."""
+"""Figures of a summary, as inline SVG: the accuracy that is left at each radius, and the cost of success."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 
 class Series(NamedTuple):
-    """What belongs to one attack, drawn in its colour and with its marker; `number` is the same in all figures."""
+    """The rows of one attack, drawn in its own colour and with its own marker, which `number` sets for all figures."""
 
     name: str
     number: int
@@ -32,14 +32,14 @@ class Series(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name, cut if it is long."""
+        """The name, shortened if it is long."""
         return shorten(self.name)
 
 
 def accuracy_figure(summary: Mapping[str, Any]) -> str:
-    """Accuracy under attack against the radius, one line per attack, with 95 % intervals.
+    """Accuracy under attack against the radius, with one line and 95 % intervals for each attack.
 
-    With fewer than two radii there is no line to draw: then one mark per attack, the strongest first.
+    With fewer than two radii there is no line to draw, and each attack has one mark, the strongest first.
 
     Args:
         summary: As `summarise` returns it.
@@ -56,9 +56,9 @@ def accuracy_figure(summary: Mapping[str, Any]) -> str:
 
 
 def cost_figure(summary: Mapping[str, Any]) -> str:
-    """Success rate against the passes through the victim that an attack spent per image, forwards and backwards.
+    """Success rate against the passes through the victim that an attack spent per image, forwards plus backwards.
 
-    Points of one attack at several radii are joined; its name stands where it is least crowded.
+    Points of one attack at several radii are joined; its name stands where there is most room.
 
     Args:
         summary: As `summarise` returns it.
@@ -170,7 +170,7 @@ def _group(one: Series) -> str:
 
 
 def _legend(series: Sequence[Series], left: float) -> tuple[list[str], float]:
-    """Marks and names in as many lines as they need, and where the figure below may start."""
+    """Marks and names in as many lines as they need, and the height where the figure below may start."""
     body, x, y = [], left, 14.0
     for one in series:
         words = one.label + (" (control)" if one.rows[0]["control"] else "")
@@ -199,7 +199,7 @@ def _ticks(ticks: Sequence[tuple[float, str]], bottom: float) -> list[str]:
 
 
 def _unit(radii: Sequence[float]) -> tuple[str, float]:
-    """Title and factor of the axis of radii: in 1/255 or 1/256 if they are written so, plain otherwise."""
+    """Title and factor of the axis of radii: in units of 1/255 or 1/256 if they are written so, plain otherwise."""
     written = [format_epsilon(radius) for radius in radii]
     for denominator in (255, 256):
         if all(words.endswith(f"/{denominator}") for words in written):
@@ -210,9 +210,9 @@ def _unit(radii: Sequence[float]) -> tuple[str, float]:
 def _loneliest(
     points: Sequence[tuple[float, float]], drawn: Sequence[Sequence[tuple[float, float]]]
 ) -> tuple[float, float]:
-    """Where to write a name: the point of a line that is farthest from all other lines' points."""
-    others = [other for line in drawn if line is not points for other in line]
-    return max(points, key=lambda point: min((math.dist(point, other) for other in others), default=0.0))
+    """The point of a line that is farthest from the points of all other lines, where its name has most room."""
+    crowd = [other for line in drawn if line is not points for other in line]
+    return max(points, key=lambda point: min((math.dist(point, other) for other in crowd), default=0.0))
 
 
 def _passes(row: Row) -> float:

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one self-contained page of its table, figures, flags and pictures."""
+"""The report of an evaluation: one self-contained page of its tables, figures, flags and pictures."""
 
 import base64
 import io
@@ -13,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from medrobust.results.columns import MEASURES
 from medrobust.results.detection import TNR
 from medrobust.results.formats import (
     DASH,
-    MEASURES,
     format_epsilon,
     format_interval,
     format_measure,
@@ -26,14 +26,13 @@ from medrobust.results.formats import (
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import RECORDS, merge
-from medrobust.results.report.detection_figures import roc_figure, roc_note
-from medrobust.results.report.detection_tables import detection_grids
+from medrobust.results.report.detection import detection_grids, roc_figure, roc_note
 from medrobust.results.report.figures import accuracy_figure, cost_figure
-from medrobust.results.summary import SUMMARY, write_summary
+from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
 
 REPORT = "report.html"
 PANELS = "panels"
-LARGE = 12_000  # bytes of a picture
+LARGE = 12_000  # bytes from which a picture is shown as JPEG
 PICTURES = ("clean", "perturbation", "adversarial")
 
 logger = logging.getLogger(__name__)
@@ -42,14 +41,14 @@ logger = logging.getLogger(__name__)
 def finish(folder: str | Path) -> dict[str, Any]:
     """Turn the journal of an evaluation into its results: records.parquet, summary.json and report.html.
 
-    To be called on one process, after all have written; it may also be called at any time before, and shows then what
-    there is and flags what is missing.
+    It is to be called on one process. While an evaluation is under way, the results show what there is so far and flag
+    what is missing.
 
     Args:
         folder: The folder of the evaluation, with `manifest.json` and `journal/`.
 
     Returns:
-        The summary, and under `paths` where `records`, `summary` and `report` lie.
+        The summary, with the paths of `records`, `summary` and `report` under `paths`.
 
     Raises:
         ValueError: If the manifest or the journal is missing or damaged.
@@ -62,7 +61,7 @@ def finish(folder: str | Path) -> dict[str, Any]:
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` from the summary and the panels of an evaluation; it needs no other file and no network.
+    """Write `report.html` from the summary and the panels of an evaluation; the page needs no other file or network.
 
     Args:
         folder: The folder of the evaluation, with `summary.json`.
@@ -97,6 +96,7 @@ def write_report(folder: str | Path) -> Path:
     page = environment.get_template(f"{REPORT}.j2").render(
         manifest=summary["manifest"],
         rows=summary["rows"],
+        qualities=[name for name in columns_shown(summary["manifest"]) if name in QUALITIES],
         clean=summary["rows"][0],
         worst_case=summary["worst_case"],
         checks=summary["checks"],
@@ -120,9 +120,9 @@ def write_report(folder: str | Path) -> Path:
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """What the evaluation found, in plain sentences: the strongest attack, beside the clean images and the noise.
+    """What the evaluation found, in one sentence: the strongest attack, compared with clean images and with noise.
 
-    It is told at the smallest radius at which an attack halves the accuracy, or at the largest if none does.
+    It speaks of the smallest radius at which an attack halves the accuracy, or of the largest if none does.
 
     Args:
         summary: As `summarise` returns it.
@@ -139,7 +139,7 @@ def headline(summary: Mapping[str, Any]) -> str:
             f"{row['n']} images right (clean: {format_percent(clean['clean_accuracy'])}), with a median L2 distance of "
             f"{_number(row['median_l2'])}."
         )
-    row = _telling(bounded, clean)
+    row = _strongest(bounded, clean)
     words = (
         f"At ε = {format_epsilon(row['epsilon'])}, {row['attack']} leaves "
         f"{format_percent(row['accuracy_under_attack'])} of {row['n']} images right "
@@ -155,33 +155,34 @@ def headline(summary: Mapping[str, Any]) -> str:
     return words + "."
 
 
-def _telling(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
-    """The strongest attack at the smallest radius at which one halves the accuracy, or at the largest if none does."""
+def _strongest(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
+    """The strongest attack at the smallest radius at which any halves the accuracy, or at the largest if none does."""
     halved = [row for row in bounded if row["accuracy_under_attack"] <= clean["clean_accuracy"] / 2]
     radius = min(row["epsilon"] for row in halved) if halved else max(row["epsilon"] for row in bounded)
     return min((row for row in bounded if row["epsilon"] == radius), key=lambda row: row["accuracy_under_attack"])
 
 
 def _first_shown(panels: list[dict[str, Any]], summary: Mapping[str, Any]) -> int:
-    """Number of the group of pictures that the page opens with: the headline's attack, or the first that is one."""
+    """Number of the group of pictures that the page opens with: the headline's attack, or else the first attack."""
     bounded = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"] and row["epsilon"] is not None]
-    told = _telling(bounded, summary["rows"][0]) if bounded else None
+    row = _strongest(bounded, summary["rows"][0]) if bounded else None
     for number, group in enumerate(panels):
-        if told and group["attack"] == told["attack"] and _same(group["epsilon"], told["epsilon"]):
+        if row and group["attack"] == row["attack"] and _same(group["epsilon"], row["epsilon"]):
             return number
     return next((number for number, group in enumerate(panels) if not group["control"]), 0)
 
 
 def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The pictures of an evaluation, by attack in the manifest's order and radius.
+    """Read the pictures of an evaluation, in groups by attack and radius.
 
     Args:
         folder: The folder of the evaluation.
         manifest: Its manifest; pictures of attacks that it does not list are left out.
 
     Returns:
-        Groups `{"attack", "epsilon", "control", "panels"}`; each panel is what its JSON file says, with `pictures`
-        (data URIs) and the names of its classes. What cannot be read is left out and logged.
+        Groups `{"attack", "epsilon", "control", "panels"}` in the manifest's order of attacks, by radius. Each panel is
+        the content of its JSON file, with `pictures` (data URIs) and the names of its classes. Panels that cannot be
+        read are left out with a warning in the log.
     """
     keys = {entry["key"]: entry for entry in manifest["attacks"]}
     names = manifest["data"].get("class_names") or []
@@ -206,9 +207,9 @@ def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[st
 
 
 def _data_uri(folder: Path, name: str | None) -> str | None:
-    """The PNG as a data URI; None if it is not there. A name is a file's, never a path out of the folder.
+    """A picture as a data URI; None if there is no such file, or the name is a path, which may lead out of the folder.
 
-    A large one, which noise does not let PNG compress, is shown as JPEG; the file stays as it is.
+    A large picture, such as noise that PNG cannot compress, is embedded as JPEG; its file stays as it is.
     """
     if not name or Path(name).name != name or not (folder / name).is_file():
         return None

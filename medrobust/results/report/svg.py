@@ -1,4 +1,4 @@
-"""Drawing by hand: scales, markers, labels that keep apart, and the style that figures share in light and dark."""
+"""Drawing in SVG: scales, markers, labels that do not overlap, and the style of all figures, light and dark."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ FONT = 12  # pixels
 CHARACTER = 0.62 * FONT  # mean width of a character, a little generous
 PALETTE = 8
 
-# Told apart by people with any of the common colour deficiencies (after Okabe and Ito), each at least 3:1 against the
-# page it is drawn on; the marker's shape repeats what the colour says.
+# Distinguishable with any of the common colour vision deficiencies (after Okabe and Ito), with a contrast of at least
+# 3:1 against the page; the marker's shape repeats what the colour says.
 LIGHT = ("#0069a8", "#c2500c", "#00795a", "#a23b7c", "#8a6100", "#5a4fb0", "#2f8fb3", "#8c3a2e")
 DARK = ("#5cb8ee", "#f4915a", "#35c9a0", "#e79bc9", "#e3b84d", "#b3a8f7", "#9fdcec", "#e58f80")
 
@@ -25,7 +25,7 @@ STYLE = (
     + _colours(DARK, "#b9c3cf", "#343d48", "#8e9aa8", "#1a2027")
     + "}"
     + f".fig{{width:100%;height:auto;display:block;font:{FONT}px system-ui,-apple-system,'Segoe UI',sans-serif}}"
-    # the halo in the colour of the page keeps words readable where lines pass below them
+    # a halo in the colour of the page keeps words readable where lines pass behind them
     + ".fig text{fill:var(--ink);paint-order:stroke;stroke:var(--page);stroke-width:3px;stroke-linejoin:round}"
     + ".fig .title{font-weight:600}.fig .grid{stroke:var(--faint);stroke-width:1}"
     + ".fig .clean{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:2 4;opacity:.8}"
@@ -38,7 +38,7 @@ STYLE = (
 
 
 def figure(width: float, height: float, label: str, body: Sequence[str]) -> str:
-    """Wrap drawn elements into one inline SVG that brings its style along and scales with the page."""
+    """Wrap drawn elements in an inline SVG that contains its style and scales with the page."""
     return (
         f'<svg class="fig" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}" '
         f'xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{"".join(body)}</svg>'
@@ -67,7 +67,7 @@ def polyline(points: Sequence[tuple[float, float]], kind: str = "line") -> str:
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
-    """Words whose baseline starts, has its middle or ends at (x, y)."""
+    """Words whose baseline starts ("start"), is centred ("middle") or ends ("end") at (x, y), by `anchor`."""
     name = f' class="{kind}"' if kind else ""
     return f'<text{name} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
@@ -88,7 +88,7 @@ def marker(x: float, y: float, shape: int, tooltip: str = "") -> str:
 
 
 def shorten(name: str, characters: int = 20) -> str:
-    """Cut a long name in its middle: beginnings and ends tell configured names apart."""
+    """Shorten a long name in its middle, since configured names differ at their beginnings and ends."""
     if len(name) <= characters:
         return name
     head = (characters - 1) // 2
@@ -96,13 +96,13 @@ def shorten(name: str, characters: int = 20) -> str:
 
 
 def spread(positions: Sequence[float], gap: float, lower: float, upper: float) -> list[float]:
-    """Move positions on a line apart until they keep `gap`, in their order and close to where they were.
+    """Move positions on a line apart until neighbours keep a distance, in the same order and close to where they were.
 
     Args:
-        positions: Where the labels want to be.
-        gap: Smallest distance between two of them.
-        lower: Where the first may be at the earliest.
-        upper: Where the last may be at the latest; more labels than fit reach beyond it.
+        positions: Preferred positions of the labels.
+        gap: Smallest distance between two labels.
+        lower: Smallest position.
+        upper: Largest position; more labels than fit reach beyond it.
     """
     order = sorted(range(len(positions)), key=positions.__getitem__)
     moved = list(positions)
@@ -120,16 +120,16 @@ def place(
     marks: Sequence[tuple[float, float]],
     frame: tuple[float, float, float, float],
 ) -> list[tuple[float, float] | None]:
-    """Find for each label a place beside its mark where it covers no mark and no other label.
+    """Find a place for each label beside its mark where it covers no mark and no other label.
 
     Args:
         labels: (x, y, words) of the marks to be named.
-        marks: All marks of the figure.
-        frame: Left, top, right, bottom of the space for labels.
+        marks: (x, y) of all marks of the figure.
+        frame: Left, top, right and bottom edge of the space for labels.
 
     Returns:
-        For each label the left end of its baseline, or None where there is no room: the legend and the tooltips still
-        name that mark.
+        The left end of each label's baseline, or None where there is no room: the legend and the tooltips still name
+        that mark.
     """
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
     places: list[tuple[float, float] | None] = []

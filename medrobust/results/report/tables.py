@@ -1,6 +1,6 @@
-"""Tables of a summary: for the console (rich) and for documents (Markdown)."""
+"""Tables of a summary: for the console and in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -8,29 +8,41 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from medrobust.results.columns import MEASURES
 from medrobust.results.formats import (
     DASH,
-    MEASURES,
     format_epsilon,
     format_interval,
     format_measure,
     format_passes,
     format_percent,
+    markdown_lines,
 )
+from medrobust.results.summary import columns_shown
+
+HEADINGS = {  # in the console, and in Markdown
+    "accuracy_under_attack": ("right", "right after the attack"),
+    "success_rate": ("fooled", "fooled of those right before"),
+    "quality_before": ("quality\nbefore", "quality before the attack"),
+    "quality_after": ("quality\nafter", "quality after the attack"),
+}
 
 
 def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
-    """Table of an evaluation for the console.
+    """Table of the attacks of an evaluation for the console.
 
     Args:
         summary: As `summarise` returns it.
-        width: Columns of the console. Intervals need 100, norms and passes 120.
+        width: Columns of the console. Intervals need 100 of them and norms 120; with qualities 130 and 150.
     """
-    wide, wider = width >= 100, width >= 120
     data = summary["manifest"]["data"]
+    shown = columns_shown(summary["manifest"])
+    more = 0 if len(shown) == 2 else 30  # columns that qualities take
+    wide, wider = width >= 100 + more, width >= 120 + more
     table = Table(
         title=f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip(),
         caption="right: of all images, after the attack. fooled: of those right before."
+        + (" quality: mean over the images, before and after the attack." if "quality_after" in shown else "")
         + (" Beside each: its 95 % interval." if wide else ""),
         title_justify="left",
         caption_justify="left",
@@ -41,27 +53,25 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     table.add_column("attack", overflow="fold", min_width=12)
     table.add_column("ε", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("right", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("", justify="right", no_wrap=True, style="dim")
-    table.add_column("fooled", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("", justify="right", no_wrap=True, style="dim")
+    for name in shown:
+        table.add_column(HEADINGS[name][0], justify="right", no_wrap=True)
+        if wide:
+            table.add_column("", justify="right", no_wrap=True, style="dim")
     if wider:
         table.add_column("median L∞", justify="right", no_wrap=True)
         table.add_column("median L2", justify="right", no_wrap=True)
     table.add_column("passes", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)  # how many flags
+    table.add_column("", no_wrap=True)  # one mark for each flag
     rows = summary["rows"]
     swept = len({row["attack"] for row in rows}) < len(rows)
     for index, row in enumerate(rows):
         last = index + 1 < len(rows) and _section(rows[index + 1], swept) != _section(row, swept)
-        table.add_row(*_cells(row, summary["flags"], wide, wider), end_section=last, style=_style(row))
+        table.add_row(*_cells(row, shown, summary["flags"], wide, wider), end_section=last, style=_style(row))
     return table
 
 
 def console_flags(summary: Mapping[str, Any]) -> RenderableType:
-    """The flags of an evaluation for the console, one line each; one quiet line if there are none."""
+    """The flags of an evaluation for the console, one line for each, or one line that says that there are none."""
     if not summary["flags"]:
         made = sum(check["comparisons"] > 0 for check in summary["checks"])
         return Text(f"All {made} self-checks passed.", style="green")
@@ -74,30 +84,24 @@ def console_flags(summary: Mapping[str, Any]) -> RenderableType:
 
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
-    """Table of an evaluation in Markdown, with intervals, and its flags below."""
-    lines = [
-        "| attack | ε | n | right after the attack | 95 % | fooled of those right before | 95 % | passes |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    """Table of the attacks of an evaluation in Markdown, with intervals, and the flags below it."""
+    shown = columns_shown(summary["manifest"])
+    head = ["attack", "ε", "n", *(heading for name in shown for heading in (HEADINGS[name][1], "95 %")), "passes"]
+    body = []
     for row in summary["rows"]:
         cells = [_name(row), format_epsilon(row["epsilon"]), str(row["n"])]
-        for rate in ("accuracy_under_attack", "success_rate"):
-            cells += [format_percent(row[rate]), format_interval(row[f"{rate}_interval"])]
-        cells.append(format_passes(row))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    if summary["flags"]:
-        lines.append("")
+        for name in shown:
+            cells += [format_percent(row[name]), format_interval(row[f"{name}_interval"])]
+        body.append([*cells, format_passes(row)])
+    flags = []
     for flag in summary["flags"]:
         epsilon = "" if flag["epsilon"] is None else f" (ε {format_epsilon(flag['epsilon'])})"
-        lines.append(f"- **{flag['severity']}**: {flag['message']}{epsilon}")
-    return "\n".join(lines) + "\n"
+        flags.append(f"- **{flag['severity']}**: {flag['message']}{epsilon}\n")
+    return markdown_lines(head, body) + "".join(["\n", *flags] if flags else [])
 
 
 def markdown_measures(summary: Mapping[str, Any]) -> str:
-    """Table of the distances and of all further measurements in Markdown: medians of the norms, means of the others.
-
-    All are over the images that the attack changed.
-    """
+    """Table of what was measured in Markdown: medians of the norms and means of the rest, over the changed images."""
     names = [name for name in MEASURES if any(name in row["means"] for row in summary["rows"])]
     names += sorted({name for row in summary["rows"] for name in row["means"]} - set(names))
     head = [
@@ -108,16 +112,15 @@ def markdown_measures(summary: Mapping[str, Any]) -> str:
         "median L2",
         *(MEASURES.get(name, (name, ""))[0] for name in names),
     ]
-    lines = ["| " + " | ".join(name.replace("|", "\\|") for name in head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    body = []
     for row in summary["rows"]:
         if row["kind"] == "clean":
             continue
-        far = None if row["median_linf"] is None else 255 * row["median_linf"]
-        norms = [DASH if norm is None else f"{norm:.3g}" for norm in (far, row["median_l2"])]
+        linf = None if row["median_linf"] is None else 255 * row["median_linf"]
+        norms = [DASH if norm is None else f"{norm:.3g}" for norm in (linf, row["median_l2"])]
         cells = [_name(row), format_epsilon(row["epsilon"]), str(row["n_changed"]), *norms]
-        cells += [format_measure(row["means"].get(name)) for name in names]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        body.append(cells + [format_measure(row["means"].get(name)) for name in names])
+    return markdown_lines(head, body)
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -125,7 +128,7 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def _section(row: Mapping[str, Any], swept: bool) -> tuple[str, str]:
-    """What keeps rows together: a sweep over radii, or their kind where no attack has more than one row."""
+    """Rows of one section stand together: those of an attack's radii, or of one kind if no attack has several."""
     return row["kind"], row["attack"] if swept else ""
 
 
@@ -133,17 +136,19 @@ def _style(row: Mapping[str, Any]) -> str:
     return {"clean": "bold", "control": "dim"}.get(row["kind"], "")
 
 
-def _cells(row: Mapping[str, Any], flags: list[dict[str, Any]], wide: bool, wider: bool) -> list[RenderableType]:
+def _cells(
+    row: Mapping[str, Any], shown: Iterable[str], flags: list[dict[str, Any]], wide: bool, wider: bool
+) -> list[RenderableType]:
     cells: list[RenderableType] = [Text(_name(row)), format_epsilon(row["epsilon"]), _count(row)]
-    for rate in ("accuracy_under_attack", "success_rate"):
-        cells.append(format_percent(row[rate]))
+    for name in shown:
+        cells.append(format_percent(row[name]))
         if wide:
-            cells.append(format_interval(row[f"{rate}_interval"]))
+            cells.append(format_interval(row[f"{name}_interval"]))
     if wider:
         cells += [DASH if row[name] is None else f"{row[name]:.3g}" for name in ("median_linf", "median_l2")]
-    mine = [flag for flag in flags if (flag["attack"], flag["epsilon"]) == (row["attack"], row["epsilon"])]
-    error = any(flag["severity"] == "error" for flag in mine)
-    mark = Text("!" * min(len(mine), 3), style="bold red" if error else "yellow")
+    raised = [flag for flag in flags if (flag["attack"], flag["epsilon"]) == (row["attack"], row["epsilon"])]
+    error = any(flag["severity"] == "error" for flag in raised)
+    mark = Text("!" * min(len(raised), 3), style="bold red" if error else "yellow")
     return [*cells, format_passes(row), mark]
 
 

@@ -12,11 +12,18 @@ import pytest
 from rich.console import Console
 
 import compare
+from medrobust.results.columns import COLUMNS
 from medrobust.results.detection import detection
 from medrobust.results.manifest import write_manifest
-from medrobust.results.records import COLUMNS, Journal, read_records
-from medrobust.results.report.detection_figures import roc_figure, roc_note
-from medrobust.results.report.detection_tables import console_detection, detection_grids, detection_markdown, read_pair
+from medrobust.results.records import Journal, read_records
+from medrobust.results.report.detection import (
+    console_detection,
+    detection_grids,
+    detection_markdown,
+    read_pair,
+    roc_figure,
+    roc_note,
+)
 from medrobust.results.report.page import finish
 from medrobust.results.summary import summarise
 
@@ -39,7 +46,8 @@ def evaluation(folder, attacks, detectors=("kd", "bu"), fits=("same",), images=6
             record = dict.fromkeys(set(COLUMNS) - {"schema"}) | head
             record |= {"run": "demo", "victim": "v", "dataset": "d", "split": "s", "id": f"{image:03d}", "seed": 42}
             record |= {"correct_before": bool(right[image]), "correct_after": bool(right[image] and not fooled[image])}
-            record |= {"success": bool(fooled[image]), "linf": epsilon or 0.01, "l2": 0.5, "zero_gradients": 0}
+            record |= {"reached": bool(fooled[image]), "success": bool(fooled[image])}
+            record |= {"linf": epsilon or 0.01, "l2": 0.5, "zero_gradients": 0}
             record |= {"forwards": 2, "backwards": 1, "psnr": 40.0}
             for (place, detector), fit in itertools.product(enumerate(detectors), fits):
                 usual = random.normal(0, 1)
@@ -265,7 +273,7 @@ def test_a_pair_is_of_one_radius(tmp_path):
 def test_mistakes_at_the_command_line_get_one_sentence(tmp_path, capsys):
     folder = str(evaluation(tmp_path, ATTACKS))
     finish(folder)
-    for words, sentence in (("bim", "a colon between"), ("bim:nothing", r"(fgsm, bim, bim-hfc), got 'nothing'")):
+    for words, sentence in (("bim", "a colon between them"), ("bim:nothing", r"(fgsm, bim, bim-hfc), got 'nothing'")):
         with pytest.raises(SystemExit) as left:
             compare.main(["detection", folder, "--pair", words])
         assert left.value.code == 2
@@ -302,7 +310,7 @@ def test_report_shows_tables_and_curves_of_each_fit(tmp_path):
     page = Balanced(html)
     assert html.count('<table class="separation">') == 4
     assert html.count('class="group" data-fit=') == 2
-    assert "Only images that the victim has right before count" in page.text
+    assert "Only images that the victim had right before the attack count" in page.text
     figures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
     assert len(figures) == 4  # two of robustness
     for figure in figures:
@@ -332,7 +340,7 @@ def test_nasty_names_are_escaped_and_many_plots_are_thinned(tmp_path):
 
 
 def test_images_of_a_patient_are_drawn_together() -> None:
-    """If every patient's images are copies of each other, the intervals are those of one image a patient."""
+    """If every patient's images are copies of each other, the intervals are those of one image per patient."""
     random = np.random.default_rng(1)
     one = {f"detector_kd_pgd{kind}": random.normal(kind == "", 1, 60) for kind in KINDS}
 

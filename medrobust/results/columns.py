@@ -1,0 +1,139 @@
+"""The columns of the records: the table that every record has, and the names of those that listeners add."""
+
+import re
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+
+class Column(NamedTuple):
+    """One column of the records.
+
+    Args:
+        name: Its name.
+        type: Its type, in the journal's readers and in `records.parquet`.
+        nullable: Whether its value may be missing.
+        meaning: What a value says, in one line.
+    """
+
+    name: str
+    type: pl.DataType
+    nullable: bool
+    meaning: str
+
+
+_TABLE = (
+    Column("schema", pl.Int64(), False, "version of this table; the journal adds it"),
+    Column("key", pl.String(), False, "hash of the victim's weights, the data and the attack's parameters"),
+    Column("run", pl.String(), False, "name of the run"),
+    Column("victim", pl.String(), False, "name of the victim, such as its backbone"),
+    Column("dataset", pl.String(), False, "name of the dataset"),
+    Column("split", pl.String(), False, "name of the split"),
+    Column("id", pl.String(), False, "the image, unique within the split"),
+    Column("patient", pl.String(), True, "patient whom the image shows; null where the data do not say"),
+    Column("target", pl.Int64(), True, "true class; null where the target is not a single class"),
+    Column("goal", pl.Int64(), True, "class that a targeted attack aims at; null for the others"),
+    Column("attack", pl.String(), False, "name of the attack in the configuration"),
+    Column("method", pl.String(), False, "class of the attack"),
+    Column("epsilon", pl.Float64(), True, "radius, in units of the [0, 1] image range; null if unbounded"),
+    Column("clean_prediction", pl.Int64(), True, "class predicted for the clean image"),
+    Column("adversarial_prediction", pl.Int64(), True, "class predicted for the adversarial image"),
+    Column("clean_confidence", pl.Float64(), True, "probability of the class predicted for the clean image, in [0, 1]"),
+    Column("adversarial_confidence", pl.Float64(), True, "probability of that predicted for the adversarial image"),
+    Column("correct_before", pl.Boolean(), False, "whether the victim is right about the clean image"),
+    Column("correct_after", pl.Boolean(), False, "whether it is right about the adversarial image"),
+    Column("reached", pl.Boolean(), False, "whether the attack reached its aim: left the truth, or reached its goal"),
+    Column("success", pl.Boolean(), False, "correct_before and reached"),
+    Column(
+        "quality_before",
+        pl.Float64(),
+        True,
+        "quality of the output on the clean image, in [0, 1]: probability of the truth, Jaccard index, recall of boxes",
+    ),
+    Column("quality_after", pl.Float64(), True, "quality of the output on the adversarial image, in [0, 1]"),
+    Column("linf", pl.Float64(), False, "L-infinity norm of adversarial - clean, in units of the [0, 1] image range"),
+    Column("l2", pl.Float64(), False, "L2 norm of adversarial - clean"),
+    Column("l0", pl.Int64(), True, "number of changed values"),
+    Column("forwards", pl.Int64(), False, "forward passes of this image through the victim that the attack spent"),
+    Column("backwards", pl.Int64(), False, "backward passes"),
+    Column("zero_gradients", pl.Int64(), False, "backward passes whose objective had saturated or gradient was zero"),
+    Column("seed", pl.Int64(), False, "seed of the attack"),
+)
+
+# In the order of records.parquet, where any other columns follow.
+COLUMNS = {column.name: column for column in _TABLE}
+TYPES = {column.name: column.type for column in _TABLE}
+
+# Heading and meaning of the columns of measurements that attacks and listeners add.
+MEASURES = {
+    "var": ("Var", "variance of the perturbation divided by ε, over an image's values (SMIA21)"),
+    "cos": ("cos", "mean cosine between consecutive updates of an image (SMIA21 Table 1)"),
+    "positive_cosines": ("cos > 0", "share of these cosines above 0"),
+    "psnr": ("PSNR", "peak signal-to-noise ratio of the adversarial image in dB; none for an unchanged image"),
+    "ssim": ("SSIM", "structural similarity to the clean image, 1 if equal"),
+    "brisque_clean": ("BRISQUE clean", "quality of the clean image without a reference, lower is better"),
+    "brisque": ("BRISQUE", "the same of the adversarial image; none for a constant image"),
+    "field_largest": ("max |B|", "largest value of the bias field, in natural logarithms of the image"),
+    "field_roughness": ("roughness", "Laplacian norm of the bias field"),
+    "warp_folds": ("folds", "share of the image where the warp folds over"),
+    "first_success": ("first", "number, from 0, of the attack in the list that fooled the image first"),
+}
+
+Kind = Literal["adversarial", "clean", "noisy"]
+Judgement = Literal["before", "after", "success"]
+
+# Columns that are no measurements of an image: scores of detectors and verdicts of judges, as regular expressions.
+SCORE_PATTERNS = ("^detector_.*$", "^judge_.*$")
+DIRECTION_WEIGHTS = "direction_weights"
+
+
+def score_column(detector: str, fit: str, kind: Kind = "adversarial") -> str:
+    """Column of a detector's scores.
+
+    Args:
+        detector: Name of the detector.
+        fit: Attack that its classifier was fitted on; "same" for the judged attack itself.
+        kind: Version of the image that is scored.
+
+    >>> score_column("kd", "bim"), score_column("kd", "bim", "noisy")
+    ('detector_kd_bim', 'detector_kd_bim_noisy')
+    """
+    name = f"detector_{detector}_{fit}"
+    return name if kind == "adversarial" else f"{name}_{kind}"
+
+
+def judge_column(judge: str, what: Judgement) -> str:
+    """Column of what another victim makes of the images.
+
+    Args:
+        judge: Name of the other victim.
+        what: Whether it is right about the clean image (`before`), about the adversarial one (`after`), or whether the
+            attack reached its aim with it (`success`).
+
+    >>> judge_column("resnet", "after")
+    'judge_resnet_after'
+    """
+    return f"judge_{judge}_{what}"
+
+
+def layer_mean_column(layer: str, clean: bool = False) -> str:
+    """Column of the mean of a layer's features, of the adversarial image or of the clean one.
+
+    >>> layer_mean_column("network.layer4", clean=True)
+    'mean_network_layer4_clean'
+    """
+    name = re.sub(r"\W", "_", layer)
+    return f"mean_{name}_clean" if clean else f"mean_{name}"
+
+
+def direction_column(attack: str, epsilon: float | None) -> str:
+    """Column of the cosine between an attack's change of the features and that of an attack before it.
+
+    Args:
+        attack: Name of the attack before it.
+        epsilon: Its radius, in units of the [0, 1] image range; None if it has none.
+
+    >>> direction_column("bim", 1 / 255)
+    'direction_bim_0.00392'
+    """
+    return f"direction_{attack}" if epsilon is None else f"direction_{attack}_{epsilon:.3g}"

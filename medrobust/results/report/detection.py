@@ -1,0 +1,352 @@
+"""How detection is shown: tables of detectors by attacks, as HFC21 and Ma20 lay them out, and ROC curves."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from medrobust.results.formats import format_epsilon, format_interval, format_score, markdown_lines
+from medrobust.results.report.svg import CHARACTER, PALETTE, figure, line, marker, polyline, scale, shorten, text
+
+SAME = "same"  # the fit where every attack has a classifier of its own
+NOTE = (
+    "Among the images that were right before the attack: "
+    "successful adversarial versions against all clean and noisy ones."
+)
+WIDTH = 760.0  # of a figure, in pixels
+ACROSS = 4  # plots side by side
+MOST = 12  # plots; beyond that each attack is shown at its largest radius only
+
+Row = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+    """One attack at one radius."""
+
+    attack: str
+    epsilon: float | None
+    key: str
+    swept: bool  # whether the radius has to be named, because an attack has several
+    n_positive: int  # scores of adversarial images, of the detector that has most
+    n_negative: int  # the same of clean and noisy images
+
+    @property
+    def short(self) -> str:
+        """The attack's name, shortened if it is long."""
+        return shorten(self.attack, 16)
+
+    @property
+    def label(self) -> str:
+        """The attack's name, with its radius where several are shown."""
+        return f"{self.attack} {format_epsilon(self.epsilon)}" if self.swept else self.attack
+
+
+class Grid(NamedTuple):
+    """How well each detector recognises each attack, with classifiers that were fitted on the same attack."""
+
+    fit: str
+    columns: list[Column]
+    lines: list[tuple[str, list[Row]]]  # detector, and its row of the summary for each column
+
+    @property
+    def title(self) -> str:
+        """What the classifiers were fitted on."""
+        return "fitted on each attack itself" if self.fit == SAME else f"fitted on {self.fit}"
+
+
+def detection_grids(summary: Mapping[str, Any]) -> list[Grid]:
+    """Arrange the summary's rows of detection in grids of detectors by attacks, one for each fit.
+
+    Args:
+        summary: As `summarise` returns it.
+
+    Returns:
+        The grids in the order of the fits; empty without detection.
+    """
+    found = summary.get("detection") or {}
+    grids = []
+    for fit in found.get("fits", ()) if found.get("rows") else ():
+        rows = {(row["key"], row["detector"]): row for row in found["rows"] if row["fit"] == fit}
+        attacks = {row["key"]: (row["attack"], row["epsilon"]) for row in rows.values()}
+        swept = len({epsilon for _, epsilon in attacks.values()}) > 1
+        columns = []
+        for key, (attack, epsilon) in attacks.items():
+            counts = [
+                [row[name] for row in rows.values() if row["key"] == key] for name in ("n_positive", "n_negative")
+            ]
+            columns.append(Column(attack, epsilon, key, swept, max(counts[0]), max(counts[1])))
+        lines = [(name, [rows[column.key, name] for column in columns]) for name in found["detectors"]]
+        grids.append(Grid(fit, columns, lines))
+    return grids
+
+
+def console_detection(summary: Mapping[str, Any], width: int = 80) -> RenderableType | None:
+    """Tables of AUROC in percent for the console, one for each fit; attacks that do not fit side by side wrap.
+
+    Args:
+        summary: As `summarise` returns it.
+        width: Columns of the console.
+
+    Returns:
+        The tables, or None without detection.
+    """
+    grids = detection_grids(summary)
+    tables: list[RenderableType] = []
+    for grid in grids:
+        tables.append(Text(f"Detection: AUROC in percent, {grid.title}", style="italic"))
+        for places in _parts(grid, width):
+            table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+            table.add_column("detector", no_wrap=True)
+            for place in places:
+                table.add_column(_heading(grid.columns[place]), justify="right", no_wrap=True)
+            for name, rows in grid.lines:
+                table.add_row(Text(name), *(format_score(rows[place]["auroc"]) for place in places))
+            table.add_row("positives", *(str(grid.columns[place].n_positive) for place in places), style="dim")
+            tables.append(table)
+    return Group(*tables, Text(NOTE, style="dim italic")) if tables else None
+
+
+def detection_markdown(summary: Mapping[str, Any], pairs: Sequence[tuple[str, str]] = ()) -> str:
+    """All tables of detection in Markdown.
+
+    There is a table of AUROC and one of TPR with their 95 % intervals for each fit; if there are several fits, one
+    table with the fits below each other (Ma20 Table 5); and for pairs of attacks (A, B), one that shows them as "A / B"
+    (HFC21 Table 2).
+
+    Args:
+        summary: As `summarise` returns it.
+        pairs: Names of two attacks each.
+
+    Raises:
+        ValueError: If there is no detection, or a pair names an attack that was not evaluated, or two that share no
+            radius.
+    """
+    grids = detection_grids(summary)
+    if not grids:
+        raise ValueError(f"{summary['manifest']['run']} has no scores of detectors: evaluate it with detectors first")
+    tnr = f"{100 * summary['detection']['tnr']:.0f} %"
+    parts = [f"{NOTE} In percent, with 95 % bootstrap intervals over patients in brackets.\n"]
+    for grid in grids:
+        parts.append(f"**AUROC, {grid.title}**\n\n{_measure(grid, 'auroc')}")
+        parts.append(f"**TPR at {tnr} TNR, {grid.title}**\n\n{_measure(grid, 'tpr')}")
+    if len(grids) > 1:
+        parts.append(f"**AUROC by what the classifiers were fitted on** (* the attack itself)\n\n{_across(grids)}")
+    for grid in grids:
+        mine = [pair for pair in pairs if grid.fit == pair[0] or pair[0] not in summary["detection"]["fits"]]
+        if mine:
+            parts.append(f"**AUROC and TPR at {tnr} TNR, {grid.title}**\n\n{_paired(grid, mine)}")
+    return "\n".join(parts)
+
+
+def read_pair(words: str) -> tuple[str, str]:
+    """Read two names of attacks from "A:B".
+
+    Raises:
+        ValueError: If the words are anything else.
+    """
+    first, _, second = words.partition(":")
+    if not first or not second or ":" in second:
+        raise ValueError(f"a pair is two names of attacks with a colon between them, like bim:bim-hfc, got {words!r}")
+    return first, second
+
+
+def _measure(grid: Grid, name: str) -> str:
+    def cell(row: Row) -> str:
+        interval = format_interval(row[f"{name}_interval"])
+        return format_score(row[name]) + (f" ({interval})" if interval else "")
+
+    head = ["detector", *(column.label for column in grid.columns)]
+    body = [[detector, *map(cell, rows)] for detector, rows in grid.lines]
+    for kind in ("n_positive", "n_negative"):
+        body.append([f"{kind[2:]}s", *(_count(grid, place, kind) for place in range(len(grid.columns)))])
+    return markdown_lines(head, body)
+
+
+def _count(grid: Grid, place: int, kind: str) -> str:
+    """Number of scores, as a range where detectors differ."""
+    counts = [rows[place][kind] for _, rows in grid.lines]
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)}–{max(counts)}"
+
+
+def _across(grids: Sequence[Grid]) -> str:
+    """A table of every detector with its fits below each other; a star where the fit is the attack itself."""
+    body = []
+    for number, (detector, _) in enumerate(grids[0].lines):
+        for grid in grids:
+            rows = grid.lines[number][1]
+            cells = [
+                format_score(row["auroc"]) + " *" * (grid.fit in (SAME, column.attack))
+                for row, column in zip(rows, grid.columns, strict=True)
+            ]
+            body.append([detector, "itself" if grid.fit == SAME else grid.fit, *cells])
+    head = ["detector", "fitted on", *(column.label for column in grids[0].columns)]
+    return markdown_lines(head, body, words=(0, 1))
+
+
+def _paired(grid: Grid, pairs: Iterable[tuple[str, str]]) -> str:
+    head, places = ["detector"], []
+    for first, second in pairs:
+        for name in (first, second):
+            if name not in {column.attack for column in grid.columns}:
+                known = ", ".join(dict.fromkeys(column.attack for column in grid.columns))
+                raise ValueError(f"a pair names attacks that were evaluated ({known}), got {name!r}")
+        found = [
+            (one, other)
+            for one, left in enumerate(grid.columns)
+            for other, right in enumerate(grid.columns)
+            if (left.attack, right.attack) == (first, second) and left.epsilon == right.epsilon
+        ]
+        if not found:
+            raise ValueError(
+                f"a pair needs a radius that both attacks have, got {first} and {second}, which share none"
+            )
+        places += found
+        for one, _ in found:
+            radius = f" {format_epsilon(grid.columns[one].epsilon)}" if grid.columns[one].swept else ""
+            head += [f"AUROC {first} / {second}{radius}", f"TPR {first} / {second}{radius}"]
+
+    body = []
+    for name, rows in grid.lines:
+        cells = [[format_score(rows[place][kind]) for place in pair] for pair in places for kind in ("auroc", "tpr")]
+        body.append([name, *(" / ".join(cell) for cell in cells)])
+    counts = [" / ".join(_count(grid, place, "n_positive") for place in pair) for pair in places for _ in range(2)]
+    body.append(["positives", *counts])
+    return markdown_lines(head, body)
+
+
+def _heading(column: Column) -> Text:
+    return Text(f"{column.short}\n{format_epsilon(column.epsilon)}" if column.swept else column.short)
+
+
+def _parts(grid: Grid, width: int) -> list[list[int]]:
+    """Places of the columns, in groups that fit side by side; the box takes three characters beside each column."""
+    first = 4 + max(len("positives"), *(len(name) for name, _ in grid.lines))
+    parts: list[list[int]] = []
+    room = -1
+    for place, column in enumerate(grid.columns):
+        needed = 3 + max(len("100.0"), *map(len, _heading(column).plain.split("\n")))
+        if needed > room:
+            parts.append([])
+            room = width - first
+        parts[-1].append(place)
+        room -= needed
+    return parts
+
+
+def roc_note(grid: Grid) -> str:
+    """Say in a sentence which attacks have no plot; "" if all have one."""
+    defined, places = _defined(grid), _places(grid)
+    sentences = []
+    if len(places) < len(defined):
+        sentences.append("Each attack is drawn at its largest radius.")
+    if len(defined) < len(grid.columns):
+        sentences.append("Attacks without positives or without negatives are left out.")
+    return " ".join(sentences)
+
+
+def roc_figure(grid: Grid, tnr: float) -> str:
+    """ROC curves: one plot for each attack, one line for each detector, and a mark at its TPR for the given TNR.
+
+    Args:
+        grid: As `detection_grids` returns it.
+        tnr: True negative rate that the marks stand at.
+
+    Returns:
+        An SVG element, or "" if no detector has a curve.
+    """
+    places = _places(grid)
+    if not places:
+        return ""
+    margin, gap = 44.0, 22.0
+    across = min(ACROSS, len(places))
+    side = min(230.0, (WIDTH - margin - 6 - gap * (across - 1)) / across)
+    wide = across * (side + gap) - gap
+    left = margin + (WIDTH - margin - 6 - wide) / 2
+    body, top = _legend([name for name, _ in grid.lines], margin, left)
+    step = side + 52
+    for number, place in enumerate(places):
+        row, column = divmod(number, across)
+        x = left + column * (side + gap)
+        body += _plot(grid, place, tnr, (x, top + row * step, side), column == 0)
+    rows = -(-len(places) // across)
+    bottom = top + rows * step + 8
+    words = "false positive rate (clean and noisy images flagged)"
+    body.append(text(left + wide / 2, bottom, words, "middle", "title"))
+    x, y = left - 34, top + (rows * step - 52) / 2
+    words = text(x, y, "true positive rate", "middle", "title")
+    body.append(f'<g transform="rotate(-90 {x:.1f} {y:.1f})">{words}</g>')
+    return figure(WIDTH, bottom + 10, f"ROC curves of detectors {grid.title}", body)
+
+
+def _plot(grid: Grid, place: int, tnr: float, frame: tuple[float, float, float], first: bool) -> list[str]:
+    left, top, side = frame
+    x, y = scale(0, 1, left, left + side), scale(0, 1, top + side, top)
+    column = grid.columns[place]
+    body = [text(left, top - 10, _title(column, side), "start", "title")]
+    for tick in (0.0, 0.5, 1.0):
+        body += [line(x(tick), y(0), x(tick), y(1), "grid"), line(x(0), y(tick), x(1), y(tick), "grid")]
+        body.append(text(x(tick), y(0) + 16, f"{tick:g}", ("start", "middle", "end")[int(2 * tick)]))
+        if first:
+            body.append(text(left - 6, y(tick) + 4, f"{tick:g}", "end"))
+    body += [line(x(0), y(0), x(1), y(1), "clean"), line(x(1 - tnr), y(0), x(1 - tnr), y(1), "clean")]
+    for number, (name, rows) in enumerate(grid.lines):
+        row = rows[place]
+        if row["auroc"] is None:
+            continue
+        points = [(x(false), y(true)) for false, true in zip(row["roc"]["fpr"], row["roc"]["tpr"], strict=True)]
+        dash = ' stroke-dasharray="5 3"' if number >= PALETTE else ""  # where colours begin anew
+        body += [f'<g class="series s{number % PALETTE}"{dash}>', polyline(points)]
+        body += [marker(x(1 - tnr), y(row["tpr"]), number, _tooltip(name, row)), "</g>"]
+    return body
+
+
+def _title(column: Column, side: float) -> str:
+    radius = f" {format_epsilon(column.epsilon)}" if column.swept else ""
+    return shorten(column.attack, max(6, int(side / CHARACTER) - len(radius))) + radius
+
+
+def _tooltip(name: str, row: Mapping[str, Any]) -> str:
+    return (
+        f"{name} on {row['attack']}, ε {format_epsilon(row['epsilon'])}\n"
+        f"AUROC {format_score(row['auroc'])} [{format_interval(row['auroc_interval'])}]\n"
+        f"TPR {format_score(row['tpr'])} [{format_interval(row['tpr_interval'])}]\n"
+        f"{row['n_positive']} positives, {row['n_negative']} negatives"
+    )
+
+
+def _legend(names: list[str], margin: float, left: float) -> tuple[list[str], float]:
+    """Marks and names in one line from `left`, or in several from the margin; and the height where plots may start."""
+    labels = [shorten(name) for name in names]
+    widths = [18 + CHARACTER * len(label) + 14 for label in labels]
+    start = left if left + sum(widths) <= WIDTH else margin
+    body, x, y = [], start, 14.0
+    for number, (label, width) in enumerate(zip(labels, widths, strict=True)):
+        if x > start and x + width > WIDTH:
+            x, y = start, y + 20
+        body += [f'<g class="series s{number % PALETTE}">', marker(x + 6, y - 4, number), "</g>"]
+        body.append(text(x + 16, y, label))
+        x += width
+    return body, y + 34
+
+
+def _defined(grid: Grid) -> list[int]:
+    """Places of the columns for which some detector has a curve."""
+    places = range(len(grid.columns))
+    return [place for place in places if any(rows[place]["auroc"] is not None for _, rows in grid.lines)]
+
+
+def _places(grid: Grid) -> list[int]:
+    """Places of the columns that get a plot: all that can, or if they are too many each attack's largest radius."""
+    places = _defined(grid)
+    if len(places) <= MOST:
+        return places
+    by_radius = sorted(places, key=lambda place: _radius(grid, place))
+    return sorted({grid.columns[place].attack: place for place in by_radius}.values())
+
+
+def _radius(grid: Grid, place: int) -> float:
+    epsilon = grid.columns[place].epsilon
+    return float("inf") if epsilon is None else epsilon
