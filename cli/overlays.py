@@ -9,6 +9,8 @@ from jsonargparse import ActionConfigFile
 
 from cli.errors import nearest
 
+MOVED = ("attacks", "detectors")  # packages that lay at the top level once
+
 
 class OverlayFile(ActionConfigFile):
     """A configuration file that says of the attacks of earlier files whether it replaces or changes them.
@@ -28,6 +30,8 @@ class OverlayFile(ActionConfigFile):
             raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
         except (OSError, ValueError):
             content = None  # the parser says what is wrong
+        if (renamed := with_moved_classes(content)) != content:
+            content, value = renamed, yaml.safe_dump(renamed, sort_keys=False)
         attack = content.get("attack") if isinstance(content, dict) else None
         if isinstance(attack, dict) and "attacks+" in attack:
             if "attacks" in attack:
@@ -40,6 +44,24 @@ class OverlayFile(ActionConfigFile):
         elif isinstance(attack, dict) and "attacks" in attack and cfg.get("attack.attacks") is not None:
             cfg["attack.attacks"] = None
         ActionConfigFile.apply_config(parser, cfg, dest, value)
+
+
+def with_moved_classes(content: Any) -> Any:
+    """A configuration as this version reads it: runs of version 0.1 name classes of ``attacks`` and ``detectors``.
+
+    These packages lie in ``medrobust`` now. A class's own name is enough for the parser to find it.
+    """
+    if isinstance(content, dict):
+        return {
+            key: _own_name(inner) if key == "class_path" else with_moved_classes(inner)
+            for key, inner in content.items()
+        }
+    return [with_moved_classes(inner) for inner in content] if isinstance(content, list) else content
+
+
+def _own_name(class_path: Any) -> Any:
+    moved = isinstance(class_path, str) and class_path.partition(".")[0] in MOVED
+    return class_path.rpartition(".")[2] if moved else class_path
 
 
 def changed_attacks(configured: Mapping[str, Any], changes: Any) -> dict[str, Any]:

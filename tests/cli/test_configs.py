@@ -250,6 +250,29 @@ def test_the_distributed_sampler_that_would_repeat_images_is_off(shown: Shown) -
     assert shown("evaluate", "-c", DEMO)["trainer"]["use_distributed_sampler"] is False
 
 
+def test_a_run_of_version_0_1_is_read(shown: Shown, tmp_path: Path) -> None:
+    old = """
+    attack:
+      attacks:
+        mixed:
+          class_path: attacks.PGD
+          init_args:
+            epsilon: 1/255
+            objective:
+              class_path: attacks.WeightedSum
+              init_args:
+                terms: [{class_path: attacks.objectives.CrossEntropy}, {class_path: attacks.Margin}]
+                weights: [1.0, 0.5]
+    detection:
+      detectors:
+        maha: {class_path: detectors.mahalanobis.Mahalanobis, init_args: {shrinkage: 0.1}}
+    """
+    new = old.replace("attacks.objectives.", "").replace("detectors.mahalanobis.", "").replace(": attacks.", ": ")
+    now = shown("evaluate", *options(DEMO, overlay(tmp_path, new)))
+    assert shown("evaluate", *options(DEMO, overlay(tmp_path, old, "old.yaml"))) == now
+    assert now["detection"]["detectors"]["maha"]["class_path"] == "medrobust.detectors.Mahalanobis"
+
+
 def test_a_printed_config_is_a_config(shown: Shown, tmp_path: Path) -> None:
     first = shown("evaluate", "-c", DEMO, "-c", LINF)
     assert shown("evaluate", "-c", overlay(tmp_path, shown.text)) == first
