@@ -9,24 +9,24 @@ from medrobust import listeners
 
 
 class Detection(listeners.Detection, Callback):
-    """The listener of that name, as a callback."""
+    """Fits detectors of adversarial images, then scores every attacked image (see the class that it derives from)."""
 
 
 class Panels(listeners.Panels, Callback):
-    """The listener of that name, as a callback."""
+    """Saves the pictures that the report shows (see the class that it derives from)."""
 
 
 class Quality(listeners.Quality, Callback):
-    """The listener of that name, as a callback."""
+    """Measures PSNR, SSIM and BRISQUE of every attacked image (see the class that it derives from)."""
 
 
 class RecordJournal(listeners.RecordJournal, Callback):
-    """The listener of that name, as a callback."""
+    """Writes a record of every attacked image, and resumes (see the class that it derives from)."""
 
 
 class Representation(listeners.Representation, Callback):
-    """The listener of that name, as a callback."""
+    """Compares features before and after each attack (see the class that it derives from)."""
 
 
 class Transfer(listeners.Transfer, Callback):
-    """The listener of that name, as a callback."""
+    """Shows every adversarial image to other victims, the judges (see the class that it derives from)."""

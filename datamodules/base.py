@@ -1,4 +1,4 @@
-"""The Lightning datamodule that every dataset derives from: splits, loaders, fingerprints, whatever the task."""
+"""The Lightning data module that every dataset derives from: splits, loaders and fingerprints for any task."""
 
 import copy
 import dataclasses
@@ -46,9 +46,10 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
     Evaluation reads each image exactly once on any number of ranks; use it with
     ``Trainer(use_distributed_sampler=False)``.
 
-    A dataset says what it is called and finds its samples (``name``, ``class_names``, ``index``). A task, such as
-    `ClassificationDataModule`, says what a target is: how it is read, checked, transformed, batched and written down.
-    What the methods here do suits targets that a sample holds and that no transform changes, such as numbers.
+    A dataset has a ``name`` and ``class_names`` and finds its samples with `index`. Its base class for the task, such
+    as `ClassificationDataModule`, defines what a target is: how it is read, checked, transformed, batched and written
+    down. The defaults here suit targets that the samples already hold and that no transform changes, such as several
+    findings per image.
 
     Args:
         root: Folder of the dataset.
@@ -64,8 +65,8 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         augment: Whether training images are changed at random, or by how much.
         on_bad_sample: ``raise`` stops at the first bad file; ``skip`` reads every sample in advance, leaves the bad
             ones out and reports them.
-        test_split: The split that the test stage sees.
-        limit: Keep at most that many images of each split, for quick tries; None keeps all.
+        test_split: The split that the test stage evaluates.
+        limit: At most this many images per split, for a quick trial; None keeps all.
 
     Raises:
         ValueError: An argument lies outside its range.
@@ -121,7 +122,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         """All samples found under the root, sorted by id; no image is read."""
 
     def stratum_of(self, sample: Sample[Target]) -> int | str:
-        """The group of a sample that gets its share of every split: the one that `index` gives it."""
+        """The stratum of a sample, within which splits are balanced; by default the one that `index` gives it."""
         return sample.stratum
 
     def read(self, sample: Sample[Target]) -> Scene:
@@ -133,48 +134,48 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         return Scene(read_image(sample.path, self.channels))
 
     def check(self, sample: Sample[Target], scene: Scene) -> None:
-        """Refuse what was read but cannot be a target.
+        """Refuse a target that was read but is wrong; by default none is.
 
         Raises:
-            ValueError: A mask or a box is wrong; the message names the file.
+            ValueError: A class, a mask or a box is wrong; the message names the file.
         """
 
     def target_of(self, sample: Sample[Target], scene: Scene) -> Any:
-        """The target of a sample once its scene is transformed: the one that the sample holds."""
+        """The target of a sample whose scene has been transformed; by default the one that the sample holds."""
         return sample.target
 
     def batch_targets(self, targets: Sequence[Any]) -> Any:
-        """The targets of N images as a victim takes them: one tensor, whose first dimension is N."""
+        """The targets of N images as a victim takes them; by default one tensor whose first dimension is N."""
         return torch.stack([torch.as_tensor(target) for target in targets])
 
     def written(self, sample: Sample[Target]) -> int | str:
-        """A sample's target as split files and fingerprints state it: the same wherever the root lies.
+        """A sample's target as split files and fingerprints state it, which does not depend on where the root lies.
 
-        That is a file's path relative to the image's folder, or the JSON of whatever else a sample holds.
+        By default this is the path of a file relative to the image's folder, or JSON of any other target.
         """
         if isinstance(sample.target, Path):
             return Path(os.path.relpath(sample.target, sample.path.parent)).as_posix()
         return json.dumps(sample.target)
 
     def check_written(self, sample: Sample[Target], text: str) -> None:
-        """Compare what a split file states of a target with the sample.
+        """Compare the target that a split file states with the sample's own.
 
         Raises:
-            ValueError: It is another target.
+            ValueError: They differ.
         """
         if text != str(self.written(sample)):
             raise ValueError(f"expected the target {self.written(sample)!r} as the dataset gives it, got {text!r}")
 
     def target_settings(self) -> list[Any]:
-        """What decides the targets beside the samples, ready for JSON; a part of the fingerprint."""
+        """Whatever else decides the targets, such as the meaning of labels; part of the fingerprint, ready for JSON."""
         return []
 
     def missing_classes(self, samples: Sequence[Sample[Target]]) -> list[str]:
-        """Names of the classes that none of the samples belongs to, where an index tells."""
+        """Names of the classes without a sample; by default none, since only some tasks know before reading."""
         return []
 
     def summarise(self, samples: Sequence[Sample[Target]]) -> dict[str, Any]:
-        """Numbers of images and patients, and whatever else a task counts, ready for JSON."""
+        """Numbers of images and patients, ready for JSON; a task may count more."""
         return {"images": len(samples), "patients": len({sample.patient for sample in samples})}
 
     def setup(self, stage: str | None = None) -> None:
@@ -191,20 +192,12 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         if missing := self.missing_classes(good):
             raise ValueError(f"{self.root}: expected images of the class {missing[0]}, found none")
         if not good:
-            raise ValueError(f"{self.root}: expected at least one good image, found none of {len(samples)}")
-        if self.split_file is None:
-            splits = split_by_patient(good, self.fractions, self.split_seed)
-            wanted = [split for split, share in asdict(self.fractions).items() if share > 0]
-        else:
-            kept = {sample.id for sample in good}
-            listed = read_splits(self.split_file, samples, self.check_written)
-            splits = {split: [sample for sample in members if sample.id in kept] for split, members in listed.items()}
-            wanted = [split for split, members in listed.items() if members]
-            if unlisted := len(samples) - sum(map(len, listed.values())):
-                logger.warning("%s leaves out %d of %d images", self.split_file, unlisted, len(samples))
+            first = f", first {': '.join(self.bad_samples[0])}" if self.bad_samples else ""
+            raise ValueError(f"{self.root}: expected images, found {len(samples)} of which none is good{first}")
+        splits, required = self._split(samples, good)
         if self.limit is not None:
             splits = {split: take(members, self.limit, self.split_seed) for split, members in splits.items()}
-        for split in wanted:
+        for split in required:
             if not splits[split]:
                 total = sum(map(len, splits.values()))
                 raise ValueError(
@@ -213,11 +206,11 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
                 )
             if missing := self.missing_classes(splits[split]):
                 rank_zero_warn(f"the split {split} has no image of {', '.join(missing)}")
-        # in the order of a hash of the ids, so that a few batches from the start hold all classes
+        # ordered by a hash of the ids, so that the first few batches hold all classes
         self.splits = {split: sorted(members, key=_by_hash) for split, members in splits.items()}
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Train, shuffled and augmented; order and augmentation follow from ``seed_everything`` and the epoch."""
+        """Train, shuffled and augmented; ``seed_everything`` and the epoch determine order and augmentation."""
         transform = self.transform_for_evaluation() if self.augment is False else self.transform_for_training()
         samples = self._samples("train")
         seed = torch.initial_seed() % 2**32
@@ -242,7 +235,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         """
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         images = len(self._samples("val"))
-        if fitting and not EachImageOnce(images, self.batch_size).even:  # DDP would wait for the missing batch for ever
+        if fitting and not EachImageOnce(images, self.batch_size).even:  # DDP would wait for the missing batch forever
             raise ValueError(
                 f"val has {images} images, expected enough for the same number of batches of at most {self.batch_size} "
                 "on every rank: use fewer devices, another batch_size or a larger val"
@@ -254,7 +247,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         return self.dataloader_of(self.test_split)
 
     def reference_dataloader(self, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
-        """Clean Train images in fixed order, each once: what detectors take as normal. Exists in every stage."""
+        """Clean Train images in fixed order, each once: what detectors take as normal. Available in every stage."""
         return self.dataloader_of("train", per_class)
 
     def dataloader_of(self, split: str, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
@@ -262,7 +255,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
 
         Args:
             split: Name of the split.
-            per_class: At most that many images of each stratum, the first in the fixed order; None for all.
+            per_class: At most this many images of each stratum, the first in the fixed order; None for all.
 
         Raises:
             ValueError: An unknown or empty split, fewer images than processes, or `setup` was not called.
@@ -277,7 +270,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         return DataLoader(dataset, batch_sampler=batches, **loader_options(reader, self.num_workers))
 
     def transform_for_evaluation(self) -> Transform:
-        """How the scenes of all loaders but the training's become square."""
+        """How scenes become square, except those of the training loader."""
         return evaluation_transform(self.image_size, self.resize)
 
     def transform_for_training(self) -> Transform:
@@ -290,7 +283,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         write_splits(Path(path), self.splits, self.written)
 
     def describe(self) -> dict[str, Any]:
-        """What the data are, ready for JSON; it holds no absolute path."""
+        """Description of the data, ready for JSON, without absolute paths."""
         self._require_setup()
         return {
             "name": self.name,
@@ -310,23 +303,37 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         }
 
     def fingerprint(self, split: str) -> str:
-        """16 hex digits over all that decides a split's evaluation images; the same wherever the root lies."""
+        """16 hex digits over everything that determines a split's evaluation images, wherever the root lies."""
         pairs = sorted((sample.id, self.written(sample)) for sample in self._samples(split, may_be_empty=True))
         settings = [self.name, self.image_size, self.channels, self.resize, pairs, *self.target_settings()]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
     def read_checked(self, sample: Sample[Target]) -> Scene:
-        """The image of a sample and what lies on it, neither of them bad.
+        """The image of a sample and what lies on it, once both have passed `check`.
 
         Raises:
-            ValueError: A file cannot be read or holds what cannot be a target; the message names it.
+            ValueError: A file cannot be read, or the target is wrong; the message names the file.
         """
         scene = self.read(sample)
         self.check(sample, scene)
         return scene
 
+    def _split(
+        self, samples: list[Sample[Target]], good: list[Sample[Target]]
+    ) -> tuple[dict[str, list[Sample[Target]]], list[str]]:
+        """The good samples of each split, and the splits that need an image."""
+        if self.split_file is None:
+            splits = split_by_patient(good, self.fractions, self.split_seed)
+            return splits, [split for split, share in asdict(self.fractions).items() if share > 0]
+        listed = read_splits(self.split_file, samples, self.check_written)
+        if unlisted := len(samples) - sum(map(len, listed.values())):
+            logger.warning("%s leaves out %d of %d images", self.split_file, unlisted, len(samples))
+        kept = {sample.id for sample in good}
+        splits = {split: [sample for sample in members if sample.id in kept] for split, members in listed.items()}
+        return splits, [split for split, members in listed.items() if members]
+
     def _without_bad(self, samples: Sequence[Sample[Target]]) -> list[Sample[Target]]:
-        """The samples whose files are good; the others are recorded and reported in one warning."""
+        """The samples that can be read; the others are recorded, and reported in a single warning."""
         good = []
         self.bad_samples = []
         for sample in samples:
@@ -343,7 +350,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         return good
 
     def _reader(self) -> Self:
-        """What datasets read with: this data module without its trainer, which no worker process could take along."""
+        """A copy of this data module without its trainer, which could not be sent to a worker process."""
         reader = copy.copy(self)
         reader.trainer = None
         return reader

@@ -13,7 +13,7 @@ from datamodules.images import read_image
 from datamodules.samples import Sample
 from datamodules.transforms import LEAST_VISIBLE, Scene, Transform, evaluation_transform, training_transform
 
-ROUNDING = 0.01  # pixels: corners may lie so far outside, where a file gives them with few decimals
+ROUNDING = 0.01  # pixels that a corner may lie outside its image, since files state it with few decimals
 
 
 class BoxTarget(TypedDict):
@@ -30,15 +30,16 @@ class BoxTarget(TypedDict):
 
 
 class BoxDataModule(MedicalDataModule[Any]):
-    """Images with any number of boxes, also none; each box has one of K classes.
+    """Images with any number of boxes, including none; each box belongs to one of K classes.
 
-    Batches hold ``target`` as a list of N dictionaries ``{"boxes": float32 (B, 4), "labels": int64 (B,)}``, see
-    `BoxTarget`. A sample's target is a list of ``(class index, x1, y1, x2, y2)`` in pixels of the file, or whatever
-    else a dataset's own `read_boxes` takes, such as the path of a text file. All images are of one stratum unless
-    `index` gives them others.
+    In a batch, ``target`` is a list of N dictionaries ``{"boxes": float32 (B, 4), "labels": int64 (B,)}``, see
+    `BoxTarget`. A sample's target is a list of ``(class index, x1, y1, x2, y2)`` in pixels of the file, or anything
+    else that the dataset's own `read_boxes` understands, such as the path of a text file. All images belong to one
+    stratum unless `index` assigns others.
 
-    Boxes move along with their images. ``resize: squash`` and ``pad`` keep all of them, ``crop`` clips those at the
-    border. In training, black instead of a mirror image comes in from beyond the border: no object appears twice.
+    Boxes move along with their images. ``resize: squash`` and ``pad`` keep all of them; ``crop`` clips those at the
+    border and drops those outside. Training images that are rotated or shifted get a black border instead of a mirror
+    image, in which objects would appear twice.
 
     Args:
         root: Folder of the dataset.
@@ -69,7 +70,7 @@ class BoxDataModule(MedicalDataModule[Any]):
         return Scene(image, boxes=boxes, labels=labels)
 
     def read_boxes(self, sample: Sample[Any], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """The boxes of a sample; to be replaced where they lie in files.
+        """The boxes of a sample; datasets whose boxes are in files override this.
 
         Args:
             sample: The sample.
@@ -86,7 +87,7 @@ class BoxDataModule(MedicalDataModule[Any]):
         return rows[:, 1:], rows[:, 0].astype(np.int64)
 
     def check(self, sample: Sample[Any], scene: Scene) -> None:
-        """Refuse boxes that are empty or not inside the image, and classes that have no name.
+        """Refuse boxes that are empty or outside the image, and classes without a name.
 
         Raises:
             ValueError: A box is wrong; the message names the file.
@@ -126,11 +127,11 @@ class BoxDataModule(MedicalDataModule[Any]):
         return list(targets)
 
     def target_settings(self) -> list[Any]:
-        """The names of the classes, and which boxes are dropped."""
+        """The names of the classes, and the visible share below which a box is dropped."""
         return [list(self.class_names), self.least_visible]
 
     def transform_for_evaluation(self) -> Transform:
-        """How the scenes of all loaders but the training's become square."""
+        """How scenes become square, except those of the training loader."""
         return evaluation_transform(self.image_size, self.resize, self.least_visible)
 
     def transform_for_training(self) -> Transform:

@@ -18,7 +18,7 @@ _PATIENTS = (
 
 
 def patient_of(stem: str) -> str:
-    """The patient that a file name without its suffix tells; a name of another form is its own patient.
+    """The patient's id in a file name without its suffix; a name of any other form is a patient of its own.
 
     >>> patient_of("person123_bacteria_4"), patient_of("NORMAL2-IM-0117-0001-0002"), patient_of("scan7")
     ('person123', 'NORMAL2-IM-0117', 'scan7')
@@ -32,9 +32,9 @@ def patient_of(stem: str) -> str:
 class ChestXRay(ClassificationDataModule):
     """Chest X-rays, normal or pneumonia, in the public layout ``{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg``.
 
-    The public val has 16 images, so the three folders are pooled and split again by patient. The root may also hold
-    these folders inside a single ``chest_xray`` folder, as the public archive unpacks. Ids are relative to the folder
-    that holds train, val and test.
+    The public val has only 16 images, so the three folders are pooled and split again by patient. The root may also
+    hold them inside a ``chest_xray`` folder, as the public archive unpacks. Ids are relative to the folder that holds
+    train, val and test.
     """
 
     name = "chest_xray"
@@ -45,7 +45,7 @@ class ChestXRay(ClassificationDataModule):
 
         Raises:
             FileNotFoundError: The root does not exist or has none of the three folders.
-            ValueError: A folder of another class, or no image at all.
+            ValueError: There is a folder of another class, or no image at all.
         """
         base = self._base()
         samples = []
@@ -76,7 +76,7 @@ class ChestXRay(ClassificationDataModule):
 
 
 def _visible(directory: Path) -> list[Path]:
-    """The entries of a folder that are neither dot files nor an archiver's leftovers; none if it does not exist."""
+    """The entries of a folder, without dot files and an archiver's leftovers; none if the folder does not exist."""
     if not directory.is_dir():
         return []
     return [path for path in directory.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX"]

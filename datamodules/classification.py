@@ -1,4 +1,4 @@
-"""Datasets of classification: one class for each image."""
+"""Datasets of classification: one class per image."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ import torch
 
 from datamodules.base import MedicalDataModule
 from datamodules.samples import Sample
+from datamodules.transforms import Scene
 
 
 class ClassificationDataModule(MedicalDataModule[int]):
     """Images that each belong to one of K classes; a sample's target is the index of its class, in ``[0, K)``.
 
-    Batches hold ``target`` as int64 ``(N,)``. Splits are stratified by class, and each class needs an image.
+    In a batch, ``target`` is int64 ``(N,)``. Splits are stratified by class, and every class needs an image.
     """
 
     task: ClassVar[str] = "classification"
@@ -22,15 +23,26 @@ class ClassificationDataModule(MedicalDataModule[int]):
         """The class."""
         return sample.target
 
+    def check(self, sample: Sample[int], scene: Scene) -> None:
+        """Refuse a class without a name.
+
+        Raises:
+            ValueError: There is no such class; the message names the file.
+        """
+        if not 0 <= sample.target < self.num_classes:
+            names = ", ".join(self.class_names)
+            expected = f"a class from 0 to {self.num_classes - 1} ({names})"
+            raise ValueError(f"{sample.path}: expected {expected}, got {sample.target}")
+
     def written(self, sample: Sample[int]) -> int:
         """The index of the class."""
         return sample.target
 
     def check_written(self, sample: Sample[int], text: str) -> None:
-        """Compare the class that a split file states with the sample's.
+        """Compare the class that a split file states with the sample's own.
 
         Raises:
-            ValueError: It is no class, or another one.
+            ValueError: There is no such class, or they differ.
         """
         if not text.strip().isdecimal() or int(text) >= self.num_classes:
             raise ValueError(f"expected a target from 0 to {self.num_classes - 1}, got {text!r}")
@@ -38,7 +50,7 @@ class ClassificationDataModule(MedicalDataModule[int]):
             raise ValueError(f"expected target {sample.target} as the dataset gives it, got {text}")
 
     def missing_classes(self, samples: Sequence[Sample[int]]) -> list[str]:
-        """Names of the classes that none of the samples belongs to."""
+        """Names of the classes without a sample."""
         present = {sample.target for sample in samples}
         return [name for target, name in enumerate(self.class_names) if target not in present]
 

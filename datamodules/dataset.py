@@ -14,14 +14,14 @@ from datamodules.transforms import Scene, Transform
 
 
 class Reader(Protocol):
-    """What a dataset asks of its data module: how samples become images and targets."""
+    """What a dataset asks of its data module: how to turn samples into images and targets."""
 
     def read_checked(self, sample: Sample[Any]) -> Scene:
-        """The image of a sample and what lies on it, neither of them bad."""
+        """The image of a sample and what lies on it, both of them checked."""
         ...
 
     def target_of(self, sample: Sample[Any], scene: Scene) -> Any:
-        """The target of a sample once its scene is transformed."""
+        """The target of a sample whose scene has been transformed."""
         ...
 
     def batch_targets(self, targets: Sequence[Any]) -> Any:
@@ -30,13 +30,13 @@ class Reader(Protocol):
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Images of a split, read when they are asked for.
+    """Images of a split, read on demand.
 
     Args:
-        samples: What to read.
-        reader: Reads it.
+        samples: The samples of the split.
+        reader: Reads them.
         transform: Makes every scene square.
-        seed: Seed of the augmentation, which an image draws from (seed, epoch, id).
+        seed: Seed of the augmentation; each image draws its own from (seed, epoch, id).
     """
 
     def __init__(self, samples: Sequence[Sample[Any]], reader: Reader, transform: Transform, seed: int = 0) -> None:
@@ -81,7 +81,7 @@ def collate(items: Sequence[dict[str, Any]], batch_targets: Callable[[Sequence[A
 
 
 def loader_options(reader: Reader, num_workers: int) -> dict[str, Any]:
-    """What all loaders of these batches have in common."""
+    """Options that all loaders of these batches share."""
     return {
         "num_workers": num_workers,
         "collate_fn": partial(collate, batch_targets=reader.batch_targets),

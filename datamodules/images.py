@@ -1,4 +1,4 @@
-"""Reading image files: pictures of any kind to float32 in [0, 1], masks to the integers that they hold."""
+"""Reading image files: images of any kind as float32 in [0, 1], masks as the integers that they hold."""
 
 import io
 from collections.abc import Callable
@@ -42,22 +42,22 @@ def read_image(path: Path, channels: int) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """The integers that a mask file holds, upright: no value is scaled, and a palette's indices are the values.
 
-    Of a colour image, whose channels have to be equal, one channel is taken; alpha is dropped.
+    A colour image must have equal channels, of which one is taken; alpha is dropped.
 
     Args:
         path: The mask file, of a lossless format such as PNG.
 
     Returns:
-        ``(H, W)`` int32; the pixels of an image of one bit are 0 and 1.
+        ``(H, W)`` int32; pixels of one bit are 0 and 1.
 
     Raises:
-        ValueError: The file is missing, empty, truncated or no mask; the message names it.
+        ValueError: The file is missing, empty, truncated or not a mask; the message names it.
     """
     return _decoded(path, EXPECTED_MASK, _decode_mask)
 
 
 def _decoded(path: Path, expected: str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
-    """Pixels of a file, or one sentence that says what is wrong with it."""
+    """Pixels of a file; an error of any kind becomes one sentence that names the file."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -78,7 +78,7 @@ def _decode_mask(data: bytes) -> np.ndarray:
         image.load()
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         if image.mode == "F":
-            raise ValueError("pixels of mode 'F' are no integers")
+            raise ValueError("pixels of mode 'F' are not integers")
         pixels = np.asarray(image)
         if image.mode in ("LA", "RGBA", "PA"):
             pixels = pixels[:, :, :-1]
@@ -92,7 +92,7 @@ def _decode_mask(data: bytes) -> np.ndarray:
 def _decode(data: bytes) -> np.ndarray:
     """Pixels of an encoded image: uint8 or uint16, ``(H, W)`` or ``(H, W, 3)`` in RGB order, upright."""
     with Image.open(io.BytesIO(data)) as image:
-        image.load()  # opening reads the header only: a truncated file shows here
+        image.load()  # opening only reads the header: a truncated file fails here
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         if data.startswith(_PNG_SIGNATURE) and data[24] == 16:
             pixels = _decode_deep_png(data)
@@ -112,7 +112,7 @@ def _decode(data: bytes) -> np.ndarray:
 
 
 def _decode_deep_png(data: bytes) -> np.ndarray:
-    """Pixels of a 16-bit PNG; Pillow would keep only the upper byte of its colours."""
+    """Pixels of a 16-bit PNG, of whose colours Pillow would keep only the upper byte."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("damaged 16-bit PNG")
@@ -124,7 +124,7 @@ def _decode_deep_png(data: bytes) -> np.ndarray:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels turned as the EXIF orientation (1 to 8) says; other values leave them alone."""
+    """Pixels turned according to the EXIF orientation (1 to 8); any other value leaves them unchanged."""
     if orientation in (5, 6, 7, 8):
         pixels = np.swapaxes(pixels, 0, 1)
     if orientation in (3, 4, 7, 8):

@@ -1,4 +1,4 @@
-"""Phantom chest X-rays in the public layout: a dataset that needs no download."""
+"""Phantom chest X-rays in the public layout: a dataset without a download."""
 
 import hashlib
 import json
@@ -22,15 +22,15 @@ QUALITY = 95
 class PhantomChestXRay(ChestXRay):
     """Generated chest X-rays, normal or with the opacities of pneumonia, written once under the root.
 
-    The pictures have the structure of real ones (thorax, lungs, ribs, clavicles, spine, heart, vessels) and their
-    nuisances (exposure, pose, noise, haze, breast and shoulder blade shadows), so that no simple statistic tells the
-    classes apart. An image depends on the generator's seed, its class, its patient and its number alone. Accuracies
-    on them say something about code, nothing about medicine.
+    The images have the structure of real ones (thorax, lungs, ribs, clavicles, spine, heart, vessels) and their
+    nuisances (exposure, pose, noise, haze, shadows of breasts and shoulder blades), so that no simple statistic tells
+    the classes apart. An image depends on the generator's seed, its class, its patient and its number alone.
+    Accuracies on phantoms say something about the code, nothing about medicine.
 
     Args:
         root: Folder to generate into: absent, empty, or an earlier phantom set, which is replaced if its parameters
             differ.
-        patients: Number of patients, at least 4; every third has two images and every ninth a third one.
+        patients: Number of patients, at least 4; every third has two images and every ninth has three.
         prevalence: Share of the patients with pneumonia, above 0 and below 1.
         side: Side of the written images, in pixels, at least 32.
         generator_seed: Another seed gives other patients.
@@ -64,7 +64,7 @@ class PhantomChestXRay(ChestXRay):
         self.generator_seed = generator_seed
 
     def parameters(self) -> dict[str, Any]:
-        """What decides the generated files, as the marker file states it."""
+        """Everything that determines the generated files, as the marker file states it."""
         return {
             "phantom": "chest_xray",
             "version": VERSION,
@@ -75,10 +75,10 @@ class PhantomChestXRay(ChestXRay):
         }
 
     def prepare_data(self) -> None:
-        """Generate the images unless they are there; a killed generation leaves no half-written set.
+        """Generate the images unless they exist; a process that is killed leaves no half-written set.
 
         Raises:
-            ValueError: The root is a file, or a folder with content that is no phantom set.
+            ValueError: The root is a file, or a folder with anything but a phantom set in it.
         """
         root = self.root.absolute()
         if self._complete(root):
@@ -100,11 +100,11 @@ class PhantomChestXRay(ChestXRay):
             shutil.rmtree(scratch, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
-        """What the data are, ready for JSON, with the generator's parameters."""
+        """Description of the data, ready for JSON, with the generator's parameters."""
         return super().describe() | {"generator": self.parameters()}
 
     def fingerprint(self, split: str) -> str:
-        """16 hex digits as every dataset gives them, which other parameters of the generator change too."""
+        """16 hex digits as for every dataset, which also depend on the generator's parameters."""
         content = json.dumps([super().fingerprint(split), self.parameters()])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -118,7 +118,7 @@ class PhantomChestXRay(ChestXRay):
         return bool(marker == self.parameters() | {"images": images, "layout": LAYOUT})
 
     def _generate(self, folder: Path) -> None:
-        """Write all images, then the marker."""
+        """Write all images, and the marker last."""
         for split in ("train", "val", "test"):
             for class_name in self.class_names:
                 (folder / split / class_name).mkdir(parents=True)
@@ -136,7 +136,7 @@ class PhantomChestXRay(ChestXRay):
         (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
 
     def _people(self) -> Iterator[tuple[int, int, int]]:
-        """(class, patient's number, number of images) of everybody."""
+        """Class, number and number of images of each patient."""
         ill = min(max(round(self.patients * self.prevalence), 1), self.patients - 1)
         for target, number in ((0, self.patients - ill), (1, ill)):
             for patient in range(1, number + 1):

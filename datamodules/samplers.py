@@ -19,9 +19,9 @@ class EachImageOnce(Sampler[list[int]]):
     """Batch sampler for evaluation: deals the images to the ranks in turn, without padding or duplicates.
 
     Rank r of W gets the images ``range(r, length, W)``. Every rank cuts its share into the same number of nearly
-    equal batches, ``ceil(ceil(length / W) / batch_size)``, because DDP broadcasts the buffers of BatchNorm at each
-    forward of a fit's validation: one batch more on one rank would wait for ever. Only a rank with fewer images
-    than that number has fewer batches (batches of one image, or no image at all). To be used with
+    equal batches, ``ceil(ceil(length / W) / batch_size)``, because DDP broadcasts the buffers of BatchNorm in each
+    forward pass of a fit's validation: a rank with one batch more would wait forever. Only a rank that has fewer
+    images than that number has fewer batches (of one image each, or none). Use it with
     ``Trainer(use_distributed_sampler=False)``.
 
     Args:
@@ -65,12 +65,12 @@ class EachImageOnce(Sampler[list[int]]):
 
 
 class ShuffledEpochs(DistributedSampler[Any]):
-    """Sampler for training: pairs (index, epoch) in an order that only the seed and the epoch decide.
+    """Sampler for training: pairs (index, epoch) in an order that depends on the seed and the epoch alone.
 
     The epoch travels with the index, so that the augmentation of an image depends on (seed, epoch, id) and not on
-    the number of workers or ranks, also inside persistent workers, which never hear of a new epoch. A trainer that
-    calls ``set_epoch`` continues a resumed run with the orders of an uninterrupted one; without one, each iteration
-    is the next epoch.
+    the number of workers or ranks, even in persistent workers, which are never told of a new epoch. A trainer that
+    calls ``set_epoch`` resumes a run with the order of an uninterrupted one; without such a call, each iteration is
+    the next epoch.
 
     Args:
         length: Number of images, at least 1.

@@ -16,8 +16,8 @@ class Sample(Generic[Target]):
         id: Stable id: the POSIX path relative to the dataset's folder.
         target: What is known of the target without reading a file: a class index, the path of a mask, a list of boxes.
         patient: Id of the patient; images of one patient are never in two splits.
-        stratum: Group that gets its share of every split and of every choice of images. Classification takes the
-            class, whatever stands here; one group for all images keeps chance alone in charge.
+        stratum: Group of images that is spread evenly over the splits and that any choice of images represents in
+            proportion. Classification sets it to the class.
     """
 
     path: Path

@@ -15,19 +15,19 @@ from datamodules.transforms import Scene
 
 
 class SegmentationDataModule(MedicalDataModule[Path]):
-    """Images whose pixels each have one of K labels; a sample's target is the path of its mask.
+    """Images in which each pixel has one of K labels; a sample's target is the path of its mask.
 
-    Batches hold ``target`` as int64 ``(N, H, W)``, labels in ``[0, K)`` and negative ones where a pixel is to be
-    ignored, as those are that ``resize: pad`` adds. Masks move along with their images, each pixel taking the nearest
-    label. Which labels an image has is not known before its mask is read, so that all images are of one stratum
-    unless `index` gives them others, such as the kind of scanner.
+    In a batch, ``target`` is int64 ``(N, H, W)``: labels in ``[0, K)``, or a negative number where a pixel is to be
+    ignored, such as those that ``resize: pad`` adds. Masks move along with their images; each pixel takes the nearest
+    label. Since nobody knows the labels of an image before its mask is read, all images belong to one stratum unless
+    `index` assigns others, such as the kind of scanner.
 
-    ``class_names`` names the labels, the first of them 0. Where the files hold other values, such as 255 for the
-    organ, ``mask_values`` maps these to labels.
+    ``class_names`` names the labels from 0 on. If the files hold other values, such as 255 for an organ,
+    ``mask_values`` maps them to labels.
     """
 
     task: ClassVar[str] = "segmentation"
-    mask_values: ClassVar[Mapping[int, int] | None] = None  # label of each value in the files; None: they are labels
+    mask_values: ClassVar[Mapping[int, int] | None] = None  # the label of each value; None if the values are labels
 
     def read(self, sample: Sample[Path]) -> Scene:
         """The image of a sample and its mask.
@@ -38,7 +38,7 @@ class SegmentationDataModule(MedicalDataModule[Path]):
         return Scene(read_image(sample.path, self.channels), mask=self.read_mask(sample))
 
     def read_mask(self, sample: Sample[Path]) -> np.ndarray:
-        """The mask of a sample, ``(H, W)`` integers, from an image file; to be replaced for other formats.
+        """The mask of a sample, ``(H, W)`` integers, read from an image file; datasets in other formats override this.
 
         Raises:
             ValueError: The file cannot be read or holds a value that ``mask_values`` does not name.
@@ -53,7 +53,7 @@ class SegmentationDataModule(MedicalDataModule[Path]):
         return np.array([self.mask_values[value] for value in known], np.int32)[np.searchsorted(known, values)]
 
     def check(self, sample: Sample[Path], scene: Scene) -> None:
-        """Refuse a mask of another size than its image, and labels that have no name.
+        """Refuse a mask whose size differs from its image's, and labels without a name.
 
         Raises:
             ValueError: The mask is wrong; the message names its file.

@@ -18,13 +18,13 @@ COLUMNS = ("id", "split", "target", "patient")
 
 @dataclass(frozen=True)
 class Fractions:
-    """Shares of the images that the four splits get.
+    """Shares of the images that go to the four splits.
 
     Args:
-        train: Share to train the victim on, in [0, 1].
-        val: Share to choose its checkpoint by.
-        adv_train: Share to fit detectors on, attacked.
-        adv_test: Share to judge victims, attacks and detectors on.
+        train: Share for training the victim, in [0, 1].
+        val: Share for choosing its checkpoint.
+        adv_train: Share for fitting detectors, attacked.
+        adv_test: Share for judging victims, attacks and detectors.
 
     Raises:
         ValueError: A negative share, or a sum other than 1.
@@ -46,13 +46,13 @@ class Fractions:
 def split_by_patient(
     samples: Sequence[Sample[Target]], fractions: Fractions, seed: int
 ) -> dict[str, list[Sample[Target]]]:
-    """Samples of the four splits, each stratum in proportion; no patient is in two of them.
+    """Samples of the four splits, stratified, with all images of a patient in the same split.
 
-    A patient belongs to the stratum of most of its images (the smallest of equally frequent ones). Patients of a
-    stratum are taken by number of images, largest first, ordered by a hash of seed and patient, and each goes to the
-    split that still lacks the largest part of its share (of equal ones, to the emptiest over all strata). The result
-    depends on the samples, the fractions and the seed alone: not on the order of the input, on Python's hash seed or
-    on a random generator's version.
+    A patient belongs to the stratum of most of its images (of equally frequent ones, to the smallest). The patients
+    of a stratum are taken in order of their number of images, largest first, then of a hash of seed and patient. Each
+    goes to the split that still lacks the largest part of its share (in a tie, to the emptiest over all strata). The
+    result depends on the samples, the fractions and the seed alone: not on the order of the input, Python's hash seed
+    or the version of a random generator.
 
     Tolerance: in a stratum whose largest patient has m images, no split gets m or more images above its share, nor
     3 m or more below it; with many single-image patients each split ends within one image or two.
@@ -90,7 +90,7 @@ def split_by_patient(
 
 
 def first_of_each_stratum(samples: Sequence[Sample[Target]], count: int | None) -> list[Sample[Target]]:
-    """The first `count` samples of each stratum, in their order; all of them for None."""
+    """The first `count` samples of each stratum, in the given order; None keeps all."""
     seen: Counter[int | str] = Counter()
     kept = []
     for sample in samples:
@@ -101,10 +101,10 @@ def first_of_each_stratum(samples: Sequence[Sample[Target]], count: int | None) 
 
 
 def take(samples: Sequence[Sample[Target]], limit: int, seed: int) -> list[Sample[Target]]:
-    """At most `limit` of the samples, the strata in proportion, sorted by id.
+    """At most `limit` of the samples, each stratum in proportion, sorted by id.
 
-    Images are chosen by a hash of seed and id; the numbers of the strata are rounded by largest remainder, and each
-    stratum keeps at least one image where the limit allows it.
+    A hash of seed and id chooses the images. The number of images of each stratum is rounded by largest remainder,
+    and each stratum keeps at least one image where the limit allows it.
     """
     if len(samples) <= limit:
         return list(samples)
@@ -123,9 +123,9 @@ def write_splits(
     """Write splits as CSV with the columns id, split, target, patient.
 
     Args:
-        path: The file.
+        path: The file to write.
         splits: The samples of each split.
-        written: A sample's target as the file is to state it.
+        written: Gives a sample's target in the form that the file states.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -137,13 +137,13 @@ def write_splits(
 def read_splits(
     path: Path, samples: Sequence[Sample[Target]], check_written: Callable[[Sample[Target], str], None]
 ) -> dict[str, list[Sample[Target]]]:
-    """Samples of the four splits as a CSV file states them; samples that it does not name are left out.
+    """Samples of the four splits as listed in a CSV file; samples that it does not list are left out.
 
     Args:
         path: CSV with the columns id and split, and optionally target and patient. A patient given there replaces
             the one that the dataset gives.
         samples: The samples found on disk.
-        check_written: Raises a ValueError if what the file states of a sample's target is wrong.
+        check_written: Raises a ValueError if the file states a wrong target for a sample.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -197,10 +197,10 @@ def _parse(
 
 
 def _order(seed: int, name: str) -> bytes:
-    """A place in a random order that only seed and name decide."""
+    """Sort key of a random order that depends on seed and name alone."""
     return hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
 
 
 def _numbers_first(stratum: int | str) -> tuple[bool, int, str]:
-    """A place in the order of strata: numbers by their value, then names by the alphabet."""
+    """Sort key of strata: numbers by value, then names alphabetically."""
     return (True, 0, stratum) if isinstance(stratum, str) else (False, stratum, "")

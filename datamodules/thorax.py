@@ -12,9 +12,9 @@ _LETTERS = {"L": ((0, 0), (0, 2), (1, 2)), "R": ((0, 2), (0, 0), (1, 0), (1, 1),
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A patient's chest: what the images of one patient share.
+    """A patient's chest, which all images of that patient share.
 
-    Positions are in units of half the image's side, x to the right and y downward, the centre at 0.
+    Positions are in units of half the image's side: x grows to the right, y downward, and the centre is at 0.
 
     Args:
         width: Half width of each lung.
@@ -71,7 +71,7 @@ def draw_anatomy(random: np.random.Generator) -> Anatomy:
 
 
 def render(anatomy: Anatomy, random: np.random.Generator, side: int, opacities: bool) -> Array:
-    """One X-ray of a chest, uint8 ``(side, side)``.
+    """An X-ray of a chest, uint8 ``(side, side)``.
 
     Args:
         anatomy: The patient.
@@ -121,7 +121,7 @@ def _body(anatomy: Anatomy, x: Array, y: Array) -> Array:
 
 
 def _lungs(anatomy: Anatomy, x: Array, y: Array) -> tuple[Array, Array]:
-    """Masks in [0, 1] of both lungs and of the right one (left in the image)."""
+    """Masks in [0, 1] of both lungs, and of the right lung, which is on the left of the image."""
     masks = []
     for sign, base in zip((-1, 1), anatomy.base, strict=True):
         lateral = sign * x  # grows from the spine outward
@@ -148,7 +148,7 @@ def _from_heart(anatomy: Anatomy, x: Array, y: Array) -> Array:
 
 
 def _bones(anatomy: Anatomy, x: Array, y: Array) -> Array:
-    """Ribs behind and before, clavicles and shoulder blades."""
+    """Posterior and anterior ribs, and clavicles."""
     spacing, slope, curvature, thickness, strength = anatomy.ribs
     u = np.abs(x)
     cage = _inside(u / 0.90 - 0.78 - 0.22 * np.clip(y + 0.9, 0, 1), 0.03)
@@ -165,7 +165,7 @@ def _bones(anatomy: Anatomy, x: Array, y: Array) -> Array:
 
 
 def _band(phase: Array, thickness: float) -> Array:
-    """Stripes at whole phases: `thickness` is a fraction of the period; edges brighter, as cortical bone is."""
+    """Stripes at whole phases, `thickness` periods wide, with bright edges like those of cortical bone."""
     distance = np.abs(phase - np.round(phase)) / (thickness / 2)
     return np.asarray(np.exp(-(distance**6)) * (0.7 + 0.3 * np.clip(distance, 0, 1) ** 2))
 
@@ -203,7 +203,7 @@ def _noise(random: np.random.Generator, side: int, cells: tuple[int, ...]) -> Ar
 
 
 def _confounders(anatomy: Anatomy, random: np.random.Generator, x: Array, y: Array, lungs: Array) -> Array:
-    """What both classes may show: breast shadows, shoulder blades, haze, nipple-like spots."""
+    """What images of both classes may show: breast shadows, shoulder blades, haze, nipple-like spots."""
     u = np.abs(x)
     extra = anatomy.breast * _inside(np.hypot((u - 0.45) / 0.36, (y - 0.30) / 0.36) - 1, 0.10)
     if random.random() < 0.6:
@@ -220,7 +220,7 @@ def _confounders(anatomy: Anatomy, random: np.random.Generator, x: Array, y: Arr
 
 
 def _opacities(random: np.random.Generator, x: Array, y: Array, lungs: Array, right: Array) -> Array:
-    """One to three consolidations: soft-edged, textured, of random place, size and density."""
+    """One to three consolidations: soft-edged and textured, random in place, size and density."""
     side = x.shape[0]
     total = np.zeros((side, side), np.float32)
     for _ in range(1 + random.binomial(2, 0.4)):

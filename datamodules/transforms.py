@@ -13,20 +13,20 @@ import albumentations as A
 
 Resize = Literal["crop", "squash", "pad"]
 
-IGNORED = -1  # label of the mask's pixels that show nothing of the image
-LEAST_VISIBLE = 0.1
+IGNORED = -1  # label of a mask's pixels that show nothing of the image
+LEAST_VISIBLE = 0.1  # share of a box's area that has to remain inside the image
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what lies on it, which moves along when the image is transformed.
+    """An image and what lies on it: a mask or boxes, which move along when the image is transformed.
 
     Args:
         image: ``(H, W, C)`` float32 in [0, 1].
         mask: Label of each pixel, ``(H, W)`` integers, negative where a pixel has none; None without a mask.
-        boxes: Corners x1, y1, x2, y2 of B boxes, ``(B, 4)``, in pixels from the upper left corner of the image, whose
-            lower right corner is (W, H); None without boxes.
-        labels: Class index of each box, ``(B,)`` integers.
+        boxes: Corners x1, y1, x2, y2 of B boxes, ``(B, 4)``, in pixels: (0, 0) is the upper left corner of the image
+            and (W, H) the lower right one. None without boxes.
+        labels: Class index of each box, ``(B,)`` integers; None without boxes.
     """
 
     image: np.ndarray
@@ -81,19 +81,19 @@ class _Pipeline:
     """A list of albumentations behind the `Transform` protocol."""
 
     def __init__(self, steps: list[A.BasicTransform], least_visible: float) -> None:
-        # clips the boxes after each step, since what a crop has cut off is not there to be shifted back in
+        # clips boxes after each step: what a crop has cut off cannot be shifted back in
         boxes = A.BboxParams("pascal_voc", min_visibility=least_visible)
         self.compose = A.Compose(steps, bbox_params=boxes)
 
     def __call__(self, scene: Scene, seed: int | None = None) -> Scene:
-        if seed is not None:  # albumentations has a random state of its own that follows no global seed
+        if seed is not None:  # albumentations has its own random state, which follows no global seed
             self.compose.set_random_seed(seed)
         given: dict[str, Any] = {"image": scene.image}
         if scene.mask is not None:
             given["mask"] = scene.mask.clip(IGNORED).astype(np.int16)  # which OpenCV can resize and rotate
         if scene.boxes is not None:
             height, width = scene.image.shape[:2]
-            places = np.arange(len(scene.boxes))[:, None]  # tell the remaining boxes apart
+            places = np.arange(len(scene.boxes))[:, None]  # a fifth column, which tells the remaining boxes apart
             given["bboxes"] = np.hstack([scene.boxes.reshape(-1, 4).clip(0, [width, height] * 2), places])
         moved = self.compose(**given)
         image, mask = np.asarray(moved["image"]).clip(0, 1), moved.get("mask")
@@ -104,15 +104,15 @@ class _Pipeline:
 
 
 def evaluation_transform(image_size: int, resize: Resize = "crop", least_visible: float = LEAST_VISIBLE) -> Transform:
-    """The deterministic way of a scene to a square: area interpolation when shrinking, bilinear when growing.
+    """The deterministic transform that makes a scene square: by area when shrinking, bilinear when growing.
 
     Masks take the nearest pixel. ``squash`` and ``pad`` keep every box; ``crop`` clips boxes to the square and drops
-    those that lie (almost) outside it.
+    those of which too little remains.
 
     Args:
         image_size: Side of the result, in pixels.
         resize: ``crop`` scales the short side and cuts the centre, ``squash`` changes the aspect ratio, ``pad``
-            scales the long side and fills with black, and with ignored pixels in a mask.
+            scales the long side and fills with black (a mask with pixels to ignore).
         least_visible: A box is dropped if the crop leaves a smaller share of its area, above 0 and below 1.
     """
     return _Pipeline(_square(image_size, resize), least_visible)
@@ -131,8 +131,8 @@ def training_transform(
         image_size: Side of the result, in pixels.
         resize: As in `evaluation_transform`.
         augmentation: Ranges of the random changes; None for the defaults.
-        border: What rotation, shift and zoom bring in from beyond the border: the image's mirror image, together
-            with that of its mask, or black, so that no object appears twice.
+        border: What rotation, shift and zoom bring in from beyond the border: the mirror image of image and mask, or
+            black, so that no object appears twice.
         least_visible: A box is dropped if the crop, or the change of geometry after it, leaves a smaller share of its
             area, above 0 and below 1. A rotated box is the smallest upright one around its four rotated corners.
     """
@@ -165,7 +165,7 @@ def training_transform(
 
 def _square(image_size: int, resize: Resize) -> list[A.BasicTransform]:
     """The steps that make an image square."""
-    # of all nearest pixels the one whose centre is nearest: the other one shifts a mask by up to half a pixel
+    # the pixel whose centre is nearest; OpenCV's plain INTER_NEAREST shifts a mask by up to half a pixel
     scaling: Any = {"area_for_downscale": "image", "mask_interpolation": cv2.INTER_NEAREST_EXACT}
     if resize == "squash":
         return [A.Resize(image_size, image_size, **scaling)]

@@ -1,4 +1,4 @@
-"""Detectors of adversarial images: estimators on a victim's features, larger scores for what looks adversarial."""
+"""Detectors of adversarial images: estimators on a victim's features whose scores are larger for adversarial ones."""
 
 from medrobust.detectors.base import Detector, Features, NeededViews, Views, concatenate, views_needed
 from medrobust.detectors.bayesian_uncertainty import BayesianUncertainty, KernelDensityUncertainty

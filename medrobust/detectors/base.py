@@ -1,4 +1,4 @@
-"""What a detector is: fitted state in buffers, and one number an image, larger for what looks more adversarial."""
+"""What a detector is: fitted state in buffers, and one score per image, larger if it looks more adversarial."""
 
 import copy
 import inspect
@@ -13,40 +13,40 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Views:
-    """The views of an image that a detector reads beside its plain features.
+    """The views of an image that a detector reads besides its plain features.
 
     Args:
-        draws: Whether it reads several passes with dropout, ``Features.draws``.
-        step: Length of the signed gradient step by which an image is moved towards what each layer takes for clean, in
-            units of the [0, 1] image range, for ``Features.stepped``; 0 for none.
+        draws: Whether it reads ``Features.draws``, from several passes with dropout.
+        step: Length, in units of the [0, 1] image range, of the signed gradient step that moves an image towards what
+            each layer takes for clean; the detector reads ``Features.stepped``. 0 for none.
 
     Raises:
-        ValueError: The step is out of its range.
+        ValueError: The step is out of range.
     """
 
     draws: bool = False
     step: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a step that is no length in the image range."""
+        """Refuse a step that is not a length in the image range."""
         if not 0 <= self.step < 1:
             raise ValueError(f"step is a length in the [0, 1] image range, at least 0 and below 1, got {self.step}")
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a victim makes of N images, all from one forward: all that detectors see of them.
+    """What a victim makes of N images; detectors see nothing else of them.
 
     Args:
-        layers: Activations averaged over space, ``(N, C)`` by layer, in the network's order; the last is the
-            penultimate layer, from which the classes are read.
+        layers: Activations averaged over space, ``(N, C)`` for each layer, in the network's order. The last one is the
+            penultimate layer, from which the network reads the classes.
         predictions: Predicted classes, ``(N,)`` int64.
-        draws: Class probabilities of T passes with dropout on, ``(N, T, K)``; None if no detector asks for them.
-        stepped: Activations of each layer for images that one signed gradient step has moved towards what that layer
-            takes for clean, ``(N, C)`` by layer; None if no detector asks for them.
+        draws: Class probabilities of T passes with dropout, ``(N, T, K)``; None if no detector asks for them.
+        stepped: For each layer, its activations ``(N, C)`` for images moved by a signed gradient step towards what that
+            layer takes for clean; None if no detector asks for them.
 
     Raises:
-        ValueError: There is no layer, or the numbers of images differ.
+        ValueError: There are no layers, the tensors differ in their number of images, or a layer is not ``(N, C)``.
     """
 
     layers: Mapping[str, Tensor]
@@ -60,10 +60,10 @@ class Features:
             raise ValueError("features need at least one layer, got none")
         counts = {name: len(values) for name, values in self._tensors().items()}
         if len(set(counts.values())) > 1:
-            raise ValueError(f"features are of one set of images, got {counts}")
-        flat = {name: tuple(values.shape) for name, values in self.layers.items() if values.ndim != 2}
-        if flat:
-            raise ValueError(f"the features of a layer are (N, C), got {flat}")
+            raise ValueError(f"all features are expected to be of the same number of images, got {counts}")
+        shapes = {name: tuple(values.shape) for name, values in self.layers.items() if values.ndim != 2}
+        if shapes:
+            raise ValueError(f"the features of a layer are expected to be (N, C), got {shapes}")
 
     def __len__(self) -> int:
         """Number of images."""
@@ -75,11 +75,11 @@ class Features:
         return list(self.layers.values())[-1]
 
     def __getitem__(self, rows: Any) -> "Features":
-        """Features of some of the images, by anything that indexes a tensor's rows."""
+        """Features of some of the images, chosen by anything that indexes the rows of a tensor."""
         return self._each(lambda values: values[rows])
 
     def to(self, device: torch.device | str) -> "Features":
-        """The same on another device."""
+        """The same features on another device."""
         return self._each(lambda values: values.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Features":
@@ -97,19 +97,19 @@ class Features:
 
 
 def concatenate(parts: Sequence[Features]) -> Features:
-    """Put the images of several features below each other.
+    """Join the features of several sets of images, in order.
 
     Raises:
-        ValueError: There is no part, or their layers differ.
+        ValueError: There are no parts, or they differ in their layers or views.
     """
     if not parts:
-        raise ValueError("features of no images cannot be put together")
+        raise ValueError("expected at least one part to concatenate, got none")
     names = list(parts[0].layers)
     if any(list(part.layers) != names for part in parts):
-        raise ValueError("features of different layers cannot be put together")
-    for what in ("draws", "stepped"):
-        if len({getattr(part, what) is None for part in parts}) > 1:
-            raise ValueError(f"features with and without {what} cannot be put together")
+        raise ValueError("features of different layers cannot be concatenated")
+    for view in ("draws", "stepped"):
+        if len({getattr(part, view) is None for part in parts}) > 1:
+            raise ValueError(f"features with and without {view} cannot be concatenated")
     draws = [part.draws for part in parts if part.draws is not None]
     stepped = [part.stepped for part in parts if part.stepped is not None]
     return Features(
@@ -123,21 +123,20 @@ def concatenate(parts: Sequence[Features]) -> Features:
 class Detector(nn.Module, ABC):
     """Tells adversarial images from clean and noisy ones by their features.
 
-    It works in three stages that can be shared: ``fit_reference`` learns what clean training images look like,
-    ``measure`` turns features into the numbers that do not depend on any attack, and ``fit_classifier`` learns from
-    these what adversarial images look like. ``fit`` runs all of them.
+    It works in three stages, so that detectors fitted to different attacks can share the first two: ``fit_reference``
+    learns what clean training images look like, ``measure`` turns features into numbers that do not depend on any
+    attack, and ``fit_classifier`` learns from these what adversarial images look like. ``fit`` runs all three.
 
-    A subclass stores its settings under the names of its ``__init__`` arguments and everything fitted by ``keep``.
+    A subclass stores its settings under the names of its ``__init__`` arguments, and everything it fits with ``keep``.
     """
 
     layer_widths: Tensor  # (L,) number of channels of each layer
-    needs_reference: ClassVar[bool] = (
-        False  # compares with clean images, which must be none of those that it tells apart
-    )
+    # whether it compares images with clean ones, which must not be among those that it learns to tell apart
+    needs_reference: ClassVar[bool] = False
 
     @property
     def views(self) -> Views:
-        """The views of an image that it reads; the plain features alone if a subclass says nothing else."""
+        """The views of an image that it reads: only the plain features, unless a subclass asks for more."""
         return Views()
 
     def fit(
@@ -149,33 +148,33 @@ class Detector(nn.Module, ABC):
         reference: Features | None = None,
         reference_labels: Tensor | None = None,
     ) -> Self:
-        """Learn from clean images, and from adversarial ones where there are some.
+        """Learn from clean images and, if there are any, from adversarial ones.
 
         Args:
-            clean: Clean images, correctly classified: negatives.
-            labels: Their true classes, ``(N,)`` int64.
-            adversarial: Images that fool the victim: positives. None leaves the raw score.
-            noisy: Noisy versions of the clean images: negatives too.
-            reference: Clean training images that densities are fitted on, none of the others; None takes ``clean``
-                where there are no adversarial images.
-            reference_labels: Their true classes.
+            clean: Clean images that the victim classifies correctly, the negatives.
+            labels: True classes of the clean images, ``(N,)`` int64.
+            adversarial: Images that fool the victim, the positives. With None no classifier is fitted.
+            noisy: Noisy versions of the clean images, further negatives.
+            reference: Clean training images that densities are fitted on, none of them among the other images. None
+                takes ``clean``, except that a detector that needs a reference refuses this with adversarial images.
+            reference_labels: True classes of the reference images.
 
         Returns:
             The detector itself.
 
         Raises:
-            ValueError: The features do not allow it; says why.
+            ValueError: The detector cannot be fitted on these features; the message says why.
         """
         if len(labels) != len(clean):
             raise ValueError(f"expected one label for each of {len(clean)} images, got {len(labels)}")
         if adversarial is not None:
             check_groups(clean.predictions, adversarial.predictions)
         if (reference is None) != (reference_labels is None):
-            raise ValueError("reference and reference_labels belong together, and only one of them is given")
+            raise ValueError("reference and reference_labels belong together, and only one of them was given")
         if reference is None and adversarial is not None and self.needs_reference:
             raise ValueError(
-                f"{type(self).__name__} compares images with clean ones, which none of those may be that it learns to "
-                "tell apart: give clean training images as reference and reference_labels"
+                f"{type(self).__name__} compares images with clean ones that are not among those it learns to tell "
+                "apart: give clean training images as reference and reference_labels"
             )
         known, classes = (
             (clean, labels) if reference is None or reference_labels is None else (reference, reference_labels)
@@ -187,32 +186,32 @@ class Detector(nn.Module, ABC):
         return self
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
-        """Learn what clean training images look like; the base class only checks and notes the layers.
+        """Learn what clean training images look like; the base class only checks and stores the layers.
 
         Args:
             clean: Clean training images.
-            labels: Their true classes, ``(N,)``.
+            labels: True classes of the images, ``(N,)``.
 
         Raises:
-            ValueError: They do not allow it.
+            ValueError: The detector cannot be fitted on these images.
         """
         if len(labels) != len(clean):
             raise ValueError(f"expected one label for each of {len(clean)} images, got {len(labels)}")
-        self._buffers.clear()  # what an earlier fit has learnt belongs to other images
+        self._buffers.clear()  # what an earlier fit learnt belongs to other images
         self.layer_names = list(clean.layers)
         self._check(clean)
         self.keep(layer_widths=torch.tensor([values.shape[1] for values in clean.layers.values()]))
 
     @abstractmethod
     def measure(self, features: Features) -> Tensor:
-        """Numbers that the classifier reads, ``(N, D)``; they depend on each image alone and on no attack."""
+        """Numbers that the classifier reads, ``(N, D)``; each row depends on its own image alone and on no attack."""
 
     @abstractmethod
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
         """Learn from measured clean and noisy images ``(N, D)`` and adversarial ones ``(M, D)``.
 
         Raises:
-            ValueError: One of the groups is empty.
+            ValueError: A group is empty.
         """
 
     @abstractmethod
@@ -223,22 +222,24 @@ class Detector(nn.Module, ABC):
         """Scores ``(N,)``, of any range, larger = more adversarial.
 
         Raises:
-            ValueError: It is not fitted, or the features have other layers or are not finite.
+            ValueError: The detector is not fitted, or the features lack a view, have other layers or are not finite.
         """
         return self.classify(self.measure(features))
 
     def layer_scores(self, features: Tensor, layer: int) -> Tensor:
-        """Scores of one layer, which the gradient step of an image lowers; only detectors that ask for one have them.
+        """Scores of a single layer, which a gradient step of the images lowers.
+
+        A detector whose ``views`` ask for a step implements it.
 
         Args:
-            features: Activations of that layer, ``(N, C)``, with a gradient.
-            layer: Index of the layer among those that it was fitted on.
+            features: Activations of the layer, ``(N, C)``.
+            layer: Index of the layer among those that the detector was fitted on.
 
         Returns:
-            Scores ``(N,)``, differentiable with respect to the features, larger = more adversarial.
+            Scores ``(N,)``, larger = more adversarial, differentiable with respect to the features.
 
         Raises:
-            NotImplementedError: The detector has none.
+            NotImplementedError: The detector has no such scores.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no scores of single layers, which a gradient step of the images needs: "
@@ -246,9 +247,9 @@ class Detector(nn.Module, ABC):
         )
 
     def keep(self, **fitted: Tensor) -> None:
-        """Store fitted tensors as buffers, in place of earlier ones; their names are none of ``nn.Module``'s."""
+        """Store fitted tensors as buffers, replacing earlier ones; ``nn.Module`` must not use their names itself."""
         for name, values in fitted.items():
-            if values.is_inference():  # a backward through the score could not save it
+            if values.is_inference():  # autograd could not save it for a backward pass through the score
                 with torch.inference_mode(False):
                     values = values.clone()
             if name not in self._buffers:
@@ -257,23 +258,23 @@ class Detector(nn.Module, ABC):
             setattr(self, name, values.detach())
 
     def fork(self) -> Self:
-        """A detector that shares what is fitted so far and can be fitted on to another attack."""
-        other = copy.copy(self)
-        object.__setattr__(other, "_buffers", dict(self._buffers))
-        return other
+        """A detector that shares everything fitted so far and can be fitted further, to an attack of its own."""
+        fork = copy.copy(self)
+        object.__setattr__(fork, "_buffers", dict(self._buffers))
+        return fork
 
     def parameters_given(self) -> dict[str, Any]:
-        """Its settings, by the names of the ``__init__`` arguments."""
-        given = inspect.signature(type(self).__init__).parameters.values()
-        named = [one.name for one in given if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-        return {name: getattr(self, name) for name in named if name != "self"}
+        """The detector's settings, by the names of the ``__init__`` arguments."""
+        arguments = inspect.signature(type(self).__init__).parameters.values()
+        names = [one.name for one in arguments if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        return {name: getattr(self, name) for name in names if name != "self"}
 
     @property
     def layer_names(self) -> list[str]:
-        """Names of the layers that it was fitted on, in order.
+        """Names of the layers that the detector was fitted on, in order.
 
         Raises:
-            ValueError: It is not fitted.
+            ValueError: The detector is not fitted.
         """
         names: list[str] | None = self.__dict__.get("_layer_names")
         if names is None:
@@ -285,13 +286,13 @@ class Detector(nn.Module, ABC):
         self.__dict__["_layer_names"] = list(names)
 
     def _check(self, features: Features) -> None:
-        """Refuse features of other layers, without draws where they are needed, or that are not finite."""
+        """Refuse features of other layers, non-finite ones, and those that lack the draws that are needed."""
         if list(features.layers) != self.layer_names:
             raise ValueError(f"expected features of the layers {self.layer_names}, got {list(features.layers)}")
         widths = self._buffers.get("layer_widths")
-        came = [values.shape[1] for values in features.layers.values()]
-        if widths is not None and widths.tolist() != came:
-            raise ValueError(f"expected layers of {widths.tolist()} channels, got {came}")
+        received = [values.shape[1] for values in features.layers.values()]
+        if widths is not None and widths.tolist() != received:
+            raise ValueError(f"expected layers of {widths.tolist()} channels, got {received}")
         for name, values in features.layers.items():
             if not bool(values.sum().isfinite()) and bool((bad := ~values.isfinite().all(1)).any()):
                 raise ValueError(
@@ -302,20 +303,20 @@ class Detector(nn.Module, ABC):
 
 
 class NeededViews(NamedTuple):
-    """What a set of detectors needs of an image beside its plain features."""
+    """What a set of detectors needs of an image besides its plain features."""
 
     draws: bool  # whether any of them reads passes with dropout
     stepping: Detector | None  # the one that asks for a gradient step of the image
 
 
 def views_needed(detectors: Iterable[Detector]) -> NeededViews:
-    """Collect the views that detectors ask for, fitted or not.
+    """Collect the views that detectors ask for, whether or not they are fitted.
 
     Args:
-        detectors: Detectors that judge the same images, each once: of the forks of a detector only one.
+        detectors: Detectors that judge the same images; of several forks of a detector only one.
 
     Raises:
-        ValueError: More than one asks for a gradient step, and features have room for the images of one only.
+        ValueError: More than one asks for a gradient step, while ``Features`` holds the moved images of one only.
     """
     detectors = list(detectors)
     stepping = [detector for detector in detectors if detector.views.step > 0]
@@ -326,7 +327,11 @@ def views_needed(detectors: Iterable[Detector]) -> NeededViews:
 
 
 def check_groups(negative: Tensor, positive: Tensor) -> None:
-    """Refuse to fit a classifier on one kind of image alone.
+    """Refuse to fit a classifier on only one kind of image.
+
+    Args:
+        negative: Anything of the clean and noisy images, one row per image.
+        positive: Anything of the adversarial images, one row per image.
 
     Raises:
         ValueError: A group is empty.

@@ -1,4 +1,4 @@
-"""Bayesian uncertainty: a victim with dropout is less sure of its answers to adversarial images."""
+"""Bayesian uncertainty: a victim with dropout is less certain of its answers to adversarial images."""
 
 import torch
 from torch import Tensor
@@ -14,27 +14,30 @@ def uncertainty(features: Features) -> Tensor:
     It is the population variance, the mean squared deviation from the mean of the T passes.
 
     Args:
-        features: With ``draws``, ``(N, T, K)``.
+        features: Features with ``draws``, ``(N, T, K)``.
 
     Raises:
-        ValueError: There are no draws, fewer than 2 passes, or numbers that are not finite.
+        ValueError: There are no draws, there are fewer than 2 passes, or the draws are not finite.
     """
     draws = features.draws
     if draws is None:
         raise ValueError("uncertainty needs passes with dropout, so a victim that has dropout, and there are none")
     if draws.ndim != 3 or draws.shape[1] < 2:
         raise ValueError(f"uncertainty needs draws (N, T, K) of at least T = 2 passes, got {tuple(draws.shape)}")
-    bad = ~draws.isfinite().flatten(1).all(1)
-    if bool(bad.any()):
-        raise ValueError(f"the draws are not finite for {int(bad.sum())} of {len(bad)} images")
+    non_finite = ~draws.isfinite().flatten(1).all(1)
+    if bool(non_finite.any()):
+        raise ValueError(f"the draws are not finite for {int(non_finite.sum())} of {len(non_finite)} images")
     return draws.double().var(1, correction=0).mean(1)
 
 
 def check_dropout(features: Features) -> None:
-    """Refuse passes that are all the same, as dropout of probability 0 gives them.
+    """Refuse passes that are all the same, as they are with a dropout probability of 0.
+
+    Args:
+        features: Features with ``draws``, ``(N, T, K)``.
 
     Raises:
-        ValueError: They are, or they are no such passes at all.
+        ValueError: The passes are all the same, or the uncertainty of these features is not defined.
     """
     uncertainty(features)
     draws = features.draws
@@ -48,10 +51,11 @@ def check_dropout(features: Features) -> None:
 class BayesianUncertainty(WeightedMeasurements):
     """BU, the variance of the softmax over passes with dropout, averaged over classes (Feinman et al., 2017, sec. 4.3).
 
-    The variance is that of the population: it is divided by the number of passes. A victim without dropout has none.
+    It is the population variance: the sum of squared deviations is divided by the number of passes. The victim needs
+    dropout.
 
     Args:
-        raw: Let the score be the variance itself (HFC21), also where there are adversarial images to fit on.
+        raw: Score by the variance itself (HFC21), even after fitting on adversarial images.
     """
 
     def __init__(self, raw: bool = False) -> None:
@@ -60,15 +64,15 @@ class BayesianUncertainty(WeightedMeasurements):
 
     @property
     def views(self) -> Views:
-        """Passes with dropout."""
+        """Several passes with dropout."""
         return Views(draws=True)
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
-        """Learn nothing, but see that there is dropout.
+        """Check that there is dropout; nothing is learnt from clean images.
 
         Args:
             clean: Clean training images, with draws.
-            labels: Their true classes, ``(N,)``.
+            labels: True classes of the images, ``(N,)``.
 
         Raises:
             ValueError: There are no draws, or they do not differ.
@@ -86,8 +90,8 @@ class KernelDensityUncertainty(KernelDensity):
     """KD and BU together, weighed by one regression (Feinman et al., 2017, sec. 5.3).
 
     Args:
-        bandwidth: As ``KernelDensity``'s.
-        max_references: As ``KernelDensity``'s.
+        bandwidth: Bandwidth of the density, as for ``KernelDensity``.
+        max_references: Largest number of reference images, as for ``KernelDensity``.
     """
 
     def __init__(self, bandwidth: float | None = None, max_references: int | None = None) -> None:
@@ -95,18 +99,18 @@ class KernelDensityUncertainty(KernelDensity):
 
     @property
     def views(self) -> Views:
-        """Passes with dropout."""
+        """Several passes with dropout."""
         return Views(draws=True)
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
-        """Fit the density, and see that there is dropout.
+        """Fit the density, and check that there is dropout.
 
         Args:
             clean: Clean training images, with draws.
-            labels: Their true classes, ``(N,)``.
+            labels: True classes of the images, ``(N,)``.
 
         Raises:
-            ValueError: As for the density; or there are no draws, or they do not differ.
+            ValueError: The density cannot be fitted, there are no draws, or they do not differ.
         """
         super().fit_reference(clean, labels)
         check_dropout(clean)

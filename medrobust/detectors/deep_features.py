@@ -13,15 +13,15 @@ from medrobust.detectors.supervised import SupervisedDetector
 class DeepFeatures(SupervisedDetector):
     """Random forest on the penultimate features, scaled to [0, 1] on the negatives (Ma et al. 2020 section 5).
 
-    The forest is grown by scikit-learn with balanced classes; its nodes are kept, those of all trees behind each
-    other, and the score is read from them: the share of adversarial images in the leaves, averaged over the trees.
+    The forest is grown by scikit-learn with balanced classes. Its nodes are stored, one tree after the other, and the
+    score is read from them: the share of adversarial images in an image's leaf, averaged over the trees.
 
     Args:
-        trees: Number of trees.
-        seed: Of the draws of images and channels.
+        trees: Number of trees, at least 1.
+        seed: Seed of the draws of images and channels, in [0, 2^32).
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: A setting is out of range.
     """
 
     low: Tensor
@@ -44,7 +44,7 @@ class DeepFeatures(SupervisedDetector):
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
         """Fit the scaling on the negatives ``(N, C)`` and the forest on them and the positives ``(M, C)``."""
         check_groups(negative, positive)
-        with torch.inference_mode(False), torch.no_grad():  # what is kept outlives the caller's mode
+        with torch.inference_mode(False), torch.no_grad():  # what is fitted must be usable outside inference mode
             negative, positive = (group.detach().clone().double() for group in (negative, positive))
             low, width = unit_scaling(negative)
             self.keep(low=low, width=width)
@@ -55,10 +55,10 @@ class DeepFeatures(SupervisedDetector):
             self.keep(**{name: torch.tensor(entries, device=negative.device) for name, entries in nodes.items()})
 
     def classify(self, measured: Tensor) -> Tensor:
-        """Probability of an adversarial image by the forest, ``(N,)`` in [0, 1], float64.
+        """The forest's probability that each image is adversarial, float64 ``(N,)`` in [0, 1].
 
         Raises:
-            ValueError: It has seen no adversarial image.
+            ValueError: The detector has not been fitted on adversarial images.
         """
         self.require("shares")
         values = self._scaled(measured).double()  # scikit-learn compares float32 values with float64 thresholds
@@ -67,24 +67,24 @@ class DeepFeatures(SupervisedDetector):
             right = values.gather(1, self.channels[places]) > self.thresholds[places]
             places = self.branches[places, right.long()]
         total = values.new_zeros(len(values))
-        for shares in self.shares[places].T:  # one after the other, as scikit-learn does: sums round by their order
+        for shares in self.shares[places].T:  # in scikit-learn's order, on which the rounding of the sum depends
             total += shares
         return total / len(self.roots)
 
     def _scaled(self, features: Tensor) -> Tensor:
-        """Features in [0, 1] where the negatives are, float32."""
+        """Features scaled so that the negatives lie in [0, 1], float32."""
         largest = torch.finfo(torch.float32).max
         return ((features.double() - self.low) / self.width).clamp(-largest, largest).float()
 
 
 def _nodes(forest: RandomForestClassifier) -> dict[str, np.ndarray]:
-    """Nodes of all trees behind each other; both branches of a leaf lead to itself, so that a walk stays there."""
+    """Nodes of all trees, one tree after the other; both branches of a leaf lead back to it, so that a walk stays."""
     trees = [tree.tree_ for tree in forest.estimators_]
     roots = np.cumsum([0] + [tree.node_count for tree in trees])
     branches = []
     for tree, root in zip(trees, roots, strict=False):
-        own = np.arange(tree.node_count)
-        sides = [np.where(side < 0, own, side) + root for side in (tree.children_left, tree.children_right)]
+        nodes = np.arange(tree.node_count)
+        sides = [np.where(side < 0, nodes, side) + root for side in (tree.children_left, tree.children_right)]
         branches.append(np.stack(sides, 1))
     return {
         "roots": roots[:-1],

@@ -1,4 +1,4 @@
-"""Kernel density: adversarial images lie where clean images of the class that they are taken for are rare."""
+"""Kernel density: adversarial images lie where clean images of their predicted class are rare."""
 
 import math
 from collections.abc import Sequence
@@ -17,38 +17,38 @@ from medrobust.detectors.numerics import (
 )
 from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
-JUDGED = 1000  # images, at most, at which a bandwidth is judged
-DECADES = (-3.0, 0.5)  # of the typical distance, between which the bandwidth is looked for
-COARSE, FINE = 29, 9  # bandwidths that are tried: eight a decade, then between the neighbours of the best
+JUDGED = 1000  # images, at most, whose likelihood judges a bandwidth
+DECADES = (-3.0, 0.5)  # range that is searched for the bandwidth: log10 of its ratio to the typical distance
+COARSE, FINE = 29, 9  # bandwidths that are tried: eight per decade, then between the neighbours of the best one
 
 
 class KernelDensity(WeightedMeasurements):
     """KD, minus the log of the Gaussian kernel density under the predicted class (Feinman et al., 2017; Ma20 eq. 9).
 
     With the penultimate features z of the image and z_i of the M reference images of the class that the victim
-    *predicts*, the density is ``1/M sum_i exp(-|z - z_i|^2 / sigma^2) / (pi sigma^2)^(C/2)``. (The exponent as printed
-    in Ma20 lacks its minus sign.) The logarithm is taken of the sum without computing it, so that nothing vanishes in
-    many dimensions.
+    *predicts*, the density is ``1/M sum_i exp(-|z - z_i|^2 / sigma^2) / (pi sigma^2)^(C/2)``. (As printed in Ma20, the
+    exponent lacks its minus sign.) The logarithm of the sum is computed without the sum itself, which would underflow
+    in many dimensions.
 
     Args:
         bandwidth: sigma, in the unit of the features, > 0; the kernel's standard deviation is ``sigma / sqrt(2)``.
-            None for the one, the same for all classes, under which the reference images are likeliest when each is
-            left out of the density at its own place. Exact copies of an image are left out with it.
-        max_references: Largest number of reference images over all classes, the first ones, spread over the classes;
-            None for all.
-        raw: Let the score be the measurement itself (HFC21), also where there are adversarial images to fit on.
+            None chooses the one, the same for all classes, that makes the reference images likeliest when each is left
+            out of the density at its own place, together with its exact copies.
+        max_references: Largest number of reference images over all classes, at least 2; the first ones are taken,
+            spread over the classes. None takes all.
+        raw: Score by the measurement itself (HFC21), even after fitting on adversarial images.
 
     Raises:
-        ValueError: A setting is out of its range; says what was expected and what came.
+        ValueError: A setting is out of range.
     """
 
     needs_reference: ClassVar[bool] = True
 
-    references: Tensor  # (M, C) 2 / sigma^2 times what is left of them without the centre of their class, by class
-    lengths: Tensor  # (M,) minus their squared distances from that centre over sigma^2
-    centres: Tensor  # (K, C)
-    classes: Tensor  # (K,)
-    counts: Tensor  # (K,)
+    references: Tensor  # (M, C) deviations from the centre of their class times 2 / sigma^2, sorted by class
+    lengths: Tensor  # (M,) minus their squared distances from that centre, divided by sigma^2
+    centres: Tensor  # (K, C) mean of each class
+    classes: Tensor  # (K,) ascending
+    counts: Tensor  # (K,) references of each class
     sigma: Tensor  # ()
 
     def __init__(self, bandwidth: float | None = None, max_references: int | None = None, raw: bool = False) -> None:
@@ -64,11 +64,11 @@ class KernelDensity(WeightedMeasurements):
         self.raw = raw
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
-        """Keep the penultimate features of each class, and choose the bandwidth if none was given.
+        """Store the penultimate features of each class, and choose the bandwidth if none was given.
 
         Args:
             clean: Clean training images.
-            labels: Their true classes, ``(N,)``.
+            labels: True classes of the images, ``(N,)``.
 
         Raises:
             ValueError: A class has a single image, or the features do not differ.
@@ -81,18 +81,18 @@ class KernelDensity(WeightedMeasurements):
         classes, members, counts = count_classes(labels, "kernel density")
         name = self.layer_names[-1]
         check_variation(values, name)
-        own = [values[members == index] for index in range(len(classes))]
-        centres = torch.stack([group.mean(0) for group in own])
-        # distances within a class are then no smaller than the numbers that they are computed from
-        own = [group - centre for group, centre in zip(own, centres, strict=True)]
+        groups = [values[members == index] for index in range(len(classes))]
+        centres = torch.stack([group.mean(0) for group in groups])
+        # centred first, so that distances within a class are not small differences of large numbers
+        groups = [group - centre for group, centre in zip(groups, centres, strict=True)]
         if self.bandwidth is None:
             try:
-                sigma = likeliest_bandwidth(own)
+                sigma = likeliest_bandwidth(groups)
             except ValueError as error:
                 raise ValueError(f"{error}, at layer {name!r}: give one") from None
         else:
             sigma = values.new_tensor(self.bandwidth)
-        references = torch.cat(own)
+        references = torch.cat(groups)
         variance = sigma.square()
         self.keep(
             references=references * (2 / variance), lengths=references.square().sum(1) / -variance, centres=centres
@@ -103,7 +103,8 @@ class KernelDensity(WeightedMeasurements):
         """Minus the log density, float64 ``(N, 1)``, in nats; larger = more suspicious.
 
         Raises:
-            ValueError: It is not fitted, the features do not fit, or a predicted class has no reference image.
+            ValueError: The detector is not fitted, the features are refused, or a predicted class has no reference
+                image.
         """
         self._check(features)
         members = torch.searchsorted(self.classes, features.predictions).clamp_(max=len(self.classes) - 1)
@@ -117,8 +118,8 @@ class KernelDensity(WeightedMeasurements):
         order = members.argsort(stable=True)
         points = features.penultimate.index_select(0, order).double().sub_(self.centres.index_select(0, members[order]))
         # |z|^2 is the same for all references, so it need not pass through the exponential
-        beside = torch.linalg.vector_norm(points, dim=1).square_().div_(variance)
-        beside += channels / 2 * torch.log(math.pi * variance) + self.counts.double().log().index_select(
+        minus_log_density = torch.linalg.vector_norm(points, dim=1).square_().div_(variance)
+        minus_log_density += channels / 2 * torch.log(math.pi * variance) + self.counts.double().log().index_select(
             0, members[order]
         )
         counts, numbers = self.counts.tolist(), torch.bincount(members, minlength=len(self.classes)).tolist()
@@ -126,20 +127,20 @@ class KernelDensity(WeightedMeasurements):
         for number, references, lengths in zip(
             numbers, self.references.split(counts), self.lengths.split(counts), strict=True
         ):
-            for step in range(first, first + number, rows_at_once(len(references))):
-                rows = slice(step, min(step + rows_at_once(len(references)), first + number))
+            for start in range(first, first + number, rows_at_once(len(references))):
+                rows = slice(start, min(start + rows_at_once(len(references)), first + number))
                 exponents = torch.addmm(lengths, points[rows], references.T)
                 highest = exponents.amax(1)
-                beside[rows] -= exponents.sub_(highest.unsqueeze(1)).exp_().sum(1).log_().add_(highest)
+                minus_log_density[rows] -= exponents.sub_(highest.unsqueeze(1)).exp_().sum(1).log_().add_(highest)
             first += number
-        measured = torch.empty_like(beside).index_copy_(0, order, beside)
+        measured = torch.empty_like(minus_log_density).index_copy_(0, order, minus_log_density)
         return measured.unsqueeze(1)
 
 
 def likeliest_bandwidth(groups: Sequence[Tensor]) -> Tensor:
     """Bandwidth sigma with the largest leave-one-out likelihood, on a logarithmic grid.
 
-    The grid has the root mean square of the distances within the classes as its unit.
+    The unit of the grid is the root mean square of the distances within the classes.
 
     Args:
         groups: Centred points ``(M_k, C)`` of each class.
@@ -148,27 +149,28 @@ def likeliest_bandwidth(groups: Sequence[Tensor]) -> Tensor:
         The bandwidth, a scalar.
 
     Raises:
-        ValueError: All points of each class are the same.
+        ValueError: In every class, all points are the same.
     """
     typical = torch.sqrt(2 * torch.cat([group.square().sum(1) for group in groups]).mean())
-    different = [group.unique(dim=0, return_counts=True) for group in groups]
-    if max(len(points) for points, _ in different) == 1:
+    distinct = [group.unique(dim=0, return_counts=True) for group in groups]
+    if max(len(points) for points, _ in distinct) == 1:
         raise ValueError("no bandwidth can be chosen, since the images of each class have the same features")
     low, high = DECADES
     for size in (COARSE, FINE):
         exponents = torch.linspace(low, high, size, dtype=torch.float64)
         grid = typical * (10**exponents).to(typical)
-        best = int(left_out_likelihoods(different, grid).argmax())
+        best = int(left_out_likelihoods(distinct, grid).argmax())
         low, high = float(exponents[max(best - 1, 0)]), float(exponents[min(best + 1, size - 1)])
     return grid[best]
 
 
 def left_out_likelihoods(groups: Sequence[tuple[Tensor, Tensor]], bandwidths: Tensor) -> Tensor:
-    """Log-likelihoods ``(B,)`` of points under the density of the others of their group, for each bandwidth.
+    """Log-likelihoods ``(B,)`` of points under the density of the other points of their group, for each bandwidth.
+
+    The copies of a point are left out with it: with them, the likelihood would grow as the bandwidth shrinks.
 
     Args:
-        groups: Different points ``(U, C)`` and how often each occurs ``(U,)``. Without the copies of a point no
-            bandwidth is too narrow for it.
+        groups: Distinct points ``(U, C)`` of each group, and how often each occurs ``(U,)``.
         bandwidths: sigma, ``(B,)``.
     """
     step = max(1, math.ceil(sum(len(points) for points, _ in groups) / JUDGED))
@@ -184,8 +186,8 @@ def left_out_likelihoods(groups: Sequence[tuple[Tensor, Tensor]], bandwidths: Te
             squared[torch.arange(len(rows), device=rows.device), rows] = float("inf")
             nearest = squared.amin(1)
             beyond = squared.sub_(nearest.unsqueeze(1))
-            others = weights.sum() - weights[rows]
+            remaining = weights.sum() - weights[rows]
             for index, variance in enumerate(bandwidths.square()):
-                density = ((beyond / -variance).exp_() @ weights / others).log() - nearest / variance
+                density = ((beyond / -variance).exp_() @ weights / remaining).log() - nearest / variance
                 total[index] += weights[rows] @ (density - channels / 2 * torch.log(math.pi * variance))
     return total

@@ -1,4 +1,4 @@
-"""DNN: one small network on each layer's features, logits summed (Metzen et al., ICLR 2017; Yao et al. 2021)."""
+"""DNN: a small network for the features of each layer, logits summed (Metzen et al., ICLR 2017; Yao et al. 2021)."""
 
 import hashlib
 import math
@@ -12,29 +12,30 @@ from medrobust.detectors.numerics import standardisation
 from medrobust.detectors.supervised import SupervisedDetector
 
 HELD = 5  # every fifth image is held out
-FURTHEST = 10.0  # standard deviations at which a channel is cut: one that hardly lives would outweigh all others
+FURTHEST = 10.0  # standard deviations to which a channel is clipped: a nearly constant one would outweigh the rest
 
 
 class LayerNetworks(SupervisedDetector):
     """DNN: a network with one hidden layer for each layer of the victim (Metzen et al. 2017; Yao et al. 2021).
 
-    Each reads the layer's features in standard deviations of the negatives, cut at 10, and has its own loss, the
-    cross-entropy with balanced classes, its own initial weights, drawn by the layer's name, and its own AdamW on all
-    rows at once. So what is learnt from a layer does not depend on the others. The score is the sum of the logits.
+    Each network reads the features of its layer in standard deviations of the negatives, clipped to +-10. It has its
+    own loss (cross-entropy with balanced classes), its own initial weights (drawn from the layer's name) and its own
+    AdamW, which sees all rows at once, so that what is learnt from one layer does not depend on the other layers. The
+    score is the sum of the logits.
 
-    Every fifth row of the negatives and of the positives is held out, and of all steps the one with the lowest loss on
-    these is kept, so that a layer that tells little adds less of what it learnt by heart. Other versions of a
-    held-out image, and other images of its patient, may be among the rows that are learnt from.
+    Every fifth row of the negatives and of the positives is held out, and the weights of the step with the lowest loss
+    on these rows are kept, so that a layer that carries little information adds less overfitting. Other versions of a
+    held-out image, and other images of its patient, may be among the training rows.
 
     Args:
-        hidden: Hidden units of each network.
-        epochs: Passes over all images, one step each.
-        learning_rate: Of AdamW, > 0.
-        weight_decay: Of AdamW, decoupled from the gradient, >= 0.
-        seed: Of the initial weights.
+        hidden: Number of hidden units of each network, at least 1.
+        epochs: Number of passes over all images, one step each, at least 1.
+        learning_rate: Learning rate of AdamW, > 0.
+        weight_decay: Weight decay of AdamW, decoupled from the gradient, >= 0.
+        seed: Seed of the initial weights.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: A setting is out of range.
     """
 
     centre: Tensor
@@ -64,16 +65,16 @@ class LayerNetworks(SupervisedDetector):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
 
     def measure(self, features: Features) -> Tensor:
-        """All layers' features side by side, ``(N, D)``."""
+        """The features of all layers side by side, ``(N, D)``."""
         self._check(features)
         return torch.cat(list(features.layers.values()), 1)
 
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
-        """Train a network on each layer's part of the negatives ``(N, D)`` and of the positives ``(M, D)``."""
+        """Train a network on each layer's columns of the negatives ``(N, D)`` and of the positives ``(M, D)``."""
         check_groups(negative, positive)
         device, sizes = negative.device.type, self.layer_widths.tolist()
         groups = zip(negative.split(sizes, 1), positive.split(sizes, 1), strict=True)
-        # the caller's loop may have switched gradients off, and may run in half precision
+        # the caller may have switched gradients off or run in half precision
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
             networks = [self._train(name, *group) for name, group in zip(self.layer_names, groups, strict=True)]
             centre, width, first, first_bias, second, second_bias = zip(*networks, strict=True)
@@ -87,10 +88,10 @@ class LayerNetworks(SupervisedDetector):
             )
 
     def layer_logits(self, measured: Tensor) -> Tensor:
-        """Logits of each layer's network, ``(N, L)``, of measured images ``(N, D)``; in float64.
+        """Logits of the networks of all layers, float64 ``(N, L)``, for measured images ``(N, D)``.
 
         Raises:
-            ValueError: It has seen no adversarial image.
+            ValueError: The detector has not been fitted on adversarial images.
         """
         self.require("second_bias")
         values = _standardised(measured, self.centre, self.width)
@@ -103,12 +104,12 @@ class LayerNetworks(SupervisedDetector):
         """Sum of the layers' logits, ``(N,)``.
 
         Raises:
-            ValueError: It has seen no adversarial image.
+            ValueError: The detector has not been fitted on adversarial images.
         """
         return self.layer_logits(measured).sum(1)
 
     def _train(self, name: str, negative: Tensor, positive: Tensor) -> tuple[Tensor, ...]:
-        """Scaling and weights of the network of one layer, from its features ``(N, C)`` and ``(M, C)``."""
+        """Scaling and weights of one layer's network, from the features ``(N, C)`` and ``(M, C)`` of both groups."""
         negative, positive = (group.detach().clone() for group in (negative, positive))
         centre, width = standardisation(negative.double())
         scaled = [_standardised(group, centre, width).float() for group in (negative, positive)]
@@ -137,7 +138,7 @@ class LayerNetworks(SupervisedDetector):
 
 
 class _Rows:
-    """Standardised features of one layer, ``(N, C)`` and ``(M, C)``."""
+    """Standardised features of one layer, ``(N, C)`` and ``(M, C)``, with what the loss needs of them."""
 
     def __init__(self, negative: Tensor, positive: Tensor) -> None:
         self.values = torch.cat([negative, positive])
@@ -145,14 +146,14 @@ class _Rows:
         self.shares = torch.where(self.truth > 0, 0.5 / len(positive), 0.5 / len(negative)).to(negative)
 
     def loss(self, weights: list[Tensor]) -> Tensor:
-        """Cross-entropy with balanced classes of the network with these weights."""
+        """Cross-entropy, with balanced classes, of the network with these weights."""
         first, first_bias, second, second_bias = weights
         logits = torch.addmm(first_bias, self.values, first).relu() @ second + second_bias
         return functional.binary_cross_entropy_with_logits(logits, self.truth, reduction="none") @ self.shares
 
 
 def _parted(group: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows to learn from and rows to stop by, every fifth; all of them for both if they are too few."""
+    """Rows to learn from, and every fifth to choose the step by; all serve for both if there are fewer than five."""
     if len(group) < HELD:
         return group, group
     held = torch.arange(len(group), device=group.device) % HELD == HELD - 1
@@ -160,5 +161,5 @@ def _parted(group: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _standardised(features: Tensor, centre: Tensor, width: Tensor) -> Tensor:
-    """Features ``(N, C)`` in widths from the centre, float64, cut where they are furthest."""
+    """Features ``(N, C)`` in widths from the centre, float64, clipped to ``FURTHEST``."""
     return ((features.double() - centre) / width).clamp(-FURTHEST, FURTHEST)

@@ -1,4 +1,4 @@
-"""Local intrinsic dimensionality: around adversarial images, distances to clean ones grow as in many dimensions."""
+"""Local intrinsic dimensionality: around adversarial images it is higher than around clean ones."""
 
 from typing import ClassVar
 
@@ -9,27 +9,28 @@ from medrobust.detectors.base import Features
 from medrobust.detectors.numerics import check_variation, rows_at_once, spread_over_classes, squared_distances
 from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
-SHORT = 1e-3  # of the squared lengths; below, a squared distance has lost more than three digits to them
+SHORT = 1e-3  # share of the squared lengths below which a squared distance has lost more than three digits to them
 
 
 class LocalDimension(WeightedMeasurements):
     """LID, the maximum-likelihood local intrinsic dimensionality at every layer (Ma et al., ICLR 2018; Ma20 eq. 10).
 
-    From the distances ``r_1 <= ... <= r_k`` to the k nearest of a fixed set of clean reference images it is
-    ``-k / sum_i log(r_i / r_k)``, so that an image's value does not depend on its batch, but does on the size of that
-    set. References at distance zero, which are the image itself or copies of it, are left out, and the next nearest
-    take their places; if fewer than k are left, k is their number. Where all k distances are equal the estimate is
-    infinite; this and any larger value than ``largest`` is set to ``largest``.
+    The estimate is ``-k / sum_i log(r_i / r_k)``, from the distances ``r_1 <= ... <= r_k`` to the k nearest images of a
+    fixed set of clean reference images. So the value of an image depends not on its batch, but on the size of that set.
+    References at distance zero, which are the image itself or copies of it, are left out, and the next nearest ones
+    take their places; if fewer than k are left, k is their number. If all k distances are equal, the estimate is
+    infinite. Estimates above ``largest`` are set to ``largest``.
 
-    The reference set must not hold the clean twin of an adversarial image that is measured: it would be its nearest
-    neighbour by far.
+    The reference set must not hold the clean version of an adversarial image that is measured: it would be by far the
+    nearest neighbour.
 
     Args:
-        neighbours: k, at least 2.
-        max_references: Largest number of reference images, the first ones, spread over the classes.
+        neighbours: Number k of neighbours, at least 2.
+        max_references: Largest number of reference images, more than ``neighbours``; the first ones are taken, spread
+            over the classes.
 
     Raises:
-        ValueError: A setting is out of its range; says what was expected and what came.
+        ValueError: A setting is out of range.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -48,14 +49,14 @@ class LocalDimension(WeightedMeasurements):
         self.max_references = max_references
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
-        """Keep the reference images, each different one once with the number of its copies.
+        """Store the features of the distinct reference images, each with the number of its copies.
 
         Args:
             clean: Clean training images.
-            labels: Their true classes, ``(N,)``; they only spread the choice.
+            labels: True classes of the images, ``(N,)``, over which the choice of references is spread.
 
         Raises:
-            ValueError: There are not more images than neighbours, or a layer gives all of them the same features.
+            ValueError: There are not more images than neighbours, or all images have the same features at a layer.
         """
         super().fit_reference(clean, labels)
         rows = spread_over_classes(labels, self.max_references).to(clean.penultimate.device)
@@ -65,21 +66,22 @@ class LocalDimension(WeightedMeasurements):
                 f"images, got {len(rows)}"
             )
         for index, (name, features) in enumerate(clean.layers.items()):
-            check_variation(features[rows], name)
-            values, copies = features[rows].double().unique(dim=0, return_counts=True)
-            centre = values.mean(0)
-            references = values - centre
+            chosen = features[rows].double()
+            check_variation(chosen, name)
+            distinct, copies = chosen.unique(dim=0, return_counts=True)
+            centre = distinct.mean(0)
+            references = distinct - centre
             kept = {"references": references, "lengths": references.square().sum(1), "centre": centre, "copies": copies}
             self.keep(**{f"{key}_{index}": tensor for key, tensor in kept.items()})
 
     def measure(self, features: Features) -> Tensor:
-        """Local dimensionality at every layer, float64 ``(N, L)``, larger = more suspicious."""
+        """Local intrinsic dimensionality at every layer, float64 ``(N, L)``, larger = more suspicious."""
         self._check(features)
         return torch.stack([self._of_layer(values, i) for i, values in enumerate(features.layers.values())], 1)
 
     def _of_layer(self, features: Tensor, layer: int) -> Tensor:
         references, copies = self.get_buffer(f"references_{layer}"), self.get_buffer(f"copies_{layer}")
-        # the references differ from each other, so at most one of them is at distance zero
+        # the references are distinct, so at most one of them is at distance zero
         candidates = min(self.neighbours + 1, len(references))
         lengths = self.get_buffer(f"lengths_{layer}")
         longest = lengths.amax()

@@ -1,4 +1,4 @@
-"""Mahalanobis distance: adversarial images are far from the mean of every class, in units of the classes' spread."""
+"""Mahalanobis distance: adversarial images lie far from the means of all classes, relative to the classes' spread."""
 
 from typing import ClassVar
 
@@ -9,8 +9,8 @@ from medrobust.detectors.base import Features, Views
 from medrobust.detectors.numerics import check_variation, count_classes, rows_at_once
 from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
-LARGEST_CONDITION = 1e10  # of a correlation matrix that is inverted as it is: 6 of 16 digits are left
-SMALLEST_SHRINKAGE = 1e-6
+LARGEST_CONDITION = 1e10  # of a correlation matrix that is inverted without shrinkage: 6 of 16 digits are left
+SMALLEST_SHRINKAGE = 1e-6  # of a singular covariance
 
 
 class Mahalanobis(WeightedMeasurements):
@@ -20,19 +20,20 @@ class Mahalanobis(WeightedMeasurements):
     from the mean of their class. It is shrunk to ``(1 - s) covariance + s v I``, v being the mean of the variances.
 
     Args:
-        shrinkage: s in [0, 1], the same for all layers. None for 0 where the covariance is regular, which takes more
-            images than channels, and elsewhere the value of Ledoit & Wolf (2004), which has the least expected error.
-        perturbation: Length of the signed step by which an image is moved towards the clean features of each layer
-            before that layer measures it, in units of the [0, 1] range; Lee et al. (eq. 3) choose among 0 to 0.014,
-            such as 0.0005. It costs two forwards and a backward for each layer; 0 leaves it out.
+        shrinkage: s in [0, 1], the same for all layers. None takes 0 for each layer whose covariance is regular, which
+            takes more images than channels, and otherwise the value of Ledoit & Wolf (2004), which has the least
+            expected error.
+        perturbation: Length, in units of the [0, 1] image range, of the signed step that moves an image towards the
+            clean features of a layer before that layer measures it. Lee et al. (eq. 3) choose it between 0 and 0.014,
+            such as 0.0005. It costs two forward passes and a backward pass for each layer; 0 leaves the step out.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: A setting is out of range.
     """
 
     needs_reference: ClassVar[bool] = True
 
-    chosen: Tensor  # (L,) shrinkage of each layer
+    chosen: Tensor  # (L,) shrinkage that each layer was fitted with
 
     def __init__(self, shrinkage: float | None = None, perturbation: float = 0.0) -> None:
         super().__init__()
@@ -44,19 +45,19 @@ class Mahalanobis(WeightedMeasurements):
 
     @property
     def views(self) -> Views:
-        """The step that the setting ``perturbation`` gives."""
+        """A gradient step of the length ``perturbation``."""
         return Views(step=self.perturbation)
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
-        """Keep, for each layer, a whitening matrix and the whitened means of the classes.
+        """Store a whitening matrix and the whitened means of the classes for each layer.
 
         Args:
             clean: Clean training images.
-            labels: Their true classes, ``(N,)``.
+            labels: True classes of the images, ``(N,)``.
 
         Raises:
             ValueError: A class has a single image, a layer does not vary within the classes, or its covariance is
-                singular under the shrinkage that was given.
+                singular with the given shrinkage.
         """
         super().fit_reference(clean, labels)
         classes, members, counts = count_classes(labels.to(clean.penultimate.device), "the Mahalanobis distance")
@@ -89,18 +90,18 @@ class Mahalanobis(WeightedMeasurements):
     def layer_scores(self, features: Tensor, layer: int) -> Tensor:
         """Squared distance to the nearest class at one layer, differentiable with respect to the features.
 
-        Lee et al. (2018, eq. 3) move the image against its gradient before they measure it.
+        Lee et al. (2018, eq. 3) move the image against its gradient before they measure the image.
 
         Args:
-            features: Activations of that layer, ``(N, C)``, of any floating type.
-            layer: Index of the layer among those that it was fitted on.
+            features: Activations of the layer, ``(N, C)``, of any floating-point type.
+            layer: Index of the layer among those that the detector was fitted on.
 
         Returns:
-            Scores ``(N,)`` in float64, larger = more suspicious.
+            Scores, float64 ``(N,)``, larger = more suspicious.
         """
         white = (features.double() - self.get_buffer(f"centre_{layer}")) @ self.get_buffer(f"whitening_{layer}")
         means = self.get_buffer(f"means_{layer}")
-        to_classes = means.square().sum(1) - 2 * white @ means.T  # minus |white|^2, which all classes share
+        to_classes = means.square().sum(1) - 2 * white @ means.T  # without |white|^2, which is the same for all
         return (to_classes.amin(1) + white.square().sum(1)).clamp(min=0)
 
     def _whitening(self, deviations: Tensor, classes: int, name: str) -> tuple[Tensor, float]:
@@ -115,7 +116,7 @@ class Mahalanobis(WeightedMeasurements):
             if shrinkage == 0 and not _is_regular(covariance, number - classes):
                 raise ValueError(
                     f"the covariance of layer {name!r}, {channels} channels of {number} images, is singular: "
-                    "set shrinkage above 0, or to None"
+                    "set shrinkage above 0 or to None"
                 )
         elif _is_regular(covariance, number - classes):
             shrinkage = 0.0
@@ -125,13 +126,13 @@ class Mahalanobis(WeightedMeasurements):
         shrunk.diagonal().add_(shrinkage * variances.mean())
         factor, failed = torch.linalg.cholesky_ex(shrunk)
         if int(failed):
-            raise ValueError(f"the covariance of layer {name!r} is singular under a shrinkage of {shrinkage:g}")
+            raise ValueError(f"the covariance of layer {name!r} is singular with a shrinkage of {shrinkage:g}")
         identity = torch.eye(channels, dtype=factor.dtype, device=factor.device)
         return torch.linalg.solve_triangular(factor, identity, upper=False).T.contiguous(), shrinkage
 
 
 def _is_regular(covariance: Tensor, freedom: int) -> bool:
-    """Whether a covariance of so many degrees of freedom can be inverted; the channels' units do not matter."""
+    """Whether a covariance with ``freedom`` degrees of freedom can be inverted, whatever the channels' units."""
     deviations = covariance.diagonal().sqrt()
     if freedom < len(covariance) or not bool((deviations > 0).all()):
         return False
@@ -151,6 +152,6 @@ def ledoit_wolf(deviations: Tensor, covariance: Tensor) -> float:
     """
     number, channels = deviations.shape
     size = covariance.square().sum()
-    distance = size - covariance.trace().square() / channels  # squared, from the covariance to v I
-    error = (deviations.square().sum(1).square().mean() - size) / number  # expected, of the covariance
+    distance = size - covariance.trace().square() / channels  # squared distance from the covariance to v I
+    error = (deviations.square().sum(1).square().mean() - size) / number  # expected squared error of the covariance
     return float((error / distance).clamp(0, 1)) if distance > 0 else 0.0

@@ -1,4 +1,4 @@
-"""QFeat: support vectors on quantised deep features (SafetyNet, Lu et al., ICCV 2017; Ma et al. 2020 section 5)."""
+"""QFeat: an SVM on quantised deep features (SafetyNet, Lu et al., ICCV 2017; Ma et al. 2020 section 5)."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,18 @@ from medrobust.detectors.support_vectors import SupportVectorDetector
 
 
 class QuantizedFeatures(SupportVectorDetector):
-    """SVM on the penultimate features, each replaced by its level among the negatives' (SafetyNet; QFeat in Ma20).
+    """SVM on the penultimate features, each replaced by its level among the negatives (SafetyNet; QFeat in Ma20).
 
-    A feature's thresholds are those of the negatives that cut them into ``levels`` groups of equal size: the n-th is
-    the smallest value with at least n / levels of the negatives at or below it. Its level, 0 to ``levels - 1``, is the
-    number of thresholds that it exceeds. The levels are not scaled.
+    The thresholds of a feature are the values that cut the negatives into ``levels`` groups of equal size: the n-th is
+    the smallest value with at least n / levels of the negatives at or below it. The level of a feature, from 0 to
+    ``levels - 1``, is the number of thresholds that it exceeds. The levels are not scaled.
 
     Args:
-        levels: Number of levels, at least 2; 3 is ternary, as in SafetyNet.
+        levels: Number of levels, at least 2; 3, as in SafetyNet, makes the features ternary.
         penalty: C, the weight of an image on the wrong side of its margin, > 0.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: A setting is out of range.
     """
 
     thresholds: Tensor
@@ -30,7 +30,7 @@ class QuantizedFeatures(SupportVectorDetector):
         self.levels = levels
 
     def fit_preparation(self, negative: Tensor) -> None:
-        """Keep the thresholds, ``(levels - 1, C)``."""
+        """Store the thresholds, ``(levels - 1, C)``."""
         # rank of n / levels of the negatives, rounded up, counted from 0
         ranks = [(cut * len(negative) + self.levels - 1) // self.levels - 1 for cut in range(1, self.levels)]
         self.keep(thresholds=negative.sort(0).values[ranks])

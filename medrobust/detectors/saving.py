@@ -1,4 +1,4 @@
-"""Fitted detectors in a file: their buffers in safetensors, what they are in a JSON header, no code."""
+"""Fitted detectors in a file: their buffers as safetensors, their description as a JSON header, and no code."""
 
 import inspect
 import json
@@ -16,7 +16,7 @@ import medrobust.detectors as package
 from medrobust.detectors.base import Detector
 
 FORMAT = 1
-KEY = "detectors"  # of the header among the file's metadata
+KEY = "detectors"  # under which the file's metadata hold the header
 ENTRIES = {"format": int, "victim": str, "fitted_on": object, "about": dict, "detectors": dict}
 DETAILS = {"class": str, "parameters": dict, "layers": list, "buffers": dict}
 Json = TypeVar("Json")
@@ -29,19 +29,19 @@ def save_detectors(
     fitted_on: Any,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write fitted detectors into one file, whole or not at all.
+    """Write fitted detectors to one file, completely or not at all.
 
     Tensors that several detectors share, as forks do, are stored once.
 
     Args:
-        path: The file to create or replace; its folder is made if need be.
-        detectors: Fitted detectors by the names that they are to be loaded by.
-        victim: Hash of the victim's checkpoint; only for this victim can they be loaded.
-        fitted_on: What they were fitted on, such as the attack's name; anything that JSON knows.
-        about: Whatever else is worth knowing; anything that JSON knows.
+        path: The file to create or replace; its folder is created if necessary.
+        detectors: Fitted detectors by the names under which they will be loaded.
+        victim: Hash of the victim's checkpoint; the detectors can be loaded for this victim only.
+        fitted_on: What the detectors were fitted on, such as the name of the attack; any JSON value.
+        about: Whatever else is worth knowing; any JSON values.
 
     Returns:
-        `path`.
+        The path of the file.
 
     Raises:
         ValueError: A detector is not fitted, or something cannot be written as JSON.
@@ -54,11 +54,12 @@ def save_detectors(
         buffers = {key: values for key, values in detector._buffers.items() if values is not None}
         places = {}
         for buffer, values in buffers.items():
-            # an empty tensor has no address to be told by
-            same = (values.data_ptr() or f"{name}.{buffer}", values.shape, values.stride(), values.dtype, values.device)
-            places[buffer] = keys.setdefault(same, f"{name}.{buffer}")
+            # an empty tensor has no address that identifies it
+            address = values.data_ptr() or f"{name}.{buffer}"
+            identity = (address, values.shape, values.stride(), values.dtype, values.device)
+            places[buffer] = keys.setdefault(identity, f"{name}.{buffer}")
             if places[buffer] not in tensors:
-                # a copy, since views of one tensor cannot be written
+                # a copy, since safetensors refuses tensors that share memory
                 tensors[places[buffer]] = values.detach().to("cpu", copy=True).contiguous()
         details[name] = {
             "class": type(detector).__name__,
@@ -84,43 +85,43 @@ def save_detectors(
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What a file of detectors says about itself, without their tensors.
+    """Read what a file of detectors says about itself, without the tensors.
 
     Returns:
-        ``format``, ``victim``, ``fitted_on``, ``about``, and ``detectors``: by name their ``class``, ``parameters``,
-        ``layers`` and the place of each of their ``buffers`` in the file.
+        ``format``, ``victim``, ``fitted_on``, ``about`` and ``detectors``, which holds for each name the ``class``,
+        ``parameters`` and ``layers`` of the detector, and the key of each of its ``buffers`` in the file.
 
     Raises:
-        ValueError: It is no whole file of detectors, or one of another format.
+        ValueError: It is not a complete file of detectors, or it is of another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[KEY])
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
-    except Exception as error:  # safetensors and the system have many ways to say so
-        raise ValueError(f"{path} is damaged or no file of detectors ({type(error).__name__})") from error
+    except Exception as error:  # safetensors and the system raise many types
+        raise ValueError(f"{path} is damaged or not a file of detectors ({type(error).__name__})") from error
     version = header.get("format") if isinstance(header, dict) else None
     if version != FORMAT:
         raise ValueError(f"{path} is a file of detectors of format {version!r}, expected format {FORMAT}")
     if not _has(header, ENTRIES) or not all(_has(entry, DETAILS) for entry in header["detectors"].values()):
-        raise ValueError(f"{path} is damaged: its header is not complete")
+        raise ValueError(f"{path} is damaged: its header is incomplete")
     return header
 
 
 def load_detectors(path: str | Path, victim: str, device: torch.device | str = "cpu") -> dict[str, Detector]:
-    """Read fitted detectors back, on a device.
+    """Read fitted detectors back, onto a device.
 
     Args:
         path: A file that `save_detectors` wrote.
-        victim: Hash of the checkpoint of the victim whose features they are to judge.
-        device: Where their buffers shall be.
+        victim: Hash of the checkpoint of the victim whose features the detectors will judge.
+        device: The device for their buffers.
 
     Returns:
-        The detectors by name; what they shared when they were saved, they share again.
+        The detectors by name; they share the tensors that they shared when they were saved.
 
     Raises:
-        ValueError: They belong to another victim, the file is damaged or none, or a class is not known.
+        ValueError: They belong to another victim, the file does not exist or is damaged, or a class is unknown.
     """
     header = read_header(path)
     if header["victim"] != victim:
@@ -134,13 +135,13 @@ def load_detectors(path: str | Path, victim: str, device: torch.device | str = "
                 detector = loaded[name] = classes[entry["class"]](**entry["parameters"])
                 detector.layer_names = entry["layers"]
                 detector.keep(**{buffer: tensors[key] for buffer, key in entry["buffers"].items()})
-        except Exception as error:  # whatever a constructor makes of settings that are not its own
+        except Exception as error:  # whatever a constructor raises on settings that are not its own
             raise ValueError(f"{path} does not hold what its header says: {type(error).__name__}, {error}") from error
     return loaded
 
 
 def _tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a file, in memory of their own: safetensors leaves them in the file, which may change."""
+    """All tensors of a file, copied into memory: safetensors maps them from the file, which may change."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - no mapping
@@ -149,7 +150,7 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _find(name: str) -> Callable[..., Detector]:
-    """The detector class of a name: one that the package exports, or one that is loaded."""
+    """The detector class with this name: one that the package exports, or any other that has been imported."""
     exported = [getattr(package, entry, None) for entry in package.__all__]
     kinds = [kind for kind in (*exported, *_subclasses(Detector)) if inspect.isclass(kind) and kind.__name__ == name]
     for kind in kinds:

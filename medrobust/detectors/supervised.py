@@ -1,4 +1,4 @@
-"""Detectors that know nothing before they have seen adversarial images."""
+"""Detectors that have no score until they have been fitted on adversarial images."""
 
 from torch import Tensor
 
@@ -6,9 +6,9 @@ from medrobust.detectors.base import Detector, Features
 
 
 class SupervisedDetector(Detector):
-    """Base of the detectors that are classifiers themselves: SVM, DNN, DFeat and QFeat.
+    """Base of the detectors that are classifiers of features: SVM, DNN, DFeat and QFeat.
 
-    They read the penultimate features unless they say otherwise.
+    They read the penultimate features unless a subclass measures others.
     """
 
     def measure(self, features: Features) -> Tensor:
@@ -17,13 +17,13 @@ class SupervisedDetector(Detector):
         return features.penultimate
 
     def require(self, fitted: str) -> None:
-        """Refuse to classify before there is a classifier.
+        """Refuse to classify before a classifier has been fitted.
 
         Args:
-            fitted: Name of a buffer that fitting it makes.
+            fitted: Name of a buffer that ``fit_classifier`` stores.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There is no such buffer yet.
         """
         if fitted not in self._buffers:
-            raise ValueError(f"{type(self).__name__} has seen no adversarial image yet: fit it on some first")
+            raise ValueError(f"{type(self).__name__} has seen no adversarial images yet: fit it on some first")

@@ -15,15 +15,15 @@ from medrobust.detectors.supervised import SupervisedDetector
 class SupportVectorDetector(SupervisedDetector):
     """Base of the detectors whose classifier is a support vector machine with a Gaussian kernel.
 
-    The classes are balanced, and the kernel is ``exp(-gamma ||x - y||^2)`` with gamma the inverse of the number of
-    channels times the variance of all values. The machine is fitted by scikit-learn; its vectors are kept and its
-    decision function is computed from them, in float64.
+    The classes are balanced. The kernel is ``exp(-gamma ||x - y||^2)``, where gamma is 1 / (number of channels times
+    variance of all values). The machine is fitted by scikit-learn; its support vectors are stored, and its decision
+    function is computed from them in float64.
 
     Args:
         penalty: C, the weight of an image on the wrong side of its margin, > 0.
 
     Raises:
-        ValueError: The penalty is out of its range.
+        ValueError: The penalty is out of range.
     """
 
     vectors: Tensor
@@ -39,16 +39,16 @@ class SupportVectorDetector(SupervisedDetector):
 
     @abstractmethod
     def fit_preparation(self, negative: Tensor) -> None:
-        """Keep what `prepare` needs of the clean and noisy images ``(N, C)``, float64."""
+        """Store what `prepare` needs of the clean and noisy images, float64 ``(N, C)``."""
 
     @abstractmethod
     def prepare(self, measured: Tensor) -> Tensor:
-        """Values that the kernel compares, ``(N, C)``, of float64 features ``(N, C)``."""
+        """Values ``(N, C)`` that the kernel compares, from float64 features ``(N, C)``."""
 
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
         """Fit the preparation on the negatives ``(N, C)`` and the machine on them and the positives ``(M, C)``."""
         check_groups(negative, positive)
-        with torch.inference_mode(False), torch.no_grad():  # what is kept outlives the caller's mode
+        with torch.inference_mode(False), torch.no_grad():  # what is fitted must be usable outside inference mode
             negative, positive = (group.detach().clone().double() for group in (negative, positive))
             self.fit_preparation(negative)
             values = self.prepare(torch.cat([negative, positive])).cpu().numpy()
@@ -66,7 +66,7 @@ class SupportVectorDetector(SupervisedDetector):
         """Decision function of the machine, ``(N,)``, positive on the adversarial side of its boundary.
 
         Raises:
-            ValueError: It has seen no adversarial image.
+            ValueError: The detector has not been fitted on adversarial images.
         """
         self.require("intercept")
         values = self.prepare(measured.double())
@@ -84,14 +84,14 @@ class SupportVectors(SupportVectorDetector):
         penalty: C, the weight of an image on the wrong side of its margin, > 0.
 
     Raises:
-        ValueError: The penalty is out of its range.
+        ValueError: The penalty is out of range.
     """
 
     centre: Tensor
     width: Tensor
 
     def fit_preparation(self, negative: Tensor) -> None:
-        """Keep the channels' means and standard deviations."""
+        """Store the means and standard deviations of the channels."""
         centre, width = standardisation(negative)
         self.keep(centre=centre, width=width)
 

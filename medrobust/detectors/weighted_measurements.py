@@ -1,4 +1,4 @@
-"""Detectors that measure each image against clean ones, and weigh the measurements by a logistic regression."""
+"""Detectors that measure each image against clean ones and weigh the measurements by logistic regression."""
 
 from typing import ClassVar
 
@@ -14,15 +14,15 @@ class WeightedMeasurements(Detector):
     """Base of the detectors whose measurements grow with suspicion: KD, BU, LID, Mahalanobis.
 
     The measurements are scaled to [0, 1] on the negatives (Ma20 section 5) and weighed by a logistic regression with
-    balanced classes. Before it has seen an adversarial image, or if ``raw`` is set, the score is the measurements'
-    plain sum.
+    balanced classes. Until the detector has been fitted on adversarial images, or if ``raw`` is set, the score is the
+    plain sum of the measurements.
     """
 
     iterations: ClassVar[int] = 10_000
     raw: bool = False
 
     def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
-        """Fit the scaling on the negatives and the regression on both groups; ``(N, D)`` and ``(M, D)``."""
+        """Fit the scaling on the negatives ``(N, D)``, and the regression on them and the positives ``(M, D)``."""
         check_groups(negative, positive)
         negative, positive = negative.double(), positive.double()
         low, width = unit_scaling(negative)
@@ -34,7 +34,7 @@ class WeightedMeasurements(Detector):
         self.keep(low=low, width=width, weights=weights, bias=negative.new_tensor(float(regression.intercept_[0])))
 
     def classify(self, measured: Tensor) -> Tensor:
-        """Log-odds of the regression, or the sum of the measurements if there is none, ``(N,)``."""
+        """Log-odds by the regression, ``(N,)``, or the sum of the measurements if there is none."""
         if self.raw or "weights" not in self._buffers:
             return measured.double().sum(1)
         return ((measured.double() - self.low) / self.width) @ self.weights + self.bias  # type: ignore[operator]

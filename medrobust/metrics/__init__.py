@@ -1,1 +1,1 @@
-"""Metrics: what is measured of victims, of perturbations and of detectors."""
+"""Metrics: measures of victims, of perturbations and of detectors."""

@@ -1,4 +1,4 @@
-"""How good a classifier is on clean images: loss, accuracy, AUROC, sensitivity and specificity, exact on any ranks."""
+"""How good a classifier is on clean images: loss, accuracy, AUROC, sensitivity, specificity, exact over all ranks."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from medrobust.metrics.separation import auroc
 
 
 class ClassifierQuality(Metric):
-    """Cross-entropy, accuracy, AUROC, sensitivity and specificity from all images' logits, gathered over the ranks.
+    """Cross-entropy, accuracy, AUROC, sensitivity and specificity from the logits of all images, gathered over ranks.
 
-    For two classes, class 1 is the positive one. For more, each class stands against the others and the mean over
-    the classes that occur is given. AUROC is taken by ranks of z_k - logsumexp_{j != k} z_j in float64: a softmax in
-    float32 would tie the confident images at 1.
+    With two classes, class 1 is the positive one. With more, each class is compared with all others, and the values are
+    means over the classes that occur. AUROC ranks the images by ``z_k - logsumexp_{j != k} z_j`` in float64, since a
+    softmax in float32 would tie all confident images at 1.
     """
 
     is_differentiable = False
@@ -25,18 +25,18 @@ class ClassifierQuality(Metric):
     targets: list[Tensor]
 
     def __init__(self, **options: Any) -> None:
-        """Start empty; options are those of every torchmetrics metric."""
+        """Start without images; the options are those of any torchmetrics metric."""
         super().__init__(**options)
         self.add_state("logits", default=[], dist_reduce_fx="cat")
         self.add_state("targets", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Take a batch: logits ``(N, K)`` and classes ``(N,)``."""
+        """Add a batch: logits ``(N, K)`` and true classes ``(N,)``."""
         self.logits.append(logits.detach().float())
         self.targets.append(targets.detach())
 
     def compute(self) -> dict[str, Tensor]:
-        """Values by name, ``loss`` in nats, the others in [0, 1]; NaN where a class never occurs."""
+        """Values by name: ``loss`` in nats, the others in [0, 1]; NaN if a class that a value needs never occurs."""
         logits, targets = dim_zero_cat(self.logits).double(), dim_zero_cat(self.targets)
         predictions = logits.argmax(1)
         classes = [1] if logits.shape[1] == 2 else targets.unique().tolist()
@@ -45,13 +45,13 @@ class ClassifierQuality(Metric):
             rest = logits.clone()
             rest[:, positive] = float("-inf")
             scores = logits[:, positive] - rest.logsumexp(1)
-            is_positive, called = targets == positive, predictions == positive
+            is_positive, predicted = targets == positive, predictions == positive
             per_class.append(
                 torch.stack(
                     [
                         auroc(scores[~is_positive], scores[is_positive]),
-                        called[is_positive].double().mean(),
-                        (~called[~is_positive]).double().mean(),
+                        predicted[is_positive].double().mean(),
+                        (~predicted[~is_positive]).double().mean(),
                     ]
                 )
             )

@@ -1,4 +1,4 @@
-"""How much of an image a perturbation leaves: PSNR and SSIM of each image, and the Gaussian window that SSIM needs."""
+"""How much a perturbation leaves of an image: PSNR and SSIM of each image, and the Gaussian window that SSIM needs."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # the window of 11 pixels of Wang et al.
-PART = {"cpu": 2**18}  # pixels worked on at a time: what fits a processor's cache
-PART_ELSEWHERE = 2**24  # bounds an accelerator's memory to a few GB
+PART = {"cpu": 2**18}  # values of images processed at a time: what fits into a processor's cache
+PART_ELSEWHERE = 2**24  # bounds the memory on an accelerator to a few GB
 
 
 def psnr(clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def psnr(clean: Tensor, adversarial: Tensor) -> Tensor:
         adversarial: Images of the same shape.
 
     Returns:
-        Decibels, float64 ``(N,)``; NaN for an image that is unchanged, whose ratio is infinite.
+        Decibels, float64 ``(N,)``; NaN for an unchanged image, whose ratio is infinite.
 
     >>> psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.1))
     tensor([20.0000], dtype=torch.float64)
@@ -31,14 +31,14 @@ def psnr(clean: Tensor, adversarial: Tensor) -> Tensor:
 def ssim(clean: Tensor, adversarial: Tensor) -> Tensor:
     """Structural similarity of each image (Wang et al., IEEE TIP 2004, eq. 13), with K1 = 0.01 and K2 = 0.03.
 
-    The mean over the channels and over all Gaussian windows (11 x 11, sigma 1.5) that lie inside the image.
+    It is the mean over the channels and over all Gaussian windows (11 x 11, sigma 1.5) that lie inside the image.
 
     Args:
         clean: Images ``(N, C, H, W)`` in [0, 1].
         adversarial: Images of the same shape.
 
     Returns:
-        Similarities, float64 ``(N,)``, 1 for equal images; NaN where no window fits into the image.
+        Similarities, float64 ``(N,)``, 1 for equal images; NaN if no window fits into the images.
     """
     if min(clean.shape[-2:]) <= 2 * SSIM_RADIUS:
         return torch.full((len(clean),), math.nan, dtype=torch.float64, device=clean.device)
@@ -46,12 +46,12 @@ def ssim(clean: Tensor, adversarial: Tensor) -> Tensor:
 
 
 def gaussian_filter(images: Tensor, sigma: float, radius: int) -> Tensor:
-    """Mean over a Gaussian window of ``2 radius + 1`` pixels, at every place where the window fits.
+    """Weighted mean over a Gaussian window ``2 radius + 1`` pixels wide, at every place where the window fits.
 
     Args:
         images: Images ``(..., H, W)``.
         sigma: Standard deviation of the window, in pixels.
-        radius: Pixels on each side of its middle.
+        radius: Number of pixels on each side of the central one.
 
     Returns:
         Means ``(..., H - 2 radius, W - 2 radius)``.
@@ -60,18 +60,21 @@ def gaussian_filter(images: Tensor, sigma: float, radius: int) -> Tensor:
     for axis in (-1, -2):
         length = images.shape[axis] - 2 * radius
         means = images.narrow(axis, 0, length) * (taps[0] / sum(taps))
-        for start, tap in enumerate(taps[1:], 1):  # faster than a convolution in float64, by 5 on a processor
+        for start, tap in enumerate(taps[1:], 1):  # 5 times as fast as a float64 convolution on a processor
             means.add_(images.narrow(axis, start, length), alpha=tap / sum(taps))
         images = means
     return images
 
 
 def in_parts(score: Callable[..., Tensor], *images: Tensor) -> Tensor:
-    """Score images a part of the batch at a time; each image's score is its own, so that the parts do not show.
+    """Score a batch in parts that fit into memory.
 
     Args:
-        score: Maps images ``(n, C, H, W)`` to values ``(n, ...)``.
+        score: Maps images ``(n, C, H, W)`` to values ``(n, ...)``, each image by itself.
         images: One or more batches ``(N, C, H, W)``, N at least 1.
+
+    Returns:
+        Values ``(N, ...)``, the same as for the whole batch at once.
     """
     pixels = PART.get(images[0].device.type, PART_ELSEWHERE)
     count = max(1, pixels // images[0][0].numel())
@@ -79,7 +82,7 @@ def in_parts(score: Callable[..., Tensor], *images: Tensor) -> Tensor:
 
 
 def _ssim(clean: Tensor, adversarial: Tensor) -> Tensor:
-    # float64: variances are differences of squares, and in float32 those of equal images differ by a tenth of K2's term
+    # float64: variances are differences of squares, which in float32 are off by a tenth of K2's term for equal images
     x, y = clean.double(), adversarial.double()
     moments = gaussian_filter(torch.stack([x, y, x * x, y * y, x * y]), SSIM_SIGMA, SSIM_RADIUS)
     mean_x, mean_y, square_x, square_y, product = moments.unbind()

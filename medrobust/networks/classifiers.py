@@ -27,13 +27,14 @@ def build_classifier(
         backbone: Name of a timm network, such as ``resnet50`` or ``mobilenetv2_100``.
         num_classes: Number of classes K, at least 2.
         head: ``linear`` is the backbone's own; ``dense`` is 128 units, ReLU, dropout 0.2, K units (Ma20 section 3.3).
-        channels: Channels C of the images; the first convolution of given weights is adapted to them.
-        weights: ``hub`` downloads timm's weights, a path reads a local file, None starts from random ones. The
-            classifier's own weights are dropped from a file, since they belong to other classes.
+        channels: Number of channels C of the images; the first convolution of pretrained weights is adapted to it.
+        weights: ``hub`` downloads timm's weights, a path reads a local file, None starts from random weights. The
+            classifier's weights in a file are ignored, since they belong to other classes.
         options: Further arguments of the timm network, such as ``pad_type: same``.
 
     Raises:
-        ValueError: The backbone or the file does not exist, the hub cannot be reached, or the file does not fit.
+        ValueError: An argument is out of range, the backbone or the file does not exist, the hub cannot be reached, or
+            the file does not hold weights of the backbone.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes counts the classes and is at least 2, got {num_classes}")
@@ -41,21 +42,21 @@ def build_classifier(
         raise ValueError(f"head is one of {', '.join(map(repr, get_args(Head)))}, got {head!r}")
     if not timm.is_model(backbone):
         near = ", ".join(timm.list_models(f"*{backbone[:5]}*")[:5]) or "none"
-        raise ValueError(f"timm has no network {backbone!r}; names that look alike: {near}")
+        raise ValueError(f"timm has no network {backbone!r}; similar names: {near}")
     if weights is not None and weights != "hub" and not Path(weights).is_file():
-        raise ValueError(f"weights is 'hub', a file or nothing, and there is no file {weights}")
+        raise ValueError(f"weights is 'hub', a file or None, and there is no file {weights}")
     try:
         network = timm.create_model(
             backbone, pretrained=weights == "hub", num_classes=num_classes, in_chans=channels, **(options or {})
         )
     except TypeError as error:
-        raise ValueError(f"{backbone} does not take these options, {dict(options or {})}: {error}") from error
+        raise ValueError(f"{backbone} does not take the options {dict(options or {})}: {error}") from error
     except Exception as error:
         if weights != "hub":
             raise
         raise ValueError(
             f"the weights of {backbone} could not be downloaded from timm's hub ({type(error).__name__}); "
-            "give a local file as weights, or none"
+            "give a local file as weights, or None"
         ) from error
     if weights is not None and weights != "hub":
         _load_weights(network, Path(weights), backbone)
@@ -72,7 +73,7 @@ def _classifier_name(network: nn.Module) -> str:
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> None:
-    """Put the dense head of Ma20 in the place of the linear one."""
+    """Replace the linear head by the dense one of Ma20."""
     name = _classifier_name(network)
     linear = network.get_submodule(name)
     assert isinstance(linear, nn.Linear)
@@ -82,10 +83,10 @@ def _replace_head(network: nn.Module, num_classes: int) -> None:
 
 
 def _load_weights(network: nn.Module, file: Path, backbone: str) -> None:
-    """Load a backbone's weights from a safetensors or torch file, all but its classifier.
+    """Load the weights of a backbone, except those of its classifier, from a safetensors or torch file.
 
     Raises:
-        ValueError: The file cannot be read, or its tensors are not this backbone's.
+        ValueError: The file cannot be read, or its tensors are not those of this backbone.
     """
     try:
         state = (
@@ -97,29 +98,30 @@ def _load_weights(network: nn.Module, file: Path, backbone: str) -> None:
         raise ValueError(
             f"{file} is not a readable safetensors or torch weight file ({type(error).__name__})"
         ) from error
-    held: Any = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
-        raise ValueError(f"{file} holds a {type(held).__name__}, a dict of tensors by name is needed")
-    if strange := [name for name, value in held.items() if not isinstance(value, torch.Tensor)]:
+    content: Any = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"{file} is expected to hold a dict of tensors by name, got a {type(content).__name__}")
+    if strange := [name for name, value in content.items() if not isinstance(value, torch.Tensor)]:
         raise ValueError(
-            f"{file} holds a {type(held[strange[0]]).__name__} under {strange[0]!r}, expected tensors only"
+            f"{file} is expected to hold only tensors, got a {type(content[strange[0]]).__name__} under {strange[0]!r}"
         )
     classifier = _classifier_name(network) + "."
-    state = {name: tensor for name, tensor in held.items() if not name.startswith(classifier)}
-    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(classifier)}
+    state = {name: tensor for name, tensor in content.items() if not name.startswith(classifier)}
+    expected = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(classifier)}
     for first in _first_convolution(network):
-        if first in state and state[first].shape != own[first].shape:
+        if first in state and state[first].shape != expected[first].shape:
+            wanted = expected[first].shape[1]
             try:
-                state[first] = adapt_input_conv(own[first].shape[1], state[first])
+                state[first] = adapt_input_conv(wanted, state[first])
             except (NotImplementedError, AssertionError):
-                came, wanted = state[first].shape[1], own[first].shape[1]
-                raise ValueError(f"{file}: {first} is made for {came} channels and cannot adapt to {wanted}") from None
-    lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    differing = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    if lacking or unknown or differing:
+                received = state[first].shape[1]
+                raise ValueError(f"{file}: {first} has {received} channels and cannot adapt to {wanted}") from None
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    differing = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
+    if missing or unknown or differing:
         raise ValueError(
-            f"{file} does not hold the weights of {backbone}: {len(lacking)} tensors are missing, {len(unknown)} "
-            f"unknown and {len(differing)} of another shape (first: {(lacking + unknown + differing)[0]})"
+            f"{file} does not hold the weights of {backbone}: {len(missing)} tensors are missing, {len(unknown)} are "
+            f"unknown and {len(differing)} have another shape (first: {(missing + unknown + differing)[0]})"
         )
     network.load_state_dict(state, strict=False)
 

@@ -14,17 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.ops import FrozenBatchNorm2d
 
-TOLERANCE = 1e-3  # of the norms of outputs and gradients
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # and no subclasses, which may standardise their weight and so undo the folding
+TOLERANCE = 1e-3  # relative to the norms of outputs and gradients
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # but no subclasses, which may standardise their weight and so undo the folding
 NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
 
 
 class DeployedNetwork(nn.Module):
-    """A network that stays in eval mode: without its norms it cannot be trained.
+    """A network that stays in eval mode, since it cannot be trained without its norms.
 
     Args:
         network: The network; its layers keep their names for taps.
-        folded: Names of the layers that no longer compute what they did: convolutions with a norm folded into them.
+        folded: Names of the convolutions into which a norm was folded, and whose outputs have therefore changed.
     """
 
     def __init__(self, network: nn.Module, folded: Sequence[str] = ()) -> None:
@@ -49,7 +49,7 @@ class ChannelsLast(DeployedNetwork):
 
 
 class BFloat16(DeployedNetwork):
-    """A network whose forward runs in bfloat16 where autocast allows it; its outputs come in float32."""
+    """A network whose forward pass runs in bfloat16 where autocast allows it, and whose outputs are float32."""
 
     def forward(self, images: Tensor) -> Any:
         """Outputs of the network for images ``(N, C, H, W)``."""
@@ -63,18 +63,18 @@ class BFloat16(DeployedNetwork):
 def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
     """Copy a network for inference: eval mode, no weight gradients, BatchNorm folded, channels_last.
 
-    Which BatchNorm follows which convolution is read off one forward. A pair is folded if the very tensor that the
-    convolution returned came into the BatchNorm and went nowhere else, and if each of the two was called once.
-    The copy's outputs and its gradients with respect to the images are compared with the network's, in float64,
-    where no rounding moves a value across the kink of a ReLU. Where they differ, the folding is given up, and then
-    channels_last too, with a warning.
+    One forward pass shows which BatchNorm follows which convolution. A pair is folded if the BatchNorm reads the very
+    tensor that the convolution returned, nothing else reads it, and each of the two is called once. The outputs of the
+    copy and its gradients with respect to the images are compared with those of the network in float64, where no
+    rounding moves a value across the kink of a ReLU. If they differ, the folding is given up with a warning, and if
+    they still differ, so is channels_last.
 
     Args:
-        network: The network; it is left alone. Its forward must not depend on chance.
-        images: A small batch ``(N, C, H, W)`` of the size that it will see, N >= 1, on the network's device.
+        network: The network, which is not changed. Its forward pass must not be random.
+        images: A small batch ``(N, C, H, W)``, N >= 1, of the image size in use, on the device of the network.
 
     Returns:
-        The copy and the number of pairs folded.
+        The copy and the number of folded pairs.
     """
     with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
         images = images.detach().clone()
@@ -82,7 +82,7 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
         reference, inputs = copy.deepcopy(plain).double(), images.double()
         try:
             expected = _outputs_and_gradients(reference, inputs)
-        except RuntimeError:  # the network insists on its own precision
+        except RuntimeError:  # the network runs only in its own precision
             expected = _outputs_and_gradients(reference := plain, inputs := images)
         pairs = _foldable_pairs(reference, inputs)
         for folds in (pairs, []) if pairs else ([],):
@@ -96,30 +96,30 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
 
 
 def _outputs_and_gradients(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Floating-point outputs, and the images' gradient of a fixed random combination of them."""
-    fixed = torch.Generator().manual_seed(0)
+    """Floating-point outputs, and the gradient of a fixed random combination of them with respect to the images."""
+    generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         variable = images.detach().requires_grad_()
         tensors = (leaf for leaf in tree_leaves(network(variable)) if isinstance(leaf, Tensor))
         outputs = [tensor for tensor in tensors if tensor.is_floating_point()]
-        followed = [output for output in outputs if output.requires_grad]
-        directions = [torch.randn(output.shape, generator=fixed).to(output) for output in followed]
-        gradients = torch.autograd.grad(followed, variable, directions) if followed else ()
+        differentiable = [output for output in outputs if output.requires_grad]
+        weights = [torch.randn(output.shape, generator=generator).to(output) for output in differentiable]
+        gradients = torch.autograd.grad(differentiable, variable, weights) if differentiable else ()
     return [output.detach() for output in outputs] + list(gradients)
 
 
-def _largest_error(expected: list[Tensor], got: list[Tensor]) -> float:
-    """Largest difference, relative to the norm of what was expected; NaN where there is one."""
-    errors = [(b - a).norm() / a.norm().clamp(min=1e-30) for a, b in zip(expected, got, strict=True)]
+def _largest_error(expected: list[Tensor], computed: list[Tensor]) -> float:
+    """Largest norm of a difference relative to the norm of the expected tensor; NaN if any is NaN."""
+    errors = [(b - a).norm() / a.norm().clamp(min=1e-30) for a, b in zip(expected, computed, strict=True)]
     return float(torch.stack(errors).amax()) if errors else 0.0
 
 
 class _Reads(TorchDispatchMode):
-    """Notes each reading of a convolution's output, by the convolution's name."""
+    """Notes each read of a convolution's output, by the name of the convolution."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensor alive, so that its id stays its own
+        self.made: dict[int, tuple[str, Tensor]] = {}  # keeps each tensor alive, so that no other gets its id
         self.names: list[str] = []
 
     def note(self, values: Any) -> None:
@@ -131,7 +131,7 @@ class _Reads(TorchDispatchMode):
 
 
 def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Names of the convolutions whose outputs are read once in all, and of the norms that read them."""
+    """Names of the convolutions whose outputs are read exactly once, each with the name of the norm that reads it."""
     reads, calls, found, handles = _Reads(), list[str](), list[tuple[str, str]](), []
 
     def after_convolution(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -146,7 +146,7 @@ def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]
     names = {module: name for name, module in network.named_modules()}
     for module in names:
         if module._forward_hooks or module._forward_pre_hooks:
-            continue  # such as weight_norm, which computes the weight anew
+            continue  # such as those of weight_norm, which recompute the weight
         if type(module) in CONVOLUTIONS:
             handles.append(module.register_forward_hook(after_convolution))
         elif type(module) in NORMS and module.running_mean is not None:
@@ -161,7 +161,7 @@ def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]
 
 
 def _folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
-    """Copy in which the convolutions do the norms' work; of a norm remains what it does afterwards."""
+    """Copy in which the convolutions do the work of the norms; of a norm, only its dropout and activation remain."""
     network = copy.deepcopy(network)
     modules: dict[str, Any] = dict(network.named_modules())
     for convolution, norm in ((modules[first], modules[second]) for first, second in pairs):

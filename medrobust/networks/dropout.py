@@ -1,4 +1,4 @@
-"""Passes with dropout on, of which only what stands behind the dropout is repeated (Feinman et al., 2017)."""
+"""Passes with dropout that repeat only the part of a network behind the dropout (Feinman et al., 2017)."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from medrobust.networks.deployment import DeployedNetwork
 
 KINDS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-ROWS, TOKENS = 256, 16384  # maps, and vectors, that the repeated part is given at once: bounds the memory
+ROWS, TOKENS = 256, 16384  # largest numbers of maps and of vectors in a batch of the repeated part: bound the memory
 
 
 class Dropouts:
-    """The dropout of a network, and the part of the network that stands behind it.
+    """The dropout of a network, and the part of the network behind it.
 
-    Dropout modules are found by their type. timm's networks apply theirs to what the classifier reads, some of them
-    by a function and not by a module: ``drop_rate`` says so.
+    Dropout modules are found by their type. timm's networks apply dropout to what the classifier reads, some of them by
+    a function instead of a module; then ``drop_rate`` gives its probability.
 
     Args:
         network: The network; it stays in eval mode throughout, and dropout is applied from outside.
 
     Raises:
-        ValueError: It has no dropout.
+        ValueError: The network has no dropout.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -40,7 +40,7 @@ class Dropouts:
         self.rate = float(getattr(network, "drop_rate", 0.0) or 0.0) if by_function else 0.0
         if not self.modules and not self.rate:
             raise ValueError(
-                "the victim has no dropout, which passes with dropout need: give it one, such as head: dense or "
+                "the victim has no dropout, which passes with dropout need: add some, such as head: dense or "
                 "options: {drop_rate: 0.2}, and fine-tune it"
             )
         self._in_classifier = bool(self.rate) or inside.issuperset(self.modules)
@@ -50,10 +50,10 @@ class Dropouts:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note, in the forward inside the ``with`` block, what is read by the part that stands behind the dropout.
+        """Note the inputs of the part behind the dropout during the forward pass inside the ``with`` block.
 
-        That is the classifier, or else the head behind timm's ``forward_features``; a network with dropout before
-        that is repeated as a whole.
+        That part is the classifier, or else the head behind timm's ``forward_features``; a network with dropout before
+        these is repeated as a whole.
         """
         network: Any = self.network
         self._inputs, self._tail = None, network
@@ -65,8 +65,8 @@ class Dropouts:
                 trunk = network.forward_features
                 dropped: list[nn.Module] = []
 
-                def noting(*given: Any, **named: Any) -> Tensor:
-                    inputs: Tensor = trunk(*given, **named)
+                def noting(*arguments: Any, **options: Any) -> Tensor:
+                    inputs: Tensor = trunk(*arguments, **options)
                     if not dropped:
                         self._inputs, self._tail = inputs, network.forward_head
                     return inputs
@@ -81,13 +81,13 @@ class Dropouts:
         self._inputs = inputs[0]
 
     def draws(self, images: Tensor, ids: Sequence[str], passes: int, seed: int = 0) -> Tensor:
-        """Class probabilities of several passes with dropout, after a forward inside ``watching``.
+        """Class probabilities of several passes with dropout, after a forward pass inside ``watching``.
 
-        Each image has random numbers of its own, drawn from (seed, id): its passes are the same in any batch.
+        The random numbers of each image are drawn from (seed, id), so its passes are the same in any batch.
 
         Args:
-            images: What the network was given, ``(N, C, H, W)``; read only if all of it has to be repeated.
-            ids: The images' ids.
+            images: Images ``(N, C, H, W)`` that the network was given; read only if the whole network is repeated.
+            ids: Ids of the images.
             passes: Number of passes T.
             seed: Seed of the random numbers.
 
@@ -127,7 +127,7 @@ def _dropping(rate: float, generators: list[torch.Generator], passes: int, eleme
 
 
 def _kept(values: Tensor, rate: float, generators: list[torch.Generator], passes: int, elementwise: bool) -> Tensor:
-    """Factors of what is kept, 1 / (1 - rate), and 0 elsewhere; by channels where dropout is not elementwise."""
+    """Factors 1 / (1 - rate) for values that are kept and 0 for others; per channel if dropout is not elementwise."""
     shape = values.shape[1:] if elementwise else (values.shape[1], *[1] * (values.ndim - 2))
     drawn = torch.cat([torch.rand((passes, *shape), generator=generator) for generator in generators])
     return (drawn >= rate).to(values) / (1 - rate) if rate < 1 else torch.zeros_like(values)

@@ -1,4 +1,4 @@
-"""Taps: the activations of named layers, averaged over space, all from one forward."""
+"""Taps: the activations of named layers, averaged over space, all from one forward pass."""
 
 import difflib
 import fnmatch
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from medrobust.networks.deployment import DeployedNetwork
 
-ACTIVATIONS = "activations"  # stands for every activation layer and the pooled one
+ACTIVATIONS = "activations"  # pattern that stands for every activation layer and the pooled one
 _GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.MultiheadAttention)
 _HOMES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
-_POOLED = ("global_pool", "head.global_pool", "head.norm", "fc_norm")  # timm's names of what the classifier reads
+_POOLED = ("global_pool", "head.global_pool", "head.norm", "fc_norm")  # timm's names of the layer before the classifier
 
 
 def pooled(activation: Tensor) -> Tensor:
-    """Average an activation over everything but images and channels, giving ``(N, C)``.
+    """Average an activation over all dimensions except images and channels, giving ``(N, C)``.
 
-    Tokens ``(N, L, C)`` are averaged over L. Maps are ``(N, C, H, W)``, or ``(N, H, W, C)`` as in some transformers:
-    the latter if the second and third sizes are equal and the last two are not, images being square.
+    Tokens ``(N, L, C)`` are averaged over L. Maps are ``(N, C, H, W)`` or, as in some transformers, ``(N, H, W, C)``;
+    since images are taken to be square, the latter are recognised by equal second and third sizes but unequal last two.
     """
     if activation.ndim == 3:
         return activation.mean(1)
@@ -30,17 +30,17 @@ def pooled(activation: Tensor) -> Tensor:
 
 
 def layers_named(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
-    """Names of a network's layers by patterns, each once, in the network's order.
+    """Names of the layers of a network that match patterns, each once, in the network's order.
 
     Args:
         network: The network.
-        patterns: Names as ``named_modules`` gives them, patterns such as ``layer3.*.act3``, or ``activations``, which
-            stands for every activation layer and the pooled one before the classifier (HFC21 section 4: 48 and the
-            pooled one of ResNet-50, 13 and the dense ones of VGG-16). The pooled layer takes the place of the last
-            activation, of which it is the mean.
+        patterns: Names as in ``named_modules``, patterns such as ``layer3.*.act3``, or ``activations``, which stands
+            for every activation layer and the pooled one before the classifier (HFC21 section 4: 48 and the pooled one
+            of ResNet-50, 13 and the dense ones of VGG-16). The pooled layer replaces the last activation, of which it
+            is the mean.
 
     Raises:
-        ValueError: A pattern names no layer; the nearest names are listed.
+        ValueError: A pattern matches no layer; the message lists the nearest names.
     """
     while isinstance(network, DeployedNetwork):
         network = network.network
@@ -58,9 +58,9 @@ def layers_named(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]
 
 
 def activation_layers(network: nn.Module) -> list[str]:
-    """Every activation layer but gates and attention, and timm's pooled layer.
+    """Names of all activation layers, except gates and attention, and of timm's pooled layer.
 
-    The pooled layer of a convolutional network takes the place of the activation whose mean it is.
+    The pooled layer of a convolutional network replaces the activation whose mean it is.
     """
     found: list[str] = []
     for name, module in network.named_modules():
@@ -73,16 +73,17 @@ def activation_layers(network: nn.Module) -> list[str]:
 
 @contextmanager
 def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the named layers' outputs ``(N, C)`` of the forwards made inside the ``with`` block.
+    """Collect the outputs of named layers, averaged to ``(N, C)``, in forward passes inside the ``with`` block.
 
     Args:
-        network: The module whose ``named_modules`` are meant.
-        layers: Their names, as ``named_modules`` gives them.
+        network: The module that has the layers.
+        layers: Names of the layers, as in the module's ``named_modules``.
 
     Raises:
-        ValueError: A layer does not exist; the nearest names are listed.
+        ValueError: A layer does not exist, and the message lists the nearest names; a layer was changed by folding; or
+            (during the forward pass) a layer does not return a tensor.
     """
-    while isinstance(network, DeployedNetwork):  # its layers go by the names that they had
+    while isinstance(network, DeployedNetwork):  # its layers have kept their names
         if changed := [layer for layer in layers if layer in network.folded]:
             raise ValueError(f"layer {changed[0]!r} of the folded copy does not compute what it did in the network")
         network = network.network
@@ -96,7 +97,7 @@ def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
     def keep(layer: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not isinstance(output, Tensor):
-                raise ValueError(f"layer {layer!r} returns {type(output).__name__}, a tensor (N, C, ...) is needed")
+                raise ValueError(f"layer {layer!r} is expected to return a tensor, got {type(output).__name__}")
             taps[layer] = pooled(output)
 
         return hook

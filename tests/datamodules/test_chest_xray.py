@@ -1,5 +1,6 @@
-"""Datamodules: reading images, batches, loaders, bad input, augmentation, descriptions."""
+"""Chest X-rays, and through them classification: batches, loaders, bad input, augmentation, descriptions."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import ChestXRay, MedicalDataModule, samplers
+from datamodules import ChestXRay, MedicalDataModule, Sample, samplers
 from datamodules.chest_xray import patient_of
 from datamodules.images import read_image
 from datamodules.splits import Fractions
@@ -209,6 +210,23 @@ def test_wrong_roots(root: Path, tmp_path: Path) -> None:
         data(root)
 
 
+def test_a_class_without_a_name_is_refused_or_skipped(root: Path) -> None:
+    class Mislabelled(ChestXRay):
+        def index(self) -> list[Sample[int]]:
+            return [dataclasses.replace(s, target=2) if "person3" in s.id else s for s in super().index()]
+
+    module = Mislabelled(root, image_size=16, fractions=Fractions(1.0, 0, 0, 0))
+    module.setup()
+    reason = r"person3_virus_3.jpeg: expected a class from 0 to 1 \(NORMAL, PNEUMONIA\), got 2"
+    with pytest.raises(ValueError, match=reason):
+        list(module.reference_dataloader())
+    module = Mislabelled(root, image_size=16, fractions=Fractions(1.0, 0, 0, 0), on_bad_sample="skip")
+    with pytest.warns(UserWarning, match="skipped 1 of 12"):
+        module.setup()
+    assert module.bad_samples[0][1] == "expected a class from 0 to 1 (NORMAL, PNEUMONIA), got 2"
+    assert len(module.splits["train"]) == 11
+
+
 def test_missing_classes(root: Path) -> None:
     for normal in list(root.rglob("NORMAL/*"))[1:]:
         normal.unlink()
@@ -284,9 +302,9 @@ def test_describe_fingerprint_and_weights(root: Path, tmp_path: Path) -> None:
     fingerprint = data(root).fingerprint("adv_test")
     assert len(fingerprint) == 16 and int(fingerprint, 16) >= 0
     assert data(moved, batch_size=1, augment=False).fingerprint("adv_test") == fingerprint
-    others = [data(root).fingerprint("val"), module.fingerprint("adv_test")]
-    others += [data(root, **change).fingerprint("adv_test") for change in CHANGES]
-    assert len({fingerprint, *others}) == 1 + len(others)
+    variants = [data(root).fingerprint("val"), module.fingerprint("adv_test")]
+    variants += [data(root, **change).fingerprint("adv_test") for change in CHANGES]
+    assert len({fingerprint, *variants}) == 1 + len(variants)
     # 1 normal and 2 pneumonia: weights proportional to 1 and 1/2, mean 1
     counts = [sum(s.target == target for s in data(root).splits["train"]) for target in (0, 1)]
     assert counts == [1, 2]

@@ -1,4 +1,4 @@
-"""Reading image and mask files: bit depths, palettes, alpha, orientation, and files that are none."""
+"""Reading image and mask files: bit depths, palettes, alpha, orientation, and files that cannot be read."""
 
 import struct
 import zlib
@@ -107,9 +107,9 @@ def test_a_mask_keeps_its_integers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "turned.png"), [[3, 0], [255, 1], [7, 2]])
 
 
-def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_masks_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "floats.tiff")
-    with pytest.raises(ValueError, match="floats.tiff: expected a complete mask image .*mode 'F' are no integers"):
+    with pytest.raises(ValueError, match="floats.tiff: expected a complete mask image .*mode 'F' are not integers"):
         read_mask(tmp_path / "floats.tiff")
     Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)).save(tmp_path / "colours.png")
     with pytest.raises(ValueError, match="colours.png: expected a complete mask image .*colours that are not grey"):

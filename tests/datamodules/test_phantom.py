@@ -1,4 +1,4 @@
-"""Phantom chest X-rays: deterministic, in the public layout, safe to generate, and not trivial to classify."""
+"""Phantom chest X-rays: deterministic, in the public layout, generated safely, and not trivial to classify."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def test_layout_and_numbers(tmp_path: Path) -> None:
     data = phantoms(tmp_path / "set")
     data.prepare_data()
-    # 9 patients a class; of 1..9 the third, sixth and ninth have a second image, the ninth a third one: 13
+    # 9 patients per class; the third, sixth and ninth have a second image, the ninth a third one: 13 images
     files = contents(tmp_path / "set")
     assert sum("/NORMAL/IM-" in name for name in files) == sum("/PNEUMONIA/person" in name for name in files) == 13
     assert "train/NORMAL/IM-0003-0002.jpeg" in files and "test/PNEUMONIA/person9_bacteria_3.jpeg" in files
@@ -79,7 +79,7 @@ def test_a_killed_generation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refuses_what_is_no_phantom_set(tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real/keep.txt").write_text("mine")
     with pytest.raises(ValueError, match="real: expected an empty folder or a phantom set"):
@@ -119,12 +119,12 @@ def test_no_trivial_statistic_separates_the_classes() -> None:
 
 
 def test_other_parameters_of_the_generator_change_the_fingerprint(tmp_path: Path) -> None:
-    """The ids of two generated sets are the same, their pictures are not: records must not be shared."""
-    prints = []
+    """Two generated sets have the same ids but different images: they must not share records."""
+    fingerprints = []
     for seed in (0, 1):
         data = PhantomChestXRay(tmp_path / str(seed), patients=12, side=32, image_size=32, generator_seed=seed)
         data.prepare_data()
         data.setup("test")
-        prints.append((data.fingerprint("adv_test"), sorted(sample.id for sample in data.splits["adv_test"])))
-    assert prints[0][1] == prints[1][1]
-    assert prints[0][0] != prints[1][0]
+        fingerprints.append((data.fingerprint("adv_test"), sorted(sample.id for sample in data.splits["adv_test"])))
+    assert fingerprints[0][1] == fingerprints[1][1]
+    assert fingerprints[0][0] != fingerprints[1][0]

@@ -138,7 +138,8 @@ def test_a_bad_image_is_skipped_as_well(root: Path) -> None:
         assert data(root, on_bad_sample="skip").bad_samples[0][1].endswith("got an empty file")
     for file in (root / "masks").iterdir():
         file.unlink()
-    with pytest.warns(UserWarning, match="skipped 8 of 8"), pytest.raises(ValueError, match="found none of 8"):
+    reason = "expected images, found 8 of which none is good, first images/0.png: masks/0.png: expected a complete mask"
+    with pytest.warns(UserWarning, match="skipped 8 of 8"), pytest.raises(ValueError, match=reason):
         data(root, on_bad_sample="skip")
 
 

@@ -1,4 +1,4 @@
-"""Uncertainty against hand-made passes, the law of a binary vote, and numpy's variance."""
+"""Uncertainty compared with passes by hand, the law of a binary vote, and the variance of numpy."""
 
 import math
 from typing import Any
@@ -59,13 +59,13 @@ def test_it_is_numpys_variance(classes: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(fitted(draws).measure(seen(draws))[:, 0], torch.from_numpy(expected))
 
 
-def test_a_sure_victim_keeps_its_digits() -> None:
+def test_the_variance_of_a_certain_victim_keeps_its_digits() -> None:
     """Deviations of 1e-9 around 1 would cancel in the mean of the squares minus the square of the mean."""
     draws = 1 - 1e-9 * torch.tensor([[[1.0], [3.0]]], dtype=torch.float64)
     assert fitted(draws).measure(seen(draws)).item() == pytest.approx(1e-18, rel=1e-5)
 
 
-def test_images_of_which_the_victim_is_less_sure_are_found() -> None:
+def test_images_of_which_the_victim_is_less_certain_are_found() -> None:
     detector = BayesianUncertainty().fit(
         seen(passes(200, 0.3)), torch.zeros(200).long(), seen(passes(200, 1.0, 1)), seen(passes(200, 0.35, 2))
     )
@@ -74,7 +74,7 @@ def test_images_of_which_the_victim_is_less_sure_are_found() -> None:
 
 
 def test_both_measurements_stand_beside_each_other_and_are_weighed_together() -> None:
-    """Half of the adversarial images are rare, the others unsure: only both together find all of them."""
+    """Half of the adversarial images are rare, the rest uncertain: only both measurements together find all of them."""
     labels = torch.zeros(400).long()
     clean = seen(passes(400, 0.3), normal(400, 2))
     values, draws = normal(400, 2, 1), passes(400, 0.3, 2)

@@ -1,4 +1,4 @@
-"""The forest of deep features against a stump on paper, and scikit-learn beside it, also exactly at thresholds."""
+"""The forest of deep features compared with a stump on paper and with scikit-learn, also exactly at thresholds."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from medrobust.detectors.deep_features import DeepFeatures
 
 
 def features(values: Tensor) -> Features:
-    """Features whose last layer is given; what stands before it has no meaning."""
+    """Features whose last layer is given; the layer before it is constant."""
     return Features({"early": torch.ones(len(values), 2), "last": values}, torch.zeros(len(values), dtype=torch.long))
 
 
@@ -54,7 +54,7 @@ def test_scikit_learn_gives_exactly_the_same_probability(trees: int, seed: int, 
 
 
 def test_values_exactly_at_a_threshold_go_where_scikit_learn_sends_them() -> None:
-    """On a grid of quarters thresholds are eighths, which float32 holds: at them, and a bit below and above."""
+    """On a grid of quarters, thresholds are eighths, exact in float32: values at them and just below and above."""
     grid = torch.randint(0, 5, (120, 6), generator=torch.Generator().manual_seed(0)) / 4
     clean, adversarial = torch.cat([grid[:80], torch.zeros(1, 6), torch.ones(1, 6)]), grid[80:]
     detector = fitted(clean, adversarial, trees=20)
@@ -83,7 +83,7 @@ def test_channels_that_never_change_carry_nothing() -> None:
     assert inner.any() and 3 not in detector.channels[inner].tolist()
 
 
-def test_values_beyond_float32_after_scaling_are_cut() -> None:
+def test_values_beyond_float32_after_scaling_are_clipped() -> None:
     clean = torch.tensor([[0.0], [1e-30]] * 10)
     detector = fitted(clean, torch.full((10, 1), 1e30), trees=5)
     assert detector.score(features(torch.tensor([[0.0], [3e38], [-3e38]]))).tolist() == [0, 1, 0]
@@ -107,7 +107,7 @@ def test_fitting_again_gives_the_same_and_draws_nothing_from_the_global_generato
     assert not torch.equal(fitted(clean, adversarial, trees=10, seed=1).score(test), first)
 
 
-def test_what_is_fitted_in_inference_mode_serves_outside_of_it() -> None:
+def test_what_is_fitted_in_inference_mode_can_be_used_outside_it() -> None:
     with torch.inference_mode():
         detector = fitted(normal(60, 8, 0), normal(30, 8, 1, 3.0), trees=10)
     assert not any(values.is_inference() for values in detector.buffers())
@@ -128,7 +128,7 @@ def test_what_cannot_be_fitted_or_scored_is_refused_in_one_sentence() -> None:
         fitted(clean, adversarial[:0])
     with pytest.raises(ValueError, match="no correctly classified clean image"):
         fitted(clean[:0], adversarial)
-    with pytest.raises(ValueError, match="DeepFeatures has seen no adversarial image yet"):
+    with pytest.raises(ValueError, match="DeepFeatures has seen no adversarial images yet"):
         fitted(clean, None).score(features(clean))
     detector = fitted(clean, adversarial, trees=2)
     clean[3, 1] = float("nan")

@@ -1,4 +1,4 @@
-"""What every detector that the package exports keeps to, also tomorrow's."""
+"""What every detector that the package exports must fulfil, including future ones."""
 
 import inspect
 from typing import Any
@@ -26,7 +26,7 @@ def made(kind: type[Detector]) -> Detector:
 
 
 def drawn(count: int, seed: int, shift: float = 0.0) -> tuple[Features, Tensor]:
-    """Two classes 6 apart in two layers; shifted images lie off both, and their passes with dropout scatter."""
+    """Two classes, 6 apart in the late layer; shifted images lie off both, and their passes with dropout scatter."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
     late = torch.randn((count, 6), generator=generator)
@@ -93,7 +93,7 @@ def test_saved_and_loaded_it_scores_the_same(kind: type[Detector], fitted: Any, 
 
 
 def test_it_moves_with_its_buffers(kind: type[Detector], fitted: Any) -> None:
-    """On the meta device nothing is computed, but a tensor that stayed behind would be."""
+    """Every fitted tensor is a buffer: a tensor in a plain attribute would stay behind."""
     tensors = [value for value in vars(fitted[kind]).values() if isinstance(value, Tensor)]
     assert not tensors
     assert len(list(fitted[kind].buffers())) > 0
@@ -146,7 +146,7 @@ def test_what_it_cannot_take_gets_one_sentence(kind: type[Detector], fitted: Any
         made(kind).fit(broken, labels, features, None, broken, labels)
     with pytest.raises(ValueError, match="one label for each of 60 images, got 3"):
         made(kind).fit(features, labels[:3], features)
-    with pytest.raises(ValueError, match="belong together, and only one of them is given"):
+    with pytest.raises(ValueError, match="belong together, and only one of them was given"):
         made(kind).fit(features, labels, features, reference=features)
     if kind.needs_reference:
         with pytest.raises(ValueError, match="give clean training images as reference and reference_labels"):

@@ -1,4 +1,4 @@
-"""Kernel density against hand-made sums, scikit-learn, and the closed form for normal samples."""
+"""Kernel density compared with sums by hand, scikit-learn, and the closed form for normal samples."""
 
 import math
 from typing import Any
@@ -49,7 +49,7 @@ def test_only_the_predicted_class_counts() -> None:
     measured = detector.measure(seen(torch.zeros(2, 1), torch.tensor([3, 7])))
     at_three = math.exp(-1) / math.sqrt(math.pi)
     assert measured[0].item() == pytest.approx(-math.log(at_three))
-    assert measured[1].item() == pytest.approx(100 + math.log(1.5 * math.sqrt(math.pi)))  # exp(-169) is nothing beside
+    assert measured[1].item() == pytest.approx(100 + math.log(1.5 * math.sqrt(math.pi)))  # exp(-169) is negligible
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -124,7 +124,7 @@ def test_the_likelihood_is_that_of_refitting_without_each_image() -> None:
 
 
 def test_copies_do_not_narrow_the_bandwidth() -> None:
-    """All images twice, as a data set with duplicates has them."""
+    """Every image twice, as in a data set with duplicates."""
     points = normal(300, 4)
     once = fitted(points).sigma.item()
     assert fitted(torch.cat([points, points])).sigma.item() == pytest.approx(once, rel=0.2)
@@ -132,7 +132,7 @@ def test_copies_do_not_narrow_the_bandwidth() -> None:
     assert once / 2 < some < 2 * once
 
 
-def test_one_bandwidth_serves_all_classes_and_a_class_without_spread_has_no_say() -> None:
+def test_one_bandwidth_serves_all_classes_and_a_class_without_spread_does_not_influence_it() -> None:
     labels = torch.tensor([0] * 200 + [1] * 200 + [2] * 5)
     groups = normal(400, 3)
     values = torch.cat([groups + 100 * labels[:400, None], torch.full((5, 3), 7.0)])
@@ -231,7 +231,7 @@ def test_images_that_have_no_score_are_refused() -> None:
 
 
 def test_the_raw_score_is_the_measurement_itself() -> None:
-    """A regression would turn the score round where adversarial images are the denser ones."""
+    """A regression would reverse the score if the adversarial images are the denser ones."""
     spread, dense = normal(60, 2), 0.1 * normal(60, 2, seed=1)
     labels = torch.zeros(60).long()
     reference = seen(normal(60, 2, seed=2))

@@ -1,4 +1,4 @@
-"""Networks on every layer: the layers that tell something are found, and none depends on another."""
+"""Networks for every layer: the informative layers are found, and no network depends on another."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ from medrobust.detectors.layer_networks import LayerNetworks
 SIZES = {"early": 8, "middle": 24, "late": 16}
 
 
-def features(count: int, seed: int, shift: float = 0.0, told_by: str = "middle", sizes=SIZES) -> Features:
-    """Normal features of unequal scales; of one layer, four channels are shifted by so many standard deviations."""
+def features(count: int, seed: int, shift: float = 0.0, shifted: str = "middle", sizes=SIZES) -> Features:
+    """Normal features of unequal scales; four channels of one layer are shifted by ``shift`` standard deviations."""
     layers = {}
     for place, (name, channels) in enumerate(sizes.items()):
         generator = torch.Generator().manual_seed(100 * seed + sum(map(ord, name)))
         values = torch.randn((count, channels), generator=generator)
-        values += (shift if name == told_by else 0.0) * (torch.arange(channels) < 4)
+        values += (shift if name == shifted else 0.0) * (torch.arange(channels) < 4)
         layers[name] = values * 10.0 ** (place - 1) + 3
     return Features(layers, torch.zeros(count, dtype=torch.long))
 
@@ -40,7 +40,7 @@ def detector() -> LayerNetworks:
     return fitted(features(400, 0), features(200, 1, 1.5))
 
 
-def test_the_layer_that_tells_is_found_on_new_images_and_the_others_stay_quiet(detector) -> None:
+def test_the_informative_layer_is_found_on_new_images_and_the_rest_stay_quiet(detector) -> None:
     clean, adversarial = features(400, 2), features(400, 3, 1.5)
     assert area(detector.score(clean), detector.score(adversarial)) > 0.95
     logits = [detector.layer_logits(detector.measure(given)) for given in (clean, adversarial)]
@@ -51,13 +51,13 @@ def test_the_layer_that_tells_is_found_on_new_images_and_the_others_stay_quiet(d
     torch.testing.assert_close(detector.score(clean), logits[0].sum(1))
 
 
-def test_noise_alone_tells_nothing() -> None:
+def test_nothing_is_found_in_noise_alone() -> None:
     detector = fitted(features(200, 0), features(200, 1))
     assert abs(area(detector.score(features(1000, 2)), detector.score(features(1000, 3))) - 0.5) < 0.05
 
 
 def test_a_straight_boundary_is_not_needed() -> None:
-    """Adversarial images that lie around the clean ones on both sides: no weighted sum of channels tells them."""
+    """Adversarial images lie on both sides of the clean ones, where no weighted sum of channels separates them."""
     clean, wide = features(400, 0, sizes={"middle": 4}), features(400, 1, sizes={"middle": 4})
     test, wide_test = features(400, 2, sizes={"middle": 4}), features(400, 3, sizes={"middle": 4})
     for given in (wide, wide_test):
@@ -67,7 +67,7 @@ def test_a_straight_boundary_is_not_needed() -> None:
 
 
 def test_the_logits_are_those_of_a_plain_network(detector) -> None:
-    """Written out layer by layer with the kept weights: standardise, cut, two linear maps with a ReLU between."""
+    """Written out layer by layer with the stored weights: standardise, clip, two linear maps with a ReLU between."""
     given, start = features(5, 2), 0
     for layer, values in enumerate(given.layers.values()):
         part = slice(start, start + values.shape[1])
@@ -133,7 +133,7 @@ def test_channels_that_never_change_carry_nothing() -> None:
     test.layers["late"][:] = 0.1
     logits = detector.layer_logits(detector.measure(test))
     assert logits.isfinite().all() and logits[:, 2].unique().numel() == 1
-    test.layers["late"][:] = 1e30  # a dead channel that wakes up is cut like any other
+    test.layers["late"][:] = 1e30  # a constant channel that changes is clipped like any other
     assert detector.score(test).isfinite().all()
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_fitted_or_scored_is_refused_in_one_sentence(detector) ->
         fitted(clean, adversarial[:0])
     with pytest.raises(ValueError, match="no correctly classified clean image"):
         fitted(clean[:0], adversarial)
-    with pytest.raises(ValueError, match="LayerNetworks has seen no adversarial image yet"):
+    with pytest.raises(ValueError, match="LayerNetworks has seen no adversarial images yet"):
         fitted(clean, None).score(clean)
     with pytest.raises(ValueError, match="expected features of the layers"):
         detector.score(only(clean, "early"))

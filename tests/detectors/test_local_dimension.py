@@ -1,4 +1,4 @@
-"""Local dimensionality against order statistics of uniform balls, and against a sum over sorted distances."""
+"""Local dimensionality compared with order statistics of uniform balls and with a sum over sorted distances."""
 
 import math
 from typing import Any
@@ -28,7 +28,7 @@ def fitted(*layers: Tensor, labels: Tensor | None = None, **settings: Any) -> Lo
 
 
 def sorted_sum(points: Tensor, references: Tensor, neighbours: int) -> Tensor:
-    """The estimate by sorting all distances, one row after the other, as the original code does."""
+    """The estimate by sorting all distances, one image after the other, as the original code does."""
     values = []
     for row in cdist(points.double().numpy(), references.double().numpy()):
         row = np.sort(row[row > 0])[:neighbours]
@@ -87,7 +87,7 @@ def test_neither_scale_nor_place_matters(scale: float, shift: float) -> None:
 
 
 def test_tight_groups_far_apart_keep_their_digits() -> None:
-    """Distances of 1e-4 between points at 1e3: lengths multiplied out would leave three digits of them."""
+    """Distances of 1e-4 between points at 1e3: a difference of squared lengths would keep three digits of them."""
     groups = 1e-4 * normal(60, 8) + 1e3 * (torch.arange(60) % 2).unsqueeze(1)
     points = 1e-4 * normal(6, 8, 1) + 1e3 * (torch.arange(6) % 2).unsqueeze(1)
     measured = fitted(groups, neighbours=10).measure(seen(points))[:, 0]
@@ -99,19 +99,19 @@ def test_an_image_is_not_its_own_neighbour() -> None:
     measured = fitted(references, neighbours=10).measure(seen(references))[:, 0]
     torch.testing.assert_close(measured, sorted_sum(references, references, 10), rtol=1e-9, atol=0)
     for row in (0, 17):
-        others = fitted(references[torch.arange(50) != row], neighbours=10)
-        assert others.measure(seen(references[row : row + 1])).item() == pytest.approx(measured[row].item(), rel=1e-9)
+        without = fitted(references[torch.arange(50) != row], neighbours=10)
+        assert without.measure(seen(references[row : row + 1])).item() == pytest.approx(measured[row].item(), rel=1e-9)
 
 
-def test_copies_among_the_references_count_as_often_as_they_are_there() -> None:
-    """More copies of one image than neighbours: beside it they fill all places but one, at it they are left out."""
+def test_copies_among_the_references_count_as_often_as_they_occur() -> None:
+    """More copies of one image than neighbours: they fill the places of points beside it, and are left out at it."""
     references = torch.cat([normal(40, 4), torch.full((30, 4), 0.25).double(), normal(3, 4).repeat(2, 1)])
     points = torch.cat([normal(5, 4, 1), references[39:44], references[:3]])
     measured = fitted(references, neighbours=20).measure(seen(points))[:, 0]
     torch.testing.assert_close(measured, sorted_sum(points, references, 20), rtol=1e-9, atol=0)
 
 
-def test_fewer_neighbours_count_where_copies_leave_no_more() -> None:
+def test_fewer_neighbours_count_if_copies_leave_no_more() -> None:
     references = torch.cat([torch.zeros(25, 1), torch.tensor([[1.0], [math.e]])]).double()
     assert fitted(references, neighbours=20).measure(seen(torch.zeros(1, 1))).item() == pytest.approx(2)
 
@@ -153,7 +153,7 @@ def test_what_is_kept_is_enough_to_restore_it() -> None:
 
 
 def test_it_finds_what_leaves_the_surface_on_which_clean_images_lie() -> None:
-    """Clean images fill 2 of 40 dimensions, adversarial ones leave them; noise that stays on the surface is clean."""
+    """Clean images fill 2 of 40 dimensions and adversarial ones leave these; noise that stays in them is clean."""
     surface = torch.linalg.qr(normal(40, 2, 9)).Q.T
     reference, clean, noisy = (normal(count, 2, seed) @ surface for seed, count in enumerate((300, 200, 200)))
     adversarial = clean + 0.3 * normal(200, 40, 5)

@@ -1,4 +1,4 @@
-"""Mahalanobis distances against hand-made covariances, scikit-learn, and the laws of normal samples."""
+"""Mahalanobis distances compared with covariances by hand, scikit-learn, and the laws of normal samples."""
 
 import math
 from typing import Any
@@ -35,7 +35,7 @@ CLASSES = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
 
 
 def test_two_crosses_by_hand() -> None:
-    """The tied covariance is diag(2, 1/2), whatever point is asked for; the mean variance is 5/4."""
+    """The tied covariance is diag(2, 1/2) for all points; the mean variance is 5/4."""
     points = seen(torch.tensor([[0.0, 0.0], [2.0, 1.0], [7.0, 0.0], [5.0, -2.0]]))
     measured = fitted(CROSSES, labels=CLASSES).measure(points)
     assert measured.dtype == torch.float64
@@ -74,7 +74,7 @@ def test_without_shrinkage_no_affine_map_of_the_features_matters() -> None:
 
 
 def test_the_mean_over_the_reference_images_of_one_class_is_the_number_of_channels() -> None:
-    """trace(inverse(S) S) = C exactly, when one class is so far from the other that the own one is the nearest."""
+    """trace(inverse(S) S) = C exactly, if the classes are so far apart that each image is nearest to its own."""
     labels = torch.arange(100) % 2
     values = normal(100, 5) + 1e3 * labels[:, None]
     assert fitted(values, labels=labels).measure(seen(values)).mean().item() == pytest.approx(5)

@@ -1,4 +1,4 @@
-"""Saved detectors: what is loaded scores as what was saved, in a new process too, and nothing else is loaded."""
+"""Saved detectors: what is loaded scores like what was saved, in a new process too, and nothing else is loaded."""
 
 import json
 import os
@@ -34,7 +34,7 @@ torch.save({name: detector.score(given) for name, detector in loaded.items()}, s
 
 
 class OddBuffers(Detector):
-    """Keeps tensors of every kind, some of which are views of one another."""
+    """Stores tensors of every kind, some of which are views of one another."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ def test_a_file_of_which_only_a_part_was_written_is_refused(share: float, saved,
     content = saved[0].read_bytes()
     torn = tmp_path / "torn"
     torn.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match="torn is damaged or no file of detectors"):
+    with pytest.raises(ValueError, match="torn is damaged or not a file of detectors"):
         load_detectors(torn, "victim")
 
 
@@ -194,7 +194,7 @@ def test_a_file_of_something_else_is_refused(saved, tmp_path) -> None:
     torch.save(saved[1]["SupportVectors"].state_dict(), tmp_path / "pickle")
     (tmp_path / "folder").mkdir()
     for name in ("text", "weights", "foreign", "pickle", "folder"):
-        with pytest.raises(ValueError, match=f"{name} is damaged or no file of detectors"):
+        with pytest.raises(ValueError, match=f"{name} is damaged or not a file of detectors"):
             load_detectors(tmp_path / name, "victim")
     with pytest.raises(ValueError, match="there is no file .*nowhere"):
         load_detectors(tmp_path / "nowhere", "victim")
@@ -205,8 +205,8 @@ def test_a_file_of_something_else_is_refused(saved, tmp_path) -> None:
     [
         ({"format": 2}, "of format 2, expected format 1"),
         ({"format": None}, "of format None, expected format 1"),
-        ({"detectors": None}, "its header is not complete"),
-        ({"detectors": {"a": {"class": "SupportVectors"}}}, "its header is not complete"),
+        ({"detectors": None}, "its header is incomplete"),
+        ({"detectors": {"a": {"class": "SupportVectors"}}}, "its header is incomplete"),
         ({"class": "Missing"}, "there is no detector class 'Missing' to load"),
         ({"class": "SupportVectorDetector"}, "there is no detector class 'SupportVectorDetector' to load"),
         ({"class": "Module"}, "there is no detector class 'Module' to load"),

@@ -1,4 +1,4 @@
-"""Support vector detectors against a machine solved on paper, levels counted by hand, and scikit-learn beside them."""
+"""Support vector detectors compared with a machine solved on paper, levels counted by hand, and scikit-learn."""
 
 import math
 
@@ -18,7 +18,7 @@ KINDS = [SupportVectors, QuantizedFeatures]
 
 
 def features(values: Tensor) -> Features:
-    """Features whose last layer is given; what stands before it has no meaning."""
+    """Features whose last layer is given; the layer before it is constant."""
     return Features({"early": torch.ones(len(values), 2), "last": values}, torch.zeros(len(values), dtype=torch.long))
 
 
@@ -70,7 +70,7 @@ def test_scikit_learn_decides_the_same_on_levels() -> None:
 
 
 def test_levels_are_counted_by_hand() -> None:
-    """1 to 6 in three groups of two: above 2 the second, above 4 the third. Of five: above 2 and above 4, too."""
+    """1 to 6 in three groups of two: the second above 2, the third above 4. For 1 to 5 the thresholds are the same."""
     column = torch.tensor([[3.0], [1.0], [6.0], [2.0], [5.0], [4.0]]).double()
     for rows in (column, column[column[:, 0] < 6]):
         detector = QuantizedFeatures()
@@ -102,7 +102,7 @@ def test_a_shift_is_found_on_new_images_and_larger_is_adversarial(kind) -> None:
 
 
 def test_channels_that_never_change_carry_nothing() -> None:
-    """They count in gamma, but take as much from the variance, up to the square of the mean of all values."""
+    """They count in gamma, but reduce the variance as much, up to the square of the mean of all values."""
     parts = [normal(60, 6, 0), normal(30, 6, 1, 3.0), normal(20, 6, 2)]
     alone = fitted(SupportVectors, *parts[:2])
     dead = [torch.cat([part, torch.full((len(part), 6), 0.1)], 1) for part in parts]
@@ -115,7 +115,7 @@ def test_channels_that_never_change_carry_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_that_are_all_the_same_are_not_told_apart(kind) -> None:
+def test_images_that_are_all_the_same_have_the_same_score(kind) -> None:
     score = fitted(kind, torch.ones(20, 3), torch.ones(10, 3)).score(features(torch.ones(4, 3)))
     assert score.isfinite().all() and len(set(score.tolist())) == 1
 
@@ -141,7 +141,7 @@ def test_fitting_again_gives_the_same_and_draws_nothing_from_the_global_generato
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_fitted_in_inference_mode_serves_outside_of_it(kind) -> None:
+def test_what_is_fitted_in_inference_mode_can_be_used_outside_it(kind) -> None:
     with torch.inference_mode():
         detector = fitted(kind, normal(60, 8, 0), normal(30, 8, 1, 3.0))
     assert not any(values.is_inference() for values in detector.buffers())
@@ -170,7 +170,7 @@ def test_what_cannot_be_fitted_or_scored_is_refused_in_one_sentence(kind) -> Non
         fitted(kind, clean, adversarial[:0])
     with pytest.raises(ValueError, match="no correctly classified clean image"):
         fitted(kind, clean[:0], adversarial)
-    with pytest.raises(ValueError, match=f"{kind.__name__} has seen no adversarial image yet"):
+    with pytest.raises(ValueError, match=f"{kind.__name__} has seen no adversarial images yet"):
         fitted(kind, clean, None).score(features(clean))
     with pytest.raises(ValueError, match="is not fitted yet"):
         kind().score(features(clean))

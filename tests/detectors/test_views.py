@@ -76,14 +76,14 @@ def test_with_a_step_the_features_of_the_moved_images_are_measured() -> None:
         stepping.measure(seen(before))
 
 
-def test_views_are_indexed_and_put_together_with_their_images() -> None:
+def test_views_are_indexed_and_concatenated_with_their_images() -> None:
     draws = torch.rand((5, 4, 2), generator=torch.Generator().manual_seed(3))
     whole = seen(normal(5), draws, normal(5, 1))
     parts = concatenate([whole[:2], whole[2:]])[torch.tensor([4, 0])]
     assert torch.equal(parts.draws, draws[[4, 0]])
     assert torch.equal(parts.stepped["layer"], normal(5, 1)[[4, 0]])
-    for what, other in (("draws", seen(normal(2), stepped=normal(2))), ("stepped", seen(normal(2), draws[:2]))):
-        with pytest.raises(ValueError, match=f"features with and without {what} cannot be put together"):
+    for view, other in (("draws", seen(normal(2), stepped=normal(2))), ("stepped", seen(normal(2), draws[:2]))):
+        with pytest.raises(ValueError, match=f"features with and without {view} cannot be concatenated"):
             concatenate([whole, other])
-    with pytest.raises(ValueError, match="features are of one set of images, got .*'stepped layer': 3"):
+    with pytest.raises(ValueError, match="expected to be of the same number of images, got .*'stepped layer': 3"):
         seen(normal(5), stepped=normal(3))

@@ -36,7 +36,7 @@ def pictures(count: int = 4, channels: int = 1, height: int = 48, width: int = 4
 
 
 def parts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A regression without meaning, with piq's ranges of the features."""
+    """A random regression, with piq's ranges of the features."""
     generator = torch.Generator().manual_seed(2)
     vectors = 2 * torch.rand((COUNT, 36), generator=generator) - 1
     vectors[0, 3] = 0
@@ -48,7 +48,7 @@ def parts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def model() -> Brisque:
-    """The same as a module."""
+    """The same regression as a module."""
     return Brisque(*parts(), PIQ_GAMMA, PIQ_RHO)
 
 
@@ -77,7 +77,7 @@ def write_piq(file: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Place of piq's weights, none of which are there; nothing is named and nothing is downloaded."""
+    """Where piq looks for its weights; there are none, no model is named, and a download fails the test."""
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     downloads(monkeypatch, lambda: pytest.fail("no download was expected"))
@@ -85,7 +85,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def downloads(monkeypatch: pytest.MonkeyPatch, fetch: Callable[[], object]) -> None:
-    """Let piq's first call do this, where no weights are cached."""
+    """Let piq's first call run `fetch` if no weights are cached."""
     module = sys.modules["piq.brisque"]
     original = module.load_url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / PIQ_WEIGHTS
@@ -180,7 +180,7 @@ def test_a_score_is_the_weighted_sum_of_kernels() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_is_scored_alike_in_any_batch(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_has_the_same_score_in_any_batch(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures(6, channels).float()
     before = images.clone()
     scores = model().score(images)
@@ -257,7 +257,7 @@ def test_the_fingerprint_follows_every_number() -> None:
     vectors, coefficients, lowest, highest = parts()
     original = model()
     assert original.fingerprint == model().fingerprint == pickle.loads(pickle.dumps(original)).fingerprint
-    others = [
+    changed = [
         Brisque(vectors + 1e-6, coefficients, lowest, highest, PIQ_GAMMA, PIQ_RHO),
         Brisque(vectors, 2 * coefficients, lowest, highest, PIQ_GAMMA, PIQ_RHO),
         Brisque(vectors, coefficients, lowest - 1, highest, PIQ_GAMMA, PIQ_RHO),
@@ -265,11 +265,11 @@ def test_the_fingerprint_follows_every_number() -> None:
         Brisque(vectors, coefficients, lowest, highest, 0.06, PIQ_RHO),
         Brisque(vectors, coefficients, lowest, highest, PIQ_GAMMA, -153),
     ]
-    prints = {one.fingerprint for one in [original, *others]}
-    assert len(prints) == 7 and all(len(one) == 16 for one in prints)
+    fingerprints = {regression.fingerprint for regression in [original, *changed]}
+    assert len(fingerprints) == 7 and all(len(fingerprint) == 16 for fingerprint in fingerprints)
 
 
-def test_a_model_of_other_shapes_or_without_numbers_is_refused() -> None:
+def test_a_model_of_other_shapes_or_with_non_finite_numbers_is_refused() -> None:
     vectors, coefficients, lowest, highest = parts()
     with pytest.raises(ValueError, match=r"\[30, 35\]"):
         Brisque(vectors[:, 1:], coefficients, lowest, highest, PIQ_GAMMA, PIQ_RHO)
@@ -374,7 +374,7 @@ def test_a_download_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, capl
     assert len(caplog.records) == 1 and "no answer within 0.2 seconds" in caplog.messages[0]
 
 
-def test_nothing_is_downloaded_where_that_is_switched_off(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_downloaded_if_that_is_switched_off(caplog: pytest.LogCaptureFixture) -> None:
     assert find_brisque(download=False) is None
     assert len(caplog.records) == 1 and "switched off" in caplog.messages[0]
 

@@ -1,4 +1,4 @@
-"""Metrics against their definitions and against numbers worked out by hand."""
+"""Metrics compared with their definitions and with numbers worked out by hand."""
 
 import math
 
@@ -17,7 +17,7 @@ def auroc_by_pairs(negative: Tensor, positive: Tensor) -> float:
 
 
 def quality(logits: list[list[float]], targets: list[int], batches: int = 1) -> dict[str, float]:
-    """All values of hand-made logits, given in a number of batches."""
+    """All values for hand-made logits, given in this number of batches."""
     metric = ClassifierQuality()
     for part, labels in zip(torch.tensor(logits).chunk(batches), torch.tensor(targets).chunk(batches), strict=True):
         metric.update(part, labels)

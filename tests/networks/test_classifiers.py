@@ -1,4 +1,4 @@
-"""Classifiers: heads on several backbones, weights from local files adapted by hand, and one clear sentence if not."""
+"""Classifiers: heads on several backbones, weights of local files adapted by hand, and one-sentence refusals."""
 
 import pytest
 import timm
@@ -21,7 +21,7 @@ SMALL = "resnet10t"
 
 @pytest.fixture(scope="module")
 def pretrained():
-    """A backbone's weights as somebody else may have published them: three channels, seven classes."""
+    """Weights of a backbone as somebody else may have published them: three channels, seven classes."""
     torch.manual_seed(1)
     return timm.create_model(SMALL, num_classes=7).state_dict()
 
@@ -125,7 +125,7 @@ def test_too_few_classes(classes):
 def test_unknown_backbone():
     message = refusal("resnet51", 2)
     assert "'resnet51'" in message
-    assert "resnet50" in message or "resnet1" in message  # names that look alike
+    assert "resnet50" in message or "resnet1" in message  # similar names
 
 
 def test_unknown_option():

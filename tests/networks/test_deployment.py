@@ -51,9 +51,9 @@ def assert_equal(network, copied, images):
     expected = outputs_and_gradient(copy.deepcopy(network).double().eval(), images.double())
     got = outputs_and_gradient(copy.deepcopy(copied).double(), images.double())
     # the folded weights were rounded to float32: 6e-8 each
-    for wanted, came in zip(expected, got, strict=True):
+    for wanted, received in zip(expected, got, strict=True):
         assert wanted.norm() > 0
-        assert (came - wanted).norm() / wanted.norm() < 1e-4
+        assert (received - wanted).norm() / wanted.norm() < 1e-4
     error = copied(images).detach().double() - expected[0]
     assert error.norm() / expected[0].norm() < 1e-3
 

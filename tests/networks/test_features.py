@@ -1,4 +1,4 @@
-"""Layers by pattern, and the dropout behind which a network is repeated."""
+"""Layers by pattern, and passes that repeat the part of a network behind its dropout."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from medrobust.networks.features import ACTIVATIONS, layers_named, tapped
     [("resnet50", 49, "global_pool"), ("vgg16", 15, "head.global_pool"), ("mobilenetv2_100", 35, "global_pool")],
 )
 def test_all_activation_layers_are_those_of_the_paper(backbone: str, count: int, last: str) -> None:
-    """HFC21: 48 activations and the pooled one of ResNet-50; 13 convolutions' and 2 dense ones of VGG-16."""
+    """HFC21: 48 activations and the pooled one of ResNet-50; those of 13 convolutions and 2 dense layers of VGG-16."""
     with torch.device("meta"):
         network = timm.create_model(backbone)
     names = layers_named(network, [ACTIVATIONS])
