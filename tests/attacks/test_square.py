@@ -73,7 +73,8 @@ def test_the_corner_of_the_ball_is_reached(
     pixel is missed by all of them with probability (63 / 64)^1800 = 5e-13.
     """
     victim, images = linear(1, classes, constant_sign), images_of(6)
-    victim.fooled = lambda outputs, targets: torch.full((len(outputs),), targeted)  # or the images would leave before
+    right = torch.full((6,), not targeted)
+    victim.outcome = lambda outputs, targets: Outcome(right, right.float())  # or the images would leave before
     targets = torch.arange(6) % classes
     uphill = -victim.uphill(targets) if targeted else victim.uphill(targets)
     objective = None if targeted else Margin(1e6)  # the margin without kappa stops rising where the victim is wrong
