@@ -25,10 +25,10 @@ def checkpoints(steps: int) -> tuple[int, ...]:
     >>> checkpoints(100)
     (22, 41, 57, 70, 80, 87, 93, 99)
     """
-    places, before, now = [], 0, 22
-    while now < 100:
-        places.append(-(-now * steps // 100))
-        before, now = now, now + max(now - before - 3, 6)
+    places, previous, current = [], 0, 22
+    while current < 100:
+        places.append(-(-current * steps // 100))
+        previous, current = current, current + max(current - previous - 3, 6)
     return tuple(dict.fromkeys(places))
 
 

@@ -156,30 +156,30 @@ class AdvSBF(Attack):
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Run the loop; with ``stop_when_fooled`` on an ever smaller batch."""
-        objective, active = self.raised(), ActiveBatch(images, targets, ids)
+        objective, batch = self.raised(), ActiveBatch(images, targets, ids)
         polynomials = Polynomials(self.degree, self.lowest_degree, self.gridsize, images)
         # counted in steps, so that a value that returns to its start is exactly there, where its penalty has no slope
         counts = polynomials.start(len(images))
         before: Tensor | None = None
 
         for index in range(self.steps):
-            if not active.ids:
+            if not batch.ids:
                 break
-            variables = [value.requires_grad_() for value in self._values(counts, active.rows)]
+            variables = [value.requires_grad_() for value in self._values(counts, batch.rows)]
             field = polynomials.field(variables[0], polynomials.warped(variables[1]))
             if before is not None:
-                active.cosines.follow(field - before, active.rows)
+                batch.cosines.follow(field - before, batch.rows)
             before = field.detach()
-            truths = active.targets
-            seen = _multiplied(active.clean, field)
-            step = Step(victim, seen, active.clean, truths, active.ids, self.targeted, objective.layers, index)
+            truths = batch.targets
+            seen = _multiplied(batch.clean, field)
+            step = Step(victim, seen, batch.clean, truths, batch.ids, self.targeted, objective.layers, index)
             values = objective(step)
             looks = self.stop_when_fooled or step.has_outputs
             fooled = self.reached(victim, step.outputs, truths) if looks else None
-            active.forwards[active.rows] += step.forwards
+            batch.forwards[batch.rows] += step.forwards
             staying = staying_places(fooled) if self.stop_when_fooled and fooled is not None else None
             if staying is not None and not len(staying):
-                active.keep(staying)
+                batch.keep(staying)
                 break
             slopes = list(torch.autograd.grad(values.sum(), variables, materialize_grads=True))
             vanished = no_slope(slopes[0]) & no_slope(slopes[1])
@@ -187,24 +187,24 @@ class AdvSBF(Attack):
             vanished = vanished if fooled is None else vanished & ~fooled
             penalties = (self.penalty_coefficients, self.penalty_warp)
             signs = [(s - p * v.detach().sign()).sign() for s, p, v in zip(slopes, penalties, variables, strict=True)]
-            before, vanished, *signs = active.keep(staying, before, vanished, *signs)
-            active.backwards[active.rows] += step.backwards
-            active.zeros[active.rows] += step.backwards * vanished
+            before, vanished, *signs = batch.keep(staying, before, vanished, *signs)
+            batch.backwards[batch.rows] += step.backwards
+            batch.zeros[batch.rows] += step.backwards * vanished
             for count, sign in zip(counts, signs, strict=True):
-                count.index_add_(0, active.rows, sign)
+                count.index_add_(0, batch.rows, sign)
 
         coefficients, moves = self._values(counts)
         warped = polynomials.warped(moves)
         field = polynomials.field(coefficients, warped)
-        if before is not None and active.ids:
-            active.cosines.follow(field[active.rows] - before, active.rows)
+        if before is not None and batch.ids:
+            batch.cosines.follow(field[batch.rows] - before, batch.rows)
         measures = {
             "field_largest": field.flatten(1).abs().amax(1),
             "field_roughness": roughness(field),
             "warp_folds": folded(warped.view(-1, 2, *images.shape[-2:])),
-        } | active.cosines.measures()
+        } | batch.cosines.measures()
         made = _multiplied(images, field)
-        return Crafted(made, active.forwards, active.backwards, active.zeros, measures, {"bias_field": field})
+        return Crafted(made, batch.forwards, batch.backwards, batch.zeros, measures, {"bias_field": field})
 
     def _values(self, counts: tuple[Tensor, Tensor], rows: Tensor | None = None) -> list[Tensor]:
         """Coefficients and moves of the control points after the given numbers of steps."""

@@ -92,8 +92,8 @@ class CWL2(Attack):
         spent = torch.zeros((3, len(images)), dtype=torch.long, device=images.device)
         search = self._open(victim, images, targets, spent) if len(images) else None
         if search is not None and len(search.rows):
-            for left in reversed(range(self.search_steps)):
-                search.narrow(self._descend(victim, search, spent, None if left else cosines))
+            for remaining in reversed(range(self.search_steps)):
+                search.narrow(self._descend(victim, search, spent, None if remaining else cosines))
             made[search.rows] = search.best
         forwards, backwards, zeros = spent.unbind()
         return Crafted(made, forwards, backwards, zeros, cosines.measures())

@@ -49,8 +49,8 @@ def onto_hyperplane(points: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
     place = (spent + walls * free < gaps.abs()[:, None]).sum(1, keepdim=True)
     missed = place == walls.shape[1]
     place = place.clamp(max=walls.shape[1] - 1)
-    left, free = gaps.abs()[:, None] - spent.gather(1, place), free.gather(1, place)
-    radius = torch.where(missed, 1.0, left / torch.where(free > 0, free, 1.0))
+    remaining, free = gaps.abs()[:, None] - spent.gather(1, place), free.gather(1, place)
+    radius = torch.where(missed, 1.0, remaining / torch.where(free > 0, free, 1.0))
     return slopes.sign() * torch.minimum(rooms, radius)
 
 

@@ -40,8 +40,8 @@ class JSMA(Attack):
             image, ``every`` tries all others in turn, the likeliest first, and keeps the fewest changed values.
         space: Outputs that a and b are gradients of. In ``probabilities`` b = -a, and both are divided by p (1 - p) of
             the goal, without which they would vanish where the victim is certain.
-        strict: Stop an image none of whose values has a positive saliency. Otherwise the values move then that raise
-            the goal most above the mean of the others, a_p - b_p / (K - 1) for K classes.
+        strict: Stop an image none of whose values has a positive saliency. Otherwise those of its values move that
+            raise the goal most above the mean of the others, by a_p - b_p / (K - 1) for K classes.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
@@ -105,8 +105,8 @@ class JSMA(Attack):
         """Move each image towards one goal, on an ever smaller batch.
 
         Returns:
-            What was made; the number of changed values of each image, ``(N,)``, where it failed one more than an image
-            has; and the number of classes.
+            What was made; the number of changed values of each image, ``(N,)``, or one more than an image has where the
+            attack failed; and the number of classes.
         """
         batch = _Batch(images, targets, ids)
         ended = images
@@ -123,12 +123,12 @@ class JSMA(Attack):
             staying = batch.leave(ended, reached | batch.stuck)
             if index == self.steps or (staying is not None and not len(staying)):
                 break
-            raised, others = (slopes.flatten(1) for slopes in self._slopes(outputs, batch.goals, variable))
-            raised, others = batch.keep(staying, raised, others)
+            slopes = (slope.flatten(1) for slope in self._slopes(outputs, batch.goals, variable))
+            goal_slopes, other_slopes = batch.keep(staying, *slopes)
             passes = 1 if self.space == "probabilities" else 2
             batch.backwards[batch.rows] += passes
-            batch.zeros[batch.rows] += passes * ~(raised.any(1) | others.any(1))
-            self._move(raised, others, batch)
+            batch.zeros[batch.rows] += passes * ~(goal_slopes.any(1) | other_slopes.any(1))
+            self._move(goal_slopes, other_slopes, batch)
         crafted = batch.finish(ended)
         changed = (crafted.images != images).flatten(1).sum(1)
         return crafted, torch.where(batch.success, changed, images[:1].numel() + 1), batch.classes
@@ -147,21 +147,21 @@ class JSMA(Attack):
     def _slopes(self, outputs: Tensor, goals: Tensor, variable: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the goal's output and of the sum of the others, ``(N, C, H, W)`` each."""
         if self.space == "probabilities":  # grad p = p (1 - p) grad (z - logsumexp of the others)
-            (raised,) = torch.autograd.grad(-logit_gap(outputs, goals, soft=True).sum(), variable)
-            return raised, -raised
+            (goal_slopes,) = torch.autograd.grad(-logit_gap(outputs, goals, soft=True).sum(), variable)
+            return goal_slopes, -goal_slopes
         goal = outputs.gather(1, goals[:, None]).sum()
-        (raised,) = torch.autograd.grad(goal, variable, retain_graph=True)
-        (others,) = torch.autograd.grad(outputs.sum() - goal, variable)
-        return raised, others
+        (goal_slopes,) = torch.autograd.grad(goal, variable, retain_graph=True)
+        (other_slopes,) = torch.autograd.grad(outputs.sum() - goal, variable)
+        return goal_slopes, other_slopes
 
-    def _move(self, raised: Tensor, others: Tensor, batch: "_Batch") -> None:
+    def _move(self, goal_slopes: Tensor, other_slopes: Tensor, batch: "_Batch") -> None:
         """Choose each image's values by the gradients ``(N, D)`` and move them."""
         flat, slack = batch.images.flatten(1), 1e-3 * self.step_size  # ten steps of 0.1 may end at 0.9999999
         unused = batch.used < self.changes
         ways = {"increase": (1,), "decrease": (-1,), "both": (1, -1)}[self.direction]
         open_ = torch.cat([unused & (flat < 1 - slack if way > 0 else flat > slack) for way in ways], 1)
         # a value that can move both ways counts as two moves, of which at most one helps
-        goal, rest = (torch.cat([way * slopes for way in ways], 1) for slopes in (raised, -others))
+        goal, rest = (torch.cat([way * slopes for way in ways], 1) for slopes in (goal_slopes, -other_slopes))
         count = min(self.pixels, flat.shape[1])
         chosen, found = self._salient(goal, rest, open_, count)
         found = found[:, None].expand(-1, count)
@@ -214,32 +214,32 @@ def best_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     runner_up = _before(torch.minimum(second, before).cummax(1).values)
     # both sums of a pair being positive, so is any weighted sum of them; this one (enlarged a little for rounding)
     # shows at once that nothing can be found where all points lie on a falling line
-    seen = second.isfinite()
-    sizes = [torch.where(seen, values.abs(), 0).sum(1, keepdim=True).clamp(min=1e-30) for values in (first, second)]
-    shares = [torch.where(seen, values, 0) / size for values, size in zip((first, second), sizes, strict=True)]
+    finite = second.isfinite()
+    sizes = [torch.where(finite, values.abs(), 0).sum(1, keepdim=True).clamp(min=1e-30) for values in (first, second)]
+    shares = [torch.where(finite, values, 0) / size for values, size in zip((first, second), sizes, strict=True)]
     along = shares[0] + shares[1] + 1e-6 * (shares[0].abs() + shares[1].abs())
-    reach = along.masked_fill(~seen, float("-inf")).amax(1, keepdim=True)
-    kept = (second > runner_up) & (along + reach > 0)
+    reach = along.masked_fill(~finite, float("-inf")).amax(1, keepdim=True)
+    eligible = (second > runner_up) & (along + reach > 0)
 
-    width = int(kept.sum(1).amax())  # the host waits here
+    width = int(eligible.sum(1).amax())  # the host waits here
     if width > CROWD:
         # 2 sqrt(xy) <= x + y: points that cannot reach twice the root of a product known to be attained are dropped
-        leaders = along.masked_fill(~kept, float("-inf")).topk(CROWD).indices.sort(1).values
-        _, least = _compared(first, second, leaders, kept.gather(1, leaders))
+        leaders = along.masked_fill(~eligible, float("-inf")).topk(CROWD).indices.sort(1).values
+        _, least = _compared(first, second, leaders, eligible.gather(1, leaders))
         root = (least[:, None] / sizes[0] / sizes[1]).sqrt()
-        kept &= along + reach >= 2 * (1 - 1e-5) * root
-        width = min(int(kept.sum(1).amax()), 16 * CROWD)
+        eligible &= along + reach >= 2 * (1 - 1e-5) * root
+        width = min(int(eligible.sum(1).amax()), 16 * CROWD)
     width = min(max(width, 2), first.shape[1])
-    places = along.masked_fill(~kept, float("-inf")).topk(width).indices.sort(1).values
-    pair, best = _compared(first, second, places, kept.gather(1, places))
+    places = along.masked_fill(~eligible, float("-inf")).topk(width).indices.sort(1).values
+    pair, best = _compared(first, second, places, eligible.gather(1, places))
     return order.gather(1, pair), best
 
 
-def _compared(first: Tensor, second: Tensor, places: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Best pair among the points at ``places (N, M)`` that are ``kept (N, M)``, in blocks of at most D pairs."""
+def _compared(first: Tensor, second: Tensor, places: Tensor, eligible: Tensor) -> tuple[Tensor, Tensor]:
+    """Best pair among the points at ``places (N, M)`` that are ``eligible (N, M)``, in blocks of at most D pairs."""
     width = places.shape[1]
     rows_at_once = max(first.shape[1] // width, 1)
-    first, second = (values.gather(1, places).masked_fill(~kept, float("-inf")) for values in (first, second))
+    first, second = (values.gather(1, places).masked_fill(~eligible, float("-inf")) for values in (first, second))
     best, pair = first.new_zeros(len(first)), places[:, :2]
     columns = torch.arange(width, device=first.device)
     for start in range(0, width, rows_at_once):

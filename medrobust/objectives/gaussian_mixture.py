@@ -220,10 +220,10 @@ def maximised(features: Tensor, shares: Tensor, shrinkage: float) -> Mixture:
     )
 
 
-def _principal(features: Tensor, share: Tensor, mean: Tensor, kept: float, floor: float) -> tuple[Tensor, Tensor]:
-    """Principal directions ``(R, C)`` of one component and ``kept`` times the variance along them, ``(R,)``."""
+def _principal(features: Tensor, share: Tensor, mean: Tensor, scale: float, floor: float) -> tuple[Tensor, Tensor]:
+    """Principal directions ``(R, C)`` of one component and ``scale`` times the variance along them, ``(R,)``."""
     rows = share > LEAST_SHARE
-    scaled = (features[rows] - mean) * (kept * share[rows] / share.sum().clamp(min=LEAST_SHARE)).sqrt().unsqueeze(1)
+    scaled = (features[rows] - mean) * (scale * share[rows] / share.sum().clamp(min=LEAST_SHARE)).sqrt().unsqueeze(1)
     if not len(scaled):
         return scaled, share[:0]
     few = len(scaled) < scaled.shape[1]  # then the small matrix of inner products has the same spectrum
@@ -247,9 +247,7 @@ def cluster(features: Tensor, clusters: int, seed: int) -> Tensor:
     centres = features[chosen]
     labels = torch.full((len(features),), -1, device=features.device)
     for _ in range(LLOYD_STEPS):
-        distances = (
-            centres.square().sum(1) - 2 * features @ centres.mT
-        )  # without each row's own square, which changes no argmin
+        distances = centres.square().sum(1) - 2 * features @ centres.mT  # the row's own square would change no argmin
         moved = distances.argmin(1)
         if torch.equal(moved, labels):
             break

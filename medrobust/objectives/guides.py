@@ -113,11 +113,11 @@ class ClosestGuide(Guide):
     def _nearest(self, step: Step, rows: Tensor, sizes: Tensor) -> Tensor:
         """Row of the nearest clean image of each class, ``(N, K)``."""
         with torch.no_grad():
-            seen = _weighted(step.victim.features(step.clean, self.layers[-1:])[1][self.layers[-1]])
+            features = _weighted(step.victim.features(step.clean, self.layers[-1:])[1][self.layers[-1]])
             step.count(forwards=1, backwards=0)
-            known = rows[:, -seen.shape[1] :]
+            known = rows[:, -features.shape[1] :]
             centre = known.mean(0)
-            distances = torch.cdist(seen - centre, known - centre)
+            distances = torch.cdist(features - centre, known - centre)
             labels = torch.repeat_interleave(torch.arange(len(sizes), device=rows.device), sizes, output_size=len(rows))
             other = labels != torch.arange(len(sizes), device=rows.device).unsqueeze(1)  # (K, M)
             return distances.unsqueeze(1).masked_fill(other, float("inf")).argmin(2)

@@ -185,9 +185,9 @@ def test_parameters_describe_nested_objectives_and_fractions() -> None:
 
 @each_attack
 def test_the_docstring_names_a_source_and_every_field(cls: Any) -> None:
-    own = cls.__doc__ or ""
-    assert re.search(r"(19|20)\d\d|arXiv|Ma20|SBF20|SMIA21|HFC21", own), "no paper is named"
-    assert not own.startswith(f"{cls.__name__}("), "the docstring is the one that dataclasses make"
+    docstring = cls.__doc__ or ""
+    assert re.search(r"(19|20)\d\d|arXiv|Ma20|SBF20|SMIA21|HFC21", docstring), "no paper is named"
+    assert not docstring.startswith(f"{cls.__name__}("), "the docstring is the one that dataclasses make"
     described = "\n".join(base.__dict__.get("__doc__") or "" for base in cls.__mro__ if issubclass(base, Attack))
     for field in dataclasses.fields(cls):
         assert re.search(rf"^\s+{field.name}: \S", described, re.M), f"{field.name} is not described"

@@ -152,7 +152,7 @@ def test_diverse_inputs_climb_the_loss_of_the_resized_image(batch: tuple[Any, Te
 
 
 def test_images_that_stay_keep_their_own_places_when_others_leave(batch: tuple[Any, Tensor, Tensor]) -> None:
-    """Places are drawn for an image, not for its row: when every second one leaves, the others must not feel it."""
+    """Places are drawn per image, not per row: when every second image leaves, the others do not change."""
     net, images, targets = batch
     targets = torch.where(torch.arange(8) % 2 == 0, (targets + 1) % 3, targets)
     ids = [str(i) for i in range(8)]

@@ -32,7 +32,7 @@ class Pixel(Objective):
 
 
 def flat_victim(pixels: int) -> Any:
-    """Any classifier of so many pixels, for objectives that do not ask what it thinks."""
+    """A classifier of so many pixels, for objectives that ignore its outputs."""
     return as_victim(nn.Sequential(nn.Flatten(), nn.Linear(pixels, 2)))
 
 
@@ -359,7 +359,7 @@ def test_batch_mates_have_no_influence(task: str, stop: bool, request: pytest.Fi
 
 
 def test_stopping_keeps_the_field_that_fooled_first(linear: Any) -> None:
-    """A constant field darkens by 0.06 a step: 0.52 and 0.55 fall below 1/2 after 1 and 2 steps, 0.58 after 3."""
+    """A constant field darkens by 0.06 per step: 0.52 and 0.55 fall below 1/2 after 1 and 2 steps, 0.58 after 3."""
     victim, images = linear(constant_sign=True), torch.tensor([0.52, 0.55, 0.58]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
     attack = AdvSBF(degree=0, lowest_degree=0, stop_when_fooled=True)
     attacked = attack(victim, images, torch.ones(3).long())

@@ -38,7 +38,7 @@ def test_the_attack_leads_by_each_rival_over_the_truth_or_by_the_goal_over_all()
 
 
 class Doubled(torch.autograd.Function):
-    """A layer of its own that vmap has no rule for."""
+    """A custom layer that vmap has no rule for."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def distance(images: Tensor, made: Tensor) -> Tensor:
 
 
 def program(point: Tensor, normal: Tensor, gap: float) -> float | None:
-    """Smallest max|d| with <normal, d> = -gap and point + d in the unit cube, by a linear program; None if none."""
+    """Smallest max|d| with <normal, d> = -gap and point + d in the unit cube, by a linear program, or None."""
     count = len(point)
     identity, one = torch.eye(count), torch.ones(count, 1)
     rows = torch.cat([torch.cat([identity, -one], 1), torch.cat([-identity, -one], 1)])

@@ -207,9 +207,9 @@ def test_a_row_of_best_pairs_does_not_feel_its_neighbours() -> None:
     first, second = (torch.cat(values) for values in zip(*rows, strict=True))
     together, value = best_pair(first, second)
     for row in range(len(first)):
-        alone, own = best_pair(first[row : row + 1], second[row : row + 1])
-        assert own[0] == value[row]
-        assert own[0] == 0 or torch.equal(alone[0], together[row])
+        alone, product = best_pair(first[row : row + 1], second[row : row + 1])
+        assert product[0] == value[row]
+        assert product[0] == 0 or torch.equal(alone[0], together[row])
 
 
 class LargestTensor(TorchDispatchMode):

@@ -343,7 +343,7 @@ def test_smoothing_averages_the_gradient_before_its_sign_is_taken(linear: Any, i
 
 
 def test_the_same_image_starts_at_the_same_point_in_any_batch_and_order(linear: Any) -> None:
-    """With a step that is tiny the result shows the start."""
+    """With a tiny step the result shows the start."""
     victim, images = linear(), torch.full((3, 1, 8, 8), 0.5)
     targets = torch.tensor([0, 1, 0])
     attack = PGD(epsilon=0.1, steps=1, step_size=1e-7)
@@ -403,7 +403,7 @@ def test_already_fooled_images_come_back_unchanged_and_cost_one_look(linear: Any
 
 
 def test_stopping_ends_at_the_first_step_that_fools(linear: Any) -> None:
-    """The gap starts at 2 <w, x - 1/2> and falls by 2 * 4 * alpha a step (|w|_1 = 4): gap 1 needs 7 steps of 0.02."""
+    """The gap starts at 2 <w, x - 1/2> and falls by 2 * 4 * alpha per step (|w|_1 = 4): gap 1 needs 7 steps of 0.02."""
     victim = linear(constant_sign=True)
     images = torch.full((2, 1, 8, 8), 0.5) + torch.tensor([0.125, 0.04]).view(-1, 1, 1, 1)
     attack = BIM(epsilon=0.2, steps=10, stop_when_fooled=True)

@@ -17,7 +17,7 @@ IDS = [f"image {i}" for i in range(8)]
 
 
 class Recorded(nn.Module):
-    """A victim that keeps what it is shown, and is never fooled."""
+    """A victim that records the images it is shown and is never fooled."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
@@ -73,7 +73,8 @@ def test_the_corner_of_the_ball_is_reached(
     pixel is missed by all of them with probability (63 / 64)^1800 = 5e-13.
     """
     victim, images = linear(1, classes, constant_sign), images_of(6)
-    victim.fooled = lambda outputs, targets: torch.full((len(outputs),), targeted)  # or the images would leave before
+    right = torch.full((6,), not targeted)
+    victim.outcome = lambda outputs, targets: Outcome(right, right.float())  # or the images would leave before
     targets = torch.arange(6) % classes
     uphill = -victim.uphill(targets) if targeted else victim.uphill(targets)
     objective = None if targeted else Margin(1e6)  # the margin without kappa stops rising where the victim is wrong
@@ -146,8 +147,8 @@ def test_every_query_is_one_square_drawn_into_the_best_image_so_far(channels: in
                 assert int(extent[1]) <= side
                 assert int(extent[2]) <= side
                 for channel in changed[:, 0].unique():  # one sign for each channel
-                    own = changed[changed[:, 0] == channel]
-                    ups = asked[own.unbind(1)] > best[own.unbind(1)]
+                    of_channel = changed[changed[:, 0] == channel]
+                    ups = asked[of_channel.unbind(1)] > best[of_channel.unbind(1)]
                     assert bool(ups.all()) or not bool(ups.any())
             logits = net(asked[None])[0]
             target = int(targets[i])

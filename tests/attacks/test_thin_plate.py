@@ -61,8 +61,8 @@ def test_the_matrix_is_computed_once_for_each_size_grid_and_type() -> None:
     misses = warp_matrix.cache_info().misses
     assert warp_matrix(6, 7, 3, torch.device("cpu"), torch.float32) is kept
     assert warp_matrix.cache_info().misses == misses
-    others = [(7, 6, 3, CPU, torch.float32), (6, 7, 4, CPU, torch.float32), (6, 7, 3, CPU, torch.float64)]
-    assert not any(warp_matrix(*other) is kept for other in others)
+    other_settings = [(7, 6, 3, CPU, torch.float32), (6, 7, 4, CPU, torch.float32), (6, 7, 3, CPU, torch.float64)]
+    assert not any(warp_matrix(*other) is kept for other in other_settings)
     assert warp_matrix(6, 7, 3, torch.device("meta"), torch.float32).device.type == "meta"
 
 

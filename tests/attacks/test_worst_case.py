@@ -12,7 +12,7 @@ from medrobust.attacks import BIM, FGSM, PGD, Attack, Crafted, CWLinf, LogDomain
 from medrobust.attacks.budgets import Fraction
 from medrobust.attacks.square import Square
 from medrobust.attacks.worst_case import WorstCase, strength_check
-from medrobust.evaluation.plan import expand
+from medrobust.evaluation.plan import lay_out
 from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, Margin
 
@@ -146,7 +146,7 @@ def test_an_attack_that_is_named_again_is_a_restart() -> None:
 
 def test_a_sweep_over_radii_sets_every_attacks_radius() -> None:
     worst = WorstCase(attacks=(PGD(), Square(queries=10)))
-    planned = expand({"worst": worst}, [Fraction("1/255"), Fraction("4/255")], controls=True)
+    planned = lay_out({"worst": worst}, [Fraction("1/255"), Fraction("4/255")], controls=True)
     assert [name for name, _ in planned] == ["noise", "noise", "worst", "worst"]
     for (_, attack), radius in zip(planned[2:], (1 / 255, 4 / 255), strict=True):
         assert isinstance(attack, WorstCase)

@@ -55,9 +55,9 @@ def test_a_shift_and_a_scale_change_neither_value_nor_direction(classes: int, ta
     targets = torch.arange(50) % classes
     values, gradient = value_and_gradient(logits, targets, targeted)
     for scale, shift in ((1.0, -20.0), (1e4, 0.0), (1e4, -20.0), (1e-4, 3.0)):
-        others = value_and_gradient(scale * logits + shift, targets, targeted)
-        torch.testing.assert_close(others[0], values)
-        torch.testing.assert_close(others[1] * scale, gradient)
+        changed = value_and_gradient(scale * logits + shift, targets, targeted)
+        torch.testing.assert_close(changed[0], values)
+        torch.testing.assert_close(changed[1] * scale, gradient)
         single = value_and_gradient((scale * logits).float() + shift, targets, targeted)[0]
         if abs(shift) <= scale * 100:
             torch.testing.assert_close(single.double(), values, atol=1e-4, rtol=1e-4)

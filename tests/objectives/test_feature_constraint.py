@@ -29,7 +29,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def reference_of(layers: dict[str, Tensor], labels: Tensor, taps: tuple[str, ...] = TAPS) -> CleanFeatures:
+def clean_features_of(layers: dict[str, Tensor], labels: Tensor, taps: tuple[str, ...] = TAPS) -> CleanFeatures:
     return CleanFeatures(layers, labels, [str(place) for place in range(len(labels))], {taps: tuple(layers)})
 
 
@@ -113,7 +113,7 @@ def test_the_heavier_of_two_equal_components_counts(seen_victim: Any) -> None:
 @pytest.mark.parametrize("components", [1, 3])
 def test_the_gradient_is_the_precision_times_the_deviation(components: int, seen_victim: Any) -> None:
     layers, labels = {"layer1": drawn(60, 4), "layer2": drawn(60, 4, seed=1)}, torch.arange(60) % 2
-    objective = FeatureConstraint(TAPS, components).fit(reference_of(layers, labels))
+    objective = FeatureConstraint(TAPS, components).fit(clean_features_of(layers, labels))
     images, targets = drawn(5, 1, 2, 2, seed=2).requires_grad_(), torch.tensor([0, 1, 1, 0, 1])
     scales = {"layer1": 0.7, "layer2": 1.3}
     value = objective(step_of(seen_victim(2, scales), images, targets, objective.layers))
@@ -134,7 +134,7 @@ def test_the_gradient_is_the_precision_times_the_deviation(components: int, seen
 @pytest.mark.parametrize("components", [1, 4])
 def test_batch_mates_change_nothing(components: int, seen_victim: Any) -> None:
     layers, labels = {"layer1": drawn(60, 4).float(), "layer2": drawn(60, 4, seed=1).float()}, torch.arange(60) % 3
-    objective = FeatureConstraint(TAPS, components).fit(reference_of(layers, labels))
+    objective = FeatureConstraint(TAPS, components).fit(clean_features_of(layers, labels))
     victim = seen_victim(3, {"layer1": 0.7, "layer2": 1.3})
     images, targets = drawn(6, 1, 2, 2, seed=2).float(), torch.arange(6) % 3
     together = objective(step_of(victim, images, targets, objective.layers))
@@ -155,15 +155,15 @@ def test_the_class_to_resemble(seen_victim: Any) -> None:
 
 
 def test_fitting_keeps_the_parameters_and_shares_the_fit() -> None:
-    reference = reference_of({"layer1": drawn(20, 3), "layer2": drawn(20, 5, seed=1)}, torch.arange(20) % 2)
+    clean_features = clean_features_of({"layer1": drawn(20, 3), "layer2": drawn(20, 5, seed=1)}, torch.arange(20) % 2)
     unfitted = FeatureConstraint(TAPS, max_channels=4)
     assert (unfitted.fitted_to, unfitted.layers) == (TAPS, ())
-    first, second = unfitted.fit(reference), FeatureConstraint(TAPS, max_channels=4).fit(reference)
+    first, second = unfitted.fit(clean_features), FeatureConstraint(TAPS, max_channels=4).fit(clean_features)
     assert (first.fitted_to, first.layers) == ((), ("layer1",))
     assert first.state is second.state
     assert first == second and hash(first) == hash(second)
     assert first != unfitted and unfitted == FeatureConstraint(list(TAPS), max_channels=4)  # type: ignore[arg-type]
-    assert FeatureConstraint(TAPS).fit(reference).state is not first.state
+    assert FeatureConstraint(TAPS).fit(clean_features).state is not first.state
     assert describe(first) == describe(unfitted)
     assert repr(first) == repr(unfitted) and "tensor" not in repr(first)
     assert replace(first, seed=1).fitted_to == TAPS
@@ -171,22 +171,22 @@ def test_fitting_keeps_the_parameters_and_shares_the_fit() -> None:
         assert same.fitted_to == () and same.layers == first.layers
     attack = BIM(objective=WeightedSum((CrossEntropy(), unfitted), (1.0, 2.0)))
     assert patterns_wanted(attack) == [TAPS]
-    ready = replace(fit_objectives(attack, reference), steps=3)
+    ready = replace(fit_objectives(attack, clean_features), steps=3)
     assert ready.objective.terms[1] == first and ready.parameters()["objective"] == describe(attack.objective)
 
 
 def test_fits_are_forgotten_with_their_reference() -> None:
-    reference = reference_of({"layer": drawn(20, 3)}, torch.arange(20) % 2)
-    state = ref(FeatureConstraint(TAPS).fit(reference).state)
+    clean_features = clean_features_of({"layer": drawn(20, 3)}, torch.arange(20) % 2)
+    state = ref(FeatureConstraint(TAPS).fit(clean_features).state)
     assert state() is not None
-    del reference
+    del clean_features
     gc.collect()
     assert state() is None
 
 
 def test_the_state_follows_the_images() -> None:
-    reference = reference_of({"layer": drawn(20, 4).float()}, torch.arange(20) % 2)
-    objective = FeatureConstraint(TAPS, 2).fit(reference)
+    clean_features = clean_features_of({"layer": drawn(20, 4).float()}, torch.arange(20) % 2)
+    objective = FeatureConstraint(TAPS, 2).fit(clean_features)
     parts = {kind: objective.state.parts_for(torch.zeros(1, dtype=kind)) for kind in (torch.float32, torch.float64)}
     assert parts[torch.float64][0].mixture.means.dtype == torch.float64
     assert parts[torch.float64][0].mixture.owners.dtype == torch.int64
@@ -196,8 +196,8 @@ def test_the_state_follows_the_images() -> None:
 
 def test_it_can_be_fitted_in_inference_mode(seen_victim: Any) -> None:
     with torch.inference_mode():
-        reference = reference_of({"layer": drawn(20, 4) + 0}, torch.arange(20) % 2)
-        objective = FeatureConstraint(TAPS, 2).fit(reference)
+        clean_features = clean_features_of({"layer": drawn(20, 4) + 0}, torch.arange(20) % 2)
+        objective = FeatureConstraint(TAPS, 2).fit(clean_features)
     images = drawn(2, 1, 2, 2).requires_grad_()
     value = objective(step_of(seen_victim(2, {"layer": 1.0}), images, torch.tensor([0, 1]), ("layer",)))
     assert bool(torch.autograd.grad(value.sum(), images)[0].any())
@@ -206,10 +206,10 @@ def test_it_can_be_fitted_in_inference_mode(seen_victim: Any) -> None:
 def test_too_many_components_are_clamped_with_one_warning_a_class(seen_victim: Any) -> None:
     layers = {f"layer{k}": drawn(13, 6, seed=k) for k in range(4)}
     labels = torch.tensor([0] * 8 + [1] * 5)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        objective = FeatureConstraint(TAPS, 64).fit(reference_of(layers, labels))
-    words = [str(one.message) for one in said]
+        objective = FeatureConstraint(TAPS, 64).fit(clean_features_of(layers, labels))
+    words = [str(one.message) for one in caught]
     assert len(words) == 2
     assert "class 0 has 8 clean images: 4 Gaussians at each layer instead of 64" in words[0]
     assert "class 1 has 5 clean images: 2 Gaussians" in words[1]
@@ -219,8 +219,8 @@ def test_too_many_components_are_clamped_with_one_warning_a_class(seen_victim: A
 
 
 def test_two_images_of_a_class_are_enough_for_one_gaussian(seen_victim: Any) -> None:
-    reference = reference_of({"layer": drawn(4, 6)}, torch.arange(4) % 2)
-    objective = FeatureConstraint(TAPS).fit(reference)
+    clean_features = clean_features_of({"layer": drawn(4, 6)}, torch.arange(4) % 2)
+    objective = FeatureConstraint(TAPS).fit(clean_features)
     value = objective(step_of(seen_victim(2, {"layer": 1.0}), drawn(3, 1, 2, 3), torch.tensor([0, 1, 1]), ("layer",)))
     assert bool(value.isfinite().all()) and bool((value < 0).all())
 
@@ -228,29 +228,29 @@ def test_two_images_of_a_class_are_enough_for_one_gaussian(seen_victim: Any) -> 
 def test_a_constant_layer_is_left_out_with_one_warning() -> None:
     constant = torch.full((10, 3), 0.1)
     layers = {"layer1": constant, "layer2": drawn(10, 3).float(), "layer3": constant}
-    with pytest.warns(UserWarning, match="constant: layer1, layer3$") as said:
-        objective = FeatureConstraint(TAPS).fit(reference_of(layers, torch.arange(10) % 2))
-    assert len(said) == 1
+    with pytest.warns(UserWarning, match="constant: layer1, layer3$") as caught:
+        objective = FeatureConstraint(TAPS).fit(clean_features_of(layers, torch.arange(10) % 2))
+    assert len(caught) == 1
     assert objective.layers == ("layer2",)
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="layer whose features vary"):
-        FeatureConstraint(TAPS).fit(reference_of({"layer": constant}, torch.arange(10) % 2))
+        FeatureConstraint(TAPS).fit(clean_features_of({"layer": constant}, torch.arange(10) % 2))
 
 
 def test_layers_that_are_too_wide_are_left_out() -> None:
-    reference = reference_of({"layer1": drawn(10, 3), "layer2": drawn(10, 4)}, torch.arange(10) % 2)
-    assert FeatureConstraint(TAPS, max_channels=3).fit(reference).layers == ("layer1",)
+    clean_features = clean_features_of({"layer1": drawn(10, 3), "layer2": drawn(10, 4)}, torch.arange(10) % 2)
+    assert FeatureConstraint(TAPS, max_channels=3).fit(clean_features).layers == ("layer1",)
     with pytest.raises(ValueError, match="of at most 2 channels"):
-        FeatureConstraint(TAPS, max_channels=2).fit(reference)
+        FeatureConstraint(TAPS, max_channels=2).fit(clean_features)
 
 
 @pytest.mark.parametrize(("labels", "words"), [([0, 0, 2, 2], "none of class 1"), ([0, 0, 0, 1], "got 1 of class 1")])
 def test_missing_images_are_named(labels: list[int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        FeatureConstraint(TAPS).fit(reference_of({"layer": drawn(4, 3)}, torch.tensor(labels)))
+        FeatureConstraint(TAPS).fit(clean_features_of({"layer": drawn(4, 3)}, torch.tensor(labels)))
 
 
 def test_a_victim_of_other_classes_is_refused(seen_victim: Any) -> None:
-    objective = FeatureConstraint(TAPS).fit(reference_of({"layer": drawn(4, 4)}, torch.arange(4) % 2))
+    objective = FeatureConstraint(TAPS).fit(clean_features_of({"layer": drawn(4, 4)}, torch.arange(4) % 2))
     with pytest.raises(ValueError, match="each of the victim's 3 classes, .* are of 2"):
         objective(step_of(seen_victim(3, {"layer": 1.0}), drawn(3, 1, 2, 2), torch.tensor([0, 1, 2]), ("layer",)))
 

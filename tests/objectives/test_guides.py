@@ -1,4 +1,4 @@
-"""HFC and its rivals: what each is on paper, that each does what it is for, and what it costs."""
+"""HFC and its rivals: their values on paper, their effect on features, and their passes."""
 
 import gc
 import math
@@ -27,12 +27,14 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def reference_of(layers: dict[str, Tensor], labels: Tensor) -> CleanFeatures:
+def clean_features_of(layers: dict[str, Tensor], labels: Tensor) -> CleanFeatures:
     return CleanFeatures(layers, labels, [str(place) for place in range(len(labels))], {TAPS: tuple(layers)})
 
 
 def two_layers(count: int = 40, classes: int = 2) -> CleanFeatures:
-    return reference_of({"layer1": drawn(count, 4), "layer2": drawn(count, 4, seed=1)}, torch.arange(count) % classes)
+    return clean_features_of(
+        {"layer1": drawn(count, 4), "layer2": drawn(count, 4, seed=1)}, torch.arange(count) % classes
+    )
 
 
 def step_of(victim: Any, images: Tensor, targets: Tensor, objective: Any, index: int = 0, ids: Any = None) -> Step:
@@ -46,7 +48,7 @@ SCALES = {"layer1": 1.0, "layer2": 0.5}
 def test_the_closest_guide_by_hand(seen_victim: Any) -> None:
     known = torch.tensor([[0.0, 0], [4, 4], [1, 1], [9, 9]], dtype=torch.float64)
     labels = torch.tensor([0, 1, 1, 0])
-    objective = ClosestGuide(TAPS).fit(reference_of({"layer1": known.flip(1) + 1, "layer2": known}, labels))
+    objective = ClosestGuide(TAPS).fit(clean_features_of({"layer1": known.flip(1) + 1, "layer2": known}, labels))
     images = torch.tensor([[[[1.5, 2.0]]], [[[8.0, 7.0]]]], dtype=torch.float64)
     step = step_of(seen_victim(2, {"layer1": 1.0, "layer2": 1.0}), images, torch.tensor([0, 1]), objective)
     # the guides are (1, 1) and (9, 9) in layer2, (2, 2) and (10, 10) in layer1; each square over 2 channels
@@ -83,8 +85,8 @@ def test_what_the_closest_guide_notes_dies_with_the_call(seen_victim: Any) -> No
 
 
 def test_a_random_guide_is_an_image_of_the_class_drawn_by_the_id(seen_victim: Any) -> None:
-    reference, victim = two_layers(30, 3), seen_victim(3, SCALES)
-    objective = RandomGuide(TAPS, seed=3).fit(reference)
+    clean_features, victim = two_layers(30, 3), seen_victim(3, SCALES)
+    objective = RandomGuide(TAPS, seed=3).fit(clean_features)
     images = drawn(1, 1, 2, 2, seed=5).expand(60, 1, 2, 2)
     ids = [f"image {place}" for place in range(60)]
     targets = torch.full((60,), int(images[0, 0, 0].argmax()))
@@ -92,24 +94,24 @@ def test_a_random_guide_is_an_image_of_the_class_drawn_by_the_id(seen_victim: An
     goal = step.outputs[0].scatter(0, targets[:1], -math.inf).argmax()
     values = objective(step)
     seen = images[0].flatten()
-    own = [
-        -sum((seen * SCALES[name] - reference.layers[name][row]).square().sum() / 4 for name in SCALES)
+    distances = [
+        -sum((seen * SCALES[name] - clean_features.layers[name][row]).square().sum() / 4 for name in SCALES)
         for row in range(30)
-        if reference.labels[row] == goal
+        if clean_features.labels[row] == goal
     ]
-    nearest = (values[:, None] - torch.stack(own)).abs()
+    nearest = (values[:, None] - torch.stack(distances)).abs()
     assert float(nearest.amin(1).max()) < 1e-9
     assert len(nearest.argmin(1).unique()) == 10  # each of them is drawn some time
     backwards = objective(step_of(victim, images, targets, objective, ids=ids[::-1]))
     torch.testing.assert_close(backwards.flip(0), values)
-    other = RandomGuide(TAPS, seed=4).fit(reference)
+    other = RandomGuide(TAPS, seed=4).fit(clean_features)
     assert not torch.equal(other(step_of(victim, images, targets, other, ids=ids)), values)
 
 
 def test_the_kernel_density_by_hand(seen_victim: Any) -> None:
     known = torch.tensor([[0.0, 0], [3, 4], [0, 1], [0, 3]], dtype=torch.float64)
     objective = DensityGuide(TAPS, bandwidth=2.0).fit(
-        reference_of({"layer1": drawn(4, 3), "layer2": known}, torch.tensor([0, 0, 1, 1]))
+        clean_features_of({"layer1": drawn(4, 3), "layer2": known}, torch.tensor([0, 0, 1, 1]))
     )
     assert objective.layers == ("layer2",)
     image = torch.tensor([[[[0.0, 1.0]]]], dtype=torch.float64)
@@ -122,13 +124,13 @@ def test_the_kernel_density_by_hand(seen_victim: Any) -> None:
 
 def test_the_default_bandwidth_is_the_median_spacing_of_a_class() -> None:
     known = torch.tensor([[0.0], [1.0], [3.0], [10.0], [20.0], [40.0]], dtype=torch.float64)
-    reference = reference_of({"layer": known}, torch.tensor([0, 0, 0, 1, 1, 1]))
-    widths = DensityGuide(TAPS).fit(reference).state.parts[3]
+    clean_features = clean_features_of({"layer": known}, torch.tensor([0, 0, 0, 1, 1, 1]))
+    widths = DensityGuide(TAPS).fit(clean_features).state.parts[3]
     assert widths.tolist() == [1.0, 10.0]  # spacings 1, 1, 2 and 10, 10, 20
     with pytest.raises(ValueError, match="class 1 coincide"):
-        DensityGuide(TAPS).fit(reference_of({"layer": known.clamp(max=10)}, torch.tensor([0, 0, 0, 1, 1, 1])))
+        DensityGuide(TAPS).fit(clean_features_of({"layer": known.clamp(max=10)}, torch.tensor([0, 0, 0, 1, 1, 1])))
     with pytest.raises(ValueError, match="2 clean images of each class, got 1 of class 1"):
-        DensityGuide(TAPS).fit(reference_of({"layer": known}, torch.tensor([0, 0, 0, 0, 0, 1])))
+        DensityGuide(TAPS).fit(clean_features_of({"layer": known}, torch.tensor([0, 0, 0, 0, 0, 1])))
 
 
 def test_far_away_the_density_still_has_a_gradient(seen_victim: Any) -> None:
@@ -144,8 +146,8 @@ def test_the_dimension_by_hand(seen_victim: Any) -> None:
     assert dimensionality(torch.tensor([16.0, 1, 4])).item() == pytest.approx(1 / math.log(2))
     known = torch.tensor([[1.0], [-2.0], [4.0], [50.0], [-60.0]], dtype=torch.float64)
     known = torch.cat([known, torch.zeros(5, 1)], 1)
-    reference = reference_of({"layer1": known, "layer2": 3 * known}, torch.tensor([0, 1, 0, 1, 0]))
-    objective = DimensionGuide(TAPS, neighbours=3).fit(reference)
+    clean_features = clean_features_of({"layer1": known, "layer2": 3 * known}, torch.tensor([0, 1, 0, 1, 0]))
+    objective = DimensionGuide(TAPS, neighbours=3).fit(clean_features)
     image = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     value = objective(step_of(seen_victim(2, {"layer1": 1.0, "layer2": 1.0}), image, torch.tensor([0]), objective))
     assert value.tolist() == pytest.approx([-1 / math.log(2)])
@@ -157,7 +159,7 @@ def test_the_dimension_of_points_in_a_plane(dimensions: int, seen_victim: Any) -
     known = torch.zeros(2000, 12, dtype=torch.float64)
     known[:, :dimensions] = torch.rand(2000, dimensions, generator=generator, dtype=torch.float64) - 0.5
     objective = DimensionGuide(TAPS, neighbours=50, max_references=2000)
-    objective = objective.fit(reference_of({"layer": known}, torch.arange(2000) % 2))
+    objective = objective.fit(clean_features_of({"layer": known}, torch.arange(2000) % 2))
     images = torch.zeros(1, 1, 1, 12, dtype=torch.float64)
     value = objective(step_of(seen_victim(2, {"layer": 1.0}), images, torch.tensor([0]), objective))
     assert value.item() == pytest.approx(-dimensions, rel=0.25)
@@ -165,7 +167,7 @@ def test_the_dimension_of_points_in_a_plane(dimensions: int, seen_victim: Any) -
 
 def test_twins_and_equal_distances_give_finite_numbers(seen_victim: Any) -> None:
     known = torch.cat([torch.eye(4), -torch.eye(4), torch.zeros(2, 4)])
-    objective = DimensionGuide(TAPS, neighbours=2).fit(reference_of({"layer": known}, torch.arange(10) % 2))
+    objective = DimensionGuide(TAPS, neighbours=2).fit(clean_features_of({"layer": known}, torch.arange(10) % 2))
     for image in (torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5), torch.eye(4)[:1].view(1, 1, 2, 2)):
         variable = image.clone().requires_grad_()
         value = objective(step_of(seen_victim(2, {"layer": 1.0}), variable, torch.tensor([0]), objective))
@@ -174,9 +176,10 @@ def test_twins_and_equal_distances_give_finite_numbers(seen_victim: Any) -> None
 
 
 def test_of_many_clean_images_some_are_kept() -> None:
-    reference = two_layers(40)
+    clean_features = two_layers(40)
     first, second, other = (
-        DimensionGuide(TAPS, 5, max_references=10, seed=seed).fit(reference).state.parts[0].known for seed in (0, 0, 1)
+        DimensionGuide(TAPS, 5, max_references=10, seed=seed).fit(clean_features).state.parts[0].known
+        for seed in (0, 0, 1)
     )
     assert first.shape == (2, 10, 4)
     assert torch.equal(first, second) and not torch.equal(first, other)
@@ -212,7 +215,7 @@ def test_gradients_are_the_numerical_ones_and_batch_mates_change_nothing(
 
 @pytest.fixture(scope="module")
 def stripes() -> tuple[Any, Tensor, Tensor, CleanFeatures]:
-    """A victim that reads pooled features, trained on three kinds of stripes, unseen images and a reference."""
+    """A victim that reads pooled features, trained on three kinds of stripes, with unseen images and clean features."""
 
     def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -242,14 +245,14 @@ def stripes() -> tuple[Any, Tensor, Tensor, CleanFeatures]:
 
 @pytest.mark.parametrize("objective", ALL, ids=lambda one: f"{type(one).__name__}-{getattr(one, 'components', '')}")
 def test_with_it_bim_still_fools_and_hides_better(objective: Any, stripes: Any) -> None:
-    victim, images, labels, reference = stripes
+    victim, images, labels, clean_features = stripes
     settings: dict[str, Any] = {"epsilon": 16 / 255, "steps": 30, "step_size": 1 / 255}
     plain = BIM(**settings)(victim, images, labels)
     # few dimensions are no reason to leave the class, while a confident victim's cross-entropy has little slope
     weight = 0.01 if isinstance(objective, DimensionGuide) else 1.0
     combined = BIM(**settings, objective=WeightedSum((CrossEntropy(), objective), (1.0, weight)))
-    hidden = fit_objectives(combined, reference)(victim, images, labels)
-    fitted = objective.fit(reference)
+    hidden = fit_objectives(combined, clean_features)(victim, images, labels)
+    fitted = objective.fit(clean_features)
 
     def criterion(images: Tensor, clean: Tensor) -> Tensor:
         ids = [str(place) for place in range(len(images))]
@@ -268,9 +271,9 @@ def test_with_it_bim_still_fools_and_hides_better(objective: Any, stripes: Any) 
 
 @pytest.mark.parametrize("objective", ALL, ids=lambda one: f"{type(one).__name__}-{getattr(one, 'components', '')}")
 def test_images_that_leave_the_batch_change_nothing(objective: Any, stripes: Any) -> None:
-    victim, images, labels, reference = stripes
+    victim, images, labels, clean_features = stripes
     combined = WeightedSum((CrossEntropy(), objective), (1.0, 0.1))
-    attack = fit_objectives(BIM(epsilon=0.05, steps=6, stop_when_fooled=True, objective=combined), reference)
+    attack = fit_objectives(BIM(epsilon=0.05, steps=6, stop_when_fooled=True, objective=combined), clean_features)
     ids = [str(place) for place in range(len(images))]
     together = attack(victim, images, labels, ids)
     assert 0 < int(together.success.sum())

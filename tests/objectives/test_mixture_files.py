@@ -13,7 +13,7 @@ from medrobust.objectives.gaussian_mixture import fit_mixture
 from medrobust.objectives.mixture_files import load_or_fit
 
 
-def reference(folder: Path | None, key: str = "victim images") -> CleanFeatures:
+def clean_features(folder: Path | None, key: str = "victim images") -> CleanFeatures:
     generator = torch.Generator().manual_seed(0)
     layers = {"a.act": torch.randn((40, 3), generator=generator), "b": torch.randn((40, 5), generator=generator)}
     return CleanFeatures(
@@ -26,10 +26,10 @@ def tensors(objective: Any) -> list[Tensor]:
 
 
 def test_a_second_evaluation_reads_what_the_first_has_fitted(tmp_path: Any, monkeypatch: Any) -> None:
-    first = FeatureConstraint(("*",), components=2).fit(reference(tmp_path))
+    first = FeatureConstraint(("*",), components=2).fit(clean_features(tmp_path))
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr("medrobust.objectives.feature_constraint.fit_mixture", lambda *_: pytest.fail("fitted again"))
-    second = FeatureConstraint(("*",), components=2).fit(reference(tmp_path))
+    second = FeatureConstraint(("*",), components=2).fit(clean_features(tmp_path))
     for one, other in zip(tensors(first), tensors(second), strict=True):
         assert torch.equal(one, other)
 
@@ -38,8 +38,8 @@ def test_a_second_evaluation_reads_what_the_first_has_fitted(tmp_path: Any, monk
     ("settings", "key"), [({"components": 1}, "victim images"), ({"shrinkage": 0.5}, "victim images"), ({}, "another")]
 )
 def test_other_settings_or_another_victim_are_fitted_anew(settings: dict[str, Any], key: str, tmp_path: Any) -> None:
-    FeatureConstraint(("*",), components=2).fit(reference(tmp_path))
-    FeatureConstraint(("*",), **{"components": 2, **settings}).fit(reference(tmp_path, key))
+    FeatureConstraint(("*",), components=2).fit(clean_features(tmp_path))
+    FeatureConstraint(("*",), **{"components": 2, **settings}).fit(clean_features(tmp_path, key))
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_written_again(tmp_path: Any) -> None:
 
 
 def test_without_a_folder_nothing_is_written_and_a_folder_needs_a_key(tmp_path: Any) -> None:
-    FeatureConstraint(("*",)).fit(reference(None, ""))
+    FeatureConstraint(("*",)).fit(clean_features(None, ""))
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="needs a key that says what they are fitted to"):
-        reference(tmp_path, "")
+        clean_features(tmp_path, "")

@@ -254,11 +254,11 @@ def test_the_weighted_sum_is_what_the_attack_climbs(linear: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("terms", "weights", "came"),
+    ("terms", "weights", "received"),
     [((), (), "0 and 0"), ((CrossEntropy(),), (1.0, 2.0), "1 and 2"), ((), (1.0,), "0 and 1")],
 )
-def test_a_sum_needs_a_weight_for_each_term(terms: Any, weights: Any, came: str) -> None:
-    with pytest.raises(ValueError, match=f"one weight for each term, got {came}"):
+def test_a_sum_needs_a_weight_for_each_term(terms: Any, weights: Any, received: str) -> None:
+    with pytest.raises(ValueError, match=f"one weight for each term, got {received}"):
         WeightedSum(terms, weights)
 
 
