@@ -29,10 +29,6 @@ LIBRARY = {
         *("medrobust.results.columns", "medrobust.results.manifest", "medrobust.results.records"),
     },
 }
-LIBRARY["medrobust.listeners"] = {
-    *("medrobust.evaluation", "medrobust.results.columns"),
-    *LIBRARY["medrobust.evaluation"],
-}
 ARROWS: dict[str, set[str]] = LIBRARY | {
     "datamodules": set(),
     "lightning_modules": {"medrobust.networks", "medrobust.metrics"},
