@@ -253,6 +253,8 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     columns = []
     for name, dtype in TYPES.items():
         column = frame[name] if name in frame.columns else pl.Series(name, [None] * len(frame), pl.Null)
+        if column.null_count() == len(column):
+            column = column.cast(pl.Null)  # whatever its type: nulls alone have been written as Float64
         if column.dtype != pl.Null and column.dtype != dtype and not (column.dtype.is_numeric() and dtype.is_numeric()):
             raise ValueError(f"{path}: column '{name}' is {dtype}, got {column.dtype}")
         typed = column.cast(dtype)

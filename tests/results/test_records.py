@@ -307,6 +307,15 @@ def test_a_parquet_file_of_schema_1_is_read_as_schema_2(tmp_path):
     assert records.columns == [*COLUMNS, "cos"]
 
 
+def test_a_parquet_file_of_schema_1_without_patients_is_read(tmp_path):
+    frame = pl.DataFrame([of_schema_1(*row) for row in MEANINGS], schema_overrides={"goal": pl.Int64()})
+    unknown = pl.lit(None, pl.Float64()).alias("patient")  # as a column of nulls alone was merged
+    frame.with_columns(unknown).write_parquet(tmp_path / "records.parquet")
+    records = read_records(tmp_path)
+    assert records.select(list(EXPECTED)).to_dict(as_series=False) == EXPECTED
+    assert records.schema["patient"] == pl.String()
+
+
 def test_a_journal_goes_on_in_schema_2_where_schema_1_left_off(tmp_path):
     put(tmp_path, "rank-0-0", of_schema_1("c", False, True), of_schema_1("a", True, True, patient="p1"))
     with Journal(tmp_path) as journal:  # "a" again, which counts once, as the older file has it
