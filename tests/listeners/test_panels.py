@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from callbacks.panels import to_image
 from PIL import Image
 from torch import Tensor
 
 from callbacks import AdversarialBatch, EvaluationPlan, Panels, PlannedAttack
-from callbacks.panels import to_image
 from medrobust.attacks import FGSM, PGD, Attack
 
 COUNT = 12

@@ -7,16 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import callbacks.quality
 import pytest
 import pytorch_lightning as pl
 import torch
+from callbacks.quality import Quality
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-import callbacks.quality
 from callbacks import AdversarialBatch, EvaluationPlan, PlannedAttack, RecordJournal, Robustness
-from callbacks.quality import Quality
 from lightning_modules import Classifier
 from medrobust.attacks import FGSM, UniformNoise
 from medrobust.metrics import quality
