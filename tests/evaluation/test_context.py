@@ -99,7 +99,7 @@ def test_two_processes_hear_each_other_in_the_order_of_their_ranks(tmp_path: Pat
         for rank, file in enumerate(files)
     ]
     try:
-        printed = [process.communicate(timeout=90)[0] for process in processes]
+        printed = [process.communicate(timeout=200)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
