@@ -22,12 +22,14 @@ from medrobust.evaluation import (
     Crafter,
     Evaluation,
     EvaluationContext,
+    EvaluationData,
     EvaluationListener,
     EvaluationPlan,
 )
 from medrobust.listeners import RecordJournal
+from medrobust.networks import is_evaluated_victim
 from medrobust.results.records import read_journal
-from tests.in_memory import InMemoryData, random_data
+from tests.in_memory import random_data
 from tests.recording import JUDGED, Recorder, evaluate, evaluation_of
 from tests.tiny_networks import SIDE, LinearNet, linear_victim
 
@@ -606,8 +608,5 @@ def test_records_summary_and_report_of_a_plain_loop_need_no_lightning(tmp_path: 
 
 
 def test_the_data_of_these_tests_are_what_an_evaluation_asks_for() -> None:
-    from medrobust.evaluation import EvaluationData
-    from medrobust.networks import EvaluatedVictim
-
-    assert isinstance(random_data(), EvaluationData) and isinstance(linear_victim(), EvaluatedVictim)
-    assert not isinstance(linear_victim(), InMemoryData)
+    assert isinstance(random_data(), EvaluationData) and not isinstance(linear_victim(), EvaluationData)
+    assert is_evaluated_victim(linear_victim()) and not is_evaluated_victim(random_data())
