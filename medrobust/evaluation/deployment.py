@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medrobust.attacks import Attack
 from medrobust.networks import frozen
 from medrobust.networks.deployment import BFloat16, DeployedNetwork, deployment_copy
+from medrobust.networks.precision import exact_float32
 from medrobust.networks.victims import EvaluatedVictim, Victim
 from medrobust.objectives import Objective
 
@@ -72,9 +73,7 @@ class Deployment:
             try:
                 with frozen(victim), torch.no_grad():
                     network, _ = deployment_copy(network, victim.normalised(images[:2]))
-            except (
-                Exception
-            ) as error:  # whatever a foreign network does, the evaluation goes on with the network itself
+            except Exception as error:  # whatever a foreign network does, the evaluation goes on without a copy
                 warnings.warn(f"the victim is attacked as it is, a copy cannot be made of it: {error}", stacklevel=2)
                 network = victim.network
         return BFloat16(network) if self.precision == "bf16" else network
@@ -96,7 +95,7 @@ def layers_read(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [layer for inner in value for layer in layers_read(inner)]
     if is_dataclass(value) and not isinstance(value, type):
-        return [layer for field in fields(value) for layer in layers_read(getattr(value, field.name))]
+        return [layer for field in fields(value) for layer in layers_read(vars(value).get(field.name, field.default))]
     return []
 
 
@@ -116,22 +115,5 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 @contextmanager
 def judging(victim: Victim) -> Iterator[None]:
     """Hold a victim for a forward that is to be believed: frozen, no gradients, float32 without TF32's rounding."""
-    settings = _precision_settings()
-    kept = [getattr(backend, name) for backend, name, _ in settings]
-    for backend, name, exact in settings:
-        setattr(backend, name, exact)
-    try:
-        with frozen(victim), torch.no_grad():
-            yield
-    finally:
-        for (backend, name, _), value in zip(settings, kept, strict=True):
-            setattr(backend, name, value)
-
-
-def _precision_settings() -> list[tuple[Any, str, Any]]:
-    """Switches of torch that decide how float32 is computed, and their values that keep all of its digits."""
-    backends: Any = torch.backends
-    if hasattr(backends.cudnn, "conv"):  # from torch 2.9 on; setting the older switches too would be an error
-        places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-        return [(place, "fp32_precision", "ieee") for place in places]
-    return [(place, "allow_tf32", False) for place in (backends.cuda.matmul, backends.cudnn)]
+    with exact_float32(), frozen(victim), torch.no_grad():
+        yield
