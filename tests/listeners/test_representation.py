@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medrobust.attacks import BIM, FGSM, Attack, DeepFool, UniformNoise
 from medrobust.attacks.base import Crafted
 from medrobust.listeners import RecordJournal, Representation
+from medrobust.networks import as_victim
 from medrobust.results.records import merge
 from tests import recording
 from tests.in_memory import InMemoryData
@@ -298,3 +299,19 @@ def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
 def test_means_of_a_victim_without_a_linear_layer_can_be_had() -> None:
     keep = evaluate({"fgsm": FGSM()}, Representation(["act1"]), Deep(linear=False))
     assert all(map(math.isfinite, keep.column("fgsm", "mean_act1").tolist()))
+
+
+def test_directions_of_a_wrapped_classifier_are_those_of_the_same_network_in_lightning() -> None:
+    attacks: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.05)}
+    wrapped = recording.evaluate(as_victim(Linear()), data_of(), attacks, Representation(directions=True))
+    cosines = evaluate(attacks, Representation(directions=True)).column("fgsm", "direction_weights")
+    torch.testing.assert_close(wrapped.column("fgsm", "direction_weights"), cosines)
+
+
+def test_a_last_linear_layer_of_other_outputs_than_the_classes_is_refused() -> None:
+    class Halved(Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images)[:, :2]
+
+    with pytest.raises(ValueError, match="a last linear layer, and the victim's has 4 outputs for 2 classes"):
+        recording.evaluate(as_victim(Halved(4)), data_of(), BOTH, Representation(directions=True))
