@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from medrobust.detectors import Detector, load_detectors, save_detectors
+from medrobust.detectors import Detector, Mahalanobis, load_detectors, save_detectors
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter
@@ -85,7 +85,8 @@ class Detection(EvaluationListener):
         for option, count in (("reference_per_class", reference_per_class), ("fit_per_class", fit_per_class)):
             if count is not None and count < 1:
                 raise ValueError(f"{option} counts images and is at least 1, got {count}")
-        if sum(getattr(detector, "perturbation", 0) > 0 for detector in self.detectors.values()) > 1:
+        moving = [one for one in self.detectors.values() if isinstance(one, Mahalanobis) and one.perturbation > 0]
+        if len(moving) > 1:
             raise ValueError("only one detector of an evaluation can have a perturbation: evaluate the others again")
         if passes < 2:
             raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
