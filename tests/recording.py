@@ -1,4 +1,4 @@
-"""An evaluation in a plain loop, and a listener that records all that it is told."""
+"""An evaluation in a plain loop, and a listener that records everything it hears."""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter

@@ -16,9 +16,8 @@ from medrobust.detectors import Mahalanobis
 from medrobust.evaluation import EvaluationListener
 from medrobust.results.records import read_journal
 from tests import recording
+from tests.in_lightning import InMemoryModule, random_resnet, trainer_of
 from tests.in_memory import InMemoryData, random_split
-from tests.lightning_loops import InMemoryModule, trainer_of
-from tests.tiny_networks import random_resnet
 
 ATTACKS = {"fgsm": FGSM(epsilon=0.02), "pgd": PGD(epsilon=0.02, steps=2)}
 

@@ -11,9 +11,9 @@ from lightning_modules import Classifier
 from medrobust.attacks import BIM, FGSM
 from medrobust.attacks.budgets import Fraction
 from medrobust.evaluation import EvaluationListener
+from tests.in_lightning import InMemoryModule, trainer_of, with_network
 from tests.in_memory import random_data
-from tests.lightning_loops import InMemoryModule, trainer_of
-from tests.tiny_networks import LinearNet, with_network
+from tests.tiny_networks import LinearNet
 
 
 def data_of() -> InMemoryModule:

@@ -14,9 +14,9 @@ from callbacks.robustness import context_of, evaluated
 from lightning_modules import Classifier
 from medrobust.attacks import FGSM, MIM, PGD, Attack, UniformNoise
 from tests import recording
+from tests.in_lightning import InMemoryModule, RecordingCallback, trainer_of, with_network
 from tests.in_memory import random_data
-from tests.lightning_loops import InMemoryModule, RecordingCallback, trainer_of
-from tests.tiny_networks import LinearNet, with_network
+from tests.tiny_networks import LinearNet
 
 COUNT = 23
 

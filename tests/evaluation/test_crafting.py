@@ -19,9 +19,9 @@ from medrobust.objectives import CrossEntropy, FeatureConstraint, WeightedSum
 from medrobust.objectives.clean_features import Reference, fit_objectives, patterns_wanted
 from medrobust.results.records import merge
 from tests import recording
+from tests.in_lightning import random_resnet
 from tests.in_memory import InMemoryData
 from tests.recording import Recorder
-from tests.tiny_networks import random_resnet
 
 SIDE = 32
 COUNTS = {"train": 12, "adv_train": 10, "adv_test": 9}
@@ -105,7 +105,7 @@ def test_the_surrogates_weights_are_part_of_every_key(surrogate: str, tmp_path: 
         ("three", "the surrogate has num_classes 3, the victim 2"),
     ],
 )
-def test_a_surrogate_that_cannot_be_had_is_refused_before_an_image_is_read(
+def test_an_unusable_surrogate_is_refused_before_an_image_is_read(
     name: str, words: str, tmp_path: Path, run_of: Any
 ) -> None:
     (tmp_path / "torn").write_bytes(b"no checkpoint")

@@ -13,9 +13,9 @@ from medrobust.networks.deployment import BFloat16, DeployedNetwork
 from medrobust.networks.features import tapped
 from medrobust.objectives import CrossEntropy, Objective, Step
 from tests import recording
+from tests.in_lightning import random_resnet
 from tests.in_memory import InMemoryData, random_split
 from tests.recording import Recorder
-from tests.tiny_networks import random_resnet
 
 SIDE = 32
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules import VictimModule
 from medrobust.networks import Outcome, is_evaluated_victim
-from tests.lightning_loops import InMemoryModule, trainer_of
+from tests.in_lightning import InMemoryModule, trainer_of
 
 
 class Bright(VictimModule):

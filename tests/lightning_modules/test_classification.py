@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lightning_modules import Classifier
 from medrobust.attacks import FGSM
 from medrobust.networks import Victim, is_stored_victim
-from tests.lightning_loops import InMemoryModule, trainer_of
+from tests.in_lightning import InMemoryModule, trainer_of
 
 COUNT = 12
 

@@ -63,7 +63,7 @@ def all_detectors() -> dict[str, Detector]:
 
 
 class Net(nn.Module):
-    """Two convolutions, dropout and a linear layer; and an activation beside them that never lives."""
+    """Two convolutions, dropout and a linear layer; and beside them an activation that is always zero."""
 
     def __init__(self, dropout: float = 0.5) -> None:
         super().__init__()
@@ -333,7 +333,7 @@ def test_a_detector_that_cannot_be_fitted_is_left_out_with_one_warning_and_the_o
     assert re.search(why, said[0])
     for kind in KINDS:
         assert table[f"detector_{detector}_same{kind}"].null_count() == len(table)
-        nothing = detector == "dnn"  # then there is no classifier for the others either
+        nothing = detector == "dnn"  # then the other detectors have no adversarial image to be fitted on either
         assert table[f"detector_kd_same{kind}"].null_count() == (len(table) if nothing else 0)
 
 
@@ -368,7 +368,7 @@ def crafted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({}, "train", "judged on another split, and this is train"),
     ],
 )
-def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
+def test_settings_that_cannot_work_are_refused_before_an_image_is_attacked(
     settings: dict[str, Any], split: str, words: str, crafted: list[str], tmp_path: Path
 ) -> None:
     data = data_of()

@@ -17,9 +17,9 @@ from medrobust.listeners import RecordJournal, Representation
 from medrobust.networks import as_victim
 from medrobust.results.records import merge
 from tests import recording
+from tests.in_lightning import with_network
 from tests.in_memory import InMemoryData
 from tests.recording import Recorder, Stopped
-from tests.tiny_networks import with_network
 
 SIDE = 6
 COUNT = 10
@@ -85,7 +85,7 @@ def data_of(classes: int = 2) -> InMemoryData:
 
 
 def victim_of(network: nn.Module) -> Any:
-    """A classifier with a network of one's own, which gets the images as they are."""
+    """A classifier around a network that gets the images as they are."""
     return with_network(network, num_classes=classes_of(network), mean=0.0, std=1.0)
 
 
@@ -285,7 +285,7 @@ def test_columns_that_are_asked_for_change_the_keys() -> None:
         (Representation(["act3"]), Deep(), "no layer 'act3'; the nearest names are .*act"),
     ],
 )
-def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
+def test_victims_that_lack_what_is_measured_are_refused_before_an_image_is_attacked(
     representation: Representation, network: nn.Module, words: str
 ) -> None:
     recorder, data = Recorder(), data_of()
@@ -296,7 +296,7 @@ def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
     assert not data.read
 
 
-def test_means_of_a_victim_without_a_linear_layer_can_be_had() -> None:
+def test_means_can_be_measured_on_a_victim_without_a_linear_layer() -> None:
     keep = evaluate({"fgsm": FGSM()}, Representation(["act1"]), Deep(linear=False))
     assert all(map(math.isfinite, keep.column("fgsm", "mean_act1").tolist()))
 

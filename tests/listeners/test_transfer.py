@@ -10,9 +10,10 @@ from medrobust.attacks import BIM, Attack
 from medrobust.listeners import RecordJournal, Transfer
 from medrobust.results.records import merge
 from medrobust.results.summary import write_summary
+from tests.in_lightning import random_resnet
 from tests.in_memory import InMemoryData, random_split
 from tests.recording import evaluate
-from tests.tiny_networks import linear_victim, random_resnet
+from tests.tiny_networks import linear_victim
 
 
 def data_of() -> InMemoryData:
@@ -20,7 +21,7 @@ def data_of() -> InMemoryData:
     return InMemoryData({"adv_test": random_split(6, side=32)})
 
 
-def test_judges_say_what_they_make_of_the_images(tmp_path: Path, run_of: Any) -> None:
+def test_judges_add_what_they_make_of_the_images(tmp_path: Path, run_of: Any) -> None:
     victim, other = random_resnet(0), random_resnet(1, backbone="resnet18", mean=0.4, std=0.3)
     judges = {"same": run_of(tmp_path / "a", victim), "other": run_of(tmp_path / "b", other)}
     attacks: dict[str, Attack] = {"bim": BIM(epsilon=0.2, steps=3), "aim": BIM(epsilon=0.2, steps=3, targeted=True)}
@@ -58,7 +59,7 @@ def test_other_judges_are_other_records(tmp_path: Path, run_of: Any) -> None:
         ("three", "num_classes 3, the victim 2"),
     ],
 )
-def test_judges_that_cannot_be_had_get_one_sentence(judge: str, words: str, tmp_path: Path, run_of: Any) -> None:
+def test_unusable_judges_are_refused_in_one_sentence(judge: str, words: str, tmp_path: Path, run_of: Any) -> None:
     (tmp_path / "torn").write_bytes(b"no checkpoint")
     run_of(tmp_path / "three", random_resnet(num_classes=3))
     with pytest.raises(ValueError, match=words):
