@@ -17,7 +17,7 @@ from medrobust.evaluation.data import Batch
 from medrobust.evaluation.deployment import Precision, judging
 from medrobust.evaluation.engine import cloned
 from medrobust.evaluation.goals import Goals, choose_goals
-from medrobust.networks import EvaluatedVictim
+from medrobust.networks import EvaluatedVictim, is_evaluated_victim
 
 CONTROL = "noise"  # name of the control rows
 
@@ -192,7 +192,7 @@ def evaluated(module: pl.LightningModule) -> EvaluatedVictim:
     Raises:
         ValueError: It does not.
     """
-    if isinstance(module, EvaluatedVictim):
+    if is_evaluated_victim(module):
         return module
     raise ValueError(
         f"an evaluation needs a victim such as lightning_modules.VictimModule, and got a {type(module).__name__}"

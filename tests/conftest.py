@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -190,7 +189,7 @@ class ConvNet(nn.Sequential):
 class Counting(nn.Module):
     """A victim that counts, for each image, how often it was seen and how often differentiated.
 
-    An image is recognised by the largest value of its channel 0, of which the inner victim must take no notice.
+    An image is recognised by the largest value of its channel 0, which the inner victim must ignore.
     """
 
     def __init__(self, inner: nn.Module, tags: Tensor) -> None:
@@ -247,7 +246,7 @@ class RaisesAtCall(nn.Module):
 
 
 def make_images(count: int = 6, channels: int = 1, seed: int = 0, side: int = SIDE) -> Tensor:
-    """Random images, with some pixels at and near 0 and 1, where the clipping is felt."""
+    """Random images, with some pixels at and near 0 and 1, where clipping takes effect."""
     images = torch.rand((count, channels, side, side), generator=torch.Generator().manual_seed(seed))
     images[:, :, 0, :4] = torch.tensor([0.0, 1.0, 0.01, 0.99])
     images[:, :, 5, -4:] = torch.tensor([0.99, 0.01, 1.0, 0.0])
@@ -255,7 +254,7 @@ def make_images(count: int = 6, channels: int = 1, seed: int = 0, side: int = SI
 
 
 def make_boxes(count: int) -> list[dict[str, Tensor]]:
-    """One or two boxes (x1, y1, x2, y2) an image, in pixels."""
+    """One or two boxes (x1, y1, x2, y2) per image, in pixels."""
     both = torch.tensor([[0.0, 1.0, 4.0, 5.0], [4.0, 2.0, 8.0, 8.0]])
     return [
         {"boxes": both[: 1 + i % 2].clone(), "labels": torch.ones(1 + i % 2, dtype=torch.long)} for i in range(count)
@@ -273,7 +272,7 @@ def draw_waves(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 class Seen:
-    """A victim whose layers are an image's own values, scaled, and whose logits are its first ones."""
+    """A victim whose layers are the scaled values of an image, and whose logits are the first of these values."""
 
     def __init__(self, classes: int, scales: dict[str, float]) -> None:
         self.classes, self.scales, self.forwards = classes, scales, 0
@@ -300,7 +299,9 @@ def run_of() -> Callable[[Path, Any], str]:
     """Writes a victim's checkpoint as train.py does: ``run_of(folder, victim)`` gives the run's folder."""
 
     def write(folder: Path, victim: Any) -> str:
-        trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+        from tests.in_lightning import trainer_of  # only here, since importing Lightning takes seconds
+
+        trainer = trainer_of()
         trainer.strategy.connect(victim)
         (folder / "checkpoints").mkdir(parents=True)
         trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt")

@@ -292,3 +292,48 @@ def test_the_wheel_holds_the_library_alone() -> None:
     assert tables["setuptools"]["packages"]["find"]["include"] == ["medrobust*"]
     assert tables["pytest"]["ini_options"]["pythonpath"] == ["."]
     assert not (ROOT / "tests" / "__init__.py").exists()
+
+
+SEAMS = ("medrobust.evaluation", "medrobust.listeners", "callbacks")  # where listeners meet victims and data
+TYPED = {"victim", "data", "context", "plan", "batch"}
+ANYTHING = ("Any", "typing.Any", "object")
+
+
+def guesses(tree: ast.AST) -> list[int]:
+    """Lines that ask by name what an object has."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "getattr")
+    ]
+
+
+def untyped(tree: ast.AST) -> list[str]:
+    """Parameters that stand for a victim, data, a context, a plan or a batch and may be anything."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [
+        f"{function.name}({parameter.arg}), line {parameter.lineno}"
+        for function in functions
+        for parameter in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+        if parameter.arg in TYPED and (parameter.annotation is None or ast.unparse(parameter.annotation) in ANYTHING)
+    ]
+
+
+@pytest.mark.parametrize("path", [path for name in SEAMS for path in files_of(name)], ids=named)
+def test_listeners_meet_victims_and_data_by_their_types(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not guesses(tree)
+    assert not untyped(tree)
+
+
+def test_guesses_and_untyped_parameters_are_seen() -> None:
+    assert guesses(ast.parse("def f(victim: Victim) -> None:\n    return getattr(victim, 'network', None)")) == [2]
+    assert guesses(ast.parse("found = hasattr(data, 'splits')")) == [1]
+    assert untyped(ast.parse("class A:\n    def f(self, victim: Any, plan: Plan) -> None: ...")) == [
+        "f(victim), line 2"
+    ]
+    assert untyped(ast.parse("async def f(*, batch, data: object) -> None: ...")) == [
+        "f(batch), line 1",
+        "f(data), line 1",
+    ]
+    assert not untyped(ast.parse("def f(victim: EvaluatedVictim, batch: Batch, value: Any) -> None: ..."))

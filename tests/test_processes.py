@@ -101,7 +101,7 @@ def run(folder: Path, program: str, *arguments: str) -> str:
 def evaluate(runs: Path, *more: str) -> tuple[str, ...]:
     """Arguments of an evaluation whose run lies in ``runs``, so that several can share one checkpoint."""
     best = runs.parent / "runs" / "small" / "checkpoints" / "best.ckpt"
-    configs = ("-c", "small.yaml", "-c", "medrobust.attacks.yaml", "--runs", str(runs), "--ckpt_path", str(best))
+    configs = ("-c", "small.yaml", "-c", "attacks.yaml", "--runs", str(runs), "--ckpt_path", str(best))
     return ("test", *configs, "--data.limit", str(IMAGES), *more)
 
 
@@ -110,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuned victim, and its evaluation by one process."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "small.yaml").write_text(CONFIG)
-    (folder / "medrobust.attacks.yaml").write_text(ATTACKS)
+    (folder / "attacks.yaml").write_text(ATTACKS)
     run(folder, "train.py", "fit", "-c", "small.yaml")
     run(folder, "evaluate.py", *evaluate(folder / "one"))
     return folder
@@ -133,6 +133,7 @@ def assert_same_records(one: pl.DataFrame, other: pl.DataFrame) -> None:
         "clean_prediction",
         "correct_before",
         "correct_after",
+        "reached",
         "success",
     ]
     assert one.select(exact).equals(other.select(exact))
@@ -148,6 +149,8 @@ def test_one_process_records_each_image_once_for_each_attack_and_radius(folder: 
     assert images == table["id"].n_unique()
     assert len(table) == images * 4 * 2  # fgsm, pgd, dim and the added noise, at two radii
     assert table.select("key", "id").is_unique().all()
+    assert table["success"].equals(table["correct_before"] & table["reached"])
+    assert 0 < table["success"].sum() <= table["reached"].sum()
 
 
 def test_two_processes_give_the_records_of_one(folder: Path) -> None:
@@ -206,7 +209,7 @@ def test_detectors_by_two_processes_are_those_of_one(folder: Path) -> None:
     tables, cells = [], []
     for name, more in (("one-detects", ()), ("two-detect", ("--trainer.devices", "2", "--trainer.strategy", "ddp"))):
         arguments = evaluate(folder / name, *more)
-        at = arguments.index("medrobust.attacks.yaml")
+        at = arguments.index("attacks.yaml")
         printed = run(folder, "evaluate.py", *arguments[:at], "detection.yaml", *arguments[at + 1 :])
         assert "is left out" not in printed
         tables.append(records(folder / name))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medrobust.attacks import Attack
 from medrobust.networks import frozen
 from medrobust.networks.deployment import BFloat16, DeployedNetwork, deployment_copy
+from medrobust.networks.precision import exact_float32
 from medrobust.networks.victims import EvaluatedVictim, Victim
 from medrobust.objectives import Objective
 
@@ -96,7 +97,7 @@ def layers_read(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [layer for inner in value for layer in layers_read(inner)]
     if is_dataclass(value) and not isinstance(value, type):
-        return [layer for field in fields(value) for layer in layers_read(getattr(value, field.name))]
+        return [layer for field in fields(value) for layer in layers_read(vars(value).get(field.name, field.default))]
     return []
 
 
@@ -116,22 +117,5 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 @contextmanager
 def judging(victim: Victim) -> Iterator[None]:
     """Hold a victim for a forward that decides a record: frozen, without gradients, in float32 without TF32."""
-    settings = _precision_settings()
-    kept = [getattr(backend, name) for backend, name, _ in settings]
-    for backend, name, exact in settings:
-        setattr(backend, name, exact)
-    try:
-        with frozen(victim), torch.no_grad():
-            yield
-    finally:
-        for (backend, name, _), value in zip(settings, kept, strict=True):
-            setattr(backend, name, value)
-
-
-def _precision_settings() -> list[tuple[Any, str, Any]]:
-    """Torch's switches for how float32 is computed, each with the value that keeps full precision."""
-    backends: Any = torch.backends
-    if hasattr(backends.cudnn, "conv"):  # from torch 2.9 on; setting the older switches too would be an error
-        places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-        return [(place, "fp32_precision", "ieee") for place in places]
-    return [(place, "allow_tf32", False) for place in (backends.cuda.matmul, backends.cudnn)]
+    with exact_float32(), frozen(victim), torch.no_grad():
+        yield

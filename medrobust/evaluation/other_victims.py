@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from medrobust.networks.victims import EvaluatedVictim, StoredVictim
+from medrobust.networks.victims import EvaluatedVictim, StoredVictim, is_stored_victim
 
 
 def victim_beside(victim: EvaluatedVictim, path: str, what: str, device: torch.device) -> StoredVictim:
@@ -19,7 +19,7 @@ def victim_beside(victim: EvaluatedVictim, path: str, what: str, device: torch.d
     Raises:
         ValueError: The checkpoint does not exist, or does not fit the victim.
     """
-    if not isinstance(victim, StoredVictim):
+    if not is_stored_victim(victim):
         raise ValueError(f"{what} is read from a checkpoint, and a {type(victim).__name__} cannot be built from one")
     other = victim.from_checkpoint(checkpoint_of(path))
     wanted, found = victim.description(), other.description()

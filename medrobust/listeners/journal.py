@@ -162,8 +162,8 @@ def victim_name(plan: EvaluationPlan) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what is installed of the packages that decide numbers."""
-    found = {"python": platform.python_version()}
-    for package in ("torch", "pytorch-lightning", "timm"):
+    found = {"python": platform.python_version(), "torch": torch.__version__}  # which names the build, such as +cpu
+    for package in ("pytorch-lightning", "timm"):
         with suppress(PackageNotFoundError):
             found[package.replace("-", "_")] = version(package)
     return found

@@ -92,7 +92,12 @@ class Representation(EvaluationListener):
         if not self.directions:
             return
         change = after.layers[self._last] - before[self._last]
-        weights = _last_weights(victim)
+        weights, classes = _last_weights(victim), batch.clean_outputs.shape[1]
+        if len(weights) != classes:
+            raise ValueError(
+                f"directions compares with the weights of a last linear layer, and the victim's has {len(weights)} "
+                f"outputs for {classes} classes"
+            )
         if weights.shape[1] != change.shape[1]:
             raise ValueError(
                 f"directions compares the change of {self._last!r}, {change.shape[1]} channels, with the weights of a "
@@ -122,7 +127,7 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
 def _last_weights(victim: EvaluatedVictim) -> Tensor:
     """Weights ``(K, C)`` of the linear layer that turns the penultimate features into logits."""
     linear = [module for module in victim.network.modules() if isinstance(module, nn.Linear)]
-    classes = victim.description().get("num_classes")
-    if not linear or linear[-1].out_features != classes:
+    classes = victim.description().get("num_classes")  # some victims only know when they have seen an image
+    if not linear or classes not in (None, linear[-1].out_features):
         raise ValueError("directions compares with the weights of a last linear layer, and the victim has none")
     return linear[-1].weight.detach()

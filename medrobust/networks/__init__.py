@@ -1,7 +1,15 @@
 """Networks: what victims promise and are built of, the taps on their layers, and their deployment copies."""
 
 from medrobust.networks.freezing import frozen
-from medrobust.networks.victims import EvaluatedVictim, Outcome, StoredVictim, Victim, class_outcome
+from medrobust.networks.victims import (
+    EvaluatedVictim,
+    Outcome,
+    StoredVictim,
+    Victim,
+    class_outcome,
+    is_evaluated_victim,
+    is_stored_victim,
+)
 from medrobust.networks.wrapped_classifier import WrappedClassifier, as_victim
 
 __all__ = [
@@ -13,4 +21,6 @@ __all__ = [
     "as_victim",
     "class_outcome",
     "frozen",
+    "is_evaluated_victim",
+    "is_stored_victim",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -82,15 +82,8 @@ class Victim(Protocol):
 
 
 @runtime_checkable
-class EvaluatedVictim(Victim, Protocol):
-    """What an evaluation asks of a victim besides: it is an ``nn.Module`` around a network.
-
-    Attributes:
-        network: Maps what ``normalised`` returns to outputs. An evaluation puts a deployment copy in its place while
-            it attacks, and puts it back.
-    """
-
-    network: nn.Module
+class _EvaluatedMethods(Victim, Protocol):
+    """The methods of an ``EvaluatedVictim``."""
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network is given for images ``(N, C, H, W)`` in [0, 1]."""
@@ -108,9 +101,20 @@ class EvaluatedVictim(Victim, Protocol):
         """All parameters, as ``nn.Module`` gives them."""
 
 
+class EvaluatedVictim(_EvaluatedMethods, Protocol):
+    """What an evaluation asks of a victim besides: it is an ``nn.Module`` around a network.
+
+    Attributes:
+        network: Maps what ``normalised`` returns to outputs. An evaluation puts a deployment copy in its place while
+            it attacks, and puts it back.
+    """
+
+    network: nn.Module
+
+
 @runtime_checkable
-class StoredVictim(EvaluatedVictim, Protocol):
-    """A victim whose kind can be built from a checkpoint alone: what judges and surrogates have to be."""
+class _StoredMethods(Protocol):
+    """The methods that a ``StoredVictim`` has besides."""
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
@@ -128,3 +132,21 @@ class StoredVictim(EvaluatedVictim, Protocol):
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """The victim, with or without gradients of its weights."""
+
+
+class StoredVictim(EvaluatedVictim, _StoredMethods, Protocol):
+    """A victim whose kind can be built from a checkpoint alone: what judges and surrogates have to be."""
+
+
+def is_evaluated_victim(value: object) -> TypeGuard[EvaluatedVictim]:
+    """Whether a value promises what an evaluation asks of a victim.
+
+    ``isinstance`` alone cannot tell: from Python 3.12 on it overlooks submodules, which ``nn.Module`` keeps aside.
+    """
+    is_module = isinstance(value, nn.Module) and "network" in dict(value.named_children())
+    return is_module and isinstance(value, _EvaluatedMethods)
+
+
+def is_stored_victim(value: object) -> TypeGuard[StoredVictim]:
+    """Whether a value is a victim whose kind can be built from a checkpoint."""
+    return is_evaluated_victim(value) and isinstance(value, _StoredMethods)

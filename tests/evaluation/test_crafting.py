@@ -1,27 +1,27 @@
 """How a batch is crafted: on a surrogate, on copies that are not mixed up, with objectives fitted to clean images."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars
 import pytest
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 import medrobust.evaluation.crafting as module
-from callbacks import AdversarialBatch, Detection, EvaluationPlan, RecordJournal, Robustness
 from lightning_modules import Classifier
 from medrobust.attacks import BIM, FGSM, Attack
 from medrobust.detectors import Detector, LayerNetworks, Mahalanobis
-from medrobust.evaluation.crafting import Crafter
-from medrobust.evaluation.plan import PlannedAttack, weights_hash
+from medrobust.evaluation import EvaluationContext, EvaluationListener, EvaluationPlan, PlannedAttack
+from medrobust.evaluation.crafting import Crafter, judged
+from medrobust.evaluation.plan import weights_hash
+from medrobust.listeners import Detection, RecordJournal
 from medrobust.objectives import CrossEntropy, FeatureConstraint, WeightedSum
 from medrobust.objectives.clean_features import Reference, fit_objectives, patterns_wanted
 from medrobust.results.records import merge
+from tests import recording
+from tests.in_lightning import random_resnet
+from tests.in_memory import InMemoryData
+from tests.recording import Recorder
 
 SIDE = 32
 COUNTS = {"train": 12, "adv_train": 10, "adv_test": 9}
@@ -37,94 +37,30 @@ def hiding(**changes: Any) -> BIM:
 
 def victim_of(seed: int = 0, **changes: Any) -> Classifier:
     """An untrained classifier whose classes are balanced, with BatchNorms that are not the identity."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        victim = Classifier(**{"backbone": "resnet10t", "channels": 1, **changes}).eval()
-        for layer in victim.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                nn.init.uniform_(layer.running_mean, -0.2, 0.2)
-                nn.init.uniform_(layer.running_var, 0.5, 2.0)
-                nn.init.uniform_(layer.weight, 0.5, 1.5)
+    return random_resnet(seed, balanced=True, **changes)
+
+
+def data_of(batch_size: int = 4) -> InMemoryData:
+    """Random images of three splits; the targets are what the victim says, except for every fifth."""
+    splits, victim = {}, victim_of()
+    for number, (split, count) in enumerate(COUNTS.items()):
+        images = torch.rand(count, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(number))
         with torch.no_grad():
-            victim.network.fc.weight.mul_(20)
-            victim.network.fc.bias.sub_(victim(torch.rand(32, 1, SIDE, SIDE)).mean(0))
-    return victim
-
-
-class Items(pl.LightningDataModule):
-    """Random images of three splits; the targets are what the victim says, but for every fifth."""
-
-    test_split, num_classes, channels = "adv_test", 2, 1
-
-    def __init__(self, batch_size: int = 4) -> None:
-        super().__init__()
-        self.batch_size, self.read = batch_size, list[str]()
-        self.images: dict[str, Tensor] = {}
-        self.splits: dict[str, list[Any]] = {}
-        for number, (split, count) in enumerate(COUNTS.items()):
-            self.images[split] = torch.rand(count, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(number))
-            with torch.no_grad():
-                targets = victim_of()(self.images[split]).argmax(1)
-            targets[4::5] = 1 - targets[4::5]
-            self.splits[split] = [
-                SimpleNamespace(id=f"{split}-{place:02d}", target=int(target)) for place, target in enumerate(targets)
-            ]
-
-    def fingerprint(self, split: str) -> str:
-        return " ".join(sample.id for sample in self.splits[split])
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "items", "image_size": SIDE, "channels": 1}
-
-    def dataloader_of(self, split: str, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
-        self.read.append(split)
-        items, seen = [], [0, 0]
-        for image, sample in zip(self.images[split], self.splits[split], strict=False):
-            seen[sample.target] += 1
-            if per_class is None or seen[sample.target] <= per_class:
-                items.append({"image": image, "target": sample.target, "id": sample.id})
-        return DataLoader(items, batch_size=self.batch_size)  # type: ignore[arg-type]
-
-    def reference_dataloader(self, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
-        return self.dataloader_of("train", per_class)
-
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self.dataloader_of("adv_test")
-
-    def targets(self, split: str) -> Tensor:
-        return torch.tensor([sample.target for sample in self.splits[split]])
-
-
-class Keep(Callback):
-    """Keeps the plan and the batches."""
-
-    def __init__(self) -> None:
-        self.plans: list[EvaluationPlan] = []
-        self.batches: list[AdversarialBatch] = []
-
-    def on_evaluation_start(self, trainer: pl.Trainer, victim: Any, plan: EvaluationPlan) -> None:
-        self.plans.append(plan)
-
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: Any, batch: AdversarialBatch) -> None:
-        self.batches.append(batch)
-
-    def keys(self) -> dict[str, str]:
-        return {planned.name: planned.key for planned in self.plans[0].attacks}
-
-    def of(self, name: str, field: str) -> Tensor:
-        return torch.cat([getattr(batch, field) for batch in self.batches if batch.planned.name == name])
+            targets = victim(images).argmax(1)
+        targets[4::5] = 1 - targets[4::5]
+        splits[split] = (images, targets)
+    return InMemoryData(splits, batch_size=batch_size)
 
 
 def evaluate(
-    attacks: dict[str, Attack], *callbacks: Callback, data: Items | None = None, victim: Any = None, **options: Any
-) -> Keep:
-    """Attack in the test loop."""
-    keep = Keep()
-    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
-    heard = [Robustness(attacks, **{"controls": False, **options}), *callbacks, keep]
-    trainer = pl.Trainer(**silent, accelerator="cpu", devices=1, callbacks=heard)
-    trainer.test(victim or victim_of(), data or Items(), verbose=False)
-    return keep
+    attacks: dict[str, Attack],
+    *listeners: EvaluationListener,
+    data: InMemoryData | None = None,
+    victim: Any = None,
+    **options: Any,
+) -> Recorder:
+    """Evaluate in a plain loop, and record."""
+    return recording.evaluate(victim or victim_of(), data or data_of(), attacks, *listeners, **options)
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +70,11 @@ def surrogate(tmp_path_factory: pytest.TempPathFactory, run_of: Any) -> str:
 
 
 def test_a_surrogates_images_are_judged_by_the_victim(surrogate: str) -> None:
-    data, victim, other = Items(), victim_of(), victim_of(1, mean=0.4, std=0.3)
+    data, victim, other = data_of(), victim_of(), victim_of(1, mean=0.4, std=0.3)
     keep = evaluate(FOOL, data=data, victim=victim, surrogate=surrogate, deployment=False)
 
     images, targets = data.images["adv_test"], data.targets("adv_test")
-    theirs = FOOL["fgsm"](other, images, targets, [sample.id for sample in data.splits["adv_test"]])
+    theirs = FOOL["fgsm"](other, images, targets, data.ids("adv_test"))
     # its gradients are those of other batches: the sign of a vanishing one may differ
     differing = (keep.of("fgsm", "adversarial") - theirs.images).abs() > 1e-5
     assert float(differing.double().mean()) < 1e-3
@@ -146,15 +82,15 @@ def test_a_surrogates_images_are_judged_by_the_victim(surrogate: str) -> None:
     with torch.no_grad():
         fooled = victim(keep.of("fgsm", "adversarial")).argmax(1) != targets
         before = victim(images).argmax(1) == targets
-    assert keep.of("fgsm", "success").tolist() == fooled.tolist()
-    assert keep.of("fgsm", "success").tolist() != theirs.success.tolist()  # or it would not matter whose it is
-    assert keep.of("fgsm", "correct_before").tolist() == before.tolist()
+    assert keep.of("fgsm", "reached").tolist() == fooled.tolist()
+    assert keep.of("fgsm", "reached").tolist() != theirs.success.tolist()  # or it would not matter whose it is
+    assert keep.of("fgsm", "before.right").tolist() == before.tolist()
 
 
 def test_the_surrogates_weights_are_part_of_every_key(surrogate: str, tmp_path: Path, run_of: Any) -> None:
     twin = run_of(tmp_path / "twin", victim_of(1, mean=0.4, std=0.3))
     third = run_of(tmp_path / "third", victim_of(2))
-    data = Items()
+    data = data_of()
     data.splits["adv_test"] = data.splits["adv_test"][:2]
     found = [evaluate(FOOL, data=data, surrogate=one).keys()["fgsm"] for one in (None, surrogate, twin, third)]
     assert found[1] == found[2]
@@ -169,12 +105,12 @@ def test_the_surrogates_weights_are_part_of_every_key(surrogate: str, tmp_path: 
         ("three", "the surrogate has num_classes 3, the victim 2"),
     ],
 )
-def test_a_surrogate_that_cannot_be_had_is_refused_before_an_image_is_read(
+def test_an_unusable_surrogate_is_refused_before_an_image_is_read(
     name: str, words: str, tmp_path: Path, run_of: Any
 ) -> None:
     (tmp_path / "torn").write_bytes(b"no checkpoint")
     run_of(tmp_path / "three", victim_of(num_classes=3))
-    data = Items()
+    data = data_of()
     with pytest.raises(ValueError, match=words) as error:
         evaluate(FOOL, data=data, surrogate=str(tmp_path / name))
     assert "\n" not in str(error.value)
@@ -200,25 +136,24 @@ def test_detectors_are_fitted_with_attacks_on_the_victim_although_there_is_a_sur
 
 
 def test_the_copies_of_victim_and_surrogate_are_not_mixed_up(surrogate: str) -> None:
-    data, victim, other = Items(), victim_of(), victim_of(1, mean=0.4, std=0.3)
-    networks = victim.network, other.network
+    data, victim, other = data_of(), victim_of(), victim_of(1, mean=0.4, std=0.3)
+    network = victim.network
     crafter = Crafter(surrogate=surrogate)
-    crafter.load(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))), victim)  # type: ignore[arg-type]
+    crafter.load(EvaluationContext(), victim)
     held = crafter._surrogate
-    assert weights_hash(held) == weights_hash(other) != weights_hash(victim)
-    own_network = held.network
+    assert weights_hash(held.state_dict()) == weights_hash(other.state_dict()) != weights_hash(victim.state_dict())
+    network_of_the_surrogate = held.network
     attack = FOOL["fgsm"]
-    planned, plan = PlannedAttack("fgsm", attack, 0.02, "key", False), EvaluationPlan([], "adv_test", [], {}, {})
-    images, targets = data.images["adv_test"], data.targets("adv_test")
-    ids = [sample.id for sample in data.splits["adv_test"]]
-    with torch.no_grad():
-        outputs = victim(images)
-    correct = outputs.argmax(1) == targets
+    planned = PlannedAttack(name="fgsm", attack=attack, key="key")
+    plan = EvaluationPlan(attacks=[planned], split="adv_test", images=[], victim={}, data={})
+    images, targets, ids = data.images["adv_test"], data.targets("adv_test"), data.ids("adv_test")
+    clean = judged(victim, images, targets, ids)
     for white_box, attacked in ((True, victim), (False, other), (True, victim), (False, other)):
-        batch = crafter(victim, planned, plan, ids, targets, images, outputs, correct, white_box=white_box)
+        batch = crafter(victim, planned, plan, clean, white_box=white_box)
         differing = (batch.adversarial - attack(attacked, images, targets, ids).images).abs() > 1e-5
         assert float(differing.double().mean()) < 0.01
-        assert (victim.network, held.network) == (networks[0], own_network)
+        assert victim.network is network
+        assert held.network is network_of_the_surrogate
     assert len(crafter.deployment._copies) == 2
 
 
@@ -238,13 +173,13 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[Reference]:
 def test_objectives_are_fitted_once_to_trains_clean_images_and_the_plan_keeps_the_attack_as_it_was(
     fits: list[Reference],
 ) -> None:
-    data, attack, victim = Items(), hiding(), victim_of()
+    data, attack, victim = data_of(), hiding(), victim_of()
     keep = evaluate({**FOOL, "hide": attack}, data=data, victim=victim)
 
     assert len(fits) == 1  # of 3 batches and 2 attacks
     assert data.read.count("train") == 1
     reference = fits[0]
-    assert list(reference.ids) == [sample.id for sample in data.splits["train"]]
+    assert list(reference.ids) == data.ids("train")
     assert reference.labels.tolist() == data.targets("train").tolist()
     names = victim.layers_named(TAPS)
     assert reference.named == {TAPS: names}
@@ -260,16 +195,16 @@ def test_objectives_are_fitted_once_to_trains_clean_images_and_the_plan_keeps_th
 
 
 def test_what_an_objective_is_fitted_to_decides_what_is_crafted() -> None:
-    data, changed = Items(), Items()
+    data, changed = data_of(), data_of()
     changed.images["train"] = changed.images["train"] * 0.5
     strong = hiding(objective=WeightedSum((CrossEntropy(), FeatureConstraint(taps=TAPS)), (1.0, 5.0)))
-    made = [evaluate({"hide": strong}, data=one).of("hide", "adversarial") for one in (data, changed, Items())]
+    made = [evaluate({"hide": strong}, data=one).of("hide", "adversarial") for one in (data, changed, data_of())]
     assert not torch.equal(made[0], made[1])
     assert torch.equal(made[0], made[2])
 
 
 def test_with_a_surrogate_objectives_know_its_features_for_its_attacks(surrogate: str, fits: list[Reference]) -> None:
-    data, name = Items(), "act1"
+    data, name = data_of(), "act1"
     attack = hiding(steps=2, objective=WeightedSum((CrossEntropy(), FeatureConstraint(taps=TAPS)), (1.0, 5.0)))
     keep = evaluate({"hide": attack}, data=data, surrogate=surrogate, deployment=False)
     assert len(fits) == 2
@@ -285,11 +220,11 @@ def test_with_a_surrogate_objectives_know_its_features_for_its_attacks(surrogate
 
 def test_the_reference_is_part_of_the_key_of_attacks_that_are_fitted_and_of_no_other() -> None:
     def keys(**changes: Any) -> dict[str, str]:
-        data = changes.pop("data", None) or Items()
+        data = changes.pop("data", None) or data_of()
         data.splits["adv_test"] = data.splits["adv_test"][:1]
         return evaluate({**FOOL, "hide": hiding(steps=1)}, data=data, **changes).keys()
 
-    usual, fewer = keys(), Items()
+    usual, fewer = keys(), data_of()
     fewer.splits["train"] = fewer.splits["train"][:-1]
     for changes in ({"reference_per_class": 3}, {"data": fewer}):
         other = keys(**changes)
@@ -298,7 +233,7 @@ def test_the_reference_is_part_of_the_key_of_attacks_that_are_fitted_and_of_no_o
 
 
 def test_a_complete_evaluation_reads_no_clean_image_of_train_again(tmp_path: Path) -> None:
-    data = Items()
+    data = data_of()
     for expected in (1, 1):
         evaluate({"hide": hiding(steps=1)}, RecordJournal(str(tmp_path), "tiny"), data=data)
         assert data.read.count("train") == expected
@@ -306,14 +241,14 @@ def test_a_complete_evaluation_reads_no_clean_image_of_train_again(tmp_path: Pat
 
 def test_a_number_of_reference_images_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="reference_per_class counts images and is at least 1, got 0"):
-        Robustness({}, reference_per_class=0)
+        Crafter(reference_per_class=0)
 
 
 def test_an_attack_that_hides_gives_the_same_records_at_any_batch_size(tmp_path: Path) -> None:
     tables: list[polars.DataFrame] = []
     for batch_size in (1, 16):
         folder = tmp_path / str(batch_size)
-        evaluate({"hide": hiding()}, RecordJournal(str(folder), "tiny"), data=Items(batch_size))
+        evaluate({"hide": hiding()}, RecordJournal(str(folder), "tiny"), data=data_of(batch_size))
         tables.append(merge(folder))
     one, other = tables
     assert len(one) == COUNTS["adv_test"]

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 from lightning_modules import Classifier
 from medrobust.detectors import Features, Mahalanobis
-from medrobust.evaluation.extraction import Extractor, gather
+from medrobust.evaluation import EvaluationContext
+from medrobust.evaluation.extraction import Extractor, clean_features, gather
+from medrobust.networks import Outcome, class_outcome
+from tests.in_memory import InMemoryData
 
 ACTIVATIONS = ["activations"]
+CLASSES = torch.tensor([0, 1, 0])
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def pictures(count: int, seed: int = 0) -> Tensor:
 def test_all_layers_cost_one_forward(victim: Any) -> None:
     calls: list[int] = []
     handle = victim.network.conv1.register_forward_hook(lambda *_: calls.append(1))
-    features = Extractor(victim, ACTIVATIONS, passes=5)(pictures(3), ["a", "b", "c"])
+    features = Extractor(victim, ACTIVATIONS, passes=5)(pictures(3), CLASSES, ["a", "b", "c"])
     handle.remove()
     assert len(calls) == 1
     assert len(features.layers) == 18  # 17 activations, the last of them as the pooled layer, and the dense one
@@ -37,7 +41,7 @@ def test_all_layers_cost_one_forward(victim: Any) -> None:
 
 def test_features_are_those_of_the_victim_in_eval_mode(victim: Any) -> None:
     victim.train()
-    features = Extractor(victim, ["layer1.*.act1", "global_pool"])(pictures(2), ["a", "b"])
+    features = Extractor(victim, ["layer1.*.act1", "global_pool"])(pictures(2), CLASSES[:2], ["a", "b"])
     assert victim.training
     victim.eval()
     with torch.no_grad():
@@ -50,7 +54,7 @@ def test_features_are_those_of_the_victim_in_eval_mode(victim: Any) -> None:
 def test_a_victim_without_dropout_has_no_draws() -> None:
     extractor = Extractor(Classifier("resnet18", 2), ACTIVATIONS, passes=5)
     assert "the victim has no dropout" in extractor.without_dropout
-    assert extractor(pictures(1), ["a"]).draws is None
+    assert extractor(pictures(1), CLASSES[:1], ["a"]).draws is None
 
 
 class Pixels(nn.Module):
@@ -67,8 +71,8 @@ class Pixels(nn.Module):
         seen = self.network["pixels"](images)
         return seen[:, :2], {"pixels": seen}
 
-    def decisions(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs.argmax(1), outputs.amax(1)
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        return class_outcome(outputs, targets)
 
 
 def test_images_are_moved_towards_the_nearest_class() -> None:
@@ -80,8 +84,8 @@ def test_images_are_moved_towards_the_nearest_class() -> None:
     detector.fit_reference(known, torch.zeros(400, dtype=torch.long))
     images = torch.tensor([0.2, 0.8, 0.98, 0.01]).view(1, 1, 2, 2)
     extractor = Extractor(Pixels(), ["pixels"])
-    extractor.perturbing = detector
-    features = extractor(images, ["a"])
+    extractor.stepping = detector
+    features = extractor(images, CLASSES[:1], ["a"])
     assert features.stepped is not None
     torch.testing.assert_close(features.stepped["pixels"], torch.tensor([[0.25, 0.75, 0.93, 0.06]]))
     plain = Mahalanobis(shrinkage=1.0)
@@ -93,14 +97,61 @@ def test_images_are_moved_towards_the_nearest_class() -> None:
         Mahalanobis(perturbation=-1)
 
 
-def test_gathered_images_are_in_the_order_of_their_ids() -> None:
-    def part(values: list[float]) -> Features:
-        return Features({"layer": torch.tensor(values)[:, None]}, torch.arange(len(values)))
+def test_a_victim_that_names_no_class_has_no_features_for_detectors() -> None:
+    class Nameless(Pixels):
+        def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+            return Outcome(outputs[:, 0] > 0, outputs[:, 0])
 
+    with pytest.raises(ValueError, match="a victim that names one class per image"):
+        Extractor(Nameless(), ["pixels"])(pictures(1), CLASSES[:1], ["a"])
+
+
+class OneOfTwo(EvaluationContext):
+    """The first of two processes; the other one's values are given."""
+
+    def __init__(self, of_the_other: Any) -> None:
+        super().__init__()
+        self.ranks, self.of_the_other = 2, of_the_other
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, self.of_the_other]
+
+
+def part(*values: float) -> Features:
+    """Features of one layer with one channel; the predictions count the images."""
+    return Features({"layer": torch.tensor(values)[:, None]}, torch.arange(len(values)))
+
+
+def test_gathered_images_are_in_the_order_of_their_ids() -> None:
+    alone = EvaluationContext()
     ids, features, labels = gather(
-        ["c", "a", "b"], [part([3, 1]), part([2])], [torch.tensor([2, 0]), torch.tensor([1])]
+        alone, ["c", "a", "b"], [part(3, 1), part(2)], [torch.tensor([2, 0]), torch.tensor([1])]
     )
     assert ids == ["a", "b", "c"]
     assert features.layers["layer"].squeeze(1).tolist() == [1, 2, 3]
     assert labels.tolist() == [0, 1, 2]
-    assert gather([], [], [])[1] is None
+    assert gather(alone, [], [])[1] is None
+
+
+def test_labels_of_all_processes_are_in_the_order_of_the_ids_also_on_one_without_an_image() -> None:
+    context = OneOfTwo((["c", "a"], Features({"layer": torch.tensor([[3.0], [1.0]])}, CLASSES[1:]), CLASSES[1:]))
+    assert gather(context, [], [])[2].tolist() == [0, 1]
+    mine = Features({"layer": torch.tensor([[2.0]])}, torch.tensor([1]))
+    ids, features, labels = gather(context, ["b"], [mine], [torch.tensor([1])])
+    assert ids == ["a", "b", "c"]
+    assert features.penultimate.flatten().tolist() == [1.0, 2.0, 3.0]
+    assert features.predictions.tolist() == [0, 1, 1]
+    assert labels.tolist() == [0, 1, 1]
+
+
+def test_clean_features_are_those_of_a_whole_loader_and_none_is_an_error(victim: Any) -> None:
+    data = InMemoryData({"train": (pictures(3), CLASSES)}, {"train": ["b", "c", "a"]}, batch_size=2)
+    extractor = Extractor(victim, ["layer1.0.act1"])
+    ids, features, labels = clean_features(EvaluationContext(), extractor, data.reference_dataloader(), "features")
+    assert ids == ["a", "b", "c"]
+    assert labels.tolist() == [0, 0, 1]
+    with torch.no_grad():
+        _, expected = victim.features(pictures(3)[[2, 0, 1]], ["layer1.0.act1"])
+    torch.testing.assert_close(features.penultimate, expected["layer1.0.act1"])
+    with pytest.raises(ValueError, match="features: there is no image"):
+        clean_features(EvaluationContext(), extractor, [], "features")

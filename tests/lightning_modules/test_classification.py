@@ -9,31 +9,24 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
 
 from lightning_modules import Classifier
 from medrobust.attacks import FGSM
-from medrobust.networks import Victim
+from medrobust.networks import Victim, is_stored_victim
+from tests.in_lightning import InMemoryModule, trainer_of
 
 COUNT = 12
 
 
-class Items(pl.LightningDataModule):
+class Twelve(InMemoryModule):
     """Twelve random images, nine of class 0 and three of class 1."""
 
     def __init__(self, num_classes: int = 2, channels: int = 1) -> None:
-        super().__init__()
-        self.num_classes, self.channels = num_classes, channels
-        self.images = torch.rand(COUNT, channels, 16, 16, generator=torch.Generator().manual_seed(1))
-        self.targets = torch.tensor([0, 0, 0, 1] * 3)
+        images = torch.rand(COUNT, channels, 16, 16, generator=torch.Generator().manual_seed(1))
+        super().__init__({"adv_test": (images, torch.tensor([0, 0, 0, 1] * 3))}, num_classes=num_classes)
 
     def class_weights(self) -> Tensor:
         return torch.tensor([0.5, 1.5])  # 1/9 and 1/3, with mean 1
-
-    def loader(self) -> DataLoader[dict[str, Tensor]]:
-        return DataLoader([{"image": i, "target": t} for i, t in zip(self.images, self.targets)], batch_size=4)
-
-    train_dataloader = val_dataloader = test_dataloader = loader
 
 
 class Rates(pl.Callback):
@@ -64,22 +57,16 @@ def victim_of(**options: Any) -> Classifier:
     return Classifier("resnet10t", **{"channels": 1, **options}).eval()
 
 
-def trainer_of(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    """A silent trainer on one CPU."""
-    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
-    settings = {"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0, "max_epochs": 1}
-    return pl.Trainer(**{**silent, **settings, **options}, callbacks=list(callbacks))
-
-
-def fit(victim: Classifier, data: Items | None = None, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    """Fine-tune."""
-    trainer = trainer_of(*callbacks, **options)
-    trainer.fit(victim, data or Items())
+def fit(victim: Classifier, data: Twelve | None = None, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """Fine-tune for an epoch."""
+    trainer = trainer_of(*callbacks, **{"num_sanity_val_steps": 0, "max_epochs": 1, **options})
+    trainer.fit(victim, data or Twelve())
     return trainer
 
 
-def test_a_classifier_is_a_victim() -> None:
+def test_a_classifier_is_a_victim_for_attacks_and_evaluations_that_can_be_loaded() -> None:
     assert isinstance(victim_of(), Victim)
+    assert is_stored_victim(victim_of())
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 9.0]])
@@ -94,17 +81,19 @@ def test_the_loss_is_each_images_own_cross_entropy_unweighted_and_unsmoothed(wei
     assert victim.loss(images[2:], torch.tensor([0])).item() == losses[2].item()  # whoever its batch mates are
 
 
-def test_fooled_says_who_is_wrong_and_decisions_what_was_decided() -> None:
+def test_the_outcome_says_who_is_wrong_what_was_decided_and_how_sure_the_victim_is_of_the_truth() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0], [-5.0, -7.0, -4.0]])
-    victim = victim_of(num_classes=3)
+    outcome = victim_of(num_classes=3).outcome(logits, torch.tensor([0, 0, 0]))
 
-    assert victim.fooled(logits, torch.tensor([0, 0, 0])).tolist() == [False, True, True]
-    predictions, confidences = victim.decisions(logits)
-    assert predictions.tolist() == [0, 1, 2]
+    assert outcome.right.tolist() == [True, False, False]
+    assert outcome.prediction.tolist() == [0, 1, 2]
     e = math.e
-    expected = [1 / (1 + 1 / e + 1 / e**2), 1 / (1 + 2 / e**3), 1 / (1 + 1 / e + 1 / e**3)]
-    assert confidences.tolist() == pytest.approx(expected)
-    assert victim.decisions(logits.to(torch.bfloat16))[1].dtype == torch.float32
+    best = [1 / (1 + 1 / e + 1 / e**2), 1 / (1 + 2 / e**3), 1 / (1 + 1 / e + 1 / e**3)]
+    assert outcome.confidence.tolist() == pytest.approx(best)
+    assert outcome.quality.tolist() == pytest.approx([best[0], best[1] / e**3, best[2] / e])
+    assert victim_of().outcome(logits[:, :2].to(torch.bfloat16), torch.tensor([0, 0, 0])).confidence.dtype == (
+        torch.float32
+    )
 
 
 def test_features_of_all_layers_come_from_one_forward() -> None:
@@ -193,12 +182,12 @@ def test_balanced_class_weights_are_counted_in_the_training_split() -> None:
 
 def test_balanced_class_weights_without_a_data_module_are_refused() -> None:
     with pytest.raises(ValueError, match="balanced"):
-        trainer_of().fit(victim_of(class_weights="balanced"), Items().loader())
+        trainer_of(max_epochs=1).fit(victim_of(class_weights="balanced"), Twelve().train_dataloader())
 
 
-@pytest.mark.parametrize(("name", "data"), [("num_classes", Items(3)), ("channels", Items(channels=3))])
+@pytest.mark.parametrize(("name", "data"), [("num_classes", Twelve(3)), ("channels", Twelve(channels=3))])
 @pytest.mark.parametrize("stage", ["fit", "test"])
-def test_data_of_another_shape_are_refused_in_one_sentence(name: str, data: Items, stage: str) -> None:
+def test_data_of_another_shape_are_refused_in_one_sentence(name: str, data: Twelve, stage: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} is \d.*data set has 3") as error:
         getattr(trainer_of(), stage)(victim_of(), datamodule=data)
     assert "\n" not in str(error.value)
@@ -256,16 +245,16 @@ def test_frozen_parameters_are_not_handed_to_the_optimizer() -> None:
 
 
 def test_metrics_of_each_epoch_are_those_of_the_weights_after_it() -> None:
-    victim, data = victim_of(), Items()
+    victim, data = victim_of(), Twelve()
     trainer = fit(victim, data)
     names = ("loss", "accuracy", "auroc", "sensitivity", "specificity")
     assert {f"val/{name}" for name in names} | {"train/loss"} <= trainer.callback_metrics.keys()
 
     victim.eval()
     with torch.no_grad():
-        logits = victim(data.images)
-    accuracy = float((logits.argmax(1) == data.targets).double().mean())
-    loss = float(nn.functional.cross_entropy(logits, data.targets))
+        logits = victim(data.images["adv_test"])
+    accuracy = float((logits.argmax(1) == data.targets("adv_test")).double().mean())
+    loss = float(nn.functional.cross_entropy(logits, data.targets("adv_test")))
     assert float(trainer.callback_metrics["val/accuracy"]) == pytest.approx(accuracy)
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(loss, rel=1e-4)
     tested = trainer.test(victim, data, verbose=False)[0]
@@ -317,3 +306,22 @@ def test_a_classifier_in_train_mode_is_attacked_and_given_back_as_it_was() -> No
     assert attacked.images.shape == (3, 1, 16, 16) and victim.training
     assert all(torch.equal(before[name], tensor) for name, tensor in victim.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in victim.parameters())
+
+
+def test_a_victim_is_built_from_its_checkpoint_alone(tmp_path: Path, run_of: Any) -> None:
+    victim = victim_of(mean=0.3, std=0.7, head="dense", options={"drop_rate": 0.25})
+    again = Classifier.from_checkpoint(Path(run_of(tmp_path / "v", victim)) / "checkpoints" / "best.ckpt").eval()
+    images = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), victim(images))
+    assert again.description() == victim.description()
+    assert float(again.mean) == pytest.approx(0.3)
+
+
+def test_a_file_that_is_no_checkpoint_of_this_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "torn.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"torn\.ckpt is not a checkpoint that train\.py wrote"):
+        Classifier.from_checkpoint(tmp_path / "torn.ckpt")
+    torch.save({"state_dict": {}, "victim": {"class": "Segmenter"}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="holds a Segmenter, a Classifier is needed"):
+        Classifier.from_checkpoint(tmp_path / "other.ckpt")

@@ -1,5 +1,7 @@
 """Victims: protected while attacked, wrapped from plain modules, and read through taps."""
 
+import inspect
+import math
 from typing import Any
 
 import pytest
@@ -7,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from medrobust.attacks import BIM, DIM, FGSM, MIM, PGD, SignGradient, UniformNoise
-from medrobust.networks import Outcome, Victim, as_victim, frozen
+from medrobust.networks import (
+    Outcome,
+    Victim,
+    WrappedClassifier,
+    as_victim,
+    class_outcome,
+    frozen,
+    is_evaluated_victim,
+    is_stored_victim,
+    victims,
+)
 from medrobust.networks.features import pooled, tapped
 from medrobust.objectives import CrossEntropy
 
@@ -206,6 +218,66 @@ def test_the_wrapper_normalises_inside(conv_net: Any, images_of: Any) -> None:
     assert isinstance(victim, Victim)
 
 
+def test_the_outcome_of_logits_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0, math.log(2)], [math.log(3), 0.0, 0.0], [0.0, math.log(8), 0.0]])
+    outcome = class_outcome(logits, torch.tensor([2, 1, 1]))
+    assert outcome.right.tolist() == [True, False, True]
+    assert outcome.prediction.tolist() == [2, 0, 1]
+    assert outcome.quality.tolist() == pytest.approx([2 / 4, 1 / 5, 8 / 10])
+    assert outcome.confidence.tolist() == pytest.approx([2 / 4, 3 / 5, 8 / 10])
+    assert class_outcome(logits.to(torch.bfloat16), torch.tensor([2, 1, 1])).quality.dtype == torch.float32
+
+
+def test_an_outcome_of_some_images_has_their_rows_and_nothing_where_nothing_is_named() -> None:
+    outcome = class_outcome(torch.eye(3), torch.tensor([0, 0, 2]))
+    part = outcome[[2, 1]]
+    assert part.right.tolist() == [True, False]
+    assert part.prediction.tolist() == [2, 1]
+    assert torch.equal(part.quality, outcome.quality[[2, 1]])
+    assert torch.equal(part.confidence, outcome.confidence[[2, 1]])
+    unnamed = Outcome(outcome.right, outcome.quality)[torch.tensor([False, True, True])]
+    assert unnamed.right.tolist() == [False, True]
+    assert unnamed.prediction is None and unnamed.confidence is None
+
+
+def test_a_wrapped_classifier_can_be_evaluated_and_says_what_it_is(conv_net: Any) -> None:
+    victim = as_victim(conv_net(), [0.5, 0.25, 0.125], 0.5)
+    assert isinstance(victim, WrappedClassifier)
+    assert is_evaluated_victim(victim)
+    assert not is_stored_victim(victim)  # nothing is known of how to build it
+    assert victim.description() == {
+        "class": "WrappedClassifier",
+        "network": "ConvNet",
+        "mean": [0.5, 0.25, 0.125],
+        "std": [0.5],
+    }
+    assert victim.layers_named(["2", "5"]) == ("2", "5")
+    assert victim.state_dict().keys() == {f"network.{name}" for name in conv_net().state_dict()}
+
+
+def test_what_lacks_a_network_or_a_method_cannot_be_evaluated(conv_net: Any, linear: Any) -> None:
+    assert not is_evaluated_victim(conv_net())  # no victim at all
+    assert isinstance(linear(), Victim) and not is_evaluated_victim(linear())
+    victim = as_victim(conv_net())
+    victim.renamed, _ = victim.network, victim._modules.pop("network")
+    assert not is_evaluated_victim(victim)
+    assert not is_evaluated_victim(None)
+
+
+@pytest.mark.parametrize("protocol", [Victim, victims._EvaluatedMethods], ids=lambda protocol: protocol.__name__)
+def test_what_isinstance_checks_is_found_without_the_modules_own_getattr(protocol: Any, conv_net: Any) -> None:
+    """So looks Python 3.12, and submodules and buffers are not found that way."""
+    victim = as_victim(conv_net())
+    members = {name for base in protocol.__mro__ if base.__module__ == victims.__name__ for name in vars(base)}
+    members |= set(inspect.get_annotations(protocol))
+    asked = {name for name in members if not name.startswith("_")} | {"__call__"}
+    assert {"loss", "outcome", "features"} <= asked
+    for name in asked:
+        inspect.getattr_static(victim, name)
+    with pytest.raises(AttributeError):
+        inspect.getattr_static(victim, "network")  # why EvaluatedVictim itself is not checked by isinstance
+
+
 @pytest.mark.parametrize("std", [0.0, -1.0, [0.5, 0.0, 0.5], float("nan")], ids=str)
 def test_a_deviation_that_cannot_divide_is_refused(std: Any, conv_net: Any) -> None:
     with pytest.raises(ValueError, match="std divides the images and must be positive, got"):
@@ -224,10 +296,13 @@ class Gives(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("what", "came"), [("tuple", "tuple"), ("one logit", r"\(2, 1\)"), ("maps", r"\(2, 1, 2, 2\)"), ("flat", r"\(2,\)")]
+    ("what", "received"),
+    [("tuple", "tuple"), ("one logit", r"\(2, 1\)"), ("maps", r"\(2, 1, 2, 2\)"), ("flat", r"\(2,\)")],
 )
-def test_a_module_that_gives_no_logits_is_refused(what: str, came: str) -> None:
-    with pytest.raises(ValueError, match=rf"classifiers that return logits \(N, K\) with K >= 2, this one gave {came}"):
+def test_a_module_that_gives_no_logits_is_refused(what: str, received: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"classifiers that return logits \(N, K\) with K >= 2, this one returned {received}"
+    ):
         FGSM()(as_victim(Gives(what)), torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))
 
 

@@ -4,105 +4,47 @@ import json
 import math
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars
 import pytest
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from callbacks import AdversarialBatch, RecordJournal, Robustness
-from lightning_modules import Classifier
 from medrobust.attacks import FGSM, MIM, PGD, Attack, UniformNoise
+from medrobust.evaluation import AdversarialBatch
+from medrobust.listeners import RecordJournal
 from medrobust.results.columns import COLUMNS
 from medrobust.results.manifest import read_manifest
 from medrobust.results.records import finished, merge, read_journal, read_records
+from tests import recording
+from tests.in_memory import InMemoryData, random_data
+from tests.recording import Recorder, Stopped
+from tests.tiny_networks import linear_victim
 
 COUNT = 11
 ATTACKS: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.05), "pgd": PGD(epsilon=0.05, steps=3, seed=4)}
 
 
-class Items(pl.LightningDataModule):
-    """Random 8 x 8 images with known targets."""
-
-    test_split, num_classes, channels = "adv_test", 2, 1
-
-    def __init__(self, print_of: str = "first") -> None:
-        super().__init__()
-        self.images = torch.rand(COUNT, 1, 8, 8, generator=torch.Generator().manual_seed(5))
-        self.targets = torch.arange(COUNT) % 2
-        self.ids, self.print_of = [f"image-{place}" for place in range(COUNT)], print_of
-        samples = [SimpleNamespace(id=id, target=int(t)) for id, t in zip(self.ids, self.targets, strict=True)]
-        self.splits = {"adv_test": samples, "val": samples}
-
-    def fingerprint(self, split: str) -> str:
-        return f"{self.print_of} {split}"
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "items", "image_size": 8, "channels": 1}
-
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        items = [{"image": i, "target": t, "id": id} for i, t, id in zip(self.images, self.targets, self.ids)]
-        return DataLoader(items, batch_size=4, collate_fn=self.collate)
-
-    val_dataloader = test_dataloader
-
-    @staticmethod
-    def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-        stacked = {name: torch.stack([item[name] for item in items]) for name in ("image", "target")}
-        return {**stacked, "id": [item["id"] for item in items]}
-
-
-class Linear(nn.Module):
-    """Logits that are linear in the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(2, 64, generator=torch.Generator().manual_seed(2)) / 8)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1) @ self.weight.T
-
-
-class Kept(Callback):
-    """Keeps the batches that were made."""
-
-    def __init__(self) -> None:
-        self.batches: list[AdversarialBatch] = []
-
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: pl.LightningModule, batch: AdversarialBatch) -> None:
-        self.batches.append(batch)
-
-
-def victim_of() -> Classifier:
-    """A classifier whose network is linear in the image."""
-    victim = Classifier("resnet10t", channels=1)
-    victim.network = Linear()
-    return victim
+def data_of(origin: str = "first") -> InMemoryData:
+    """Random images with known targets."""
+    data: InMemoryData = random_data(COUNT, batch_size=4, origin=origin)
+    return data
 
 
 def evaluate(
     folder: Path,
     attacks: dict[str, Attack] = ATTACKS,
-    victim: Classifier | None = None,
-    data: Items | None = None,
+    victim: Any = None,
+    data: InMemoryData | None = None,
     resume: bool = True,
-    stage: str = "test",
     **options: Any,
 ) -> list[AdversarialBatch]:
-    """Evaluate with a journal and give the batches that were made."""
-    kept, journal = Kept(), RecordJournal(str(folder), "tiny", resume=resume, seed=42)
-    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
-    trainer = pl.Trainer(
-        **silent, accelerator="cpu", devices=1, callbacks=[Robustness(attacks, **options), journal, kept]
-    )
-    getattr(trainer, stage)(victim or victim_of(), data or Items(), verbose=False)
-    return kept.batches
+    """Evaluate with a journal and uniform noise as control, and give the batches that were made."""
+    journal = RecordJournal(str(folder), "tiny", resume=resume, seed=42)
+    options = {"controls": True, **options}
+    return recording.evaluate(victim or linear_victim(), data or data_of(), attacks, journal, **options).batches
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -112,18 +54,20 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def made(batches: list[AdversarialBatch]) -> dict[str, int]:
     """Images attacked, by attack."""
-    counts: dict[str, int] = {}
-    for batch in batches:
-        counts[batch.planned.name] = counts.get(batch.planned.name, 0) + len(batch.ids)
-    return counts
+    recorder = Recorder()
+    recorder.batches = batches
+    return recorder.counts()
 
 
 def test_a_record_says_what_was_done_to_its_image(tmp_path: Path) -> None:
-    attacks = {**ATTACKS, "aimed": MIM(epsilon=0.05, steps=2, targeted=True)}
-    batches = evaluate(tmp_path, attacks)
+    attacks, data = {**ATTACKS, "aimed": MIM(epsilon=0.05, steps=2, targeted=True)}, data_of()
+    targets = {sample.id: sample.target for sample in data.splits["adv_test"]}
+    batches = evaluate(tmp_path, attacks, data=data)
     records = {(line["attack"], line["id"]): line for line in lines(tmp_path)}
 
     assert len(records) == len(lines(tmp_path)) == 4 * COUNT
+    verdicts = {(record["reached"], record["success"]) for record in records.values()}
+    assert verdicts == {(True, True), (True, False), (False, False)}  # the second: wrong from the start
     for batch in batches:
         for row, id in enumerate(batch.ids):
             record = records[batch.planned.name, id]
@@ -138,22 +82,25 @@ def test_a_record_says_what_was_done_to_its_image(tmp_path: Path) -> None:
                 assert record[f"{name}_prediction"] == logits.index(max(logits))
                 confidence = 1 / sum(math.exp(logit - max(logits)) for logit in logits)
                 assert record[f"{name}_confidence"] == pytest.approx(confidence, rel=1e-5)
-            target = int(id.split("-")[1]) % 2
+                of_the_truth = math.exp(logits[targets[id]] - max(logits)) * confidence
+                when = {"clean": "before", "adversarial": "after"}[name]
+                assert record[f"quality_{when}"] == pytest.approx(of_the_truth, rel=1e-5)
+            target = targets[id]
             aimed = batch.planned.name == "aimed"
             assert record["target"] == target and record["goal"] == (1 - target if aimed else None)
             assert record["correct_before"] == (record["clean_prediction"] == target)
             assert record["correct_after"] == (record["adversarial_prediction"] == target)
-            assert record["success"] == (record["correct_before"] and record["reached"])
             assert record["reached"] == (not record["correct_after"])  # of two classes, the goal is the other one
+            assert record["success"] == (record["reached"] and record["correct_before"])
             assert record["forwards"] == int(batch.forwards[row])
             assert record["backwards"] == {"noise": 0, "fgsm": 1, "pgd": 3, "aimed": 2}[record["attack"]]
             methods = {"noise": "UniformNoise", "fgsm": "FGSM", "pgd": "PGD", "aimed": "MIM"}
             assert record["method"] == methods[record["attack"]]
             assert record["zero_gradients"] == 0 and record["epsilon"] == 0.05
             assert record["seed"] == (4 if record["attack"] == "pgd" else 0)
-            assert record["key"] == batch.planned.key and record["schema"] == 2
+            assert record["key"] == batch.planned.key and record["patient"] == id
             about = {name: record[name] for name in ("run", "victim", "dataset", "split")}
-            assert about == {"run": "tiny", "victim": "resnet10t", "dataset": "items", "split": "adv_test"}
+            assert about == {"run": "tiny", "victim": "WrappedClassifier", "dataset": "items", "split": "adv_test"}
 
 
 def test_the_manifest_says_what_was_attacked_with_what_and_where(
@@ -161,16 +108,16 @@ def test_the_manifest_says_what_was_attacked_with_what_and_where(
 ) -> None:
     script = "/".join(("", "somewhere", "else", "evaluate.py"))
     monkeypatch.setattr(sys, "argv", [script, "test", "-c", "a file.yaml"])
-    victim = victim_of()
+    victim = linear_victim()
     evaluate(tmp_path, {"fgsm": FGSM(epsilon=0.1)}, victim, epsilons=[0.05])
     manifest = read_manifest(tmp_path)
 
-    assert manifest["schema"] == 1 and manifest["run"] == "tiny" and manifest["seed"] == 42
+    assert manifest["run"] == "tiny" and manifest["seed"] == 42
     assert manifest["command"] == "python evaluate.py test -c 'a file.yaml'"
-    assert manifest["victim"]["name"] == "resnet10t" and manifest["victim"]["parameters"] == 128
-    assert manifest["victim"]["input"] == [1, 8, 8] and manifest["victim"]["class"] == "Classifier"
+    assert manifest["victim"]["name"] == "WrappedClassifier" and manifest["victim"]["parameters"] == 128
+    assert manifest["victim"]["input"] == [1, 8, 8] and manifest["victim"]["class"] == "WrappedClassifier"
     assert manifest["data"]["images"] == COUNT and manifest["data"]["split"] == "adv_test"
-    assert manifest["data"]["fingerprint"] == "first adv_test"
+    assert manifest["data"]["fingerprint"] == data_of().fingerprint("adv_test")
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["versions"]["python"] == platform.python_version()
     assert manifest["device"] == "cpu" and manifest["world_size"] == 1
@@ -243,7 +190,7 @@ def test_one_attack_more_is_the_only_one_that_runs(tmp_path: Path) -> None:
 def test_whatever_decides_a_record_makes_new_keys_and_nothing_is_mixed(tmp_path: Path, change: str) -> None:
     evaluate(tmp_path)
     old = {line["key"] for line in lines(tmp_path)}
-    attacks, victim, data, options = dict(ATTACKS), victim_of(), Items(), {}
+    attacks, victim, data = dict(ATTACKS), linear_victim(), data_of()
     if change == "weights":
         with torch.no_grad():
             victim.network.weight[0, 0] += 1e-6
@@ -252,26 +199,27 @@ def test_whatever_decides_a_record_makes_new_keys_and_nothing_is_mixed(tmp_path:
     elif change == "parameter":
         attacks["pgd"] = PGD(epsilon=0.05, steps=4, seed=4)
     elif change == "seed":
-        options["seed"] = 11
+        attacks = {name: replace(attack, seed=11) for name, attack in attacks.items()}
     elif change == "data":
-        data = Items("second")
+        data = data_of("second")
     else:
         victim.mean.fill_(0.4)
-    again = made(evaluate(tmp_path, attacks, victim, data, **options))
+    again = made(evaluate(tmp_path, attacks, victim, data))
 
     all_of_them = {"noise": COUNT, "fgsm": COUNT, "pgd": COUNT}
-    assert again == ({"pgd": COUNT} if change == "parameter" else all_of_them)
+    expected = {"parameter": {"pgd": COUNT}, "seed": {"fgsm": COUNT, "pgd": COUNT}}  # the control has its own seed
+    assert again == expected.get(change, all_of_them)
     merge(tmp_path)
     records = read_records(tmp_path)
     assert len(records) == 3 * COUNT and set(records.group_by("attack").len()["len"]) == {COUNT}
     kept = old & set(records["key"])
-    assert len(kept) == (2 if change == "parameter" else 0)
+    assert len(kept) == 3 - len(again)
     assert set(records["key"]) == {entry["key"] for entry in read_manifest(tmp_path)["attacks"]}
 
 
 def test_back_to_an_earlier_victim_finds_its_records(tmp_path: Path) -> None:
     evaluate(tmp_path)
-    other = victim_of()
+    other = linear_victim()
     other.mean.fill_(0.4)
     evaluate(tmp_path, victim=other)
 
@@ -302,16 +250,15 @@ def test_without_resume_the_evaluation_starts_afresh(tmp_path: Path) -> None:
 
 def test_without_resume_nothing_is_lost_before_there_is_something_new(tmp_path: Path) -> None:
     evaluate(tmp_path)
-    old = lines(tmp_path)
-    journal = RecordJournal(str(tmp_path), "tiny", resume=False)
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    journal.setup(trainer, pl.LightningModule(), "test")
-    assert lines(tmp_path) == old
+    before = lines(tmp_path)
+    with pytest.raises(Stopped):
+        evaluate(tmp_path, resume=False, stop_after=0)
+    assert lines(tmp_path) == before
 
 
-def test_validate_records_val_and_is_told_apart_from_test(tmp_path: Path) -> None:
+def test_another_split_is_told_apart(tmp_path: Path) -> None:
     evaluate(tmp_path)
-    assert made(evaluate(tmp_path, stage="validate")) == {"noise": COUNT, "fgsm": COUNT, "pgd": COUNT}
+    assert made(evaluate(tmp_path, split="val")) == {"noise": COUNT, "fgsm": COUNT, "pgd": COUNT}
     merge(tmp_path)
     assert set(read_records(tmp_path)["split"]) == {"val"}
 
@@ -331,15 +278,13 @@ def test_records_are_on_disk_before_the_next_batch(tmp_path: Path, monkeypatch: 
 
 
 def test_a_journal_without_a_folder_is_refused() -> None:
-    callbacks = [Robustness({"fgsm": FGSM()}), RecordJournal()]
-    trainer = pl.Trainer(logger=False, accelerator="cpu", devices=1, enable_checkpointing=False, callbacks=callbacks)
     with pytest.raises(ValueError, match=r"journal\.folder"):
-        trainer.test(victim_of(), Items(), verbose=False)
+        recording.evaluate(linear_victim(), data_of(), {"fgsm": FGSM()}, RecordJournal())
 
 
 def test_records_have_the_columns_of_the_schema_and_are_found_as_finished(tmp_path: Path) -> None:
     evaluate(tmp_path)
     frame = read_journal(tmp_path)
-    assert isinstance(frame, polars.DataFrame) and set(COLUMNS) <= set(frame.columns)
-    assert all(ids == set(Items().ids) for ids in finished(tmp_path).values())
+    assert isinstance(frame, polars.DataFrame) and set(frame.columns) >= {"var", *COLUMNS}
+    assert all(ids == set(data_of().ids("adv_test")) for ids in finished(tmp_path).values())
     assert len(finished(tmp_path)) == 3

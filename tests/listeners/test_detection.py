@@ -1,25 +1,19 @@
-"""The callback of detectors: what they are fitted on, what each judges, and that no test image is seen in fitting."""
+"""The listener of detectors: what they are fitted on, what each judges, and that fitting sees no test image."""
 
 import logging
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import callbacks.detection as module
 import polars
 import pytest
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from callbacks import AdversarialBatch, Detection, EvaluationPlan, PlannedAttack, RecordJournal, Robustness
-from lightning_modules import Classifier
-from medrobust.attacks import FGSM, PGD, Attack, CWLinf, DeepFool, UniformNoise
+import medrobust.listeners.detection as module
+from medrobust.attacks import FGSM, PGD, Attack, DeepFool
 from medrobust.detectors import (
     BayesianUncertainty,
     DeepFeatures,
@@ -34,10 +28,16 @@ from medrobust.detectors import (
     SupportVectors,
     load_detectors,
 )
-from medrobust.evaluation.detector_fitting import fit_key, negatives_like
-from medrobust.evaluation.extraction import Extractor, gather
+from medrobust.evaluation import EvaluationListener, EvaluationPlan
+from medrobust.evaluation.extraction import Extractor
+from medrobust.evaluation.plan import weights_hash
+from medrobust.listeners import Detection, RecordJournal
+from medrobust.networks import WrappedClassifier, as_victim
 from medrobust.results.records import read_records
 from medrobust.results.report.page import finish
+from tests import recording
+from tests.in_memory import InMemoryData
+from tests.recording import Recorder, Stopped
 
 SIDE = 8
 COUNTS = {"train": 26, "adv_train": 25, "adv_test": 11}
@@ -63,7 +63,7 @@ def all_detectors() -> dict[str, Detector]:
 
 
 class Net(nn.Module):
-    """Two convolutions, dropout and a linear layer; and an activation beside them that never lives."""
+    """Two convolutions, dropout and a linear layer; and beside them an activation that is always zero."""
 
     def __init__(self, dropout: float = 0.5) -> None:
         super().__init__()
@@ -85,107 +85,50 @@ class Net(nn.Module):
         return self.last(self.dropout(maps.mean((2, 3))))
 
 
-def victim_of(dropout: float = 0.5) -> Classifier:
+def victim_of(dropout: float = 0.5) -> WrappedClassifier:
     """A classifier with that network; always the same."""
-    victim = Classifier("resnet10t", channels=1, mean=0.5, std=0.25)
-    victim.network = Net(dropout)
-    return victim.eval()
+    return as_victim(Net(dropout), mean=0.5, std=0.25).eval()
 
 
-class Items(pl.LightningDataModule):
-    """Random images of three splits; the targets are what the victim says, but for every sixth."""
-
-    test_split, num_classes, channels = "adv_test", 2, 1
-
-    def __init__(self, batch_size: int = 4, poison: bool = False, other_test: bool = False) -> None:
-        super().__init__()
-        self.batch_size, victim = batch_size, victim_of()
-        self.images: dict[str, Tensor] = {}
-        self.splits: dict[str, list[Any]] = {}
-        for number, (split, count) in enumerate(COUNTS.items()):
-            other = other_test and split == "adv_test"
-            generator = torch.Generator().manual_seed(100 if other else number)
-            images = torch.rand(count, 1, SIDE, SIDE, generator=generator)
-            with torch.no_grad():
-                targets = victim(images).argmax(1)
-            targets[WRONG - 1 :: WRONG] = 1 - targets[WRONG - 1 :: WRONG]
-            self.images[split] = 1 - images if poison and split == "adv_test" else images
-            name = "other" if other else split
-            self.splits[split] = [
-                SimpleNamespace(id=f"{name}-{place * 7 % count:02d}", target=int(target))
-                for place, target in enumerate(targets)
-            ]
-        self.splits["val"] = self.splits["adv_test"]
-        self.images["val"] = self.images["adv_test"]
-
-    def fingerprint(self, split: str) -> str:
-        return " ".join(sorted(sample.id for sample in self.splits[split]))
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "items", "image_size": SIDE, "channels": 1}
-
-    def dataloader_of(self, split: str, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
-        items, seen = [], [0, 0]
-        for image, sample in zip(self.images[split], self.splits[split], strict=True):
-            seen[sample.target] += 1
-            if per_class is None or seen[sample.target] <= per_class:
-                items.append({"image": image, "target": sample.target, "id": sample.id})
-        return DataLoader(items, batch_size=self.batch_size)  # type: ignore[arg-type]
-
-    def reference_dataloader(self, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
-        return self.dataloader_of("train", per_class)
-
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self.dataloader_of(self.test_split)
-
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self.dataloader_of("val")
-
-
-class Keep(Callback):
-    """Keeps the plan and the batches."""
-
-    def __init__(self) -> None:
-        self.plans: list[EvaluationPlan] = []
-        self.batches: list[AdversarialBatch] = []
-
-    def on_evaluation_plan(self, trainer: pl.Trainer, victim: Any, plan: EvaluationPlan) -> None:
-        self.plans.append(plan)
-
-    def on_adversarial_batch_end(self, trainer: pl.Trainer, victim: Any, batch: AdversarialBatch) -> None:
-        self.batches.append(batch)
-
-
-class Stop(Callback):
-    """Falls over at the n-th attacked batch, before it is written."""
-
-    def __init__(self, batches: int) -> None:
-        self.left = batches
-
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: Any, batch: AdversarialBatch) -> None:
-        self.left -= 1
-        if not self.left:
-            raise RuntimeError("stopped")
+def data_of(batch_size: int = 4, poison: bool = False, other_test: bool = False) -> InMemoryData:
+    """Random images of three splits; the targets are what the victim says, except for every sixth."""
+    splits, ids, victim = {}, {}, victim_of()
+    for number, (split, count) in enumerate(COUNTS.items()):
+        other = other_test and split == "adv_test"
+        images = torch.rand(count, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(100 if other else number))
+        with torch.no_grad():
+            targets = victim(images).argmax(1)
+        targets[WRONG - 1 :: WRONG] = 1 - targets[WRONG - 1 :: WRONG]
+        splits[split] = (1 - images if poison and split == "adv_test" else images, targets)
+        ids[split] = [f"{'other' if other else split}-{place * 7 % count:02d}" for place in range(count)]
+    splits["val"], ids["val"] = splits["adv_test"], ids["adv_test"]
+    return InMemoryData(splits, ids, batch_size)
 
 
 def evaluate(
     folder: Path,
     detectors: dict[str, Detector],
     attacks: dict[str, Attack] = ATTACKS,
-    data: Items | None = None,
-    victim: Classifier | None = None,
-    more: tuple[Callback, ...] = (),
+    data: InMemoryData | None = None,
+    victim: WrappedClassifier | None = None,
+    more: tuple[EvaluationListener, ...] = (),
     epsilons: list[float] | None = None,
+    split: str = "",
+    stop_after: int | None = None,
     **settings: Any,
-) -> Keep:
-    """Evaluate as the command line does."""
-    keep = Keep()
+) -> Recorder:
+    """Evaluate with a journal and with uniform noise as control."""
     detection = Detection(detectors, folder=str(folder), **{"layers": LAYERS, "passes": 4, **settings})
-    callbacks = [Robustness(attacks, epsilons), RecordJournal(str(folder), "tiny"), detection, keep, *more]
-    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
-    trainer = pl.Trainer(**silent, accelerator="cpu", devices=1, callbacks=callbacks)
-    trainer.test(victim or victim_of(), data or Items(), verbose=False)
-    return keep
+    return recording.evaluate(
+        victim or victim_of(),
+        data or data_of(),
+        attacks,
+        *(RecordJournal(str(folder), "tiny"), detection, *more),
+        epsilons=epsilons,
+        split=split,
+        controls=True,
+        stop_after=stop_after,
+    )
 
 
 def records(folder: Path) -> polars.DataFrame:
@@ -271,7 +214,7 @@ def test_clean_scores_of_a_named_fit_are_the_same_in_every_attacks_rows(
 def test_what_is_fitted_does_not_depend_on_the_images_under_evaluation(
     change: str, whole: tuple[Path, dict[str, Any], polars.DataFrame], tmp_path: Path
 ) -> None:
-    evaluate(tmp_path, all_detectors(), data=Items(**{change: True}), fit_on=["same", "fgsm"])
+    evaluate(tmp_path, all_detectors(), data=data_of(**{change: True}), fit_on=["same", "fgsm"])
     scores = [table.sort("attack", "id")["detector_maha_fgsm"].to_list() for table in (whole[2], records(tmp_path))]
     assert scores[0] != scores[1]  # it was another test
     assert len(saved(tmp_path)) == 1
@@ -284,7 +227,7 @@ def test_fit_on_names_judge_every_attack_at_its_radius_or_the_nearest(tmp_path: 
     radii = [0.1, 0.2]
     keep = evaluate(tmp_path, detectors, attacks, fit_on=["fgsm", "pgd"], epsilons=radii)
     (file,) = (tmp_path / "detectors").iterdir()
-    loaded = load_detectors(file, module.weights_hash(victim_of()))
+    loaded = load_detectors(file, weights_hash(victim_of().state_dict()))
     assert loaded.keys() == {
         f"{fit}@{radius}/{name}" for fit in ("fgsm", "pgd") for radius in radii for name in detectors
     }
@@ -293,29 +236,11 @@ def test_fit_on_names_judge_every_attack_at_its_radius_or_the_nearest(tmp_path: 
     extract = Extractor(victim, LAYERS)
     for batch in keep.batches:
         radius = batch.planned.epsilon or radii[0]  # DeepFool has none: the first
-        features = extract(batch.adversarial, batch.ids)
+        features = extract(batch.adversarial, batch.targets, batch.ids)
         for fit in ("fgsm", "pgd"):
             for name in detectors:
                 detector = loaded[f"{fit}@{radius}/{name}"]
                 torch.testing.assert_close(batch.columns[f"detector_{name}_{fit}"], detector.score(features).double())
-
-
-def test_the_classifier_of_a_judged_attack_is_of_its_radius_or_the_nearest() -> None:
-    def planned(name: str, epsilon: float | None, control: bool = False) -> PlannedAttack:
-        return PlannedAttack(name, FGSM(), epsilon, f"{name} {epsilon}", control)
-
-    noise, free = planned("noise", 0.1, control=True), planned("free", None)
-    fgsm = [planned("fgsm", 0.1), planned("fgsm", 0.4)]
-    attacks = [noise, *fgsm, planned("pgd", 0.2), planned("pgd", 0.3), free]
-    assert fit_key("same", fgsm[1], attacks) == "fgsm 0.4"
-    assert fit_key("same", noise, attacks) is None
-    assert fit_key("fgsm", planned("pgd", 0.2), attacks) == "fgsm 0.1"
-    assert fit_key("fgsm", planned("pgd", 0.3), attacks) == "fgsm 0.4"
-    assert fit_key("pgd", fgsm[0], attacks) == "pgd 0.2"
-    assert fit_key("pgd", fgsm[1], attacks) == "pgd 0.3"
-    assert fit_key("fgsm", noise, attacks) == "fgsm 0.1"
-    assert fit_key("free", fgsm[0], attacks) == "free None"
-    assert fit_key("fgsm", free, attacks) == "fgsm 0.1"
 
 
 class Spy(Detector):
@@ -346,11 +271,11 @@ def spy() -> Spy:
 
 
 def test_only_right_images_and_successful_attacks_of_adv_train_are_fitted_on(spy: Spy, tmp_path: Path) -> None:
-    attack, data, victim = FGSM(epsilon=0.03), Items(), victim_of()
+    attack, data, victim = FGSM(epsilon=0.03), data_of(), victim_of()
     evaluate(tmp_path, {"spy": spy}, {"fgsm": attack}, reference_per_class=5)
 
     images = data.images["adv_train"]
-    targets = torch.tensor([sample.target for sample in data.splits["adv_train"]])
+    targets = data.targets("adv_train")
     with torch.no_grad():
         right = victim(images).argmax(1) == targets
         assert int((~right).sum()) == COUNTS["adv_train"] // WRONG
@@ -376,7 +301,7 @@ def test_densities_are_fitted_on_the_first_clean_images_of_each_class_of_train(s
         (sample.id, image, sample.target)
         for target in (0, 1)
         for image, sample in [
-            pair for pair in zip(Items().images["train"], Items().splits["train"]) if pair[1].target == target
+            pair for pair in zip(data_of().images["train"], data_of().splits["train"]) if pair[1].target == target
         ][:5]
     ]
     expected.sort(key=lambda one: one[0])
@@ -408,7 +333,7 @@ def test_a_detector_that_cannot_be_fitted_is_left_out_with_one_warning_and_the_o
     assert re.search(why, said[0])
     for kind in KINDS:
         assert table[f"detector_{detector}_same{kind}"].null_count() == len(table)
-        nothing = detector == "dnn"  # then there is no classifier for the others either
+        nothing = detector == "dnn"  # then the other detectors have no adversarial image to be fitted on either
         assert table[f"detector_kd_same{kind}"].null_count() == (len(table) if nothing else 0)
 
 
@@ -443,10 +368,10 @@ def crafted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({}, "train", "judged on another split, and this is train"),
     ],
 )
-def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
+def test_settings_that_cannot_work_are_refused_before_an_image_is_attacked(
     settings: dict[str, Any], split: str, words: str, crafted: list[str], tmp_path: Path
 ) -> None:
-    data = Items()
+    data = data_of()
     data.test_split = split
     with pytest.raises(ValueError, match=words) as error:
         evaluate(tmp_path, {"maha": Mahalanobis()}, data=data, **settings)
@@ -483,9 +408,9 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
     original = module.fit_data
 
-    def watched(trainer: Any, victim: Any, plan: Any, needed: Any, *rest: Any) -> Any:
+    def watched(context: Any, victim: Any, plan: Any, crafter: Any, needed: Any, *rest: Any) -> Any:
         calls.append([planned.name for planned in needed])
-        return original(trainer, victim, plan, needed, *rest)
+        return original(context, victim, plan, crafter, needed, *rest)
 
     monkeypatch.setattr(module, "fit_data", watched)
     return calls
@@ -500,8 +425,8 @@ def test_an_evaluation_that_was_stopped_loads_its_detectors_and_ends_like_a_whol
     fits: list[list[str]], tmp_path: Path
 ) -> None:
     evaluate(tmp_path / "whole", some_detectors())
-    with pytest.raises(RuntimeError, match="stopped"):
-        evaluate(tmp_path / "stopped", some_detectors(), more=(Stop(5),))
+    with pytest.raises(Stopped):
+        evaluate(tmp_path / "stopped", some_detectors(), stop_after=4)
     assert fits == [["fgsm", "deepfool"]] * 2
     files = saved(tmp_path / "stopped")
     keep = evaluate(tmp_path / "stopped", some_detectors())
@@ -512,26 +437,6 @@ def test_an_evaluation_that_was_stopped_loads_its_detectors_and_ends_like_a_whol
     one, other = (records(tmp_path / name) for name in ("whole", "stopped"))
     assert one["key"].equals(other["key"])
     assert one.equals(other.select(one.columns))
-
-
-def test_labels_of_all_processes_are_in_the_order_of_the_ids_also_on_one_without_an_image(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    other = Features({"act2": torch.tensor([[3.0], [1.0]])}, torch.tensor([1, 0]))
-
-    def all_gather(parts: list[Any], own: Any) -> None:
-        parts[:] = [own, (["c", "a"], other, torch.tensor([1.0, 0.0]))]
-
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather)
-    assert gather([], [], [])[2].tolist() == [0, 1]
-    own = Features({"act2": torch.tensor([[2.0]])}, torch.tensor([1]))
-    ids, features, labels = gather(["b"], [own], [torch.tensor([1])])
-    assert ids == ["a", "b", "c"]
-    assert features.penultimate.flatten().tolist() == [1.0, 2.0, 3.0]
-    assert features.predictions.tolist() == [0, 1, 1]
-    assert labels.tolist() == [0, 1, 1]
 
 
 def test_an_evaluation_that_is_complete_fits_and_loads_nothing(fits: list[list[str]], tmp_path: Path) -> None:
@@ -545,21 +450,21 @@ def test_an_evaluation_that_is_complete_fits_and_loads_nothing(fits: list[list[s
 
 def test_all_that_scores_depend_on_changes_the_records_keys(tmp_path: Path) -> None:
     def keys(**settings: Any) -> dict[str, str]:
-        class Enough(Callback):
-            def on_evaluation_plan(self, trainer: pl.Trainer, victim: Any, plan: EvaluationPlan) -> None:
+        class Enough(EvaluationListener):
+            def on_evaluation_plan(self, context: Any, victim: Any, plan: EvaluationPlan) -> None:
                 found.update({planned.name: planned.key for planned in plan.attacks})
-                raise RuntimeError("enough")
+                raise Stopped
 
         found: dict[str, str] = {}
-        with pytest.raises(RuntimeError, match="enough"):
+        with pytest.raises(Stopped):
             evaluate(tmp_path, more=(Enough(),), **{"detectors": some_detectors(), **settings})
         return found
 
     usual = keys()
     assert keys() == usual
-    moved = Items()
+    moved = data_of()
     moved.splits["adv_train"] = moved.splits["adv_train"][1:]
-    fewer = Items()
+    fewer = data_of()
     fewer.splits["train"] = fewer.splits["train"][1:]
     for changed in (
         {"detectors": some_detectors(epochs=6)},
@@ -589,7 +494,7 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     for batch_size in (1, 4, 16):
         chosen = {name: detector for name, detector in all_detectors().items() if name in detectors}
         folder = tmp_path / str(batch_size)
-        evaluate(folder, chosen, {"fgsm": FGSM(epsilon=0.03)}, Items(batch_size))
+        evaluate(folder, chosen, {"fgsm": FGSM(epsilon=0.03)}, data_of(batch_size))
         tables.append(records(folder))
     assert len(score_columns(tables[0])) == 3 * len(detectors)
     for table in tables[1:]:
@@ -598,59 +503,6 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
         for column in score_columns(table):
             ours, theirs = (one.filter(attack="fgsm")[column].to_list() for one in (table, tables[0]))
             assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3), column
-
-
-def noise_beside(attack: Attack, images: Tensor, adversarial: Tensor, ids: list[str], seed: int = 0) -> Tensor:
-    """Noise beside an attack's perturbation."""
-    return negatives_like(attack, victim_of(), images, adversarial, ids, seed) - images
-
-
-def test_noise_beside_an_attack_of_the_maximum_norm_is_the_controls_of_its_radius() -> None:
-    images, ids = Items().images["adv_test"], [sample.id for sample in Items().splits["adv_test"]]
-    targets = torch.zeros(len(images), dtype=torch.long)
-    for attack in (FGSM(epsilon=0.1), PGD(epsilon=0.1, steps=2), CWLinf(epsilon=0.1, steps=2)):
-        noisy = negatives_like(attack, victim_of(), images, images, ids, seed=0)
-        control = UniformNoise(epsilon=0.1).craft(victim_of(), images, targets, ids).images
-        assert torch.equal(noisy, control)
-        assert 0.09 < float((noisy - images).abs().max()) <= 0.1 + 1e-6
-
-
-def test_noise_beside_another_attack_is_gaussian_of_the_perturbations_length() -> None:
-    images = Items().images["adv_test"] * 0.2 + 0.4  # far from 0 and 1, where it would be clipped
-    ids = [str(place) for place in range(len(images))]
-    lengths = torch.linspace(0.01, 0.4, len(images))
-    shift = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    shift = shift / shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * lengths.view(-1, 1, 1, 1)
-    noise = noise_beside(DeepFool(), images, images + shift, ids)
-    torch.testing.assert_close(noise.flatten(1).norm(dim=1), lengths, rtol=1e-4, atol=1e-6)
-    whole = (noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).flatten() * SIDE  # of variance 1
-    inside = [float((whole.abs() < width).double().mean()) for width in (1, 2)]
-    assert inside == pytest.approx([0.683, 0.954], abs=0.05)  # 704 numbers of a normal distribution
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
-def test_noise_keeps_its_length_where_black_and_white_cut_it(value: float) -> None:
-    images = torch.full((1, 1, SIDE, SIDE), value)
-    noise = noise_beside(DeepFool(), images, images + (0.1 if value < 1 else -0.1), ["a"])
-    assert 0 <= (images + noise).min() <= (images + noise).max() <= 1
-    assert float(noise.norm()) == pytest.approx(0.1 * SIDE, rel=0.01)
-
-
-def test_noise_depends_on_the_seed_and_the_id_alone() -> None:
-    images = Items().images["adv_test"][:3]
-    for attack in (DeepFool(), FGSM(epsilon=0.1)):
-        all_three = noise_beside(attack, images, images + 0.01, ["a", "b", "c"])
-        alone = noise_beside(attack, images[1:2], images[1:2] + 0.01, ["b"])
-        torch.testing.assert_close(all_three[1:2], alone)
-        assert not torch.equal(alone, noise_beside(attack, images[1:2], images[1:2] + 0.01, ["x"]))
-        assert not torch.equal(alone, noise_beside(attack, images[1:2], images[1:2] + 0.01, ["b"], seed=1))
-
-
-def test_beside_an_image_that_a_minimal_attack_left_unchanged_there_is_no_noise() -> None:
-    images = Items().images["adv_test"][:2]
-    noise = noise_beside(DeepFool(), images, torch.stack([images[0], images[1] * 0.9]), ["a", "b"])
-    assert noise[0].abs().max() == 0
-    assert noise[1].abs().max() > 0
 
 
 def test_dropout_is_drawn_by_image_and_seed(tmp_path: Path) -> None:
@@ -664,13 +516,9 @@ def test_dropout_is_drawn_by_image_and_seed(tmp_path: Path) -> None:
     assert uncertain("other", 1) != once
 
 
-def test_validate_judges_val_with_the_same_detectors(
+def test_another_split_is_judged_by_the_same_detectors(
     whole: tuple[Path, dict[str, Any], polars.DataFrame], tmp_path: Path
 ) -> None:
-    detection = Detection(all_detectors(), LAYERS, ["same", "fgsm"], passes=4, folder=str(tmp_path))
-    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
-    callbacks = [Robustness(ATTACKS), RecordJournal(str(tmp_path), "tiny"), detection]
-    trainer = pl.Trainer(**silent, accelerator="cpu", devices=1, callbacks=callbacks)
-    trainer.validate(victim_of(), Items(), verbose=False)
+    evaluate(tmp_path, all_detectors(), fit_on=["same", "fgsm"], split="val")
     assert set(records(tmp_path)["split"]) == {"val"}
     assert saved(tmp_path) == saved(whole[0])

@@ -4,22 +4,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars
 import pytest
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from callbacks import AdversarialBatch, EvaluationPlan, RecordJournal, Representation, Robustness
-from lightning_modules import Classifier
 from medrobust.attacks import BIM, FGSM, Attack, DeepFool, UniformNoise
 from medrobust.attacks.base import Crafted
+from medrobust.listeners import RecordJournal, Representation
+from medrobust.networks import as_victim
 from medrobust.results.records import merge
+from tests import recording
+from tests.in_lightning import with_network
+from tests.in_memory import InMemoryData
+from tests.recording import Recorder, Stopped
 
 SIDE = 6
 COUNT = 10
@@ -77,62 +77,21 @@ class Towards(Attack):
         return Crafted(images + self.way * along.view_as(images) / along.abs().max(), none, none, none)
 
 
-class Items(pl.LightningDataModule):
+def data_of(classes: int = 2) -> InMemoryData:
     """Random grey images, far from black and white, so that no perturbation is clipped."""
-
-    test_split, channels = "adv_test", 1
-
-    def __init__(self, classes: int = 2) -> None:
-        super().__init__()
-        self.num_classes = classes
-        self.images = 0.4 + 0.2 * torch.rand(COUNT, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
-        self.targets = torch.arange(COUNT) % classes
-        samples = [SimpleNamespace(id=f"{place}", target=int(t)) for place, t in enumerate(self.targets)]
-        self.splits = {"adv_test": samples}
-
-    def fingerprint(self, split: str) -> str:
-        return split
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "items", "image_size": SIDE, "channels": 1}
-
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        items = [
-            {"image": image, "target": int(target), "id": f"{place}"}
-            for place, (image, target) in enumerate(zip(self.images, self.targets, strict=True))
-        ]
-        return DataLoader(items, batch_size=4)  # type: ignore[arg-type]
+    images = 0.4 + 0.2 * torch.rand(COUNT, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
+    ids = {"adv_test": [f"{place}" for place in range(COUNT)]}
+    return InMemoryData({"adv_test": (images, torch.arange(COUNT) % classes)}, ids, num_classes=classes)
 
 
-class Keep(Callback):
-    """Keeps the plan and the batches, and falls over at the n-th if asked to."""
-
-    def __init__(self, stop: int | None = None) -> None:
-        self.batches: list[AdversarialBatch] = []
-        self.plans: list[EvaluationPlan] = []
-        self.stop = stop
-
-    def on_evaluation_start(self, trainer: pl.Trainer, victim: Any, plan: EvaluationPlan) -> None:
-        self.plans.append(plan)
-
-    def on_adversarial_batch(self, trainer: pl.Trainer, victim: Any, batch: AdversarialBatch) -> None:
-        if len(self.batches) == self.stop:
-            raise RuntimeError("stopped")
-        self.batches.append(batch)
-
-    def of(self, name: str, field: str) -> Tensor:
-        return torch.cat([getattr(batch, field) for batch in self.batches if batch.planned.name == name])
-
-    def column(self, attack: str, name: str) -> Tensor:
-        return torch.cat([batch.columns[name] for batch in self.batches if batch.planned.name == attack])
+def victim_of(network: nn.Module) -> Any:
+    """A classifier around a network that gets the images as they are."""
+    return with_network(network, num_classes=classes_of(network), mean=0.0, std=1.0)
 
 
-def victim_of(network: nn.Module) -> Classifier:
-    """A classifier with a network of one's own, which gets the images as they are."""
-    classes = getattr(network.last, "out_features", 2)
-    victim = Classifier("resnet10t", num_classes=classes, channels=1, mean=0.0, std=1.0)
-    victim.network = network
-    return victim.eval()
+def classes_of(network: nn.Module) -> int:
+    """Number of logits."""
+    return network.last.out_features if isinstance(network.last, nn.Linear) else network.last.out_channels
 
 
 def evaluate(
@@ -140,17 +99,14 @@ def evaluate(
     representation: Representation,
     network: nn.Module | None = None,
     folder: Path | None = None,
-    stop: int | None = None,
+    stop_after: int | None = None,
     **options: Any,
-) -> Keep:
-    """Attack in the test loop, in the order of callbacks that the command line has."""
-    keep, network = Keep(stop), Linear() if network is None else network
+) -> Recorder:
+    """Evaluate, with the listeners in the order of the command line."""
+    network = Linear() if network is None else network
     journal = [] if folder is None else [RecordJournal(str(folder), "tiny")]
-    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
-    heard = [Robustness(attacks, **{"controls": False, **options}), *journal, representation, keep]
-    trainer = pl.Trainer(**silent, accelerator="cpu", devices=1, callbacks=heard)
-    trainer.test(victim_of(network), Items(getattr(network.last, "out_features", 2)), verbose=False)
-    return keep
+    data, victim = data_of(classes_of(network)), victim_of(network)
+    return recording.evaluate(victim, data, attacks, *journal, representation, stop_after=stop_after, **options)
 
 
 def test_means_are_those_of_the_activations_before_and_after() -> None:
@@ -180,10 +136,10 @@ def test_dots_of_a_layers_name_become_underscores() -> None:
 
 
 def test_the_shortest_perturbation_of_a_linear_network_goes_along_the_weights() -> None:
-    # on paper: the boundary's normal is w_new - w_true, and DeepFool in L2 steps along it
+    # the boundary's normal is w_new - w_true, and DeepFool in L2 steps along it
     for classes in (2, 3):
         keep = evaluate({"deepfool": DeepFool()}, Representation(directions=True), Linear(classes))
-        moved = keep.of("deepfool", "correct_before")
+        moved = keep.of("deepfool", "before.right")
         assert 0 < int(moved.sum()) < COUNT
         cosines = keep.column("deepfool", "direction_weights")
         torch.testing.assert_close(cosines[moved], torch.ones(int(moved.sum()), dtype=torch.float64))
@@ -191,7 +147,7 @@ def test_the_shortest_perturbation_of_a_linear_network_goes_along_the_weights() 
 
 def test_an_image_that_is_left_as_it_was_has_no_direction(tmp_path: Path) -> None:
     keep = evaluate({"deepfool": DeepFool()}, Representation(directions=True), folder=tmp_path)
-    wrong = ~keep.of("deepfool", "correct_before")  # they fool from the start, and come back clean
+    wrong = ~keep.of("deepfool", "before.right")  # they fool from the start, and come back clean
     assert bool(keep.column("deepfool", "direction_weights")[wrong].isnan().all())
     assert merge(tmp_path)["direction_weights"].null_count() == int(wrong.sum()) > 0
 
@@ -267,7 +223,7 @@ def test_an_evaluation_that_was_stopped_attacks_by_all_what_some_attack_lacks_an
 ) -> None:
     asked, attacks = ["act1"], {**FIXED, "bim": BIM(epsilon=0.05, steps=2)}
     evaluate(attacks, Representation(asked, True), Deep(), tmp_path / "whole")
-    with pytest.raises(RuntimeError, match="stopped"):
+    with pytest.raises(Stopped):
         evaluate(attacks, Representation(asked, True), Deep(), tmp_path / "stopped", stop)
     keep = evaluate(attacks, Representation(asked, True), Deep(), tmp_path / "stopped")
 
@@ -281,8 +237,8 @@ def test_an_evaluation_that_was_stopped_attacks_by_all_what_some_attack_lacks_an
 
 
 def test_without_directions_a_stopped_evaluation_repeats_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stopped"):
-        evaluate(BOTH, Representation(["act1"]), Deep(), tmp_path, stop=3)
+    with pytest.raises(Stopped):
+        evaluate(BOTH, Representation(["act1"]), Deep(), tmp_path, stop_after=3)
     keep = evaluate(BOTH, Representation(["act1"]), Deep(), tmp_path)
     assert sum(len(batch.ids) for batch in keep.batches) == 2 * COUNT - (4 + 4 + 4)
 
@@ -329,19 +285,33 @@ def test_columns_that_are_asked_for_change_the_keys() -> None:
         (Representation(["act3"]), Deep(), "no layer 'act3'; the nearest names are .*act"),
     ],
 )
-def test_what_cannot_be_had_is_refused_before_an_image_is_attacked(
+def test_victims_that_lack_what_is_measured_are_refused_before_an_image_is_attacked(
     representation: Representation, network: nn.Module, words: str
 ) -> None:
-    keep = Keep()
-    silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
-    trainer = pl.Trainer(**silent, accelerator="cpu", callbacks=[Robustness(BOTH), representation, keep])
+    recorder, data = Recorder(), data_of()
     with pytest.raises(ValueError, match=words) as error:
-        trainer.test(victim_of(network), Items(), verbose=False)
+        recording.evaluate(victim_of(network), data, BOTH, representation, recorder)
     assert "\n" not in str(error.value)
-    assert not keep.batches
-    assert not keep.plans
+    assert not recorder.plans
+    assert not data.read
 
 
-def test_means_of_a_victim_without_a_linear_layer_can_be_had() -> None:
+def test_means_can_be_measured_on_a_victim_without_a_linear_layer() -> None:
     keep = evaluate({"fgsm": FGSM()}, Representation(["act1"]), Deep(linear=False))
     assert all(map(math.isfinite, keep.column("fgsm", "mean_act1").tolist()))
+
+
+def test_directions_of_a_wrapped_classifier_are_those_of_the_same_network_in_lightning() -> None:
+    attacks: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.05)}
+    wrapped = recording.evaluate(as_victim(Linear()), data_of(), attacks, Representation(directions=True))
+    cosines = evaluate(attacks, Representation(directions=True)).column("fgsm", "direction_weights")
+    torch.testing.assert_close(wrapped.column("fgsm", "direction_weights"), cosines)
+
+
+def test_a_last_linear_layer_of_other_outputs_than_the_classes_is_refused() -> None:
+    class Halved(Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images)[:, :2]
+
+    with pytest.raises(ValueError, match="a last linear layer, and the victim's has 4 outputs for 2 classes"):
+        recording.evaluate(as_victim(Halved(4)), data_of(), BOTH, Representation(directions=True))

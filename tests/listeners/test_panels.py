@@ -2,18 +2,19 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
-from callbacks import AdversarialBatch, EvaluationPlan, Panels, PlannedAttack
-from callbacks.panels import to_image
 from medrobust.attacks import FGSM, PGD, Attack
+from medrobust.evaluation import AdversarialBatch, Crafter, EvaluationContext, EvaluationPlan, PlannedAttack
+from medrobust.listeners import Panels
+from medrobust.listeners.panels import to_image
+from medrobust.networks import Outcome, class_outcome
+from tests.in_memory import InMemoryData
+from tests.tiny_networks import linear_victim
 
 COUNT = 12
 KEYS = {
@@ -37,63 +38,80 @@ IDS = [f"folder/image {place}.png" for place in range(COUNT)]
 TARGETS = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
 
 
-class Decides:
-    """A victim of which only the decisions are asked."""
-
-    def decisions(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        confidences, predictions = outputs.softmax(1).max(1)
-        return predictions, confidences
-
-
 def planned(key: str = "0123456789abcdef", attack: Attack | None = None) -> PlannedAttack:
     """One attack at 0.1."""
-    attack = FGSM(epsilon=0.1) if attack is None else attack
-    return PlannedAttack("mine", attack, 0.1, key, control=False)
+    return PlannedAttack(name="mine", attack=FGSM(epsilon=0.1) if attack is None else attack, key=key)
 
 
 def plan_of(order: list[int], attacks: list[PlannedAttack]) -> EvaluationPlan:
     """Plan over the images in some order."""
-    return EvaluationPlan(attacks, "adv_test", [(IDS[row], int(TARGETS[row])) for row in order], {}, {})
+    images = [(IDS[row], str(int(TARGETS[row]))) for row in order]
+    return EvaluationPlan(attacks=attacks, split="adv_test", images=images, victim={}, data={})
 
 
-def batch_of(rows: list[int], channels: int = 1, one: PlannedAttack | None = None, change: float = 0.1) -> Any:
-    """A batch whose first two pixels are changed by half of ``change`` down and all of it up."""
+def batch_of(
+    rows: list[int],
+    channels: int = 1,
+    one: PlannedAttack | None = None,
+    change: float = 0.1,
+    named: bool = True,
+) -> AdversarialBatch:
+    """A batch whose first two pixels are changed by half of ``change`` down and all of it up.
+
+    Args:
+        rows: Numbers of its images.
+        channels: Their channels.
+        one: The attack.
+        change: The larger change.
+        named: Whether the victim names a class.
+    """
     levels = torch.linspace(0.2, 0.7, channels * 16).view(1, channels, 4, 4)
     clean = levels + 0.01 * torch.tensor(rows).view(-1, 1, 1, 1)
     adversarial = clean.clone()
     adversarial[:, :, 0, 0] -= change / 2
     adversarial[:, :, 0, 1] += change
-    count = len(rows)
-    logits = torch.tensor([[2.0, 0.0, 0.0]]).repeat(count, 1)
+    targets, count = TARGETS[rows], len(rows)
+    logits = torch.tensor([[2.0, 0.0, 0.0]]).repeat(count, 1)  # class 0 before, class 1 after
+    before, after = (class_outcome(outputs, targets) for outputs in (logits, logits.roll(1, 1)))
+    if not named:
+        before, after = Outcome(before.right, before.quality), Outcome(after.right, after.quality)
     one = planned() if one is None else one
     numbers = torch.zeros(count, dtype=torch.long)
-    yes = torch.ones(count, dtype=torch.bool)
     return AdversarialBatch(
-        one,
-        plan_of(list(range(COUNT)), [one]),
-        [IDS[row] for row in rows],
-        TARGETS[rows],
-        None,
-        clean,
-        adversarial,
-        logits,
-        logits.roll(1, 1),
-        yes,
-        ~yes,
-        yes,
-        numbers,
-        numbers,
-        numbers,
+        planned=one,
+        plan=plan_of(list(range(COUNT)), [one]),
+        ids=[IDS[row] for row in rows],
+        targets=targets,
+        goals=None,
+        clean=clean,
+        adversarial=adversarial,
+        clean_outputs=logits,
+        adversarial_outputs=logits.roll(1, 1),
+        before=before,
+        after=after,
+        reached=~after.right,
+        forwards=numbers,
+        backwards=numbers,
+        zero_gradients=numbers,
     )
 
 
-def save(folder: Path, count: int, order: list[int], size: int, channels: int = 1, **options: Any) -> list[dict]:
+CONTEXT, VICTIM = EvaluationContext(), linear_victim()
+
+
+def start(panels: Panels, plan: EvaluationPlan) -> None:
+    """Let panels hear that an evaluation starts."""
+    data = InMemoryData({"adv_test": (torch.zeros(COUNT, 1, 4, 4), TARGETS)}, {"adv_test": IDS}, num_classes=3)
+    panels.on_evaluation_start(CONTEXT, VICTIM, data, plan, Crafter())
+
+
+def save(folder: Path, count: int, order: list[int], size: int, channels: int = 1, **options: object) -> list[dict]:
     """Let panels hear all images in an order, some at a time, and read what was written."""
     panels = Panels(str(folder), count)
     batches = [batch_of(order[start : start + size], channels, **options) for start in range(0, COUNT, size)]
-    panels.on_evaluation_start(SimpleNamespace(), Decides(), plan_of(order, [batches[0].planned]))
+    start(panels, plan_of(order, [batches[0].planned]))
     for batch in batches:
-        panels.on_adversarial_batch(SimpleNamespace(), Decides(), batch)
+        panels.on_adversarial_batch(CONTEXT, VICTIM, batch)
     return [json.loads(file.read_text()) for file in sorted(folder.glob("panels/*.json"))]
 
 
@@ -166,8 +184,8 @@ def test_a_panel_names_what_it_shows(tmp_path: Path) -> None:
         assert panel.keys() == KEYS and panel["images"].keys() == {"clean", "perturbation", "adversarial"}
         about = {name: panel[name] for name in ("key", "attack", "method", "epsilon", "success")}
         key = "fedcba9876543210"
-        assert about == {"key": key, "attack": "mine", "method": "PGD", "epsilon": 0.1, "success": True}
-        assert panel["target"] == int(TARGETS[IDS.index(panel["id"])])
+        assert about == {"key": key, "attack": "mine", "method": "PGD", "epsilon": 0.1, "success": panel["target"] == 0}
+        assert panel["target"] == int(TARGETS[IDS.index(panel["id"])])  # the victim says 0, and then 1
         assert (panel["clean_prediction"], panel["adversarial_prediction"]) == (0, 1)
         confidence = float(torch.tensor([2.0, 0.0, 0.0]).softmax(0)[0])
         assert panel["clean_confidence"] == panel["adversarial_confidence"] == pytest.approx(confidence)
@@ -201,10 +219,6 @@ def test_colours_keep_their_order_and_their_orientation() -> None:
     assert np.asarray(to_image(torch.tensor([[[-0.5, 1.5]]]))).tolist() == [[0, 255]]
 
 
-def test_victims_without_classes_have_no_panels(tmp_path: Path) -> None:
-    panels, batch = Panels(str(tmp_path), 4), batch_of(list(range(COUNT)))
-    panels.on_evaluation_start(SimpleNamespace(), SimpleNamespace(), batch.plan)
-    panels.on_adversarial_batch(SimpleNamespace(), SimpleNamespace(), batch)
-    panels.on_adversarial_batch(SimpleNamespace(), SimpleNamespace(decisions=lambda outputs: None), batch)
-
-    assert not list(tmp_path.rglob("*.json"))
+def test_victims_that_name_no_class_have_no_panels(tmp_path: Path) -> None:
+    assert not save(tmp_path, 4, list(range(COUNT)), 5, named=False)
+    assert len(save(tmp_path, 4, list(range(COUNT)), 5)) == 4

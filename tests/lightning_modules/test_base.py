@@ -1,0 +1,59 @@
+"""What all victims share: clean metrics of any task from losses and outcomes, and layers by patterns."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules import VictimModule
+from medrobust.networks import Outcome, is_evaluated_victim
+from tests.in_lightning import InMemoryModule, trainer_of
+
+
+class Bright(VictimModule):
+    """A victim whose output is the mean of an image, which is right above one half; its quality is the mean."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), mean=0.0, std=1.0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).mean(1)
+
+    def loss(self, images: Tensor, targets: Any) -> Tensor:
+        return 2 * self(images)
+
+    def outcome(self, outputs: Tensor, targets: Any) -> Outcome:
+        return Outcome(outputs > 0.5, outputs)
+
+    def description(self) -> dict[str, Any]:
+        return {"class": "Bright"}
+
+
+def data_of(levels: Sequence[float]) -> InMemoryModule:
+    """Even images of these levels, two per batch."""
+    images = torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    return InMemoryModule({"adv_test": (images, torch.zeros(len(levels)))}, batch_size=2)
+
+
+def test_a_victim_of_any_task_logs_mean_loss_accuracy_and_quality() -> None:
+    levels = [0.25, 0.75, 1.0]  # in batches of two and one: a mean of batches would be another number
+    (logged,) = trainer_of().test(Bright(), data_of(levels), verbose=False)
+    assert logged == pytest.approx({"test/loss": 4 / 3, "test/accuracy": 2 / 3, "test/quality": 2 / 3})
+
+
+def test_a_second_test_starts_to_count_anew() -> None:
+    victim = Bright()
+    trainer_of().test(victim, data_of([0.25]), verbose=False)
+    (logged,) = trainer_of().test(victim, data_of([1.0]), verbose=False)
+    assert logged["test/accuracy"] == logged["test/quality"] == 1.0
+
+
+def test_validate_logs_under_its_own_name() -> None:
+    (logged,) = trainer_of().validate(Bright(), data_of([0.25, 0.75]), verbose=False)
+    assert logged == pytest.approx({"val/loss": 1.0, "val/accuracy": 0.5, "val/quality": 0.5})
+
+
+def test_a_victim_of_another_task_is_one_for_an_evaluation() -> None:
+    assert is_evaluated_victim(Bright())
