@@ -16,7 +16,7 @@ from medrobust.evaluation.crafting import Crafter, judged
 from medrobust.evaluation.plan import weights_hash
 from medrobust.listeners import Detection, RecordJournal
 from medrobust.objectives import CrossEntropy, FeatureConstraint, WeightedSum
-from medrobust.objectives.clean_features import Reference, fit_objectives, patterns_wanted
+from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
 from medrobust.results.records import merge
 from tests import recording
 from tests.in_lightning import random_resnet
@@ -158,11 +158,11 @@ def test_the_copies_of_victim_and_surrogate_are_not_mixed_up(surrogate: str) -> 
 
 
 @pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[Reference]:
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[CleanFeatures]:
     """The references that attacks are fitted to."""
-    given: list[Reference] = []
+    given: list[CleanFeatures] = []
 
-    def watched(attack: Any, reference: Reference) -> Any:
+    def watched(attack: Any, reference: CleanFeatures) -> Any:
         given.append(reference)
         return fit_objectives(attack, reference)
 
@@ -171,7 +171,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[Reference]:
 
 
 def test_objectives_are_fitted_once_to_trains_clean_images_and_the_plan_keeps_the_attack_as_it_was(
-    fits: list[Reference],
+    fits: list[CleanFeatures],
 ) -> None:
     data, attack, victim = data_of(), hiding(), victim_of()
     keep = evaluate({**FOOL, "hide": attack}, data=data, victim=victim)
@@ -203,7 +203,9 @@ def test_what_an_objective_is_fitted_to_decides_what_is_crafted() -> None:
     assert torch.equal(made[0], made[2])
 
 
-def test_with_a_surrogate_objectives_know_its_features_for_its_attacks(surrogate: str, fits: list[Reference]) -> None:
+def test_with_a_surrogate_objectives_know_its_features_for_its_attacks(
+    surrogate: str, fits: list[CleanFeatures]
+) -> None:
     data, name = data_of(), "act1"
     attack = hiding(steps=2, objective=WeightedSum((CrossEntropy(), FeatureConstraint(taps=TAPS)), (1.0, 5.0)))
     keep = evaluate({"hide": attack}, data=data, surrogate=surrogate, deployment=False)
