@@ -1,4 +1,4 @@
-"""Evaluations: every image under every attack, crafted once and told to whoever listens."""
+"""Evaluations: every image under every attack, crafted once and handed to every listener."""
 
 from medrobust.evaluation.batch import AdversarialBatch, CleanBatch
 from medrobust.evaluation.context import EvaluationContext

@@ -1,4 +1,4 @@
-"""The two sides of a batch under evaluation: clean images as the victim sees them, and what an attack made of them."""
+"""The two sides of a batch: clean images with the victim's outputs, and what an attack made of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from medrobust.networks.victims import Outcome, Outputs, Targets
 
 @dataclass(frozen=True, kw_only=True)
 class CleanBatch:
-    """Clean images and what the victim, judged in float32, makes of them.
+    """Clean images and the victim's outputs for them, computed in float32.
 
     Args:
         ids: The images' ids, N of them.
@@ -51,14 +51,14 @@ def take(values: Outputs, places: Sequence[int]) -> Outputs:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialBatch:
-    """A batch that was crafted once and is heard by every listener.
+    """An adversarial batch: crafted once and handed to every listener.
 
     Args:
         planned: The attack that made it.
         plan: The evaluation that it belongs to.
         ids: The images' ids, N of them.
         targets: True targets.
-        goals: Targets that were aimed at; None for an untargeted attack.
+        goals: Targets that the attack aimed at; None for an untargeted attack.
         clean: Clean images, ``(N, C, H, W)`` in [0, 1].
         adversarial: Adversarial images, ``(N, C, H, W)`` in [0, 1].
         clean_outputs: The victim's outputs for the clean images, in float32.
@@ -71,8 +71,8 @@ class AdversarialBatch:
         zero_gradients: Backward passes of each image whose gradient vanished, ``(N,)``.
         measures: Further numbers that the attack gives for each image, ``(N,)`` by name, NaN where undefined.
         pictures: What else the attack made, ``(N, C, H, W)`` by name.
-        columns: Further columns of the records, ``(N,)`` tensors by name, NaN where undefined: a listener may add
-            some, and the journal writes them in ``on_adversarial_batch_end``.
+        columns: Further columns of the records, ``(N,)`` tensors by name, NaN where undefined. Listeners add them, and
+            the journal writes them in ``on_adversarial_batch_end``.
     """
 
     planned: PlannedAttack

@@ -1,4 +1,4 @@
-"""All that an evaluation knows of the machine: where it runs, which of several processes it is, and its console."""
+"""All that an evaluation knows of the machine: its device, its process and its console."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ T = TypeVar("T")
 class EvaluationContext:
     """The process that evaluates, alone or as one of several that share the images.
 
-    Several processes talk to each other by ``torch.distributed``, once it is initialised, by Lightning or by
-    ``torchrun``. All processes have to make the same calls of ``gather``, ``broadcast`` and ``barrier``.
+    Several processes communicate through ``torch.distributed`` once Lightning or a script has initialised it. All of
+    them have to make the same calls of ``gather``, ``broadcast`` and ``barrier``.
 
     Args:
         device: Where the victim is, and where batches are moved to.
@@ -36,7 +36,7 @@ class EvaluationContext:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+        """Whether this is the process that writes and logs for all."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
@@ -72,7 +72,7 @@ class EvaluationContext:
 
 
 def to_device(value: T, device: torch.device) -> T:
-    """Move all tensors in dicts and lists to a device, without waiting where their memory is pinned."""
+    """Move all tensors in dicts and lists to a device, asynchronously where their memory is pinned."""
     moved: Any = value
     if isinstance(value, Tensor):
         moved = value.to(device, non_blocking=True)

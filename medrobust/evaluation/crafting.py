@@ -21,12 +21,12 @@ from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, p
 
 
 class Crafter:
-    """Crafts adversarial images and has the victim judge them.
+    """Crafts adversarial images and lets the victim judge them.
 
     Args:
         deployment: Attack a folded copy of the network.
         precision: Precision of the attacks' gradients.
-        goals: What targeted attacks aim at.
+        goals: What targeted attacks aim at, as ``choose_goals`` reads it.
         surrogate: Run or checkpoint of another victim, on which everything is crafted; None for the victim itself.
         reference_per_class: Clean training images of each class that objectives are fitted to; None for all.
         fitted: Folder in which fitted mixtures are kept; empty for none.
@@ -169,12 +169,12 @@ class Crafter:
         )
 
     def forget(self) -> None:
-        """Let fitted objectives go."""
+        """Drop fitted objectives."""
         self._ready = {}
 
 
 def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Sequence[str]) -> CleanBatch:
-    """Clean images and what the victim makes of them in float32.
+    """Clean images with the victim's outputs and outcome, computed in float32.
 
     Raises:
         ValueError: An output is not finite; the message names the image.
@@ -186,7 +186,7 @@ def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Seque
 
 
 def finite(outputs: Outputs, ids: Sequence[str], when: str) -> Outputs:
-    """Outputs as they are, if all of their numbers are finite: every rate made of others would be wrong.
+    """Outputs unchanged, if all their numbers are finite; a rate computed from other outputs would be wrong.
 
     Raises:
         ValueError: An output is not finite; the message names the image.

@@ -1,4 +1,4 @@
-"""The engine of an evaluation: every image under every attack, crafted once, told to whoever listens, resumable."""
+"""The engine of an evaluation: it crafts every image under every attack once, hands it to all listeners, resumes."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,19 +22,19 @@ logger = logging.getLogger(__name__)
 class Evaluation:
     """One evaluation of a victim on a split of some data.
 
-    ``start`` it, give each batch of the split to ``attack``, and ``end`` it: that is all, inside Lightning's loops or
-    outside. Several processes may share the split; each image has to come to exactly one of them.
+    Call ``start``, then ``attack`` with each batch of the split, then ``end``, inside Lightning's loops or in a loop of
+    your own. Several processes may share the split, as long as each image goes to exactly one of them.
 
     Args:
         context: The process that evaluates.
         victim: The victim; it is attacked in eval mode and left exactly as it was.
-        data: Where the images come from.
+        data: The data module that the images come from.
         split: The split under evaluation.
         attacks: Names and attacks in the order in which they run, as ``plan.lay_out`` gives them.
-        crafter: How they are run.
-        listeners: Who hears each adversarial batch, in this order.
+        crafter: Runs the attacks; None for one with default settings.
+        listeners: The listeners, in the order in which they are called.
         control: Name of the attacks that were added as control rows; empty if there are none.
-        checkpoint: File that the victim's weights come from, for the reader of the results.
+        checkpoint: Name of the file that the victim's weights come from, shown in the results; None if unknown.
 
     Raises:
         ValueError: There is no attack.
@@ -121,13 +121,13 @@ class Evaluation:
             listener.on_adversarial_batch_end(self.context, self.victim, attacked)
 
     def end(self) -> None:
-        """Tell the listeners that no batch follows on this process."""
+        """Tell the listeners that this process has no further batch."""
         for listener in self.listeners:
             listener.on_evaluation_end(self.context, self.victim, self.plan)
         self.crafter.forget()
 
     def _planned(self) -> EvaluationPlan:
-        """The plan; every attack gets a key of all that decides its records."""
+        """The plan, in which every attack has a key made of all that decides its records."""
         description = {**self.victim.description(), "weights": weights_hash(self.victim.state_dict())}
         fingerprint = self.data.fingerprint(self.split)
         identities = [(name, self.crafter.attack_identity(attack, self.data)) for name, attack in self.attacks]
@@ -153,7 +153,7 @@ class Evaluation:
         )
 
     def _identities(self, attacks: Sequence[AttackIdentity]) -> dict[str, Any]:
-        """What the listeners' columns depend on. All processes have come so far before any of them writes."""
+        """What the listeners' columns depend on; then wait, so that no process writes before all have looked."""
         found: dict[str, Any] = {}
         for listener in self.listeners:
             found |= listener.on_evaluation_identity(self.context, self.victim, self.data, attacks)

@@ -1,4 +1,4 @@
-"""Who hears what an evaluation does: seven hooks, in the order in which they are called."""
+"""What listeners of an evaluation can do: seven hooks, in the order in which they are called."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ AttackIdentity = tuple[str, dict[str, Any]]  # an attack's name, and all that de
 
 
 class EvaluationListener:
-    """Hears an evaluation; each hook does nothing until it is overridden.
+    """Listens to an evaluation; each hook does nothing until it is overridden.
 
     The first three hooks and the last one are called on every process, so they may use ``context.gather`` and
-    ``context.broadcast``. The others are called for each batch, and processes have different numbers of batches:
-    there, processes must not wait for each other.
+    ``context.broadcast``. The others are called for each batch. Processes have different numbers of batches, so they
+    must not wait for each other there.
     """
 
     def on_evaluation_identity(
@@ -43,7 +43,7 @@ class EvaluationListener:
         return {}
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """The plan stands; a listener may fill ``plan.done`` with images that need not be attacked, or refuse it."""
+        """The plan is complete; a listener may add images that need no attack to ``plan.done``, or refuse the plan."""
 
     def on_evaluation_start(
         self,
@@ -61,12 +61,12 @@ class EvaluationListener:
     def on_adversarial_batch(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
     ) -> None:
-        """An attack has run on a batch; what is measured of it may be added to ``batch.columns``."""
+        """An attack has run on a batch; measurements may be added to ``batch.columns``."""
 
     def on_adversarial_batch_end(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
     ) -> None:
-        """All listeners have added their columns: the batch is complete and can be written down."""
+        """All listeners have added their columns, so the batch can be written."""
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """No batch follows on this process; let go of what was kept for this evaluation."""
+        """This process has no further batch; drop what was kept for this evaluation."""

@@ -36,7 +36,7 @@ class PlannedAttack:
         return None if radius is None else float(radius)
 
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """Its entry in the manifest."""
         has_radius = "epsilon" in {item.name for item in fields(self.attack)}
         return {
             "attack": self.name,
@@ -52,10 +52,10 @@ class PlannedAttack:
 
 @dataclass(kw_only=True)
 class EvaluationPlan:
-    """What is about to be done.
+    """Which attacks will run on which images.
 
-    A listener that hears ``on_evaluation_plan`` may change ``done``; what takes time, such as fitting detectors, is
-    for ``on_evaluation_start``, which comes after it.
+    A listener may change ``done`` in ``on_evaluation_plan``. What takes time, such as fitting detectors, belongs in
+    ``on_evaluation_start``, which is called after it.
 
     Args:
         attacks: All attacks, in the order in which they run.
@@ -64,8 +64,8 @@ class EvaluationPlan:
         victim: Description of the victim, with the hash of its weights.
         data: Description of the data, with the split and its fingerprint.
         listeners: What the columns of the listeners depend on, such as the judges' weights.
-        patients: Patient of each image, by its id.
-        checkpoint: File that the victim's weights come from, as a reader may be told; None if they come from none.
+        patients: Patient of each image, by the image's id.
+        checkpoint: Name of the file that the victim's weights come from; None if unknown.
         done: Ids that need not be attacked again, by an attack's key.
     """
 
@@ -80,12 +80,12 @@ class EvaluationPlan:
     done: dict[str, set[str]] = field(default_factory=dict)
 
     def pending(self, key: str, ids: Sequence[str]) -> list[int]:
-        """Places of those images that an attack has still to be run on."""
+        """Places of the images that an attack still has to run on."""
         done = self.done.get(key, set())
         return [place for place, id in enumerate(ids) if id not in done]
 
     def is_pending(self) -> bool:
-        """Whether any image is still to be attacked, on any process: every process comes to the same answer."""
+        """Whether any image is still to be attacked, on any process; every process gets the same answer."""
         ids = [id for id, _ in self.images]
         return any(self.pending(planned.key, ids) for planned in self.attacks)
 

@@ -18,14 +18,14 @@ Targets: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """How well a victim's outputs fit their targets, for each of N images and for every task.
+    """How well a victim's outputs fit their targets: one answer per image, of the same form for every task.
 
     Args:
         right: Whether the victim is right about the image, bool ``(N,)``; an untargeted attack wants it wrong.
         quality: How right it is, ``(N,)`` in [0, 1]: the probability of the true class, a mask's Jaccard index, the
             share of true boxes that were found.
         prediction: Predicted class, int64 ``(N,)``; None for a victim that does not name one class per image.
-        confidence: Probability of the predicted class, ``(N,)`` in [0, 1]; None likewise.
+        confidence: Probability of the predicted class, ``(N,)`` in [0, 1]; None where ``prediction`` is.
     """
 
     right: Tensor
@@ -75,7 +75,7 @@ class Victim(Protocol):
         """Loss of each image, ``(N,)``, never averaged over the batch."""
 
     def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
-        """How well outputs fit their targets, for each image; it depends on that image alone."""
+        """How well outputs fit their targets, for each image; an image's answer depends on that image alone."""
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
         """Outputs and the named layers' activations averaged over space, ``(N, C)`` each, in one forward."""
