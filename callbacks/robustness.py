@@ -12,12 +12,12 @@ from torch import Tensor
 
 from medrobust.attacks import Attack
 from medrobust.attacks.budgets import Fraction, check_radius
-from medrobust.evaluation import Crafter, Evaluation, EvaluationContext, EvaluationData, EvaluationListener, lay_out
-from medrobust.evaluation.data import Batch
+from medrobust.evaluation import Crafter, Evaluation, EvaluationContext, EvaluationListener, lay_out
+from medrobust.evaluation.data import Batch, evaluation_data
 from medrobust.evaluation.deployment import Precision, judging
 from medrobust.evaluation.engine import cloned
 from medrobust.evaluation.goals import Goals, choose_goals
-from medrobust.networks import EvaluatedVictim, is_evaluated_victim
+from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
 CONTROL = "noise"  # name of the control rows
 
@@ -117,7 +117,7 @@ class Robustness(Callback):
             assert self.evaluation is not None
             self.evaluation.attack(batch)
         elif self._correct is not None and batch_idx < self.fit_batches and not trainer.sanity_checking:
-            self._attack_in_fit(evaluated(pl_module), batch, self._correct)
+            self._attack_in_fit(evaluated_victim(pl_module), batch, self._correct)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the accuracy under attack of an epoch of ``fit``, over all ranks."""
@@ -141,13 +141,10 @@ class Robustness(Callback):
     def _start(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if not self.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, EvaluationData):
-            found = "none is given" if data is None else f"got a {type(data).__name__}"
-            raise ValueError(f"an evaluation needs a data module such as datamodules.MedicalDataModule, and {found}")
+        data = evaluation_data(trainer.datamodule)  # type: ignore[attr-defined]
         self.evaluation = Evaluation(
             context_of(trainer),
-            evaluated(module),
+            evaluated_victim(module),
             data,
             data.test_split if stage == "test" else "val",
             self.planned(),
@@ -184,16 +181,3 @@ def context_of(trainer: pl.Trainer) -> EvaluationContext:
     context = EvaluationContext(trainer.strategy.root_device, show_progress=shown)
     context.rank, context.ranks = trainer.global_rank, trainer.world_size
     return context
-
-
-def evaluated(module: pl.LightningModule) -> EvaluatedVictim:
-    """The module, if it promises what an evaluation asks of a victim.
-
-    Raises:
-        ValueError: It does not.
-    """
-    if is_evaluated_victim(module):
-        return module
-    raise ValueError(
-        f"an evaluation needs a victim such as lightning_modules.VictimModule, and got a {type(module).__name__}"
-    )

@@ -21,6 +21,8 @@ class InMemoryData:
         origin: What the fingerprints begin with.
     """
 
+    name, task = "items", "classification"
+
     def __init__(
         self,
         splits: Mapping[str, tuple[Tensor, Tensor]],
@@ -56,7 +58,7 @@ class InMemoryData:
 
     def describe(self) -> dict[str, Any]:
         size = next(iter(self.images.values())).shape[-1]
-        return {"name": "items", "task": "classification", "image_size": size, "channels": self.channels}
+        return {"name": self.name, "task": self.task, "image_size": size, "channels": self.channels}
 
     def dataloader_of(self, split: str, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
         self.read.append(split)

@@ -45,6 +45,19 @@ class EvaluationSample(Protocol):
         ...
 
 
+def evaluation_data(value: object) -> "EvaluationData":
+    """The value itself, if it has what an evaluation asks of the data.
+
+    Raises:
+        ValueError: It does not; names what it lacks.
+    """
+    if isinstance(value, EvaluationData):
+        return value
+    lacking = sorted(name for name in vars(EvaluationData) if not name.startswith("_") and name not in dir(value))
+    found = "none is given" if value is None else f"{type(value).__name__} lacks {', '.join(lacking)}"
+    raise ValueError(f"an evaluation needs data such as datamodules.MedicalDataModule, and {found}")
+
+
 @runtime_checkable
 class EvaluationData(Protocol):
     """Images in splits, which an evaluation attacks, fits detectors and objectives on, and names in its records.
@@ -79,7 +92,7 @@ class EvaluationData(Protocol):
     def describe(self) -> dict[str, Any]:
         """What the data are, ready for JSON, for the manifest and the report.
 
-        ``name`` is required. The report also shows ``class_names``, and of the victim's input ``image_size`` and
+        The report also shows ``class_names``, and of the victim's input ``image_size`` and
         ``channels``, where the description has them.
         """
         ...

@@ -11,10 +11,10 @@ from medrobust.attacks import Attack
 from medrobust.evaluation.batch import CleanBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter, judged
-from medrobust.evaluation.data import Batch, EvaluationData
+from medrobust.evaluation.data import Batch, EvaluationData, evaluation_data
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key, weights_hash
-from medrobust.networks.victims import EvaluatedVictim
+from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Evaluation:
         checkpoint: Name of the file that the victim's weights come from, shown in the results; None if unknown.
 
     Raises:
-        ValueError: There is no attack.
+        ValueError: There is no attack, or victim or data lack something that an evaluation asks for.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Evaluation:
         """Keep what is given; nothing is computed yet."""
         if not attacks:
             raise ValueError("no attack is configured: an evaluation needs at least one")
-        self.context, self.victim, self.data, self.split = context, victim, data, split
+        self.context, self.split = context, split
+        self.victim, self.data = evaluated_victim(victim), evaluation_data(data)
         self.attacks, self.control, self.checkpoint = list(attacks), control, checkpoint
         self.crafter = Crafter() if crafter is None else crafter
         self.listeners = list(listeners)
@@ -132,6 +133,7 @@ class Evaluation:
         fingerprint = self.data.fingerprint(self.split)
         identities = [(name, self.crafter.attack_identity(attack, self.data)) for name, attack in self.attacks]
         shared = {**self._identities(identities), **self.crafter.identity()}
+        about = {"name": self.data.name, "task": self.data.task, **self.data.describe()}
         samples = self.data.splits[self.split]
         return EvaluationPlan(
             attacks=[
@@ -146,7 +148,7 @@ class Evaluation:
             split=self.split,
             images=[(sample.id, str(sample.stratum)) for sample in samples],
             victim=description,
-            data={**self.data.describe(), "split": self.split, "fingerprint": fingerprint},
+            data={**about, "split": self.split, "fingerprint": fingerprint},
             listeners=shared,
             patients={sample.id: sample.patient for sample in samples},
             checkpoint=self.checkpoint,

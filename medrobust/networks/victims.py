@@ -147,6 +147,23 @@ def is_evaluated_victim(value: object) -> TypeGuard[EvaluatedVictim]:
     return is_module and isinstance(value, _EvaluatedMethods)
 
 
+def evaluated_victim(value: object) -> EvaluatedVictim:
+    """The value itself, if it promises what an evaluation asks of a victim.
+
+    Raises:
+        ValueError: It does not; names what it lacks.
+    """
+    if is_evaluated_victim(value):
+        return value
+    methods = {name for kind in (Victim, _EvaluatedMethods) for name in vars(kind) if not name.startswith("_")}
+    lacking = sorted(name for name in methods if name not in dir(value))
+    what = ", ".join(lacking) or "network, an nn.Module"
+    raise ValueError(
+        "an evaluation needs a victim such as lightning_modules.VictimModule or the one that as_victim returns, "
+        f"and {type(value).__name__} lacks {what}"
+    )
+
+
 def is_stored_victim(value: object) -> TypeGuard[StoredVictim]:
     """Whether a value is a victim whose kind can be built from a checkpoint."""
     return is_evaluated_victim(value) and isinstance(value, _StoredMethods)

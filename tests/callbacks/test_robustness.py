@@ -10,9 +10,10 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from callbacks import Robustness
-from callbacks.robustness import context_of, evaluated
+from callbacks.robustness import context_of
 from lightning_modules import Classifier
 from medrobust.attacks import FGSM, MIM, PGD, Attack, UniformNoise
+from medrobust.networks.victims import evaluated_victim
 from tests import recording
 from tests.in_lightning import InMemoryModule, RecordingCallback, trainer_of, with_network
 from tests.in_memory import random_data
@@ -154,7 +155,7 @@ def test_an_evaluation_without_an_attack_is_refused_in_one_sentence() -> None:
 
 def test_an_evaluation_without_a_data_module_is_refused() -> None:
     robustness = Robustness({"fgsm": FGSM()})
-    with pytest.raises(ValueError, match="needs a data module .*, and none is given"):
+    with pytest.raises(ValueError, match="needs data such as .*, and none is given"):
         trainer_of(robustness).test(victim_of(), data_of().test_dataloader(), verbose=False)
 
 
@@ -165,7 +166,7 @@ def test_a_data_module_that_knows_no_splits_is_refused() -> None:
         def test_dataloader(self) -> Any:
             return data_of().test_dataloader()
 
-    with pytest.raises(ValueError, match="needs a data module .*, and got a Plain"):
+    with pytest.raises(ValueError, match="needs data such as .*, and Plain lacks .*splits"):
         trainer_of(Robustness({"fgsm": FGSM()})).test(victim_of(), Plain(), verbose=False)
 
 
@@ -175,10 +176,13 @@ def test_a_module_that_is_no_victim_is_refused() -> None:
             super().__init__()
             self.network = nn.Flatten()
 
-    with pytest.raises(ValueError, match="needs a victim .*, and got a Plain"):
-        evaluated(Plain())
+    with pytest.raises(
+        ValueError,
+        match="needs a victim .*, and Plain lacks .*, loss, .*, outcome",
+    ):
+        evaluated_victim(Plain())
     victim = victim_of()
-    assert evaluated(victim) is victim
+    assert evaluated_victim(victim) is victim
 
 
 def test_an_evaluation_leaves_modes_gradients_and_flags_of_the_victim_alone() -> None:
