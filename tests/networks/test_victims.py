@@ -384,5 +384,5 @@ def test_a_layer_that_returns_no_tensor_is_refused() -> None:
             return images, images
 
     net = nn.Sequential(Pair())
-    with pytest.raises(ValueError, match="layer '0' returns tuple, a tensor"), tapped(net, ["0"]):
+    with pytest.raises(ValueError, match="layer '0' is expected to return a tensor, got tuple"), tapped(net, ["0"]):
         net(torch.zeros(1, 1, 2, 2))
