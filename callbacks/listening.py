@@ -9,24 +9,24 @@ from medrobust import listeners
 
 
 class Detection(listeners.Detection, Callback):
-    """Fits detectors of adversarial images, then scores every attacked image (see the class that it derives from)."""
+    """Fits detectors of adversarial images, then scores every attacked image."""
 
 
 class Panels(listeners.Panels, Callback):
-    """Saves the pictures that the report shows (see the class that it derives from)."""
+    """Saves the pictures that the report shows."""
 
 
 class Quality(listeners.Quality, Callback):
-    """Measures PSNR, SSIM and BRISQUE of every attacked image (see the class that it derives from)."""
+    """Measures PSNR, SSIM and BRISQUE of every attacked image."""
 
 
 class RecordJournal(listeners.RecordJournal, Callback):
-    """Writes a record of every attacked image, and resumes (see the class that it derives from)."""
+    """Writes a record of every attacked image, and resumes."""
 
 
 class Representation(listeners.Representation, Callback):
-    """Compares features before and after each attack (see the class that it derives from)."""
+    """Compares features before and after each attack."""
 
 
 class Transfer(listeners.Transfer, Callback):
-    """Shows every adversarial image to other victims, the judges (see the class that it derives from)."""
+    """Shows every adversarial image to other victims, the judges."""

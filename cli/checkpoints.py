@@ -26,7 +26,7 @@ def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> 
     named = str(wanted) in ("best", "last")
     path = folder / "checkpoints" / f"{wanted}.ckpt" if named else Path(wanted)
     if not path.is_file():
-        hint = "; fine-tune the victim first (train.py fit)" if named else ""
+        hint = "; fine-tune the victim first (train.py fit), or give another run's file" if named else ""
         raise ValueError(f"there is no checkpoint {path}{hint}")
     return str(path)
 

@@ -2,8 +2,10 @@
 
 import difflib
 import inspect
+import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, NoReturn
@@ -17,6 +19,8 @@ from medrobust.attacks import Attack
 from medrobust.detectors import Detector
 from medrobust.objectives import Objective
 
+IMPORT_FAILURE = r"(No module named '[^']+'|cannot import name '[^']+'|module '[^']+' has no attribute '[^']+')"
+
 
 class OneSentenceParser(LightningArgumentParser):
     """Lightning's parser, whose error is one sentence on standard error and exit status 2."""
@@ -25,6 +29,9 @@ class OneSentenceParser(LightningArgumentParser):
         """End the program with the sentence; a nested parser raises instead."""
         if not self.exit_on_error:
             super().error(message, ex)
+        if os.environ.get("MEDROBUST_TRACEBACK"):
+            sys.stderr.write(f"{message}\n")
+            traceback.print_exc()
         sys.stderr.write(f"error: {sentence(message, list(known_options(self)))}\n")
         sys.exit(2)
 
@@ -52,6 +59,9 @@ def sentence(message: str, options: list[str]) -> str:
     if refused := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)", message):
         name = refused[1] or refused[2]
         return f"there is no option {name!r}{nearest(name, options)}"
+    if failed := re.search(IMPORT_FAILURE, message):
+        hint = "; its folder has to be on PYTHONPATH" if failed[1].startswith("No module") else ""
+        return f"{inner[0] + ': ' if inner else ''}{(owners or ['a class'])[-1]} cannot be imported ({failed[1]}){hint}"
     if owners and inner:
         place = f"{inner[0]}, {inner[-1]} of {owners[-1].rpartition('.')[2]}: "
     if fraction := re.search(r"Not of type Fraction: (.+)", message):

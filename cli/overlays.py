@@ -25,10 +25,16 @@ class OverlayFile(ActionConfigFile):
         """Read the file on top of what earlier files have configured."""
         try:
             content = yaml.safe_load(Path(value).read_text())
+            if content is None:
+                raise ValueError(f"the configuration file {value} is empty")
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else "?"
             raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
-        except (OSError, ValueError):
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{value} is not a YAML file: it is not text in UTF-8") from error
+        except FileNotFoundError as error:
+            raise ValueError(f"there is no configuration file {value}") from error
+        except OSError:
             content = None  # the parser says what is wrong
         if (renamed := with_moved_classes(content)) != content:
             content, value = renamed, yaml.safe_dump(renamed, sort_keys=False)

@@ -1,5 +1,6 @@
 """What all victims share: normalisation inside, features in one forward, a description in the checkpoint."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,7 +132,8 @@ class VictimModule(pl.LightningModule):
         kind = held.pop("class", None)
         if kind != cls.__name__:
             raise ValueError(f"{path} holds a {kind}, a {cls.__name__} is needed")
-        statistics = {name: state[name].flatten().tolist() for name in ("mean", "std")}
+        taken = inspect.signature(cls).parameters
+        statistics = {name: state[name].flatten().tolist() for name in ("mean", "std") if name in taken}
         victim = cls(**held, **statistics)
         victim.load_state_dict(state)
         return victim

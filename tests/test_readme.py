@@ -13,7 +13,8 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")), *
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
-def test_the_readmes_python_runs_in_one_piece(capsys: Any) -> None:
+def test_the_readmes_python_runs_in_one_piece(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
@@ -23,6 +24,7 @@ def test_the_readmes_python_runs_in_one_piece(capsys: Any) -> None:
     assert len(blocks) >= 2
     assert "tensor([" in capsys.readouterr().out
     assert names["result"].images.shape == (4, 3, 64, 64)
+    assert (tmp_path / "runs/loop/evaluate/report.html").is_file()
 
 
 def named_files(text: str) -> set[str]:

@@ -51,7 +51,7 @@ def take(values: Outputs, places: Sequence[int]) -> Outputs:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialBatch:
-    """An adversarial batch: crafted once and handed to every listener.
+    """An adversarial batch: crafted once and handed to every listener, which must not change its tensors in place.
 
     Args:
         planned: The attack that made it.

@@ -16,7 +16,7 @@ from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.goals import Goals, choose_goals
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_hash
-from medrobust.networks.victims import EvaluatedVictim, Outputs, Targets
+from medrobust.networks.victims import EvaluatedVictim, Outputs, Targets, checked_outcome, is_classes
 from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
 
 
@@ -146,7 +146,7 @@ class Crafter:
             crafted = attack.craft(attacked, clean.images, aims, ids)
         with judging(victim):
             outputs = finite(victim(crafted.images), ids, f"under {planned.name}")
-            after = victim.outcome(outputs, targets)
+            after = checked_outcome(victim.outcome(outputs, targets), len(ids))
             reached = attack.reached(victim, outputs, aims)
         return AdversarialBatch(
             planned=planned,
@@ -181,7 +181,8 @@ def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Seque
     """
     with judging(victim):
         outputs = finite(victim(images), ids, "clean")
-        outcome = victim.outcome(outputs, targets)
+        check_targets(targets, outputs)
+        outcome = checked_outcome(victim.outcome(outputs, targets), len(ids))
     return CleanBatch(ids=list(ids), images=images, targets=targets, outputs=outputs, outcome=outcome)
 
 
@@ -191,8 +192,15 @@ def finite(outputs: Outputs, ids: Sequence[str], when: str) -> Outputs:
     Raises:
         ValueError: An output is not finite; the message names the image.
     """
+    is_list = isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)
+    if not (is_list or isinstance(outputs, Tensor)) or len(outputs) != len(ids):
+        received = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        received = f"a list of {len(outputs)}" if is_list else received
+        raise ValueError(
+            f"a victim's outputs for {len(ids)} images are a tensor or a list of as many dicts, but came as {received}"
+        )
     if isinstance(outputs, Tensor):
-        good = outputs.isfinite().flatten(1).all(1)
+        good = outputs.isfinite().reshape(len(ids), -1).all(1)
     else:
         good = torch.stack([_all_finite(output) for output in outputs]) if outputs else torch.ones(0, dtype=torch.bool)
     if not bool(good.all()):
@@ -201,6 +209,17 @@ def finite(outputs: Outputs, ids: Sequence[str], when: str) -> Outputs:
             f"the victim's outputs ({when}) are not finite for {len(bad)} of {len(ids)} images, first {bad[0]!r}"
         )
     return outputs
+
+
+def check_targets(targets: Targets, outputs: Outputs) -> None:
+    """Refuse a class that the victim's logits do not have; waits for the device.
+
+    Raises:
+        ValueError: Names the class.
+    """
+    has_logits = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1
+    if has_logits and is_classes(targets) and len(targets) and int(targets.max()) >= outputs.shape[1]:
+        raise ValueError(f"the victim tells {outputs.shape[1]} classes, counted from 0, got class {int(targets.max())}")
 
 
 def _all_finite(output: dict[str, Tensor]) -> Tensor:

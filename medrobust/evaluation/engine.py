@@ -1,5 +1,6 @@
 """The engine of an evaluation: it crafts every image under every attack once, hands it to all listeners, resumes."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack
+from medrobust.attacks.batch_checks import check_batch
 from medrobust.evaluation.batch import CleanBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter, judged
@@ -55,12 +57,20 @@ class Evaluation:
         """Keep what is given; nothing is computed yet."""
         if not attacks:
             raise ValueError("no attack is configured: an evaluation needs at least one")
+        check_attacks(attacks)
+        if strangers := [type(one).__name__ for one in listeners if not isinstance(one, EvaluationListener)]:
+            raise ValueError(f"listeners derive from EvaluationListener, got a {strangers[0]}")
         self.context, self.split = context, split
         self.victim, self.data = evaluated_victim(victim), evaluation_data(data)
+        if split not in data.splits:
+            raise ValueError(
+                f"expected a split among {', '.join(data.splits) or 'none (call setup first)'}, got {split!r}"
+            )
         self.attacks, self.control, self.checkpoint = list(attacks), control, checkpoint
         self.crafter = Crafter() if crafter is None else crafter
         self.listeners = list(listeners)
         self._plan: EvaluationPlan | None = None
+        self._ids: set[str] = set()
 
     @property
     def plan(self) -> EvaluationPlan:
@@ -103,14 +113,18 @@ class Evaluation:
         """
         plan, ids = self.plan, list(batch["id"])
         pending = {planned.key: plan.pending(planned.key, ids) for planned in plan.attacks}
+        if strangers := [id for id in ids if id not in self._ids]:
+            raise ValueError(f"the split {self.split} has no image {strangers[0]!r}, which the batch holds")
         if not any(pending.values()):
             return
         with torch.inference_mode(False), torch.enable_grad():
             images, targets = cloned(batch["image"]), cloned(batch["target"])
+            check_batch(images, targets, ids)
             clean = judged(self.victim, images, targets, ids)
             for planned in plan.attacks:
                 if pending[planned.key]:
                     self._run(planned, plan, clean.take(pending[planned.key]))
+                    plan.done.setdefault(planned.key, set()).update(ids)
 
     def _run(self, planned: PlannedAttack, plan: EvaluationPlan, clean: CleanBatch) -> None:
         for listener in self.listeners:
@@ -122,18 +136,31 @@ class Evaluation:
             listener.on_adversarial_batch_end(self.context, self.victim, attacked)
 
     def end(self) -> None:
-        """Tell the listeners that this process has no further batch."""
+        """Tell the listeners that this process has no further batch.
+
+        Raises:
+            ValueError: The victim's weights have changed since the start, so that its records belong to no victim.
+        """
         for listener in self.listeners:
             listener.on_evaluation_end(self.context, self.victim, self.plan)
         self.crafter.forget()
+        if weights_hash(self.victim.state_dict()) != self.plan.victim["weights"]:
+            raise ValueError(
+                "the victim's weights or buffers have changed during the evaluation, so its records are not those of "
+                "one victim: its forward must leave them alone"
+            )
 
     def _planned(self) -> EvaluationPlan:
         """The plan, in which every attack has a key made of all that decides its records."""
-        description = {**self.victim.description(), "weights": weights_hash(self.victim.state_dict())}
+        description = {
+            **plain(self.victim.description(), "the victim's description"),
+            "weights": weights_hash(self.victim.state_dict()),
+        }
         fingerprint = self.data.fingerprint(self.split)
         identities = [(name, self.crafter.attack_identity(attack, self.data)) for name, attack in self.attacks]
         shared = {**self._identities(identities), **self.crafter.identity()}
-        about = {"name": self.data.name, "task": self.data.task, **self.data.describe()}
+        self._ids = {sample.id for sample in self.data.splits[self.split]}
+        about = {"name": self.data.name, "task": self.data.task, **plain(self.data.describe(), "the data's describe")}
         samples = self.data.splits[self.split]
         return EvaluationPlan(
             attacks=[
@@ -158,9 +185,36 @@ class Evaluation:
         """What the listeners' columns depend on; then wait, so that no process writes before all have looked."""
         found: dict[str, Any] = {}
         for listener in self.listeners:
-            found |= listener.on_evaluation_identity(self.context, self.victim, self.data, attacks)
+            identity = listener.on_evaluation_identity(self.context, self.victim, self.data, attacks)
+            found |= plain(identity, f"{type(listener).__name__}.on_evaluation_identity")
         self.context.barrier()
         return found
+
+
+def check_attacks(attacks: Sequence[tuple[str, Attack]]) -> None:
+    """Refuse what is not a list of names and attacks.
+
+    Raises:
+        ValueError: Says what came.
+    """
+    for entry in [attacks] if isinstance(attacks, Mapping) else attacks:
+        if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[1], Attack):
+            raise ValueError(f"attacks are pairs of a name and an Attack, as lay_out gives them, got {entry!r}")
+
+
+def plain(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values themselves, if they are a dict that JSON can hold: they become part of keys and of the manifest.
+
+    Raises:
+        ValueError: They are not; names where they come from.
+    """
+    try:
+        if not isinstance(values, dict):
+            raise TypeError(f"it is a {type(values).__name__}")
+        json.dumps(values, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} has to return a dict of plain values that JSON can hold, but {error}") from error
+    return values
 
 
 def cloned(value: Any) -> Any:

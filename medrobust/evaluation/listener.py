@@ -38,9 +38,11 @@ class EvaluationListener:
 
         Returns:
             Plain values by name, of which the records' keys are made: records with other columns, or with columns of
-            another origin, are not interchangeable. Empty if there is nothing to say.
+            another origin, are not interchangeable. By default the class's name for a listener that hears adversarial
+            batches and so may add columns; otherwise nothing.
         """
-        return {}
+        hears = type(self).on_adversarial_batch is not EvaluationListener.on_adversarial_batch
+        return {type(self).__name__: {}} if hears else {}
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """The plan is complete; a listener may add images that need no attack to ``plan.done``, or refuse the plan."""

@@ -19,6 +19,7 @@ from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
+from medrobust.results.columns import COLUMNS
 from medrobust.results.manifest import SCHEMA, write_manifest
 from medrobust.results.records import Journal, finished
 
@@ -99,14 +100,14 @@ class RecordJournal(EvaluationListener):
             "goal": _classes(batch.goals) or nothing,
             "clean_prediction": nothing if before.prediction is None else before.prediction.tolist(),
             "adversarial_prediction": nothing if after.prediction is None else after.prediction.tolist(),
-            "clean_confidence": nothing if before.confidence is None else before.confidence.tolist(),
-            "adversarial_confidence": nothing if after.confidence is None else after.confidence.tolist(),
+            "clean_confidence": nothing if before.confidence is None else _defined(before.confidence),
+            "adversarial_confidence": nothing if after.confidence is None else _defined(after.confidence),
             "correct_before": before.right.tolist(),
             "correct_after": after.right.tolist(),
             "reached": batch.reached.tolist(),
             "success": batch.success.tolist(),
-            "quality_before": _defined(before.quality),
-            "quality_after": _defined(after.quality),
+            "quality_before": _share(before.quality, batch.ids),
+            "quality_after": _share(after.quality, batch.ids),
             "linf": difference.abs().amax(1).tolist(),
             "l2": torch.linalg.vector_norm(difference.double(), dim=1).tolist(),
             "l0": (difference != 0).sum(1).tolist(),
@@ -114,8 +115,13 @@ class RecordJournal(EvaluationListener):
             "backwards": batch.backwards.tolist(),
             "zero_gradients": batch.zero_gradients.tolist(),
             "var": _defined((difference / planned.epsilon).var(1, correction=0)) if planned.epsilon else nothing,
-            **{name: _defined(values) for name, values in {**batch.measures, **batch.columns}.items()},
+            **{name: _column(name, values, len(batch)) for name, values in {**batch.measures, **batch.columns}.items()},
         }
+        for name in {**batch.measures, **batch.columns}:
+            if name in COLUMNS:
+                raise ValueError(
+                    f"the column {name!r} is the journal's own: a listener's or an attack's needs another name"
+                )
         shared = {
             "key": planned.key,
             "run": self.run,
@@ -187,6 +193,33 @@ def _without_folders(argument: str) -> str:
 def _defined(values: Tensor) -> list[Any]:
     """Numbers of a column, None for NaN."""
     return [None if value != value else value for value in values.tolist()]
+
+
+def _column(name: str, values: Tensor, count: int) -> list[Any]:
+    """Numbers of a listener's or an attack's column.
+
+    Raises:
+        ValueError: They are not one number per image.
+    """
+    if not isinstance(values, Tensor) or values.shape != (count,):
+        received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"the column {name!r} is expected to be a tensor ({count},), one number per image, got {received}"
+        )
+    return _defined(values)
+
+
+def _share(values: Tensor, ids: list[str]) -> list[Any]:
+    """Qualities, None for NaN.
+
+    Raises:
+        ValueError: One lies outside [0, 1]; the message names the image.
+    """
+    found = _defined(values)
+    for id, value in zip(ids, found, strict=True):
+        if value is not None and not -1e-6 <= value <= 1 + 1e-6:
+            raise ValueError(f"a victim's quality lies in [0, 1], got {value:g} for the image {id!r}")
+    return found
 
 
 def _classes(targets: Targets) -> list[int] | None:

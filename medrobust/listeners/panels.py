@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter
 from medrobust.evaluation.data import EvaluationData
-from medrobust.evaluation.listener import EvaluationListener
+from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.networks.victims import EvaluatedVictim, is_classes
 
@@ -32,6 +33,16 @@ class Panels(EvaluationListener):
             raise ValueError(f"count counts images and is not negative, got {count}")
         self.folder, self.count = folder, count
         self.chosen: set[str] = set()
+
+    def on_evaluation_identity(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        attacks: Sequence[AttackIdentity],
+    ) -> dict[str, Any]:
+        """Nothing: pictures add no columns."""
+        return {}
 
     def on_evaluation_start(
         self,

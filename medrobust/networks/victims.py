@@ -59,6 +59,35 @@ def class_outcome(logits: Tensor, targets: Tensor) -> Outcome:
     return Outcome(predictions == targets, quality, predictions, confidence)
 
 
+OUTCOME_TYPES = {"right": "bool", "quality": "floating point", "prediction": "int64", "confidence": "floating point"}
+
+
+def checked_outcome(outcome: Outcome, count: int) -> Outcome:
+    """The outcome itself, if its tensors have the shapes and types that an evaluation reads; values are not looked at.
+
+    Args:
+        outcome: What a victim says of a batch.
+        count: Number of images N of that batch.
+
+    Raises:
+        ValueError: A tensor is missing, or has another shape or type.
+    """
+    if not isinstance(outcome, Outcome):
+        raise ValueError(f"a victim's outcome is expected to be an Outcome, got {type(outcome).__name__}")
+    for name, expected in OUTCOME_TYPES.items():
+        values = getattr(outcome, name)
+        if values is None and name in ("prediction", "confidence"):
+            continue
+        received = type(values).__name__
+        if isinstance(values, Tensor):
+            kind = "floating point" if values.is_floating_point() else str(values.dtype).removeprefix("torch.")
+            if values.shape == (count,) and kind == expected:
+                continue
+            received = f"{kind} {tuple(values.shape)}"
+        raise ValueError(f"{name} of a victim's outcome is expected to be {expected} ({count},), got {received}")
+    return outcome
+
+
 def is_classes(targets: Targets) -> bool:
     """Whether targets are one class per image, ``(N,)``."""
     return isinstance(targets, Tensor) and targets.ndim == 1

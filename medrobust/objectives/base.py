@@ -64,7 +64,15 @@ class Step:
     def loss(self) -> Tensor:
         """The victim's own loss of each image, ``(N,)``, for victims whose loss cannot be computed from the outputs."""
         self.forwards += 1
-        return self.victim.loss(self.images, self.targets)
+        loss = self.victim.loss(self.images, self.targets)
+        if not isinstance(loss, Tensor) or loss.shape != (len(self.images),):
+            received = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(
+                f"a victim's loss is expected to be one number per image, ({len(self.images)},), got {received}"
+            )
+        if self.images.requires_grad and torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError("a victim's loss is expected to depend on the images, and this one has no gradient")
+        return loss
 
     def count(self, forwards: int, backwards: int) -> None:
         """Count passes that an objective makes beyond the shared forward and its backward."""

@@ -39,10 +39,16 @@ def format_score(score: float | None) -> str:
 def format_measure(value: float | None) -> str:
     """Write the mean of a measurement with three decimals below 10 and with one from 10 on; a dash for None.
 
-    >>> format_measure(0.0249), format_measure(48.22), format_measure(None)
-    ('0.025', '48.2', '–')
+    Where three decimals would show nothing but zeros, two significant digits are written.
+
+    >>> format_measure(0.0249), format_measure(48.22), format_measure(-0.000031), format_measure(None)
+    ('0.025', '48.2', '-3.1e-05', '–')
     """
-    return DASH if value is None else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    if value is None:
+        return DASH
+    if 0 < abs(value) < 0.0005:
+        return f"{value:.1e}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def format_interval(interval: Sequence[float] | None) -> str:

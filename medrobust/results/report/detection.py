@@ -166,8 +166,10 @@ def _measure(grid: Grid, name: str) -> str:
 
 
 def _count(grid: Grid, place: int, kind: str) -> str:
-    """Number of scores, as a range where detectors differ."""
-    counts = [rows[place][kind] for _, rows in grid.lines]
+    """Number of scores, as a range where detectors differ; detectors without any score do not count."""
+    counts = [rows[place][kind] for _, rows in grid.lines if rows[place]["n_positive"] + rows[place]["n_negative"]] or [
+        0
+    ]
     return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)}–{max(counts)}"
 
 
