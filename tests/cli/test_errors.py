@@ -239,6 +239,25 @@ def test_a_broken_file_is_refused_by_its_name(complaint: Complaint) -> None:
     assert "wrong.yaml" in complaint("train", text="a: [1\n b: }")
 
 
+def test_a_class_of_ones_own_that_cannot_be_imported_is_named_with_the_cause(complaint: Complaint) -> None:
+    found = complaint("train", text=attack("{class_path: my_attack.Checker}"))
+    assert "my_attack.Checker cannot be imported (No module named 'my_attack')" in found and "PYTHONPATH" in found
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(None, "there is no configuration file"), (b"", "is empty"), (b"\xff\xfe\x00", "is not text in UTF-8")],
+)
+def test_a_file_that_is_no_configuration_is_refused_by_its_name(
+    content: bytes | None, expected: str, complaint: Complaint, tmp_path: Path
+) -> None:
+    file = tmp_path / "odd.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    found = complaint("train", "-c", str(file))
+    assert expected in found and "odd.yaml" in found
+
+
 def test_a_mistake_in_a_process_of_its_own_leaves_a_short_screen(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "evaluate.py"), "test", "-c", str(DEMO), "-c", str(LINF)]
     command += ["--attack.epsilons", "[8]", "--ckpt_path", "best", *QUIET]

@@ -1,6 +1,7 @@
 """What all victims share: clean metrics of any task from losses and outcomes, and layers by patterns."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,3 +58,9 @@ def test_validate_logs_under_its_own_name() -> None:
 
 def test_a_victim_of_another_task_is_one_for_an_evaluation() -> None:
     assert is_evaluated_victim(Bright())
+
+
+def test_a_victim_that_fixes_its_normalisation_is_built_from_its_checkpoint(tmp_path: Path, run_of: Any) -> None:
+    folder = Path(run_of(tmp_path / "bright", Bright()))
+    again = Bright.from_checkpoint(folder / "checkpoints" / "best.ckpt")
+    assert torch.equal(again(torch.full((1, 1, 2, 2), 0.25)), torch.tensor([0.25]))
