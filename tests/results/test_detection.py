@@ -152,7 +152,7 @@ def test_a_detector_uses_the_scores_that_it_has(tmp_path):
     assert [never[name] for name in ("auroc", "auroc_interval", "tpr", "tpr_interval")] == [None] * 4
     text = detection_markdown(summary)
     assert re.search(r"^\| bu \| – \| – \| – \|$", text, flags=re.MULTILINE)
-    assert f"| positives | 0–{row_of(summary, 'fgsm', 'kd')['n_positive']} |" in text
+    assert f"| positives | {row_of(summary, 'fgsm', 'kd')['n_positive']} |" in text  # bu has no score to count
 
 
 def test_an_attack_that_never_succeeds_and_columns_that_are_missing_give_none(tmp_path):
