@@ -61,7 +61,7 @@ class VictimModule(pl.LightningModule):
             return self(images), taps
 
     def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """Names of the network's layers by patterns, as ``networks.features.layers_named`` reads them."""
+        """Names of the network's layers that match patterns, as ``networks.features.layers_named`` reads them."""
         return layers_named(self.network, patterns)
 
     @abstractmethod

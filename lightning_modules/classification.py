@@ -18,7 +18,7 @@ from medrobust.networks.classifiers import build_classifier
 
 @runtime_checkable
 class ClassificationData(Protocol):
-    """What a classifier asks of a data module."""
+    """What a classifier requires of a data module."""
 
     channels: int
 

@@ -17,7 +17,7 @@ def per_image_uniform(ids: Sequence[str], shape: Sequence[int], seed: int, strea
     """Uniform noise in [-1, 1], ``(N, *shape)``, on the device and in the dtype of ``like``.
 
     Drawn on the CPU in float32, so that every device and precision starts from the same point, and never from the
-    global stream, so that one attack more does not change another one.
+    global stream, so that adding an attack does not change the others.
     """
     noise = torch.empty((len(ids), *shape), pin_memory=like.is_cuda)
     for row, id in zip(noise, ids, strict=True):

@@ -50,7 +50,7 @@ class Attacked(Crafted):
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """A way to make adversarial images. Its fields are all that it depends on; it holds no model and no device.
+    """A way to make adversarial images. Its results depend only on its fields and arguments; it holds no model.
 
     Args:
         targeted: The targets are goals to reach instead of truths to leave.
@@ -98,7 +98,7 @@ class Attack(ABC):
 
     @abstractmethod
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
-        """Do the work on a checked batch, with the victim frozen and gradients enabled."""
+        """Craft adversarial images for a checked batch, with the victim frozen and gradients enabled."""
 
     def reached(self, victim: Victim, outputs: Outputs, targets: Targets) -> Tensor:
         """Whether outputs are what the attack wants, bool ``(N,)``: wrong about the truth, or right about the goal."""

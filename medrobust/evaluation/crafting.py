@@ -57,8 +57,8 @@ class Crafter:
         """Check the precision and load the surrogate, before any image is read.
 
         Raises:
-            ValueError: The device cannot compute in that precision, or there is no such surrogate, or it does not
-                fit the victim.
+            ValueError: The device cannot compute in that precision, or the surrogate does not exist or does not fit
+                the victim.
         """
         check_precision(self.deployment.precision, context.device)
         if self.surrogate is not None:

@@ -14,7 +14,7 @@ def victim_beside(victim: EvaluatedVictim, path: str, what: str, device: torch.d
         victim: The victim under evaluation.
         path: The other one's run or checkpoint.
         what: What the other one is, as an error names it.
-        device: Where it shall be.
+        device: Device that the other victim is moved to.
 
     Raises:
         ValueError: The checkpoint does not exist, or does not fit the victim.

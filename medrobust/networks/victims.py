@@ -118,7 +118,7 @@ class _EvaluatedMethods(Victim, Protocol):
         """What the network is given for images ``(N, C, H, W)`` in [0, 1]."""
 
     def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """Names of the network's layers by patterns, as ``networks.features.layers_named`` reads them."""
+        """Names of the network's layers that match patterns, as ``networks.features.layers_named`` reads them."""
 
     def description(self) -> dict[str, Any]:
         """What the victim is, as plain values that JSON knows: part of every record's key."""
@@ -168,7 +168,7 @@ class StoredVictim(EvaluatedVictim, _StoredMethods, Protocol):
 
 
 def is_evaluated_victim(value: object) -> TypeGuard[EvaluatedVictim]:
-    """Whether a value promises what an evaluation asks of a victim.
+    """Whether an object satisfies the protocol ``EvaluatedVictim``.
 
     ``isinstance`` alone cannot tell: from Python 3.12 on it overlooks submodules, which ``nn.Module`` keeps aside.
     """

@@ -70,7 +70,7 @@ class WrappedClassifier(nn.Module):
             return self(images), taps
 
     def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """Names of the wrapped network's layers by patterns, as ``networks.features.layers_named`` reads them."""
+        """Names of the network's layers that match patterns, as ``networks.features.layers_named`` reads them."""
         return layers_named(self.network, patterns)
 
     def description(self) -> dict[str, Any]:
