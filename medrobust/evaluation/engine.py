@@ -109,7 +109,8 @@ class Evaluation:
             batch: Images, targets and ids, on the victim's device.
 
         Raises:
-            ValueError: The victim's outputs are not finite; the message names the image.
+            ValueError: An image is not of the split or outside [0, 1], or the victim's outputs are not finite or of
+                another form than expected; the message names the image or what came.
         """
         plan, ids = self.plan, list(batch["id"])
         pending = {planned.key: plan.pending(planned.key, ids) for planned in plan.attacks}
@@ -147,7 +148,7 @@ class Evaluation:
         if weights_hash(self.victim.state_dict()) != self.plan.victim["weights"]:
             raise ValueError(
                 "the victim's weights or buffers have changed during the evaluation, so its records are not those of "
-                "one victim: its forward must leave them alone"
+                "one victim: let its forward leave them alone, and evaluate it again with journal.resume false"
             )
 
     def _planned(self) -> EvaluationPlan:
