@@ -62,6 +62,11 @@ def sentence(message: str, options: list[str]) -> str:
     if failed := re.search(IMPORT_FAILURE, message):
         hint = "; its folder has to be on PYTHONPATH" if failed[1].startswith("No module") else ""
         return f"{inner[0] + ': ' if inner else ''}{(owners or ['a class'])[-1]} cannot be imported ({failed[1]}){hint}"
+    if missing := re.search(r"the following arguments are required: (.+)", message):
+        names = " and ".join(name.rpartition(".")[2] for name in missing[1].split(", "))
+        return f"the command needs {names}: give a configuration with -c, such as a run's train.yaml, or options"
+    if commands := re.search(r'expected "subcommand" to be one of \{(.+?)\}, but it was not provided', message):
+        return f"expected a command among {commands[1].replace(',', ', ')}, got none"
     if owners and inner:
         place = f"{inner[0]}, {inner[-1]} of {owners[-1].rpartition('.')[2]}: "
     if fraction := re.search(r"Not of type Fraction: (.+)", message):

@@ -1,14 +1,23 @@
 """The documentation is true: README's Python runs as it is printed, and every file that a page names exists."""
 
 import re
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from medrobust import attacks
+from medrobust.attacks.budgets import Fraction
+from medrobust.evaluation import EvaluationListener
+from tests.tiny_networks import linear_victim
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("configs/**/*.yaml"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -49,3 +58,16 @@ def test_a_small_study_is_given_after_its_big_one(page: Path) -> None:
     text = page.read_text()
     for place in re.finditer(r"-c (configs/studies/\w+)_small\.yaml", text):
         assert text[: place.start()].rstrip().endswith(f"-c {place[1]}.yaml"), place[0]
+
+
+def test_the_examples_of_the_recipes_run() -> None:
+    blocks = [textwrap.dedent(block) for block in re.findall(r"( *```python\n.*?) *```", CONTRIBUTING, re.DOTALL)]
+    names: dict[str, Any] = {"dataclass": dataclass, "torch": torch, **vars(attacks), "Fraction": Fraction}
+    for block in blocks:
+        exec(block.removeprefix("```python\n"), names | {"EvaluationListener": EvaluationListener}, names)
+    images = torch.full((2, 1, 8, 8), 0.5)
+    result = names["Brighter"](epsilon=0.25)(linear_victim(), images, torch.tensor([0, 1]))
+    assert torch.equal(result.images, images + 0.25)
+    batch = SimpleNamespace(columns={}, clean=images, adversarial=result.images)
+    names["Brightness"]().on_adversarial_batch(None, None, batch)
+    assert batch.columns["brightness"].tolist() == [0.25, 0.25]
