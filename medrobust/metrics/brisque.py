@@ -175,8 +175,8 @@ def find_brisque(path: str | None = None, download: bool = True) -> Brisque | No
         return read_brisque(Path(named) if named else _piq_weights(download))
     except ValueError as error:
         logger.warning(
-            "BRISQUE stays empty because %s; the option brisque or the environment variable %s can name a folder with "
-            "LIVE's allmodel and allrange, or piq's %s",
+            "BRISQUE stays empty because %s (quality.brisque or the environment variable %s names a model: a folder "
+            "with LIVE's allmodel and allrange, or piq's %s)",
             error,
             VARIABLE,
             PIQ_WEIGHTS,
