@@ -1,4 +1,4 @@
-"""Callbacks: they introduce attacks and listeners to victims inside Lightning's loops."""
+"""Callbacks: they run attacks and listeners on victims inside Lightning's loops."""
 
 from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Transfer
 from callbacks.progress import AttackProgress

@@ -79,7 +79,14 @@ class Robustness(Callback):
             raise ValueError(
                 f"an attack named {CONTROL!r} would be taken for the control of that name; rename one of them"
             )
-        self.crafter = Crafter(deployment, precision, goals, surrogate, reference_per_class, fitted)
+        self.crafter = Crafter(
+            deployment=deployment,
+            precision=precision,
+            goals=goals,
+            surrogate=surrogate,
+            reference_per_class=reference_per_class,
+            fitted=fitted,
+        )
         self.evaluation: Evaluation | None = None
         self._correct: Tensor | None = None
 
@@ -143,13 +150,13 @@ class Robustness(Callback):
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
         data = evaluation_data(trainer.datamodule)  # type: ignore[attr-defined]
         self.evaluation = Evaluation(
-            context_of(trainer),
-            evaluated_victim(module),
-            data,
-            data.test_split if stage == "test" else "val",
-            self.planned(),
-            self.crafter,
-            [callback for callback in trainer.callbacks if isinstance(callback, EvaluationListener)],  # type: ignore[attr-defined]
+            context=context_of(trainer),
+            victim=evaluated_victim(module),
+            data=data,
+            split=data.test_split if stage == "test" else "val",
+            attacks=self.planned(),
+            crafter=self.crafter,
+            listeners=[callback for callback in trainer.callbacks if isinstance(callback, EvaluationListener)],  # type: ignore[attr-defined]
             control=CONTROL if self.controls else "",
             checkpoint=Path(str(trainer.ckpt_path)).name if trainer.ckpt_path else None,
         )

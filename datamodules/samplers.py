@@ -1,4 +1,4 @@
-"""Which image is read when and by whom: orders for evaluation and for training, on any number of ranks."""
+"""Which process reads which image, and when: orders for evaluation and for training, on any number of ranks."""
 
 import math
 from collections.abc import Iterator

@@ -319,6 +319,11 @@ def untyped(tree: ast.AST) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("path", [*files_of("medrobust.attacks"), *files_of("medrobust.objectives")], ids=named)
+def test_attacks_and_objectives_meet_victims_by_their_type(path: Path) -> None:
+    assert not untyped(ast.parse(path.read_text()))
+
+
 @pytest.mark.parametrize("path", [path for name in SEAMS for path in files_of(name)], ids=named)
 def test_listeners_meet_victims_and_data_by_their_types(path: Path) -> None:
     tree = ast.parse(path.read_text())

@@ -32,7 +32,7 @@ class ActiveBatch:
 
     Args:
         images: Clean images, ``(N, C, H, W)``.
-        targets: What they are, or are to become.
+        targets: True targets, or the goals of a targeted attack.
         ids: Their ids.
     """
 
@@ -49,7 +49,7 @@ class ActiveBatch:
 
     @property
     def made(self) -> Tensor:
-        """What each image of the original batch ended as; the clean image until one is stored."""
+        """The final image of each member of the original batch; the clean image until one is stored."""
         if self._made is None:  # copied only once an image leaves before the others
             self._made = self._whole.clone()
         return self._made
@@ -123,7 +123,7 @@ class ActiveBatch:
 def staying_places(leaving: Tensor) -> Tensor | None:
     """Places of the images that do not leave, or None if none leaves.
 
-    ``nonzero`` is the one point of a step at which the host waits for the device.
+    ``nonzero`` is the only point in a step at which the host waits for the device.
 
     Args:
         leaving: Whether each image leaves, bool ``(n,)``.

@@ -101,7 +101,7 @@ class Attack(ABC):
         """Craft adversarial images for a checked batch, with the victim frozen and gradients enabled."""
 
     def reached(self, victim: Victim, outputs: Outputs, targets: Targets) -> Tensor:
-        """Whether outputs are what the attack wants, bool ``(N,)``: wrong about the truth, or right about the goal."""
+        """Whether outputs are what the attack wants, bool ``(N,)``: not the truth, or the goal if ``targeted``."""
         right = victim.outcome(outputs, targets).right
         return right if self.targeted else ~right
 

@@ -99,7 +99,7 @@ class CWL2(Attack):
         return Crafted(made, forwards, backwards, zeros, cosines.measures())
 
     def _open(self, victim: Victim, images: Tensor, targets: Tensor, spent: Tensor) -> "_Search | None":
-        """Look at the clean images; those that already fool the victim or have no slope to follow stay clean.
+        """Look at the clean images; those that already fool the victim or have no gradient are left clean.
 
         The distance has no slope at the clean image, so the margin's slope alone serves every constant's first step.
         """
@@ -165,7 +165,7 @@ class CWL2(Attack):
 
 
 class _Search:
-    """What outlives a constant: for each image under attack its bounds on c, and the closest image that fools.
+    """What is kept from one constant to the next: each image's bounds on c, and its closest image that fools.
 
     ``rows`` holds the images' places in the original batch, ``slope`` the gradient of the lead at the clean image.
     """
@@ -181,7 +181,8 @@ class _Search:
     def narrow(self, enough: Tensor) -> None:
         """Narrow the bounds by whether each constant was large enough, and choose the next constants.
 
-        If the very first constant is, Adam's overshoot may be the reason: it is tried again from the image it found.
+        If the very first constant was large enough, Adam's overshoot may be the reason: it is tried again from the
+        image that it found.
         """
         again = enough & self.cold
         self.pace = torch.where(self.nearest.isfinite(), SHRINKAGE * self.pace, self.pace)

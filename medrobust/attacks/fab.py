@@ -81,7 +81,7 @@ class FAB(Attack):
         candidates: Number of classes that compete, the true one and those that rank highest on the clean image; at
             least 2, None for all. Not used by a targeted attack.
         search_steps: Forwards of the final search; 0 leaves it out.
-        stop_when_fooled: Let an image leave with the first perturbation within epsilon instead of the smallest.
+        stop_when_fooled: Let an image leave at the first perturbation within epsilon, not the smallest one.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 

@@ -313,7 +313,7 @@ def views_needed(detectors: Iterable[Detector]) -> NeededViews:
     """Collect the views that detectors ask for, whether or not they are fitted.
 
     Args:
-        detectors: Detectors that judge the same images; of several forks of a detector only one.
+        detectors: Detectors that judge the same images; only one of several forks of the same detector.
 
     Raises:
         ValueError: More than one asks for a gradient step, while ``Features`` holds the moved images of one only.

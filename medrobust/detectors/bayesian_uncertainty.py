@@ -87,7 +87,7 @@ class BayesianUncertainty(WeightedMeasurements):
 
 
 class KernelDensityUncertainty(KernelDensity):
-    """KD and BU together, weighed by one regression (Feinman et al., 2017, sec. 5.3).
+    """KD and BU together, weighted by one regression (Feinman et al., 2017, sec. 5.3).
 
     Args:
         bandwidth: Bandwidth of the density, as for ``KernelDensity``.

@@ -153,7 +153,7 @@ class _Rows:
 
 
 def _parted(group: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows to learn from, and every fifth to choose the step by; all serve for both if there are fewer than five."""
+    """Rows for training, and every fifth row for choosing the step; all serve for both if there are fewer than five."""
     if len(group) < HELD:
         return group, group
     held = torch.arange(len(group), device=group.device) % HELD == HELD - 1

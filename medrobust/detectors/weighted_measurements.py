@@ -1,4 +1,4 @@
-"""Detectors that measure each image against clean ones and weigh the measurements by logistic regression."""
+"""Detectors that measure each image against clean ones and weight the measurements by logistic regression."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from medrobust.detectors.numerics import unit_scaling
 class WeightedMeasurements(Detector):
     """Base of the detectors whose measurements grow with suspicion: KD, BU, LID, Mahalanobis.
 
-    The measurements are scaled to [0, 1] on the negatives (Ma20 section 5) and weighed by a logistic regression with
+    The measurements are scaled to [0, 1] on the negatives (Ma20 section 5) and weighted by a logistic regression with
     balanced classes. Until the detector has been fitted on adversarial images, or if ``raw`` is set, the score is the
     plain sum of the measurements.
     """

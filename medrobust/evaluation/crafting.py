@@ -65,14 +65,14 @@ class Crafter:
             self._surrogate = victim_beside(victim, self.surrogate, "the surrogate", context.device)
 
     def identity(self) -> dict[str, Any]:
-        """What all records depend on, beside victim, data and attack."""
+        """What all records depend on besides the victim, the data and the attack."""
         identity = self.deployment.identity()
         if self._surrogate is not None:
             identity["surrogate"] = weights_hash(self._surrogate.state_dict())
         return identity
 
     def attack_identity(self, attack: Attack, data: EvaluationData) -> dict[str, Any]:
-        """All that decides what an attack makes of an image, beside the victim and what all attacks share."""
+        """All that decides what an attack makes of an image, besides the victim and what all attacks share."""
         identity: dict[str, Any] = {"parameters": attack.parameters()}
         if attack.targeted:
             identity["goals"] = self.goals
@@ -197,7 +197,7 @@ def finite(outputs: Outputs, ids: Sequence[str], when: str) -> Outputs:
         received = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         received = f"a list of {len(outputs)}" if is_list else received
         raise ValueError(
-            f"a victim's outputs for {len(ids)} images are a tensor or a list of as many dicts, but came as {received}"
+            f"a victim's outputs for {len(ids)} images are a tensor or a list of as many dicts, got {received}"
         )
     if isinstance(outputs, Tensor):
         good = outputs.isfinite().reshape(len(ids), -1).all(1)
@@ -219,7 +219,9 @@ def check_targets(targets: Targets, outputs: Outputs) -> None:
     """
     has_logits = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1
     if has_logits and is_classes(targets) and len(targets) and int(targets.max()) >= outputs.shape[1]:
-        raise ValueError(f"the victim tells {outputs.shape[1]} classes, counted from 0, got class {int(targets.max())}")
+        raise ValueError(
+            f"the victim distinguishes {outputs.shape[1]} classes, counted from 0, got class {int(targets.max())}"
+        )
 
 
 def _all_finite(output: dict[str, Tensor]) -> Tensor:

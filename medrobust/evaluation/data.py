@@ -49,7 +49,7 @@ def evaluation_data(value: object) -> "EvaluationData":
     """The value itself, if it has what an evaluation asks of the data.
 
     Raises:
-        ValueError: It does not; names what it lacks.
+        ValueError: It does not; the message names what is missing.
     """
     if isinstance(value, EvaluationData):
         return value

@@ -35,7 +35,7 @@ class Deployment:
         self._copies: dict[int, nn.Module] = {}  # of victim and surrogate
 
     def identity(self) -> dict[str, Any]:
-        """What the records depend on beyond rounding."""
+        """The settings that change the records by more than rounding."""
         return {} if self.precision == 32 else {"precision": self.precision}
 
     def forget(self) -> None:

@@ -22,13 +22,13 @@ ROUNDS = 5  # of scaling Gaussian noise to its length
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitData:
-    """Features of AdvTrain's images that the victim gets right, on the CPU, in the order of their ids.
+class FittingFeatures:
+    """Features of those AdvTrain images that the victim gets right, on the CPU, in the order of their ids.
 
     Args:
         clean: Of the clean images; None where there are none.
         noisy: Of their noisy versions, of the attack's size; None where there are none.
-        adversarial: Of those adversarial versions that reached their aim; None where there are none.
+        adversarial: Of the adversarial versions that reached their aim; None where there are none.
     """
 
     clean: Features | None
@@ -68,11 +68,11 @@ class _Collected:
             self.parts.append(extractor(images, clean.targets, clean.ids).to("cpu"))
 
     def gathered(self, context: EvaluationContext) -> Features | None:
-        """Those of all processes, in the order of their ids."""
+        """The features from all processes, in the order of the ids."""
         return gather(context, self.ids, self.parts)[1]
 
 
-def fit_data(
+def fitting_features(
     context: EvaluationContext,
     victim: EvaluatedVictim,
     plan: EvaluationPlan,
@@ -81,7 +81,7 @@ def fit_data(
     extractor: Extractor,
     loader: Iterable[Batch],
     seed: int,
-) -> dict[str, FitData]:
+) -> dict[str, FittingFeatures]:
     """Attack AdvTrain: features of clean, noisy and adversarial images by an attack's key, the same on all processes.
 
     Images that the victim gets wrong are left out; of the adversarial ones those are kept that reached their aim.
@@ -114,7 +114,7 @@ def fit_data(
             adversarial_ones[planned.key].add(extractor, attacked.adversarial[reached], clean.take(reached.tolist()))
     shared = clean_ones.gathered(context)
     return {
-        planned.key: FitData(
+        planned.key: FittingFeatures(
             clean=shared,
             noisy=noisy_ones[planned.key].gathered(context),
             adversarial=adversarial_ones[planned.key].gathered(context),
@@ -126,7 +126,7 @@ def fit_data(
 def noise_like(
     attack: Attack, victim: EvaluatedVictim, clean: Tensor, adversarial: Tensor, ids: Sequence[str], seed: int
 ) -> Tensor:
-    """Noisy images ``(N, C, H, W)`` for an attack's: what a detector must not take for adversarial.
+    """Noisy counterparts ``(N, C, H, W)`` of an attack's images, which a detector must not take for adversarial.
 
     Uniform noise of the attack's own radius where that bounds the maximum norm, else Gaussian noise of the same L2
     norm as the adversarial perturbation; drawn for each image from (seed, id).

@@ -30,7 +30,7 @@ class Evaluation:
     Args:
         context: The process that evaluates.
         victim: The victim; it is attacked in eval mode and left exactly as it was.
-        data: The data module that the images come from.
+        data: The data that the images come from.
         split: The split under evaluation.
         attacks: Names and attacks in the order in which they run, as ``plan.lay_out`` gives them.
         crafter: Runs the attacks; None for one with default settings.
@@ -58,8 +58,8 @@ class Evaluation:
         if not attacks:
             raise ValueError("no attack is configured: an evaluation needs at least one")
         check_attacks(attacks)
-        if strangers := [type(one).__name__ for one in listeners if not isinstance(one, EvaluationListener)]:
-            raise ValueError(f"listeners derive from EvaluationListener, got a {strangers[0]}")
+        if unknown := [type(one).__name__ for one in listeners if not isinstance(one, EvaluationListener)]:
+            raise ValueError(f"listeners derive from EvaluationListener, got a {unknown[0]}")
         self.context, self.split = context, split
         self.victim, self.data = evaluated_victim(victim), evaluation_data(data)
         if split not in data.splits:
@@ -110,12 +110,12 @@ class Evaluation:
 
         Raises:
             ValueError: An image is not of the split or outside [0, 1], or the victim's outputs are not finite or of
-                another form than expected; the message names the image or what came.
+                another form than expected; the message names the image or what was received.
         """
         plan, ids = self.plan, list(batch["id"])
         pending = {planned.key: plan.pending(planned.key, ids) for planned in plan.attacks}
-        if strangers := [id for id in ids if id not in self._ids]:
-            raise ValueError(f"the split {self.split} has no image {strangers[0]!r}, which the batch holds")
+        if unknown := [id for id in ids if id not in self._ids]:
+            raise ValueError(f"the split {self.split} has no image {unknown[0]!r}, which the batch holds")
         if not any(pending.values()):
             return
         with torch.inference_mode(False), torch.enable_grad():
@@ -154,14 +154,20 @@ class Evaluation:
     def _planned(self) -> EvaluationPlan:
         """The plan, in which every attack has a key made of all that decides its records."""
         description = {
-            **plain(self.victim.description(), "the victim's description"),
+            **checked_json(self.victim.description(), "the victim's description"),
             "weights": weights_hash(self.victim.state_dict()),
         }
         fingerprint = self.data.fingerprint(self.split)
-        identities = [(name, self.crafter.attack_identity(attack, self.data)) for name, attack in self.attacks]
+        identities = [
+            AttackIdentity(name, self.crafter.attack_identity(attack, self.data)) for name, attack in self.attacks
+        ]
         shared = {**self._identities(identities), **self.crafter.identity()}
         self._ids = {sample.id for sample in self.data.splits[self.split]}
-        about = {"name": self.data.name, "task": self.data.task, **plain(self.data.describe(), "the data's describe")}
+        about = {
+            "name": self.data.name,
+            "task": self.data.task,
+            **checked_json(self.data.describe(), "the data's describe"),
+        }
         samples = self.data.splits[self.split]
         return EvaluationPlan(
             attacks=[
@@ -187,7 +193,7 @@ class Evaluation:
         found: dict[str, Any] = {}
         for listener in self.listeners:
             identity = listener.on_evaluation_identity(self.context, self.victim, self.data, attacks)
-            found |= plain(identity, f"{type(listener).__name__}.on_evaluation_identity")
+            found |= checked_json(identity, f"{type(listener).__name__}.on_evaluation_identity")
         self.context.barrier()
         return found
 
@@ -196,14 +202,14 @@ def check_attacks(attacks: Sequence[tuple[str, Attack]]) -> None:
     """Refuse what is not a list of names and attacks.
 
     Raises:
-        ValueError: Says what came.
+        ValueError: Something else was given; the message shows it.
     """
     for entry in [attacks] if isinstance(attacks, Mapping) else attacks:
         if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[1], Attack):
             raise ValueError(f"attacks are pairs of a name and an Attack, as lay_out gives them, got {entry!r}")
 
 
-def plain(values: dict[str, Any], where: str) -> dict[str, Any]:
+def checked_json(values: dict[str, Any], where: str) -> dict[str, Any]:
     """The values themselves, if they are a dict that JSON can hold: they become part of keys and of the manifest.
 
     Raises:

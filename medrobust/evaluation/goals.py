@@ -14,7 +14,7 @@ Goals = Literal["next", "random", "least_likely"]
 
 
 def choose_goals(goals: Goals, attack: Attack, targets: Targets, outputs: Outputs, ids: Sequence[str]) -> Tensor:
-    """Class that each image is to be taken for, ``(N,)``, never its own.
+    """Class that each image is to be mistaken for, ``(N,)``, never its true class.
 
     Args:
         goals: The ``next`` class, a ``random`` other one, or the one that is ``least_likely`` by the clean outputs.

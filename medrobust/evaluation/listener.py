@@ -1,7 +1,7 @@
-"""What listeners of an evaluation can do: seven hooks, in the order in which they are called."""
+"""What can listen to an evaluation: a class with seven hooks, in the order in which they are called."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
@@ -10,7 +10,12 @@ from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack
 from medrobust.networks.victims import EvaluatedVictim
 
-AttackIdentity = tuple[str, dict[str, Any]]  # an attack's name, and all that decides what it makes of an image
+
+class AttackIdentity(NamedTuple):
+    """What decides an attack's adversarial images, besides the victim and what all attacks share."""
+
+    name: str
+    parameters: dict[str, Any]
 
 
 class EvaluationListener:
@@ -33,13 +38,13 @@ class EvaluationListener:
         Args:
             context: The process.
             victim: The victim under evaluation.
-            data: The data module.
+            data: The data.
             attacks: Every attack's name and all that decides what it makes of an image.
 
         Returns:
             Plain values by name, of which the records' keys are made: records with other columns, or with columns of
-            another origin, are not interchangeable. By default the class's name for a listener that hears adversarial
-            batches and so may add columns; otherwise nothing.
+            another origin, are not interchangeable. By default the class's name for a listener that receives
+            adversarial batches and so may add columns; otherwise nothing.
         """
         hears = type(self).on_adversarial_batch is not EvaluationListener.on_adversarial_batch
         return {type(self).__name__: {}} if hears else {}

@@ -1,4 +1,4 @@
-"""Victims beside the one under evaluation: judges of its adversarial images, and surrogates to craft them on."""
+"""Victims other than the one under evaluation: judges of its adversarial images, and surrogates to craft them on."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def checkpoint_of(path: str | Path) -> Path:
     """A checkpoint, or a run's best one.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no checkpoint.
     """
     found = Path(path) / "checkpoints" / "best.ckpt" if Path(path).is_dir() else Path(path)
     if not found.is_file():

@@ -16,11 +16,11 @@ from medrobust.evaluation.crafting import Crafter
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.detector_fitting import (
     SAME,
-    FitData,
-    fit_data,
+    FittingFeatures,
     fit_key,
     fit_name,
     fitted_on,
+    fitting_features,
     noise_like,
 )
 from medrobust.evaluation.extraction import Extractor, clean_features
@@ -261,7 +261,7 @@ class Detection(EvaluationListener):
         prepared = _fitted(prepared, lambda one: one.fit_reference(near, classes), device, on_first)
         self._extractor.stepping = views_needed(prepared.values()).stepping
         loader = data.dataloader_of("adv_train", self.fit_per_class)
-        found = fit_data(context, victim, plan, crafter, needed, self._extractor, loader, self.seed)
+        found = fitting_features(context, victim, plan, crafter, needed, self._extractor, loader, self.seed)
         for planned in needed:
             groups = found[planned.key]
             counts = self._counts[fit_name(planned)] = groups.counts()
@@ -275,7 +275,7 @@ class Detection(EvaluationListener):
                 )
             forks = {name: detector.fork() for name, detector in prepared.items()}
 
-            def classify(one: Detector, groups: FitData = groups) -> None:
+            def classify(one: Detector, groups: FittingFeatures = groups) -> None:
                 one.fit_classifier(*groups.measured(one, device))
 
             self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")

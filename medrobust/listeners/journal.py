@@ -191,7 +191,7 @@ def _without_folders(argument: str) -> str:
 
 
 def _defined(values: Tensor) -> list[Any]:
-    """Numbers of a column, None for NaN."""
+    """The values of a column, with None in place of NaN."""
     return [None if value != value else value for value in values.tolist()]
 
 
@@ -210,10 +210,10 @@ def _column(name: str, values: Tensor, count: int) -> list[Any]:
 
 
 def _share(values: Tensor, ids: list[str]) -> list[Any]:
-    """Qualities, None for NaN.
+    """The qualities, with None in place of NaN.
 
     Raises:
-        ValueError: One lies outside [0, 1]; the message names the image.
+        ValueError: A quality lies outside [0, 1]; the message names the image.
     """
     found = _defined(values)
     for id, value in zip(ids, found, strict=True):

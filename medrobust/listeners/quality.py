@@ -1,4 +1,4 @@
-"""Quality of each adversarial image beside its clean one: PSNR, SSIM and BRISQUE, as columns of the records."""
+"""Quality of each adversarial image compared with its clean one: PSNR, SSIM and BRISQUE, as columns of the records."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""How much a perturbation leaves of an image: PSNR and SSIM of each image, and the Gaussian window that SSIM needs."""
+"""How well an image's quality survives a perturbation: PSNR, SSIM, and the Gaussian window that SSIM needs."""
 
 import math
 from collections.abc import Callable

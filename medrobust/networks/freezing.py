@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def frozen(victim: object) -> Iterator[None]:
     """Hold a victim in eval mode, without weight gradients, and give it back as it was, also after an exception.
 
-    Restored are each submodule's mode, and each tensor's ``requires_grad``, ``grad`` and, for buffers, values. Only
+    It restores each submodule's mode, and each tensor's ``requires_grad``, ``grad`` and, for buffers, values. Only
     an ``nn.Module`` can be held so; any other victim has to be in eval mode already.
     """
     modules = list(victim.modules()) if isinstance(victim, nn.Module) else []

@@ -66,7 +66,7 @@ def checked_outcome(outcome: Outcome, count: int) -> Outcome:
     """The outcome itself, if its tensors have the shapes and types that an evaluation reads; values are not looked at.
 
     Args:
-        outcome: What a victim says of a batch.
+        outcome: A victim's outcome for a batch.
         count: Number of images N of that batch.
 
     Raises:
@@ -131,7 +131,7 @@ class _EvaluatedMethods(Victim, Protocol):
 
 
 class EvaluatedVictim(_EvaluatedMethods, Protocol):
-    """What an evaluation asks of a victim besides: it is an ``nn.Module`` around a network.
+    """What an evaluation additionally asks of a victim: it is an ``nn.Module`` around a network.
 
     Attributes:
         network: Maps what ``normalised`` returns to outputs. An evaluation puts a deployment copy in its place while
@@ -143,7 +143,7 @@ class EvaluatedVictim(_EvaluatedMethods, Protocol):
 
 @runtime_checkable
 class _StoredMethods(Protocol):
-    """The methods that a ``StoredVictim`` has besides."""
+    """The further methods of a ``StoredVictim``."""
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
@@ -180,7 +180,7 @@ def evaluated_victim(value: object) -> EvaluatedVictim:
     """The value itself, if it promises what an evaluation asks of a victim.
 
     Raises:
-        ValueError: It does not; names what it lacks.
+        ValueError: It does not; the message names what is missing.
     """
     if is_evaluated_victim(value):
         return value

@@ -74,7 +74,7 @@ class WrappedClassifier(nn.Module):
         return layers_named(self.network, patterns)
 
     def description(self) -> dict[str, Any]:
-        """What the victim is, as plain values: its classes' names and its normalisation."""
+        """What the victim is, as plain values: the names of its Python classes and its normalisation."""
         return {
             "class": type(self).__name__,
             "network": type(self.network).__name__,

@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from medrobust.networks.victims import Victim
+
+if TYPE_CHECKING:
+    from medrobust.objectives.clean_features import CleanFeatures  # which imports this module
 
 
 class Step:
@@ -100,8 +103,8 @@ class Objective(ABC):
         """Patterns of the layers to whose clean features it has to be fitted before it is used; () for none."""
         return ()
 
-    def fit(self, clean_features: Any) -> "Objective":
-        """An objective that is fitted to ``CleanFeatures``; by default itself, as most need no fit."""
+    def fit(self, clean_features: "CleanFeatures") -> "Objective":
+        """This objective, fitted to ``CleanFeatures``; by default unchanged, since most need no fitting."""
         return self
 
     @abstractmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medrobust.networks.freezing import frozen
+from medrobust.networks.victims import EvaluatedVictim
 from medrobust.objectives.base import Objective
 
 T = TypeVar("T")
@@ -47,12 +48,12 @@ class CleanFeatures:
             raise ValueError(f"clean features need layers, labels and ids of the same images, got {sorted(counts)}")
 
     def matching(self, patterns: Sequence[str]) -> dict[str, Tensor]:
-        """Features of the layers that some patterns stand for."""
+        """Features of the layers that match the patterns."""
         return {name: self.layers[name] for name in self.named[tuple(patterns)]}
 
     @classmethod
     def extract(
-        cls, victim: Any, images: Tensor, labels: Tensor, patterns: Sequence[str], batch_size: int = 64
+        cls, victim: EvaluatedVictim, images: Tensor, labels: Tensor, patterns: Sequence[str], batch_size: int = 64
     ) -> "CleanFeatures":
         """Extract the features of images in memory, ``(M, C, H, W)`` in [0, 1].
 

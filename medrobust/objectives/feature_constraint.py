@@ -141,7 +141,7 @@ class FeatureConstraint(FittedObjective):
 
 
 def mixture_state(mixtures: LayerMixtures, like: Tensor) -> FittedState:
-    """The fitted state that consists of some mixtures, on the device and in the precision of a tensor."""
+    """A fitted state made of mixtures, on the device and in the precision of a tensor."""
     widths = by_width({name: parts[0].means for name, parts in mixtures.items()})
     numbers = torch.tensor([len(mixture.means) for mixture in next(iter(mixtures.values()))])
     classes = torch.repeat_interleave(torch.arange(len(numbers)), numbers)

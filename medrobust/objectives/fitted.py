@@ -74,7 +74,7 @@ class FittedState:
     Args:
         layers: Names of the layers that the objective reads.
         classes: Number of classes of the clean images.
-        parts: Tensors, or dataclasses of them; what they are is the objective's own affair.
+        parts: Tensors, or dataclasses of them; their meaning is up to the objective.
     """
 
     layers: tuple[str, ...]

@@ -27,7 +27,7 @@ Flag = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class CheckedEvaluation:
     """What the checks look at.
 
     Args:
@@ -91,7 +91,7 @@ class Check(NamedTuple):
     """
 
     description: str
-    made: Callable[[Evaluation], Iterator[Flag | None]]
+    made: Callable[[CheckedEvaluation], Iterator[Flag | None]]
 
 
 def check(
@@ -100,7 +100,7 @@ def check(
     """Make all self-checks of `CHECKS`.
 
     Whether one attack is "beaten" by another or gets "weaker" is judged on the same images by a one-sided exact McNemar
-    test at 5 %, among the images that the victim had right before: of the images that only one of two attacks fooled,
+    test at 5 %, among the images that the victim got right before: of the images that only one of two attacks fooled,
     more than chance explains were fooled by the one that ought to be the weaker.
 
     Args:
@@ -113,7 +113,7 @@ def check(
         The checks, `{"check", "description", "comparisons", "flags"}` with the number of comparisons that could be made
         (0 where the check does not apply) and of flags raised; and the flags, errors first.
     """
-    evaluation = Evaluation(rows, tables, manifest, records)
+    evaluation = CheckedEvaluation(rows, tables, manifest, records)
     checks: list[dict[str, Any]] = []
     flags: list[Flag] = []
     for name, one in CHECKS.items():
@@ -134,7 +134,7 @@ def _flag(severity: str, row: Row, message: str) -> Flag:
     }
 
 
-def _incomplete(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _incomplete(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     clean = evaluation.clean
     for row in evaluation.rows:
         # while the evaluation is under way, the flag of the clean row speaks for all
@@ -150,13 +150,13 @@ def _incomplete(evaluation: Evaluation) -> Iterator[Flag | None]:
             yield _flag("warning", row, message)
 
 
-def _few_images(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _few_images(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     n = evaluation.clean["n_correct_before"]
     message = f"Only {n} images were right before the attack, fewer than {MIN_IMAGES}: the intervals are wide."
     yield None if n >= MIN_IMAGES else _flag("warning", evaluation.clean, message)
 
 
-def _weak_victim(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _weak_victim(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     clean = evaluation.clean
     targets = evaluation.records.unique("id", keep="first")["target"].drop_nulls()
     if targets.n_unique() < 2:  # not one class per image, or a single class, which nothing can beat
@@ -169,7 +169,7 @@ def _weak_victim(evaluation: Evaluation) -> Iterator[Flag | None]:
     yield None if clean["clean_accuracy"] > largest else _flag("error", clean, message)
 
 
-def _norm(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _norm(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for row in evaluation.rows[1:]:
         bounded = row["epsilon"] is not None and evaluation.entries[row["key"]].get("norm", "linf") == "linf"
         if not bounded or not row["n"]:
@@ -185,7 +185,7 @@ def _norm(evaluation: Evaluation) -> Iterator[Flag | None]:
         yield _flag("error", row, message)
 
 
-def _noise(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _noise(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for row in evaluation.attacks:
         if evaluation.parameters[row["key"]].get("targeted"):
             continue  # reaching a goal is more than leaving the truth, which is all that noise is asked for
@@ -199,7 +199,7 @@ def _noise(evaluation: Evaluation) -> Iterator[Flag | None]:
             yield _flag("error", row, message) if evaluation.beats(noise, row) else None
 
 
-def _radius(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _radius(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     tried = [row for row in evaluation.attacks if row["epsilon"] is not None and row["n_correct_before"]]
     for name in dict.fromkeys(row["attack"] for row in tried):
         sweep = [row for row in tried if row["attack"] == name]
@@ -213,7 +213,7 @@ def _radius(evaluation: Evaluation) -> Iterator[Flag | None]:
             yield _flag("warning", larger, message) if evaluation.beats(smaller, larger) else None
 
 
-def _steps(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _steps(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     parameters = evaluation.parameters
     for pair in combinations(evaluation.attacks, 2):
         one, other = (parameters[row["key"]] for row in pair)
@@ -234,7 +234,7 @@ def _only_steps_differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
     return bool(one.get("steps") and other.get("steps") and {"steps"} <= differing <= {"steps", "step_size"})
 
 
-def _zero_gradients(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _zero_gradients(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for row in evaluation.attacks:
         if not row["mean_backwards"]:
             continue
@@ -245,7 +245,7 @@ def _zero_gradients(evaluation: Evaluation) -> Iterator[Flag | None]:
         yield None if row["zero_gradient_share"] <= MAX_ZERO_GRADIENTS else _flag("warning", row, message)
 
 
-def _unbounded(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _unbounded(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for row in evaluation.attacks:
         entry = evaluation.entries[row["key"]]
         if entry.get("epsilon") is not None or not entry.get("minimal", True) or not row["n_correct_before"]:
@@ -258,7 +258,7 @@ def _unbounded(evaluation: Evaluation) -> Iterator[Flag | None]:
         yield _flag("warning", row, message) if left else None
 
 
-def _transfer(evaluation: Evaluation) -> Iterator[Flag | None]:
+def _transfer(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for row in evaluation.attacks:
         for judge, judged in row.get("transfer", {}).items():
             white_box, black_box = row["success_rate_interval"], judged["success_rate_interval"]

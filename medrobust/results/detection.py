@@ -19,7 +19,7 @@ def detection(
 ) -> dict[str, Any]:
     """Evaluate every detector on every attack, from the scores in the records.
 
-    Only images that the victim had right before the attack count. Positives are the adversarial images of successful
+    Only images that the victim got right before the attack count. Positives are the adversarial images of successful
     attacks; negatives are the clean and the noisy version of every image, with noise as large as the attack's
     perturbation. Missing scores are left out and lower the counts. Noise controls are not attacks to be detected: their
     images resemble the negatives.

@@ -214,7 +214,7 @@ def _quality(name: str, records: pl.DataFrame, column: str) -> dict[str, Any]:
 
 
 def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | None) -> dict[str, Any]:
-    """How often each judge is fooled by an attack's images, among those that it had right before."""
+    """How often each judge is fooled by an attack's images, among those that it got right before."""
     found = {}
     for judge, weights_of_judge in judges.items():
         if judge_column(judge, "before") not in table.columns:

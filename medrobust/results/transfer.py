@@ -14,7 +14,7 @@ WORDS = (0, 2)  # places of the columns that hold words
 
 
 def read_summaries(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Read the summaries of evaluations whose images other victims, the judges, have judged.
+    """Read the summaries of evaluations whose images were also judged by other victims, the judges.
 
     Args:
         folders: Folders of runs, or of their evaluations.
@@ -57,7 +57,7 @@ def transfer_rows(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
     Returns:
         Rows `{"attack", "epsilon", "source", "n", "white_box", "rates", "changed", "brisque", "brisque_clean"}`:
-        `rates` are success rates by judge, among the images that the judge had right before; `white_box` is the name of
+        `rates` are success rates by judge, among the images that the judge got right before; `white_box` is the name of
         the judge that has the source's weights, None without one; the BRISQUE scores are means over the `changed`
         images.
     """
@@ -112,7 +112,7 @@ def transfer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The matrix of `transfer_rows` for the console."""
     head, body = _cells(rows)
     table = Table(
-        title="Success rate by judge, among the images that it had right before",
+        title="Success rate by judge, among the images that it got right before",
         caption="* the victim that the images were crafted on (white box). BRISQUE: over the images that were changed.",
         title_justify="left",
         caption_justify="left",

@@ -10,7 +10,14 @@ from torch import Tensor
 from medrobust.attacks import FGSM, PGD, Attack, CWLinf, DeepFool, UniformNoise
 from medrobust.detectors import Features, Mahalanobis
 from medrobust.evaluation import Crafter, EvaluationContext, EvaluationPlan, PlannedAttack
-from medrobust.evaluation.detector_fitting import FitData, fit_data, fit_key, fit_name, fitted_on, noise_like
+from medrobust.evaluation.detector_fitting import (
+    FittingFeatures,
+    fit_key,
+    fit_name,
+    fitted_on,
+    fitting_features,
+    noise_like,
+)
 from medrobust.evaluation.extraction import Extractor
 from tests.in_memory import random_split
 from tests.tiny_networks import SIDE, linear_victim
@@ -26,7 +33,7 @@ def layer(*values: float) -> Features:
 
 
 def test_the_counts_are_those_of_the_images_and_missing_kinds_count_nothing() -> None:
-    data = FitData(clean=layer(1, 2, 3), noisy=layer(1, 2), adversarial=None)
+    data = FittingFeatures(clean=layer(1, 2, 3), noisy=layer(1, 2), adversarial=None)
     assert data.counts() == {"clean": 3, "noisy": 2, "adversarial": 0}
 
 
@@ -35,7 +42,7 @@ def test_negatives_are_the_clean_and_the_noisy_images_and_positives_the_adversar
     reference, labels = layer(-1, 1, 9, 11), torch.tensor([0, 0, 1, 1])
     detector = Mahalanobis(shrinkage=0.0)
     detector.fit_reference(reference, labels)
-    data = FitData(clean=layer(0, 10), noisy=layer(2, 10.5), adversarial=layer(5, 13))
+    data = FittingFeatures(clean=layer(0, 10), noisy=layer(2, 10.5), adversarial=layer(5, 13))
     negatives, positives = data.measured(detector, torch.device("cpu"))
     torch.testing.assert_close(negatives.flatten(), torch.tensor([0.0, 0.0, 4.0, 0.25], dtype=torch.float64))
     torch.testing.assert_close(positives.flatten(), torch.tensor([25.0, 9.0], dtype=torch.float64))
@@ -47,11 +54,11 @@ def test_negatives_are_the_clean_and_the_noisy_images_and_positives_the_adversar
 def test_a_kind_of_which_there_is_no_image_is_named(missing: str, words: str) -> None:
     kinds = {kind: layer(1, 2) for kind in ("clean", "noisy", "adversarial")}
     with pytest.raises(ValueError, match=words):
-        FitData(**{**kinds, missing: None}).measured(Mahalanobis(), torch.device("cpu"))
+        FittingFeatures(**{**kinds, missing: None}).measured(Mahalanobis(), torch.device("cpu"))
 
 
-def collected(targets: Tensor) -> dict[str, FitData]:
-    """FitData of noise-like and of strong attacks on images with these targets."""
+def collected(targets: Tensor) -> dict[str, FittingFeatures]:
+    """FittingFeatures of noise-like and of strong attacks on images with these targets."""
     attacks = {"weak": FGSM(epsilon=1e-6), "strong": FGSM(epsilon=0.3)}
     planned = [PlannedAttack(name=name, attack=attack, key=name) for name, attack in attacks.items()]
     plan = EvaluationPlan(attacks=planned, split="test", images=[], victim={}, data={})
@@ -61,7 +68,7 @@ def collected(targets: Tensor) -> dict[str, FitData]:
         for rows in ([9, 10, 7, 8], [0, 1, 2, 3, 4, 5, 6])
     ]
     extractor = Extractor(VICTIM, ["dropout"])
-    return fit_data(EvaluationContext(), VICTIM, plan, Crafter(), planned, extractor, batches, seed=0)
+    return fitting_features(EvaluationContext(), VICTIM, plan, Crafter(), planned, extractor, batches, seed=0)
 
 
 def test_images_that_the_victim_gets_wrong_are_left_out_and_attacks_count_where_they_reached_their_aim() -> None:

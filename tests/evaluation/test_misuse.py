@@ -110,7 +110,7 @@ def test_outputs_of_another_form_are_refused(outputs: Any) -> None:
         def forward(self, images: Tensor) -> Any:
             return outputs(self.network(self.normalised(images)))
 
-    with pytest.raises(ValueError, match="outputs for 7 images are a tensor or a list of as many dicts, but came as"):
+    with pytest.raises(ValueError, match="outputs for 7 images are a tensor or a list of as many dicts, got"):
         evaluate(Odd(LinearNet(), 0.5, 0.25), random_data(), FOOL)
 
 

@@ -1,4 +1,4 @@
-"""Victims beside the one under evaluation: found by run or file, of the same kind, and frozen."""
+"""Victims other than the one under evaluation: found by run or file, of the same kind, and frozen."""
 
 from pathlib import Path
 from typing import Any

@@ -406,13 +406,13 @@ def test_without_detectors_there_is_no_column_no_file_and_no_identity(tmp_path: 
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Names of the attacks that AdvTrain is attacked by, whenever that is done."""
     calls: list[list[str]] = []
-    original = module.fit_data
+    original = module.fitting_features
 
     def watched(context: Any, victim: Any, plan: Any, crafter: Any, needed: Any, *rest: Any) -> Any:
         calls.append([planned.name for planned in needed])
         return original(context, victim, plan, crafter, needed, *rest)
 
-    monkeypatch.setattr(module, "fit_data", watched)
+    monkeypatch.setattr(module, "fitting_features", watched)
     return calls
 
 

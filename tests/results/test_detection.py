@@ -310,7 +310,7 @@ def test_report_shows_tables_and_curves_of_each_fit(tmp_path):
     page = Balanced(html)
     assert html.count('<table class="separation">') == 4
     assert html.count('class="group" data-fit=') == 2
-    assert "Only images that the victim had right before the attack count" in page.text
+    assert "Only images that the victim got right before the attack count" in page.text
     figures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
     assert len(figures) == 4  # two of robustness
     for figure in figures:

@@ -23,7 +23,7 @@ MOST = 12  # plots; beyond that each attack is shown at its largest radius only
 Row = Mapping[str, Any]
 
 
-class Column(NamedTuple):
+class AttackColumn(NamedTuple):
     """One attack at one radius."""
 
     attack: str
@@ -48,7 +48,7 @@ class Grid(NamedTuple):
     """How well each detector recognises each attack, with classifiers that were fitted on the same attack."""
 
     fit: str
-    columns: list[Column]
+    columns: list[AttackColumn]
     lines: list[tuple[str, list[Row]]]  # detector, and its row of the summary for each column
 
     @property
@@ -77,7 +77,7 @@ def detection_grids(summary: Mapping[str, Any]) -> list[Grid]:
             counts = [
                 [row[name] for row in rows.values() if row["key"] == key] for name in ("n_positive", "n_negative")
             ]
-            columns.append(Column(attack, epsilon, key, swept, max(counts[0]), max(counts[1])))
+            columns.append(AttackColumn(attack, epsilon, key, swept, max(counts[0]), max(counts[1])))
         lines = [(name, [rows[column.key, name] for column in columns]) for name in found["detectors"]]
         grids.append(Grid(fit, columns, lines))
     return grids
@@ -219,7 +219,7 @@ def _paired(grid: Grid, pairs: Iterable[tuple[str, str]]) -> str:
     return markdown_lines(head, body)
 
 
-def _heading(column: Column) -> Text:
+def _heading(column: AttackColumn) -> Text:
     return Text(f"{column.short}\n{format_epsilon(column.epsilon)}" if column.swept else column.short)
 
 
@@ -305,7 +305,7 @@ def _plot(grid: Grid, place: int, tnr: float, frame: tuple[float, float, float],
     return body
 
 
-def _title(column: Column, side: float) -> str:
+def _title(column: AttackColumn, side: float) -> str:
     radius = f" {format_epsilon(column.epsilon)}" if column.swept else ""
     return shorten(column.attack, max(6, int(side / CHARACTER) - len(radius))) + radius
 

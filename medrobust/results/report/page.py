@@ -163,7 +163,7 @@ def _strongest(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[
 
 
 def _first_shown(panels: list[dict[str, Any]], summary: Mapping[str, Any]) -> int:
-    """Number of the group of pictures that the page opens with: the headline's attack, or else the first attack."""
+    """Index of the group of pictures shown when the page opens: the headline's attack, or else the first attack."""
     bounded = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"] and row["epsilon"] is not None]
     row = _strongest(bounded, summary["rows"][0]) if bounded else None
     for number, group in enumerate(panels):
