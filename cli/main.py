@@ -250,6 +250,7 @@ def quiet() -> None:
     lightning = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric")
     for name in (*lightning, "httpx", "matplotlib", "PIL", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our own sentence says what could not be downloaded
     known = "treespec, LeafSpec|does not have many workers|smaller than the logging interval|exists and is not empty"
     warnings.filterwarnings("ignore", message=f".*({known}|dirpath has changed).*")
 

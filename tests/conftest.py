@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medrobust.attacks import Attack
 from medrobust.networks import Outcome, class_outcome
 
 SIDE = 8
@@ -374,3 +375,17 @@ def images_of() -> Callable[..., Tensor]:
 def boxes_of() -> Callable[[int], list[dict[str, Tensor]]]:
     """Lists of boxes by ``boxes_of(count)``."""
     return make_boxes
+
+
+@pytest.fixture
+def crafted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every batch that any attack crafts: the method and the number of images."""
+    calls: list[tuple[str, int]] = []
+    craft = Attack.craft
+
+    def watched(self: Attack, victim: Any, images: Tensor, *arguments: Any) -> Any:
+        calls.append((type(self).__name__, len(images)))
+        return craft(self, victim, images, *arguments)
+
+    monkeypatch.setattr(Attack, "craft", watched)
+    return calls

@@ -5,15 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 
 def without_inference(value: Any) -> Any:
     """Clone inference tensors, also those inside lists and dicts, because they cannot be saved for a backward."""
-    if isinstance(value, Tensor):
-        return value.clone() if value.is_inference() else value
-    if isinstance(value, dict):
-        return {key: without_inference(inner) for key, inner in value.items()}
-    return [without_inference(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, value)
 
 
 def check_batch(images: Tensor, targets: Any, ids: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from medrobust.evaluation.data import Batch
@@ -73,13 +74,5 @@ class EvaluationContext:
 
 def to_device(value: T, device: torch.device) -> T:
     """Move all tensors in dicts and lists to a device, asynchronously where their memory is pinned."""
-    moved: Any = value
-    if isinstance(value, Tensor):
-        moved = value.to(device, non_blocking=True)
-    elif isinstance(value, dict):
-        moved = {key: to_device(inner, device) for key, inner in value.items()}
-    elif isinstance(value, list):
-        moved = [to_device(inner, device) for inner in value]
-    elif isinstance(value, tuple):
-        moved = tuple(to_device(inner, device) for inner in value)
+    moved: T = tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, value)
     return moved

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from medrobust.attacks import Attack
 from medrobust.attacks.batch_checks import check_batch
@@ -226,8 +227,4 @@ def checked_json(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 def cloned(value: Any) -> Any:
     """Copies of all tensors in dicts and lists, made outside inference mode: inference tensors carry no gradients."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, Mapping):
-        return {key: cloned(inner) for key, inner in value.items()}
-    return [cloned(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)

@@ -15,6 +15,7 @@ from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, Margin
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
 from medrobust.random_streams import per_image_uniform
+from tests.attacks.dense_cases import dense_case
 
 EPSILON = 0.1
 
@@ -243,28 +244,6 @@ def test_a_gradient_that_is_not_a_number_leaves_a_valid_image() -> None:
         attacked = APGD(steps=5, stop_when_fooled=stop)(as_victim(Rooted()), images, torch.tensor([0, 1]))
         assert bool(attacked.images.isfinite().all())
         assert float((attacked.images - images).abs().max()) <= 8 / 255 + 1e-6
-
-
-def dense_case(
-    task: str, channels: int, request: pytest.FixtureRequest, tagged: bool = False
-) -> tuple[Any, Tensor, Any]:
-    """A victim, eight images and targets that the victim gets right for about half of them."""
-    images = request.getfixturevalue("images_of")(8, channels, 4)
-    if task == "classes":
-        return request.getfixturevalue("linear")(channels, 3, tagged=tagged), images, torch.arange(8) % 3
-    if task == "masks":
-        victim = request.getfixturevalue("segmenter")(channels, 2, tagged=tagged)
-        masks = victim(images).argmax(1)
-        masks[::3] = 1 - masks[::3]
-        masks[:, 2] = -1
-        return victim, images, masks
-    images = images * 0.5
-    images[:, 1 if tagged else 0] += torch.linspace(0.0, 0.5, 8).view(-1, 1, 1)
-    return (
-        request.getfixturevalue("box_victim")(channels, tagged=tagged),
-        images,
-        request.getfixturevalue("boxes_of")(8),
-    )
 
 
 each_case = pytest.mark.parametrize("task", ["classes", "masks", "boxes"])

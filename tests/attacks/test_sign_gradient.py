@@ -11,6 +11,7 @@ from medrobust.attacks import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain, 
 from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, Margin
 from medrobust.objectives.base import Objective, Step
+from tests.attacks.dense_cases import dense_case
 
 EPSILON = 0.1
 FAMILY = [
@@ -445,28 +446,6 @@ def test_each_labelled_pixel_of_a_mask_reaches_its_corner(
     )
     if not attack.random_start:
         assert torch.equal(attacked.images[~labelled], images[~labelled])
-
-
-def dense_case(
-    task: str, channels: int, request: pytest.FixtureRequest, tagged: bool = False
-) -> tuple[Any, Tensor, Any]:
-    """A victim, eight images and targets that the victim gets right for about half of them."""
-    images = request.getfixturevalue("images_of")(8, channels, 4)
-    if task == "classes":
-        return request.getfixturevalue("linear")(channels, 3, tagged=tagged), images, torch.arange(8) % 3
-    if task == "masks":
-        victim = request.getfixturevalue("segmenter")(channels, 2, tagged=tagged)
-        masks = victim(images).argmax(1)
-        masks[::3] = 1 - masks[::3]
-        masks[:, 2] = -1
-        return victim, images, masks
-    images = images * 0.5
-    images[:, 1 if tagged else 0] += torch.linspace(0.0, 0.5, 8).view(-1, 1, 1)
-    return (
-        request.getfixturevalue("box_victim")(channels, tagged=tagged),
-        images,
-        request.getfixturevalue("boxes_of")(8),
-    )
 
 
 @pytest.mark.parametrize("stop", [False, True], ids=["full budget", "stop when fooled"])

@@ -41,20 +41,6 @@ def hear(robustness: Robustness, *callbacks: Callback, stage: str = "test", **op
     return heard
 
 
-@pytest.fixture
-def crafted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Every batch that any attack crafts: the method and the number of images."""
-    calls: list[tuple[str, int]] = []
-    craft = Attack.craft
-
-    def watched(self: Attack, victim: Any, images: Tensor, *arguments: Any) -> Any:
-        calls.append((type(self).__name__, len(images)))
-        return craft(self, victim, images, *arguments)
-
-    monkeypatch.setattr(Attack, "craft", watched)
-    return calls
-
-
 @pytest.mark.parametrize("inference_mode", [True, False])
 def test_a_trainers_test_is_what_a_plain_loop_makes(inference_mode: bool) -> None:
     attacks: dict[str, Attack] = {"pgd": PGD(epsilon=0.03, steps=3), "aimed": MIM(steps=2, targeted=True)}

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medrobust.attacks import BIM, DIM, FGSM, MIM, PGD, Attack, CWLinf, UniformNoise
+from medrobust.attacks import BIM, DIM, FGSM, MIM, PGD, CWLinf, UniformNoise
 from medrobust.evaluation import (
     AdversarialBatch,
     Crafter,
@@ -47,20 +47,6 @@ def same(first: dict[Any, dict[str, Any]], second: dict[Any, dict[str, Any]]) ->
         and math.isclose(one["l2"], other["l2"], abs_tol=1e-5)
         for one, other in ((first[place], second[place]) for place in first)
     )
-
-
-@pytest.fixture
-def crafted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Every batch that any attack crafts: the method and the number of images."""
-    calls: list[tuple[str, int]] = []
-    craft = Attack.craft
-
-    def watched(self: Attack, victim: Any, images: Tensor, *arguments: Any) -> Any:
-        calls.append((type(self).__name__, len(images)))
-        return craft(self, victim, images, *arguments)
-
-    monkeypatch.setattr(Attack, "craft", watched)
-    return calls
 
 
 def test_fgsm_reaches_the_optimum_of_a_linear_victim() -> None:
