@@ -1,4 +1,4 @@
-"""Compare runs: ``python compare.py transfer runs/A runs/B``; ``table`` and ``detection`` print one run's tables."""
+"""Compare runs: ``transfer`` and ``records`` put two or more side by side, ``table`` and ``detection`` show one."""
 
 import argparse
 import sys
@@ -7,8 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from medrobust.results.manifest import replace_file
+from medrobust.results.records import read_records
 from medrobust.results.report.detection import detection_markdown, read_pair
 from medrobust.results.report.tables import markdown_measures, markdown_table
+from medrobust.results.same_records import differences
 from medrobust.results.summary import read_summary
 from medrobust.results.transfer import read_summaries, transfer_markdown, transfer_rows, transfer_table
 
@@ -31,12 +33,21 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="A:B",
         help="two attacks to show side by side as A / B; may be given several times",
     )
+    records = commands.add_parser("records", help="whether two evaluations have the same records; exit status 1 if not")
+    records.add_argument("first", help="folder of an evaluation, such as runs/A/evaluate, or a records.parquet")
+    records.add_argument("second", help="the other one")
+    records.add_argument("--tolerance", type=float, default=0.0, help="largest difference that counts as rounding")
     options = parser.parse_args(arguments)
     try:
         if options.command == "table":
             summary = read_summary(options.run)
             sys.stdout.write(f"{markdown_table(summary)}\n{markdown_measures(summary)}")
             return
+        if options.command == "records":
+            first, second = read_records(options.first), read_records(options.second)
+            found = list(differences(first, second, options.tolerance))
+            sys.stdout.write("\n".join(found or [f"all {len(first)} records are the same"]) + "\n")
+            sys.exit(1 if found else 0)
         if options.command == "detection":
             pairs = [read_pair(words) for words in options.pair]
             sys.stdout.write(detection_markdown(read_summary(options.run), pairs))

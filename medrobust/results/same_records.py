@@ -1,0 +1,43 @@
+"""Whether two evaluations have the same records: after an upgrade, on other ranks, or after a kill."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+KEY = ("attack", "epsilon", "id")
+NAMES = ("schema", "run")  # what a record is called, not what it says
+
+
+def differences(first: pl.DataFrame, second: pl.DataFrame, tolerance: float = 0.0) -> Iterator[str]:
+    """Say, one sentence for each, in which columns two evaluations differ; nothing if they agree.
+
+    Records belong together by attack, radius and image. Columns that only one side has are not compared: a later
+    version may have more of them.
+
+    Args:
+        first: Merged records, as `read_records` returns them.
+        second: Those of the other evaluation.
+        tolerance: Largest difference of numbers with a fraction that counts as rounding.
+
+    Yields:
+        A column's name, how many records differ in it and, for numbers, by how much at most.
+    """
+    if len(first) != len(second):
+        yield f"the first has {len(first)} records, the second {len(second)}"
+    both = first.join(second, on=KEY, how="inner", suffix=" of the second", nulls_equal=True)
+    if len(both) < max(len(first), len(second)):
+        yield f"{len(both)} records have the same attack, radius and image on both sides"
+    for name in first.columns:
+        if name in (*KEY, *NAMES) or name not in second.columns:
+            continue
+        one, other = both[name], both[f"{name} of the second"]
+        differing = ~one.eq_missing(other)
+        if not one.dtype.is_float() or not other.dtype.is_float():
+            largest = ""
+        else:
+            gaps = (one - other).abs()
+            differing &= gaps.is_null() | (gaps > tolerance)
+            worst = gaps.filter(differing).drop_nulls().max()
+            largest = f", by {worst:.3g} at most" if isinstance(worst, float) else ""
+        if count := int(differing.sum()):
+            yield f"{name} differs in {count} of {len(both)} records{largest}"
