@@ -51,7 +51,8 @@ def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64]) -> l
         patients: Number of the patient that each image shows, from 0, ``(N,)``.
 
     Returns:
-        `[lower, upper]`; None for fewer than two patients, who say nothing about how patients differ.
+        `[lower, upper]`; None for fewer than two patients, who say nothing about how patients differ, and where all
+        patients agree: an interval without width would claim a certainty that few of them cannot give.
 
     >>> values, patients = np.array([0.5, 0.5, 0.75, 0.25]), np.array([0, 1, 2, 3])  # s^2 = (2 * 0.25^2) / (3 * 4)
     >>> [round((limit - 0.5) / Z95, 4) for limit in mean_interval(values, patients)]
@@ -62,6 +63,8 @@ def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64]) -> l
         return None
     mean = values.mean()
     deviations = np.bincount(patients, values - mean)
+    if np.allclose(deviations, 0.0, rtol=0.0, atol=1e-9):
+        return None
     half = Z95 * math.sqrt(count / (count - 1) * (deviations**2).sum()) / len(values)
     return [max(0.0, float(mean - half)), min(1.0, float(mean + half))]
 
