@@ -72,7 +72,7 @@ class Robustness(Callback):
         self.epsilons, self.controls, self.goals, self.seed = epsilons, controls, goals, seed
         self.fit_batches = fit_batches
         for radius in epsilons or []:
-            check_radius("epsilons", radius)
+            check_radius("epsilons", radius, zero=True)
         if fit_batches < 0:
             raise ValueError(f"fit_batches counts batches and is not negative, got {fit_batches}")
         if controls and CONTROL in self.attacks:

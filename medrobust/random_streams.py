@@ -13,6 +13,16 @@ def image_generator(seed: int, stream: str, id: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
+def content_ids(images: Tensor) -> list[str]:
+    """A name for each image, made of its values in float32: the same in any batch, order, precision and device.
+
+    Args:
+        images: ``(N, C, H, W)``.
+    """
+    rows = images.detach().to("cpu", torch.float32).contiguous().numpy()
+    return [hashlib.blake2b(repr(row.shape).encode() + row.tobytes(), digest_size=16).hexdigest() for row in rows]
+
+
 def per_image_uniform(ids: Sequence[str], shape: Sequence[int], seed: int, stream: str, like: Tensor) -> Tensor:
     """Uniform noise in [-1, 1], ``(N, *shape)``, on the device and in the dtype of ``like``.
 

@@ -138,5 +138,5 @@ def each(values: Tensor) -> Tensor:
 
 
 def no_slope(gradients: Tensor) -> Tensor:
-    """Which images' gradients are zero throughout, bool ``(N,)``; ``any`` would be several times slower."""
-    return torch.linalg.vector_norm(gradients.flatten(1), ord=1, dim=1) == 0
+    """Which images' gradients are zero throughout or hold NaN, bool ``(N,)``; ``any`` would be several times slower."""
+    return ~(torch.linalg.vector_norm(gradients.flatten(1), ord=1, dim=1) > 0)

@@ -76,7 +76,7 @@ class APGD(Attack):
 
     def __post_init__(self) -> None:
         """Refuse settings that would give wrong numbers."""
-        check_radius("epsilon", self.epsilon)
+        check_radius("epsilon", self.epsilon, zero=True)
         check_steps(self.steps)
         if not isinstance(self.restarts, int) or self.restarts < 1:
             raise ValueError(f"restarts counts runs and is a whole number of at least 1, got {self.restarts}")

@@ -1,17 +1,23 @@
 """What an attack is: a configured pure function from a victim and images to adversarial images."""
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from medrobust.attacks.batch_checks import check_batch, without_inference
+from medrobust.attacks.last_check import acceptable, doubts, first_failing
+from medrobust.networks.finite import finite_outputs
 from medrobust.networks.freezing import frozen
-from medrobust.networks.victims import Outputs, Targets, Victim
+from medrobust.networks.victims import Outputs, Targets, Victim, attackable
+from medrobust.networks.watched_victim import WatchedVictim
+from medrobust.objectives.plain_numbers import PlainNumbers, plain
+from medrobust.random_streams import content_ids
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,13 @@ class Crafted:
         forwards: Number of forward passes of each image, ``(N,)`` int64: what it would cost in a batch of its own.
         backwards: Number of backward passes of each image, ``(N,)`` int64.
         zero_gradients: Number of each image's backward passes whose gradient vanished although the image did not fool
-            the victim yet, ``(N,)`` int64. Where cross-entropy saturated, the margin on logits stepped in.
+            the victim yet, ``(N,)`` int64. Where cross-entropy saturated, the margin on logits stepped in; where a
+            gradient was not finite, its entries were replaced (``networks.finite.mended``).
         measures: Further numbers about each image, ``(N,)`` floating point by name, NaN where undefined; each becomes
-            a column of the records.
+            a column of the records. Whatever the attack, ``broken_gradients`` is the number of backward passes whose
+            gradient was not finite, and ``refused`` is 1 where the attack made an image that was not finite or not
+            in [0, 1] and the ball, so that the clean image came back; each is there only if an image has it, and NaN
+            where the number is 0.
         pictures: Further results that are worth a look, such as a bias field, ``(N, C, H, W)`` by name.
     """
 
@@ -49,8 +59,10 @@ class Attacked(Crafted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(ABC):
+class Attack(PlainNumbers, ABC):
     """A way to make adversarial images. Its results depend only on its fields and arguments; it holds no model.
+
+    Where ``epsilon`` is 0 the clean images come back, without a pass.
 
     Args:
         targeted: The targets are goals to reach instead of truths to leave.
@@ -70,35 +82,106 @@ class Attack(ABC):
     def __call__(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str] | None = None) -> Attacked:
         """Craft adversarial images and judge them.
 
+        It warns of a victim that returns probabilities or seems to guess, and of numbers that are not finite.
+
         Args:
             victim: The victim; it is attacked in eval mode and left exactly as it was.
-            images: Clean images, ``(N, C, H, W)`` in [0, 1]; they are not modified.
+            images: Clean images, ``(N, C, H, W)`` in [0, 1]; they are not modified, whatever the victim does.
             targets: The true targets, or the goals if ``targeted``. Whole numbers or bool: classes ``(N,)``, counted
                 from 0; labels that do not exclude each other ``(N, L)``, each 0 or 1; masks ``(N, H, W)``; label maps
                 ``(N, L, H, W)``. Negative entries of labels, masks and maps are ignored. Or, for box victims, a list of
                 N dicts of boxes. Any other shape with one entry per image is left to the victim's own loss.
-            ids: One name per image, which decides its random numbers; by default its place in the batch.
+            ids: One name per image, none twice, which decides its random numbers; by default they follow from the
+                image itself.
 
         Raises:
-            ValueError: Images are not finite or not in [0, 1], targets are none of these, or the lengths differ.
+            ValueError: The victim is none; images are not finite or not in [0, 1], targets are none of these, the
+                lengths differ, or two ids are equal; or the victim's outputs or losses are not finite for an image.
         """
-        crafted = self.craft(victim, images, targets, ids)
+        crafted, watch = self._crafted(victim, images, targets, ids)
+        names = [str(place) for place in range(len(images))] if ids is None else ids
         with torch.inference_mode(False), torch.no_grad(), frozen(victim):
-            targets = without_inference(targets)
-            success = self.reached(victim, victim(crafted.images), targets)
+            outputs = finite_outputs(victim(crafted.images.clone()), names, f"on the images of {type(self).__name__}")
+            success = self.reached(victim, outputs, without_inference(targets))
+        for doubt in doubts(watch, crafted.measures, self.targeted):
+            warnings.warn(doubt, stacklevel=2)
         passes = {"forwards": crafted.forwards + 1, "success": success}
         return Attacked(**{name.name: getattr(crafted, name.name) for name in fields(crafted)} | passes)
 
     def craft(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str] | None = None) -> Crafted:
-        """Craft adversarial images without judging them; arguments as in ``__call__``."""
-        ids = [str(place) for place in range(len(images))] if ids is None else list(ids)
-        check_batch(images, targets, ids)
-        with torch.inference_mode(False), torch.enable_grad(), frozen(victim):
-            return self.perturb(victim, without_inference(images).detach(), without_inference(targets), ids)
+        """Craft adversarial images without judging them; arguments as in ``__call__``.
+
+        Raises:
+            ValueError: As in ``__call__``.
+        """
+        return self._crafted(victim, images, targets, ids)[0]
 
     @abstractmethod
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
-        """Craft adversarial images for a checked batch, with the victim frozen and gradients enabled."""
+        """Craft adversarial images for a checked batch, with the victim frozen and gradients enabled.
+
+        The victim is watched: it gets copies of the images, and outputs and losses that are not finite are refused when
+        this returns. Gradients come from an objective's ``Step``, or go through ``finite_slopes``.
+        """
+
+    def _crafted(
+        self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str] | None
+    ) -> tuple[Crafted, WatchedVictim]:
+        """What was crafted, and the victim as the attack saw it."""
+        attackable(victim)
+        check_batch(images, targets, ids)
+        with torch.inference_mode(False), torch.enable_grad(), frozen(victim):
+            images, targets = without_inference(images).detach(), without_inference(targets)
+            watch = WatchedVictim(victim, images, targets)
+            if getattr(self, "epsilon", None) == 0:
+                none = torch.zeros(len(images), dtype=torch.long, device=images.device)
+                return Crafted(images.clone(), none, none.clone(), none.clone()), watch
+            streams = content_ids(images) if ids is None else list(ids)
+            try:
+                crafted = self.perturb(watch, images, targets, streams)
+            except Exception as error:
+                if watch.is_sound():
+                    raise
+                raise self._unsound(victim, images, targets, streams, ids) from error
+            fine = acceptable(crafted.images, images, getattr(self, "epsilon", None), self.norm)
+            # the only point at which the host waits for the device, once for all of them
+            looks = (watch.finite_outputs, watch.finite_losses, fine.all(), watch.any_broken)
+            sound, sound_losses, accepted, broken = torch.stack(looks).tolist()
+            if not (sound and sound_losses):
+                raise self._unsound(victim, images, targets, streams, ids)
+            if not accepted:
+                crafted = _with_clean(crafted, images, fine)
+            if broken:
+                measures = {**crafted.measures, "broken_gradients": watch.broken_passes(streams).to(images)}
+                crafted = replace(crafted, measures=measures)
+        return crafted, watch
+
+    def _unsound(
+        self, victim: Victim, images: Tensor, targets: Any, streams: Sequence[str], ids: Sequence[str] | None
+    ) -> ValueError:
+        """What to say of outputs that are not finite: it names the image, found by attacking parts of the batch."""
+        names = [str(place) for place in range(len(images))] if ids is None else list(ids)
+        with torch.no_grad():
+            finite_outputs(victim(images.clone()), names, "clean")
+        which = "outputs"
+
+        def fails(places: Sequence[int]) -> bool:
+            nonlocal which
+            rows = list(places)
+            part = targets[rows] if isinstance(targets, Tensor) else [targets[row] for row in rows]
+            watch = WatchedVictim(victim, images[rows], part)
+            try:
+                self.perturb(watch, images[rows], part, [streams[row] for row in rows])
+            except Exception:
+                if watch.is_sound():
+                    raise
+            sound = watch.is_sound()
+            which = which if sound else "outputs" if not watch.finite_outputs else "losses"
+            return not sound
+
+        place = first_failing(fails, len(images))
+        whose = f"one of {len(images)} images" if place is None else f"the image {names[place]!r}"
+        return ValueError(f"the victim's {which} are not finite at a step of {type(self).__name__} for {whose}")
 
     def reached(self, victim: Victim, outputs: Outputs, targets: Targets) -> Tensor:
         """Whether outputs are what the attack wants, bool ``(N,)``: not the truth, or the goal if ``targeted``."""
@@ -112,8 +195,20 @@ class Attack(ABC):
         return described
 
 
+def _with_clean(crafted: Crafted, clean: Tensor, fine: Tensor) -> Crafted:
+    """The clean image in place of each that may not be returned; nothing that was measured of the latter is kept."""
+    kept = {
+        name: torch.where(fine, values, torch.nan) if values.is_floating_point() else values
+        for name, values in crafted.measures.items()
+    }
+    refused = torch.where(fine, torch.nan, 1.0).to(clean.dtype)
+    images = torch.where(fine.view(-1, 1, 1, 1), crafted.images, clean)
+    return replace(crafted, images=images, measures={**kept, "refused": refused})
+
+
 def describe(value: Any) -> Any:
     """Turn a parameter into JSON's types; a dataclass becomes a dict with the class's name under ``class``."""
+    value = plain(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {"class": type(value).__name__} | {
             field.name: describe(getattr(value, field.name)) for field in fields(value)

@@ -1,8 +1,10 @@
 """What every attack asks of the batch that it is given."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -13,23 +15,58 @@ def without_inference(value: Any) -> Any:
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, value)
 
 
-def check_batch(images: Tensor, targets: Any, ids: Sequence[str]) -> None:
+def check_batch(images: Tensor, targets: Any, ids: Sequence[str] | None) -> None:
     """Refuse a batch that an attack cannot take.
 
     Args:
         images: Floating point, ``(N, C, H, W)``, finite and in [0, 1].
         targets: One entry per image, as ``Attack.__call__`` describes them.
-        ids: One name per image.
+        ids: One name per image, none twice; None if they have none.
 
     Raises:
         ValueError: One of them is not as described.
     """
+    _check_images(images)
+    _check_targets(targets)
+    count = len(images) if ids is None else len(ids)
+    if not len(images) == len(targets) == count:
+        raise ValueError(f"got {len(images)} images, {len(targets)} targets and {count} ids: one of each is needed")
+    if ids is not None and len(set(ids)) < count:
+        twice, times = Counter(ids).most_common(1)[0]
+        raise ValueError(
+            f"ids name the images of a batch and decide their random numbers, got {twice!r} for {times} of {count}"
+        )
+
+
+def _check_images(images: Any) -> None:
+    """Refuse what is no batch of images in [0, 1], and say how it becomes one."""
+    if isinstance(images, np.ndarray):
+        steps = ".permute(0, 3, 1, 2)" if images.ndim == 4 and images.shape[-1] in (1, 3) else ""
+        steps += ".float() / 255" if images.dtype == np.uint8 else ".float()"
+        raise ValueError(
+            f"expected a tensor of float32 images (N, C, H, W) in [0, 1], got a NumPy array of {images.dtype} "
+            f"{images.shape}: convert it by torch.from_numpy(images){steps}"
+        )
+    if not isinstance(images, Tensor):
+        raise ValueError(f"expected float32 images (N, C, H, W) in one tensor, got {type(images).__name__}")
     if images.ndim != 4 or images.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"expected float32 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        received, how = f"{images.dtype} {tuple(images.shape)}", ""
+        if images.ndim == 4:
+            how = ": convert them by images.float()" + (" / 255" if images.dtype == torch.uint8 else "")
+        raise ValueError(f"expected float32 images (N, C, H, W), got {received}{how}")
     if images.numel():
         low, high = (float(bound) for bound in torch.stack(images.detach().aminmax()))  # NaN is passed on
         if not (low >= 0 and high <= 1):
             raise ValueError(f"expected finite images in [0, 1], got values from {low:g} to {high:g}")
+
+
+def _check_targets(targets: Any) -> None:
+    """Refuse what are no targets of any task."""
+    if isinstance(targets, np.ndarray):
+        raise ValueError(
+            f"expected targets as a tensor, got a NumPy array of {targets.dtype} {targets.shape}: convert it by "
+            "torch.from_numpy(targets)"
+        )
     if isinstance(targets, Tensor):
         if not targets.ndim or targets.is_floating_point() or targets.is_complex():
             received = f"{targets.dtype} {tuple(targets.shape)}"
@@ -41,5 +78,3 @@ def check_batch(images: Tensor, targets: Any, ids: Sequence[str]) -> None:
             "expected targets as a tensor of classes, labels or masks, or as a list of boxes' dicts, "
             f"got {type(targets).__name__}"
         )
-    if not len(images) == len(targets) == len(ids):
-        raise ValueError(f"got {len(images)} images, {len(targets)} targets and {len(ids)} ids: one of each is needed")

@@ -1,5 +1,7 @@
 """Budgets: radii written as fractions, and checks of radii and numbers of steps."""
 
+from medrobust.objectives.plain_numbers import plain
+
 
 class Fraction(float):
     """A number that may be written as a fraction, ``"8/255"``, and remembers how it was written.
@@ -36,17 +38,23 @@ class Fraction(float):
         return Fraction, (self.text,)
 
 
-def check_radius(name: str, value: float, unit: str = "the [0, 1] image range") -> None:
+def check_radius(name: str, value: float, unit: str = "the [0, 1] image range", zero: bool = False) -> None:
     """Refuse a radius or step length outside (0, 1]; the usual slip is 8 instead of 8/255.
+
+    Args:
+        name: Name of the field.
+        value: Its value.
+        unit: Its unit, for the message.
+        zero: Take 0 too, as a radius at which the clean images come back.
 
     Raises:
         ValueError: ``value`` is not a number in (0, 1].
     """
-    if not isinstance(value, int | float):
+    if not isinstance(plain(value), int | float):
         raise ValueError(f"{name} is a number, got {value!r} (in Python write {name}=8 / 255)")
-    if not 0 < value <= 1:
+    if not (0 < value <= 1 or (zero and value == 0)):
         meant = f" (did you mean {value:g}/255?)" if 1 < value <= 255 else ""
-        raise ValueError(f"{name} is in units of {unit} and lies in (0, 1], got {value:g}{meant}")
+        raise ValueError(f"{name} is in units of {unit} and lies in {'[' if zero else '('}0, 1], got {value:g}{meant}")
 
 
 def check_steps(steps: int) -> None:
@@ -55,5 +63,5 @@ def check_steps(steps: int) -> None:
     Raises:
         ValueError: ``steps`` is not a whole number of at least 1.
     """
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(plain(steps), int) or steps < 1:
         raise ValueError(f"steps counts gradient steps and is a whole number of at least 1, got {steps}")

@@ -14,6 +14,7 @@ from medrobust.attacks.budgets import check_steps
 from medrobust.attacks.class_boundaries import check_classes, check_logits
 from medrobust.attacks.update_cosines import UpdateCosines
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import finite_slopes
 from medrobust.objectives.logit_gap import logit_gap
 
 # by how much tanh reaches beyond [0, 1] on either side: a black or white pixel starts exactly where it is, with a sixth
@@ -90,15 +91,17 @@ class CWL2(Attack):
         check_classes(targets)
         made, cosines = images.clone(), UpdateCosines(images)
         spent = torch.zeros((3, len(images)), dtype=torch.long, device=images.device)
-        search = self._open(victim, images, targets, spent) if len(images) else None
+        search = self._open(victim, images, targets, ids, spent) if len(images) else None
         if search is not None and len(search.rows):
             for remaining in reversed(range(self.search_steps)):
-                search.narrow(self._descend(victim, search, spent, None if remaining else cosines))
+                search.narrow(self._descend(victim, search, ids, spent, None if remaining else cosines))
             made[search.rows] = search.best
         forwards, backwards, zeros = spent.unbind()
         return Crafted(made, forwards, backwards, zeros, cosines.measures())
 
-    def _open(self, victim: Victim, images: Tensor, targets: Tensor, spent: Tensor) -> "_Search | None":
+    def _open(
+        self, victim: Victim, images: Tensor, targets: Tensor, ids: Sequence[str], spent: Tensor
+    ) -> "_Search | None":
         """Look at the clean images; those that already fool the victim or have no gradient are left clean.
 
         The distance has no slope at the clean image, so the margin's slope alone serves every constant's first step.
@@ -110,10 +113,10 @@ class CWL2(Attack):
         spent[0] += 1
         if bool(found.all()):
             return None
-        (gradient,) = torch.autograd.grad(lead.sum(), leaf)
+        gradient, broken = finite_slopes(victim, torch.autograd.grad(lead.sum(), leaf)[0], ids)
         flat = no_slope(gradient) & ~found
         spent[1] += ~found
-        spent[2] += flat
+        spent[2] += (flat | broken) & ~found
         rows = (~found & ~flat).nonzero().squeeze(1)
         return _Search(images[rows], targets[rows], rows, gradient[rows], self.initial_constant)
 
@@ -124,7 +127,9 @@ class CWL2(Attack):
         reached = self.reached(victim, outputs, targets)
         return lead, reached & (lead >= self.kappa) if self.kappa else reached
 
-    def _descend(self, victim: Victim, search: "_Search", spent: Tensor, cosines: UpdateCosines | None) -> Tensor:
+    def _descend(
+        self, victim: Victim, search: "_Search", ids: Sequence[str], spent: Tensor, cosines: UpdateCosines | None
+    ) -> Tensor:
         """Run Adam with each image's constant, on an ever smaller batch; return whose constant is large enough."""
         state, window = _Descent(search), max(math.ceil(self.steps / 10), SHORTEST_WINDOW)
         enough = torch.zeros_like(search.cold)
@@ -148,8 +153,8 @@ class CWL2(Attack):
                 enough[state.places] = state.recently
                 if not len(staying):
                     break
-            (slope,) = torch.autograd.grad(lead.sum(), leaf)
-            flat = no_slope(slope) & ~found
+            slope, broken = finite_slopes(victim, torch.autograd.grad(lead.sum(), leaf)[0], ids, state.rows)
+            flat = (no_slope(slope) | broken) & ~found
             state.gradient = state.gradient.sub_(each(state.constant * ~found) * slope)
             if staying is not None and len(staying) < len(found):
                 state.keep(staying)

@@ -19,6 +19,7 @@ from medrobust.attacks.class_boundaries import (
     rival_classes,
 )
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import finite_slopes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +88,10 @@ class DeepFool(Attack):
             if batch.looks_again(staying):
                 continue
             leads = class_leads(outputs, batch.targets, batch.rivals, self.targeted)
-            gradients, leads = batch.keep(staying, class_gradients(leads, looked_at), leads.detach())
+            gradients, broken = finite_slopes(victim, class_gradients(leads, looked_at), batch.ids)
+            gradients, broken, leads = batch.keep(staying, gradients, broken, leads.detach())
             batch.backwards[batch.rows] += gradients.shape[1]
-            batch.zeros[batch.rows] += (~gradients.flatten(2).any(2)).sum(1)
+            batch.zeros[batch.rows] += (broken | ~gradients.flatten(2).any(2)).sum(1)
             moved = self._move(batch.current, leads, gradients)
             update = moved - batch.current
             batch.cosines.follow(update, batch.rows)

@@ -19,6 +19,7 @@ from medrobust.attacks.class_boundaries import (
     rival_classes,
 )
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import finite_slopes
 from medrobust.random_streams import per_image_uniform
 
 NUDGE = 1e-5  # least distance beyond a boundary to aim at: an image on the boundary would not move, nor fool anyone
@@ -102,7 +103,7 @@ class FAB(Attack):
     def __post_init__(self) -> None:
         """Refuse settings that would give wrong numbers."""
         if self.epsilon is not None:
-            check_radius("epsilon", self.epsilon)
+            check_radius("epsilon", self.epsilon, zero=True)
         check_steps(self.steps)
         for name, least in (("restarts", 1), ("search_steps", 0)):
             value = getattr(self, name)
@@ -156,15 +157,17 @@ class FAB(Attack):
             leaf = walk.current.detach().requires_grad_()
             outputs = victim(leaf)
             leads = class_leads(outputs, walk.targets, walk.rivals, self.targeted)
-            normal, lead = _nearest(leads, leaf)
-            vanished = no_slope(normal) & ~self.reached(victim, outputs.detach(), walk.targets)
+            gradients, broken = finite_slopes(victim, class_gradients(leads, leaf), walk.ids)
+            normal, lead = _nearest(leads.detach(), gradients)
+            lost = torch.where(no_slope(normal), leads.shape[1], broken.sum(1))
+            lost = lost * ~self.reached(victim, outputs.detach(), walk.targets)
             moved = self._moved(walk, normal, lead)
             with torch.no_grad():
                 outputs = victim(moved)
             fooled = self.reached(victim, outputs, walk.targets)
             walk.forwards[walk.rows] += 2
             walk.backwards[walk.rows] += leads.shape[1]
-            walk.zeros[walk.rows] += leads.shape[1] * vanished
+            walk.zeros[walk.rows] += lost
             walk.cosines.follow(moved - walk.current, walk.rows)
             walk.note(moved, self._lead(outputs, walk), fooled)
             walk.current = torch.where(each(fooled), walk.clean + self.beta * (moved - walk.clean), moved)
@@ -188,20 +191,19 @@ class FAB(Attack):
         return torch.lerp(ahead, clean_ahead, each(weight)).clamp_(0, 1)
 
 
-def _nearest(leads: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+def _nearest(leads: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient and value of each image's lead whose linearised boundary is nearest.
 
-    A gradient that is zero or non-finite has no boundary; where no lead has one, zeros are returned.
+    A gradient that is zero has no boundary; where no lead has one, zeros are returned.
 
     Args:
         leads: ``(N, R)``.
-        images: ``(N, C, H, W)``, part of their graph.
+        gradients: Their gradients, ``(N, R, C, H, W)``, finite.
     """
-    gradients, leads = class_gradients(leads, images), leads.detach()
     slopes = gradients.abs().sum((2, 3, 4))
     usable = (slopes > 0) & slopes.isfinite()
     distances, nearest = torch.where(usable, leads.abs() / slopes, torch.inf).min(1)
-    places = torch.arange(len(images), device=images.device)
+    places = torch.arange(len(leads), device=leads.device)
     lead, slope, found = leads[places, nearest], slopes[places, nearest], distances.isfinite()
     lead = torch.where(lead <= 0, torch.minimum(lead, -NUDGE * slope), lead)
     return torch.where(each(found), gradients[places, nearest], 0), torch.where(found, lead, 0)

@@ -27,7 +27,7 @@ class UniformNoise(Attack):
 
     def __post_init__(self) -> None:
         """Refuse a radius outside (0, 1]."""
-        check_radius("epsilon", self.epsilon)
+        check_radius("epsilon", self.epsilon, zero=True)
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Add each image's noise."""

@@ -12,6 +12,7 @@ from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
 from medrobust.attacks.class_boundaries import check_classes, check_logits, rival_classes
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import finite_slopes
 from medrobust.objectives.logit_gap import logit_gap
 from medrobust.random_streams import image_generator
 
@@ -123,11 +124,12 @@ class JSMA(Attack):
             staying = batch.leave(ended, reached | batch.stuck)
             if index == self.steps or (staying is not None and not len(staying)):
                 break
-            slopes = (slope.flatten(1) for slope in self._slopes(outputs, batch.goals, variable))
-            goal_slopes, other_slopes = batch.keep(staying, *slopes)
+            slopes = torch.stack(self._slopes(outputs, batch.goals, variable), 1)
+            slopes, broken = batch.keep(staying, *finite_slopes(victim, slopes, batch.ids))
+            goal_slopes, other_slopes = slopes.flatten(2).unbind(1)
             passes = 1 if self.space == "probabilities" else 2
             batch.backwards[batch.rows] += passes
-            batch.zeros[batch.rows] += passes * ~(goal_slopes.any(1) | other_slopes.any(1))
+            batch.zeros[batch.rows] += passes * (broken.any(1) | ~(goal_slopes.any(1) | other_slopes.any(1)))
             self._move(goal_slopes, other_slopes, batch)
         crafted = batch.finish(ended)
         changed = (crafted.images != images).flatten(1).sum(1)

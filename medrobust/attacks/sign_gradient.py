@@ -66,7 +66,7 @@ class SignGradient(Attack):
         if self.domain not in ("pixel", "log"):
             raise ValueError(f"domain is 'pixel' or 'log', got {self.domain!r}")
         unit = "the [0, 1] image range" if self.domain == "pixel" else "the natural logarithm of an image"
-        check_radius("epsilon", self.epsilon, unit)
+        check_radius("epsilon", self.epsilon, unit, zero=True)
         if self.step_size is not None:
             check_radius("step_size", self.step_size, unit)
         check_steps(self.steps)

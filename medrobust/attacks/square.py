@@ -55,7 +55,7 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         """Refuse settings that would give wrong numbers."""
-        check_radius("epsilon", self.epsilon)
+        check_radius("epsilon", self.epsilon, zero=True)
         if not isinstance(self.queries, int) or self.queries < 1:
             raise ValueError(
                 f"queries counts looks at the victim and is a whole number of at least 1, got {self.queries}"

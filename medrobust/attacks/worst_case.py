@@ -63,7 +63,7 @@ class WorstCase(Attack):
 
     def __post_init__(self) -> None:
         """Refuse attacks that have no common worst case, and hand the shared fields down to the others."""
-        check_radius("epsilon", self.epsilon)
+        check_radius("epsilon", self.epsilon, zero=True)
         members: list[Attack] = []
         for given in tuple(self.attacks) or strength_check():
             if not isinstance(given, Attack):

@@ -16,6 +16,7 @@ from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.goals import Goals, choose_goals
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_hash
+from medrobust.networks.finite import finite_outputs
 from medrobust.networks.victims import EvaluatedVictim, Outputs, Targets, checked_outcome, is_classes
 from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
 
@@ -145,7 +146,7 @@ class Crafter:
         with self.deployment.used(attacked, attack, clean.images):
             crafted = attack.craft(attacked, clean.images, aims, ids)
         with judging(victim):
-            outputs = finite(victim(crafted.images), ids, f"under {planned.name}")
+            outputs = finite_outputs(victim(crafted.images), ids, f"under {planned.name}")
             after = checked_outcome(victim.outcome(outputs, targets), len(ids))
             reached = attack.reached(victim, outputs, aims)
         return AdversarialBatch(
@@ -180,35 +181,10 @@ def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Seque
         ValueError: An output is not finite; the message names the image.
     """
     with judging(victim):
-        outputs = finite(victim(images), ids, "clean")
+        outputs = finite_outputs(victim(images), ids, "clean")
         check_targets(targets, outputs)
         outcome = checked_outcome(victim.outcome(outputs, targets), len(ids))
     return CleanBatch(ids=list(ids), images=images, targets=targets, outputs=outputs, outcome=outcome)
-
-
-def finite(outputs: Outputs, ids: Sequence[str], when: str) -> Outputs:
-    """Outputs unchanged, if all their numbers are finite; a rate computed from other outputs would be wrong.
-
-    Raises:
-        ValueError: An output is not finite; the message names the image.
-    """
-    is_list = isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)
-    if not (is_list or isinstance(outputs, Tensor)) or len(outputs) != len(ids):
-        received = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        received = f"a list of {len(outputs)}" if is_list else received
-        raise ValueError(
-            f"a victim's outputs for {len(ids)} images are a tensor or a list of as many dicts, got {received}"
-        )
-    if isinstance(outputs, Tensor):
-        good = outputs.isfinite().reshape(len(ids), -1).all(1)
-    else:
-        good = torch.stack([_all_finite(output) for output in outputs]) if outputs else torch.ones(0, dtype=torch.bool)
-    if not bool(good.all()):
-        bad = [id for id, fine in zip(ids, good.tolist(), strict=True) if not fine]
-        raise ValueError(
-            f"the victim's outputs ({when}) are not finite for {len(bad)} of {len(ids)} images, first {bad[0]!r}"
-        )
-    return outputs
 
 
 def check_targets(targets: Targets, outputs: Outputs) -> None:
@@ -222,9 +198,3 @@ def check_targets(targets: Targets, outputs: Outputs) -> None:
         raise ValueError(
             f"the victim distinguishes {outputs.shape[1]} classes, counted from 0, got class {int(targets.max())}"
         )
-
-
-def _all_finite(output: dict[str, Tensor]) -> Tensor:
-    """Whether all tensors of one image's output are finite, bool ``()``."""
-    finite_parts = [part.isfinite().all() for part in output.values() if part.is_floating_point()]
-    return torch.stack(finite_parts).all() if finite_parts else torch.tensor(True)

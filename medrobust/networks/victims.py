@@ -193,6 +193,21 @@ def evaluated_victim(value: object) -> EvaluatedVictim:
     )
 
 
+def attackable(value: object) -> Victim:
+    """The value itself, if it promises what an attack asks of a victim.
+
+    Raises:
+        ValueError: It does not; the message names what is missing, and how a plain module becomes a victim.
+    """
+    if isinstance(value, Victim):
+        return value
+    lacking = ", ".join(name for name in ("__call__", "loss", "outcome", "features") if not hasattr(value, name))
+    raise ValueError(
+        f"an attack needs a victim, and {type(value).__name__} lacks {lacking}: wrap a classifier that returns logits "
+        "by medrobust.networks.as_victim(module, mean, std), which also knows the normalisation that it expects"
+    )
+
+
 def is_stored_victim(value: object) -> TypeGuard[StoredVictim]:
     """Whether a value is a victim whose kind can be built from a checkpoint."""
     return is_evaluated_victim(value) and isinstance(value, _StoredMethods)

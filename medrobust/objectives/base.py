@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import finite_slopes
+from medrobust.objectives.plain_numbers import PlainNumbers
 
 if TYPE_CHECKING:
     from medrobust.objectives.clean_features import CleanFeatures  # which imports this module
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 class Step:
     """One look at the victim: objectives ask it for what they need, and all of them share one forward.
+
+    A gradient that reaches the images with an entry that is not finite goes on as ``mended`` gives it, and counts as
+    vanished.
 
     Args:
         victim: The victim, frozen.
@@ -46,6 +52,9 @@ class Step:
         self.forwards, self.backwards = 0, 1
         self.has_outputs = False
         self.vanished: Tensor | None = None
+        if images.requires_grad:
+            itself = ref(self)  # a hook that held the step would keep its graph alive until the garbage is collected
+            images.register_hook(lambda gradients: _finite(itself(), victim, ids, gradients))
 
     @cached_property
     def _seen(self) -> tuple[Any, dict[str, Tensor]]:
@@ -87,11 +96,21 @@ class Step:
         self.vanished = images if self.vanished is None else self.vanished | images
 
 
-class Objective(ABC):
+def _finite(step: Step | None, victim: Victim, ids: Sequence[str], gradients: Tensor) -> Tensor:
+    """The gradients of a step's images, mended and noted."""
+    gradients, broken = finite_slopes(victim, gradients, ids)
+    if step is not None:
+        step.report_vanished(broken)
+    return gradients
+
+
+class Objective(PlainNumbers, ABC):
     """What an attacker raises: one value per image, ``(N,)``. Objectives add, subtract and scale.
 
     ``CrossEntropy() + 0.5 * Margin()`` is an objective, too; in YAML it is written as a ``WeightedSum``.
     """
+
+    __array_ufunc__ = None  # so that a NumPy number on the left leaves the multiplication to this class
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -75,7 +75,9 @@ class Stabilization(Objective):
         if step.index == 0:  # eta is 0, or noise that the victim has not seen yet
             return 0 * step.images.flatten(1).sum(1)
         with torch.set_grad_enabled(self.through and self.distance != "hard"):
-            smooth_outputs = step.victim(step.clean + smoothed(step.images - step.clean, self.kernel, self.sigma))
+            smooth = step.clean + smoothed(step.images - step.clean, self.kernel, self.sigma)
+            # victims know images in [0, 1] only; the clip keeps the slope, or pixels at its bounds would have none
+            smooth_outputs = step.victim(smooth + (smooth.clamp(0, 1) - smooth).detach())
             smooth_logits = class_logits(smooth_outputs, step.targets)
         logits = class_logits(step.outputs, step.targets)
         if smooth_logits is None or logits is None:

@@ -1,0 +1,128 @@
+"""A victim as an attack sees it: it cannot change the images, and what it answers is watched."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrobust.networks.finite import all_finite, mended
+from medrobust.networks.victims import Outcome, Outputs, Targets, Victim, is_classes
+
+SUM_TOLERANCE = 1e-3  # of probabilities that sum to 1
+
+
+class WatchedVictim:
+    """A victim that is handed copies of an attack's images, and whose answers are watched for NaN and infinity.
+
+    What it notes stays on the device, so that the host waits for none of it before the attack is over. The notes about
+    ``probabilities`` and ``right`` are taken at the first forward, ``right`` only where that is on the clean images.
+
+    Args:
+        victim: The victim.
+        images: The clean images that are attacked, ``(N, C, H, W)``.
+        targets: Their true targets, or the goals of a targeted attack.
+    """
+
+    def __init__(self, victim: Victim, images: Tensor, targets: Targets) -> None:
+        """Nothing has been asked yet."""
+        self.victim, self.images, self.targets = victim, images, targets
+        self.finite_outputs = self.finite_losses = torch.tensor(True, device=images.device)
+        self.any_broken = torch.tensor(False, device=images.device)
+        self.probabilities: Tensor | None = None  # whether the outputs look like probabilities, bool ()
+        self.right: Tensor | None = None  # number of clean images that it is right about; NaN if others were seen
+        self.classes = 0
+        self._asked = False
+        self._broken: list[tuple[Sequence[str], Tensor | None, Tensor]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything else that the victim has."""
+        return getattr(self.victim, name)
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """Outputs for N images."""
+        return self._watched(self.victim(images.clone()), images)
+
+    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
+        """Outputs and the named layers' activations averaged over space, ``(N, C)`` each, in one forward."""
+        outputs, features = self.victim.features(images.clone(), layers)
+        return self._watched(outputs, images), features
+
+    def loss(self, images: Tensor, targets: Targets) -> Tensor:
+        """Loss of each image, ``(N,)``."""
+        loss = self.victim.loss(images.clone(), targets)
+        self.finite_losses = self.finite_losses & all_finite(loss).to(self.images.device)
+        return loss
+
+    def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
+        """How well outputs fit their targets, for each image."""
+        return self.victim.outcome(outputs, targets)
+
+    def is_sound(self) -> bool:
+        """Whether all outputs and losses so far were finite; the host waits for the device."""
+        return bool(self.finite_outputs & self.finite_losses)
+
+    def note_broken(self, ids: Sequence[str], broken: Tensor, rows: Tensor | None = None) -> None:
+        """Count backward passes whose gradients were not finite.
+
+        Args:
+            ids: Ids of the images.
+            broken: Number of such passes of each image, or whether its pass was one, ``(n,)`` or ``(n, R)``.
+            rows: Places of the n images among ``ids``, ``(n,)``; None if there is one id for each.
+        """
+        self.any_broken = self.any_broken | broken.any()
+        self._broken.append((ids, rows, broken.sum(1) if broken.ndim > 1 else broken))
+
+    def broken_passes(self, ids: Sequence[str]) -> Tensor:
+        """Number of each image's backward passes whose gradients were not finite, NaN in place of 0, ``(N,)``.
+
+        The host waits for the device.
+
+        Args:
+            ids: Ids of the images. One that stands here more than once stands for as many equal images, which have
+                equal shares of its passes.
+        """
+        found: Counter[str] = Counter()
+        for names, rows, broken in self._broken:
+            noted = names if rows is None else [names[row] for row in rows.tolist()]
+            for name, count in zip(noted, broken.tolist(), strict=True):
+                found[name] += count
+        equal = Counter(ids)
+        return torch.tensor([found[name] / equal[name] or torch.nan for name in ids])
+
+    def _watched(self, outputs: Outputs, images: Tensor) -> Outputs:
+        self.finite_outputs = self.finite_outputs & all_finite(outputs).to(self.images.device)
+        if not self._asked and isinstance(outputs, Tensor) and isinstance(self.targets, Tensor):
+            self._look_once(outputs.detach(), images.detach())
+        self._asked = True
+        return outputs
+
+    def _look_once(self, outputs: Tensor, images: Tensor) -> None:
+        """Note whether logits are probabilities, and how many clean images the victim is right about."""
+        if outputs.ndim < 2 or outputs.shape[1] < 2 or (len(outputs), *outputs.shape[2:]) != self.targets.shape:
+            return
+        self.probabilities = (outputs >= 0).all() & ((outputs.sum(1) - 1).abs() <= SUM_TOLERANCE).all()
+        if is_classes(self.targets) and len(images) == len(self.images):
+            self.classes = outputs.shape[1]
+            right = self.victim.outcome(outputs, self.targets).right.sum()
+            self.right = torch.where((images == self.images).all(), right, torch.nan)
+
+
+def finite_slopes(
+    victim: Victim, gradients: Tensor, ids: Sequence[str], rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of images as ``mended`` gives them, noted by the victim if it is watched.
+
+    Attacks whose objectives look at the victim through a ``Step`` need not call this: the step does.
+
+    Args:
+        victim: The victim whose gradients they are.
+        gradients: ``(n, C, H, W)`` or ``(n, R, C, H, W)``.
+        ids: Ids of the images.
+        rows: Places of the n images among ``ids``, ``(n,)``; None if there is one id for each.
+    """
+    gradients, broken = mended(gradients, max(gradients.ndim - 3, 1))
+    if isinstance(victim, WatchedVictim):
+        victim.note_broken(list(ids), broken, rows)
+    return gradients, broken
