@@ -1,5 +1,6 @@
 """DeepFool against closed forms: the nearest boundary of a linear victim, also in a box, and a peer beside it."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 
 from medrobust.attacks.deepfool import DeepFool
 from medrobust.networks import as_victim
+from tests.digits import digits_network
 
+ROUNDING = 500
 ORDER = {"l2": 2.0, "linf": float("inf")}
 DUAL = {"l2": 2.0, "linf": 1.0}
 
@@ -31,24 +34,30 @@ def lengths(images: Tensor, clean: Tensor, distance: str) -> Tensor:
     return torch.linalg.vector_norm((images - clean).flatten(1), ORDER[distance], 1)
 
 
+def far_side(logits: Tensor) -> Tensor:
+    """How far beyond the boundary the first step aims, in logits, ``(N,)``."""
+    return 2 * ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().amax(1).detach()
+
+
 @pytest.mark.parametrize("overshoot", [0.0, 0.02, 0.1])
 @pytest.mark.parametrize("distance", ["l2", "linf"])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_two_classes_are_fooled_at_the_distance_of_the_boundary(
     scale: float, distance: Any, overshoot: float, linear: Any
 ) -> None:
-    """|m| / ||w||_q, prolonged by the overshoot, in one step; without overshoot rounding may need a few more."""
+    """(|m| + r) / ||w||_q, r beyond the boundary, prolonged by the overshoot, in one step."""
     victim, images = linear(1, 2, scale=scale, shift=-20.0 if scale == 1 else 0.0), grey(6)
     score = ((images - 0.5) * victim.weight).sum((1, 2, 3)).detach()
     targets = (score > 0).long()
-    optimum = score.abs() / torch.linalg.vector_norm(victim.weight.detach(), DUAL[distance])
+    beyond = far_side(victim(images)) / (2 * scale)  # the gap of the logits is twice the score
+    optimum = (score.abs() + beyond) / torch.linalg.vector_norm(victim.weight.detach(), DUAL[distance])
 
     attacked = DeepFool(distance=distance, overshoot=overshoot)(victim, images, targets)
 
     assert bool(attacked.success.all())
     expected = (1 + overshoot) * optimum
     torch.testing.assert_close(lengths(attacked.images, images, distance), expected, rtol=2e-3, atol=3e-6)
-    if overshoot:
+    if overshoot:  # without it, the rounding of the pixels may ask for a further step
         assert attacked.forwards.tolist() == [3] * 6  # one at the image, one at what was made, one to judge
         assert attacked.backwards.tolist() == [1] * 6
     assert attacked.zero_gradients.tolist() == [0] * 6
@@ -64,7 +73,7 @@ def test_of_several_boundaries_the_nearest_is_crossed(distance: Any, candidates:
     weights = net[1].weight.detach()
     gaps = logits.gather(1, targets[:, None]) - logits
     norms = torch.linalg.vector_norm(weights[targets][:, None] - weights, DUAL[distance], dim=2)
-    optimum = torch.where(norms > 0, gaps / norms, float("inf")).amin(1)
+    optimum = torch.where(norms > 0, (gaps + far_side(logits)[:, None]) / norms, float("inf")).amin(1)
 
     attacked = DeepFool(distance=distance, candidates=candidates)(as_victim(net), images, targets)
 
@@ -82,8 +91,9 @@ def test_only_the_highest_ranking_classes_are_candidates() -> None:
     images, targets = torch.full((1, 1, 8, 8), 0.5), torch.tensor([0])
     two = DeepFool(candidates=2)(as_victim(net), images, targets)
     three = DeepFool(candidates=3)(as_victim(net), images, targets)
-    assert lengths(two.images, images, "l2").item() == pytest.approx(1.02 / 5, rel=1e-4)
-    assert lengths(three.images, images, "l2").item() == pytest.approx(1.02 * 2 / 50, rel=1e-4)
+    beyond = far_side(net(images).detach()).item()
+    assert lengths(two.images, images, "l2").item() == pytest.approx(1.02 * (1 + beyond) / 5, rel=1e-5)
+    assert lengths(three.images, images, "l2").item() == pytest.approx(1.02 * (2 + beyond) / 50, rel=1e-5)
     assert (two.backwards.item(), three.backwards.item()) == (1, 2)
 
 
@@ -106,20 +116,38 @@ def test_a_goal_is_reached_over_its_own_boundary(distance: Any, linear: Any) -> 
 
 
 @pytest.mark.parametrize("border", [0.0, 1.0])
-def test_pixels_at_the_bound_that_must_leave_it_are_made_up_for_by_the_others(border: float, linear: Any) -> None:
-    """Every second weight asks to leave [0, 1]: the optimum moves the other pixels alone."""
+@pytest.mark.parametrize("distance", ["l2", "linf"])
+def test_pixels_at_the_bound_that_must_leave_it_are_made_up_for_from_the_fourth_step(
+    distance: Any, border: float, linear: Any
+) -> None:
+    """About half the weights ask to leave [0, 1], and clipping undoes their share s of a step.
+
+    Three steps leave (1 - 1.02 (1 - s))^3 of the gap; the fourth lets the free pixels close it, and 2 % more.
+    """
     victim = linear(1, 2)
     images = torch.full((1, 1, 8, 8), border)
     score = ((images - 0.5) * victim.weight).sum().detach()
     down = score > 0  # the score has to fall: against w
     free = (victim.weight.detach() < 0) == (down if border == 0 else not down)
-    weights = victim.weight.detach()[free]
-    attacked = DeepFool()(victim, images, down.long().view(1))
+    weights = victim.weight.detach()
+    order = DUAL[distance]
+    share = 1 - float((weights[free].norm(order) / weights.norm(order)) ** order)
+    gap = float(score.abs() + far_side(victim(images)) / 2)
+    left = (1 - 1.02 * (1 - share)) ** 3
+    assert 0.3 < share < 0.7
+
+    attacked = DeepFool(distance=distance)(victim, images, down.long().view(1))
+
     assert bool(attacked.success)
-    expected = 1.005 * float(score.abs()) / float(weights.norm())
-    assert lengths(attacked.images, images, "l2").item() == pytest.approx(expected, rel=1e-3)
+    expected = (1 - left + 1.02 * left) * gap / float(weights[free].norm(order))
+    assert lengths(attacked.images, images, distance).item() == pytest.approx(expected, rel=1e-3)
     assert torch.equal(attacked.images[0][~free], images[0][~free])
-    assert int(attacked.backwards) <= 3
+    assert int(attacked.backwards) == 4
+
+    at_once = DeepFool(distance=distance, steps=1)(victim, images, down.long().view(1))
+    assert bool(at_once.success)  # the last step makes up for them, too
+    expected = 1.02 * gap / float(weights[free].norm(order))
+    assert lengths(at_once.images, images, distance).item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_what_fools_only_beyond_the_box_is_no_success(linear: Any) -> None:
@@ -174,9 +202,9 @@ def test_a_batch_is_attacked_like_its_images_alone(waves: Any) -> None:
     for i in range(len(images)):
         alone = DeepFool()(victim, images[i : i + 1], labels[i : i + 1])
         assert bool(alone.success) == bool(together.success[i])
-        assert alone.forwards.item() == together.forwards[i]
+        assert abs(alone.forwards.item() - int(together.forwards[i])) <= 1  # rounding may ask for a last tiny step
         ours, theirs = lengths(alone.images, images[i : i + 1], "l2"), lengths(together.images, images, "l2")[i]
-        assert ours.item() == pytest.approx(theirs.item(), rel=0.01, abs=1e-6)
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("distance", ["l2", "linf"])
@@ -188,6 +216,82 @@ def test_foolbox_finds_nothing_nearer(distance: Any, waves: Any) -> None:
     theirs, _, fooled = peer(foolbox.PyTorchModel(net, bounds=(0, 1)), images, labels, epsilons=None)
     assert bool(ours.success.all()) and ours.success.sum() >= fooled.sum()
     assert lengths(ours.images, images, distance).median() <= 1.01 * lengths(theirs, images, distance).median()
+
+
+@pytest.mark.parametrize("distance", ["l2", "linf"])
+def test_on_digits_it_moves_no_further_than_foolbox(distance: Any) -> None:
+    """Making up for blocked pixels from the first step on moved 5 % (L2) and 7 % (Linf) further than clipping them."""
+    foolbox = pytest.importorskip("foolbox", exc_type=ImportError)
+    net, images, labels = digits_network()
+    ours = DeepFool(distance=distance, steps=50, overshoot=0.02, candidates=10)(as_victim(net), images, labels)
+    peer = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}[distance]
+    peer = peer(steps=50, overshoot=0.02, candidates=10)
+    theirs, _, fooled = peer(foolbox.PyTorchModel(net, bounds=(0, 1)), images, labels, epsilons=None)
+    assert bool(ours.success.all())
+    assert bool(fooled.all())
+    near, far = lengths(ours.images, images, distance), lengths(theirs, images, distance)
+    assert float(near.mean()) <= float(far.mean())
+    assert float((near / far).max()) < 1.02
+    assert float(ours.backwards.double().mean()) / 9 < 4  # steps; foolbox needs more than 4 on average
+
+
+@pytest.mark.parametrize("overshoot", [0.0, 0.02])
+@pytest.mark.parametrize("distance", ["l2", "linf"])
+def test_another_kernel_judges_what_it_made_alike(distance: Any, overshoot: float) -> None:
+    """In float64, alone, or with the channels last: a lead of 500 roundings of the largest logit is not lost."""
+    net, images, labels = digits_network()
+    images, labels = images[:100], labels[:100]
+    attacked = DeepFool(distance=distance, overshoot=overshoot)(as_victim(net), images, labels)
+    assert bool(attacked.success.all())
+    exact = copy.deepcopy(net).double()(attacked.images.double())
+    leads = exact.scatter(1, labels[:, None], -torch.inf).amax(1) - exact.gather(1, labels[:, None]).squeeze(1)
+    least = ROUNDING * torch.finfo(torch.float32).eps * exact.abs().amax(1)
+    assert bool((leads >= 0.9 * least).all())
+    alone = torch.cat([net(image[None]) for image in attacked.images])
+    turned = net.to(memory_format=torch.channels_last)(attacked.images.contiguous(memory_format=torch.channels_last))
+    net.to(memory_format=torch.contiguous_format)
+    for outputs in (exact, alone, turned):
+        assert bool((outputs.argmax(1) != labels).all())
+
+
+@pytest.mark.parametrize("overshoot", [0.0, 0.02])
+@pytest.mark.parametrize("distance", ["l2", "linf"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_failure_gives_the_clean_image_whatever_judges_it(steps: int, distance: Any, overshoot: float) -> None:
+    net, images, labels = digits_network()
+    attacked = DeepFool(distance=distance, overshoot=overshoot, steps=steps)(as_victim(net), images, labels)
+    alone = torch.cat([net(image[None]) for image in attacked.images]).argmax(1) != labels
+    exact = copy.deepcopy(net).double()(attacked.images.double()).argmax(1) != labels
+    moved = (attacked.images != images).flatten(1).any(1)
+    for judged in (attacked.success, alone, exact):
+        assert torch.equal(judged, moved)
+
+
+@pytest.mark.parametrize("overshoot", [0.0, 0.02])
+@pytest.mark.parametrize("distance", ["l2", "linf"])
+def test_digits_are_attacked_in_a_batch_as_they_are_alone(distance: Any, overshoot: float) -> None:
+    net, images, labels = digits_network()
+    images, labels, attack = images[:50], labels[:50], DeepFool(distance=distance, overshoot=overshoot)
+    together = attack(as_victim(net), images, labels)
+    alone = [attack(as_victim(net), images[i : i + 1], labels[i : i + 1]) for i in range(50)]
+    assert torch.equal(torch.cat([one.success for one in alone]), together.success)
+    made = torch.cat([one.images for one in alone])
+    torch.testing.assert_close(
+        lengths(made, images, distance), lengths(together.images, images, distance), rtol=1e-4, atol=0
+    )
+
+
+def test_a_lead_within_rounding_is_pushed_on(linear: Any) -> None:
+    """The clean image is taken for the other class by a tenth of the least lead: another kernel might disagree."""
+    victim = linear(1, 2, scale=1.0, shift=100.0)
+    direction = victim.weight.detach() / victim.weight.detach().square().sum()
+    least = ROUNDING * torch.finfo(torch.float32).eps * 100
+    images = (0.5 + 0.05 * least * direction)[None]
+    attacked = DeepFool()(victim, images, torch.tensor([0]))
+    assert bool(attacked.success)
+    assert int(attacked.backwards) == 1
+    moved = lengths(attacked.images, images, "l2").item()
+    assert moved == pytest.approx(1.02 * (2 - 0.1) * least / 2 / float(victim.weight.detach().norm()), rel=0.1)
 
 
 @pytest.mark.parametrize(

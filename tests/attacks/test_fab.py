@@ -312,8 +312,9 @@ def test_it_finds_smaller_perturbations_than_deepfool(conv_net: Any, images_of: 
     ours, theirs = FAB(steps=30)(victim, images, targets), DeepFool(distance="linf")(victim, images, targets)
     assert bool((ours.success | ~theirs.success).all())
     both = ours.success & theirs.success
-    nearer = distance(images, ours.images)[both] <= distance(images, theirs.images)[both] * 1.001
-    assert float(nearer.double().mean()) >= 0.9
+    near, far = distance(images, ours.images)[both], distance(images, theirs.images)[both]
+    assert float((near <= far * 1.001).double().mean()) >= 0.8
+    assert float(near.mean()) < float(far.mean())
 
 
 def test_torchattacks_walks_as_far(conv_net: Any, images_of: Any) -> None:
