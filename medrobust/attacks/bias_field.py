@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from medrobust.attacks.active_batch import ActiveBatch, no_slope, staying_places
 from medrobust.attacks.base import Attack, Crafted
@@ -16,6 +17,7 @@ from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.margin import Margin
 
+IMAGES_AT_ONCE, PIXELS_AT_ONCE = 16, 2**14  # of a field in one piece: tensors of at most 12 MB at degree 10
 LARGEST = 80.0  # exp(89) is infinite in float32, and a black pixel times infinity is NaN
 
 
@@ -72,11 +74,29 @@ class Polynomials:
         return self.pixels + torch.nn.functional.linear(moves, self.matrix)
 
     def field(self, coefficients: Tensor, warped: Tensor) -> Tensor:
-        """Bias field, the logarithm of the factor, ``(N, 1, H, W)``."""
+        """Bias field, the logarithm of the factor, ``(N, 1, H, W)``.
+
+        Its powers take some ten tensors of K numbers per pixel. Of more than one piece they are made piece by piece,
+        and made again for the gradient, so that they take the memory of one piece however large the images are.
+        """
+        groups = zip(coefficients.split(IMAGES_AT_ONCE), warped.split(IMAGES_AT_ONCE), strict=True)
+        pieces = [[(some, places) for places in moved.split(PIXELS_AT_ONCE, 2)] for some, moved in groups]
+        if len(pieces) == len(pieces[0]) == 1:
+            return self._piece(coefficients, warped).view(-1, 1, self.height, self.width)
+        rows = [torch.cat([self._piece_again(*piece) for piece in row], 1) for row in pieces]
+        return torch.cat(rows).view(-1, 1, self.height, self.width)
+
+    def _piece_again(self, coefficients: Tensor, places: Tensor) -> Tensor:
+        """Field whose intermediate values are not kept for the gradient."""
+        piece: Tensor = checkpoint(self._piece, coefficients, places, use_reentrant=False, preserve_rng_state=False)
+        return piece
+
+    def _piece(self, coefficients: Tensor, places: Tensor) -> Tensor:
+        """Field ``(N, P)`` at warped coordinates ``(N, 2, P)``."""
         # not clamp: its gradient is zero at its bound, which is where the pixels of the border start
-        inside = torch.where(warped.abs() > 1, warped.detach().sign(), warped)
+        inside = torch.where(places.abs() > 1, places.detach().sign(), places)
         x, y = (self._powers(axis) for axis in inside.unbind(1))
-        return (((coefficients * self.terms) @ y) * x).sum(1).view(-1, 1, self.height, self.width)
+        return (((coefficients * self.terms) @ y) * x).sum(1)
 
     def _powers(self, base: Tensor) -> Tensor:
         """Powers D0 to D - D0, ``(N, K, P)``, of ``base (N, P)``."""

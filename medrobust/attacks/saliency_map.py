@@ -27,8 +27,9 @@ class JSMA(Attack):
     With a, the gradient of the goal's output, and b, that of the sum of all others, each step moves the pixel value p
     of the largest saliency -a_p b_p, where a_p > 0 > b_p (eq. 8), or the pair of the largest -(a_p + a_q)(b_p + b_q),
     where a_p + a_q > 0 > b_p + b_q (eq. 10). Each channel's value is a feature of its own. An image stops when it has
-    reached its goal, when no move helps any more, or after ``steps``; where it failed, it is returned clean. A step
-    costs one forward and two backwards (one in ``probabilities``), and the last look at an image one more forward.
+    reached its goal, when no move helps any more, or after ``steps``. Where it failed it is returned clean, and so is
+    an image that is taken for its goal already. A step costs one forward and two backwards (one in ``probabilities``),
+    and the last look at an image one more forward.
 
     Args:
         step_size: Amount theta by which a chosen value moves, in units of the [0, 1] image range.
@@ -47,7 +48,8 @@ class JSMA(Attack):
         seed: Seed of the per-image random streams.
 
     Raises:
-        ValueError: A field is out of its range, or (when called) the targets or outputs are not those of classes.
+        ValueError: A field is out of its range, or (when called) the targets or outputs are not those of classes, or a
+            target is none of the victim's classes.
     """
 
     step_size: Fraction | float = 0.1

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from medrobust.attacks.active_batch import ActiveBatch, no_slope
 from medrobust.attacks.base import Attack, Crafted
@@ -15,6 +14,7 @@ from medrobust.attacks.diversity import diversify, draw_places
 from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.cross_entropy import CrossEntropy
+from medrobust.objectives.stabilization import smoothed
 from medrobust.random_streams import per_image_uniform
 
 
@@ -102,7 +102,6 @@ class SignGradient(Attack):
         batch.variable = self._start(batch)
         batch.velocity = torch.zeros_like(images) if self.momentum else None
         places = self._places(batch)
-        kernel = self._kernel(images) if self.smoothing else None
         # the step's own outputs decide who leaves, unless they are those of a resized image, or there are none because
         # the victim finds boxes and its loss does not come with outputs: then a forward without gradients asks first
         asks_first = self.stop_when_fooled and (places is not None or not isinstance(targets, Tensor))
@@ -138,7 +137,7 @@ class SignGradient(Attack):
             gradient, vanished = batch.keep(staying, gradient, vanished)
             batch.backwards[batch.rows] += step.backwards
             batch.zeros[batch.rows] += step.backwards * vanished
-            moved = torch.add(batch.variable, self._direction(gradient, batch, kernel), alpha=length)
+            moved = torch.add(batch.variable, self._direction(gradient, batch), alpha=length)
             moved = moved.clamp_(batch.lower, batch.upper)
             if self.steps > 1:
                 batch.cosines.follow(moved - batch.variable, batch.rows)
@@ -147,10 +146,10 @@ class SignGradient(Attack):
 
         return batch.finish(self._image(batch.variable, batch.clean))
 
-    def _direction(self, gradient: Tensor, batch: "_Batch", kernel: Tensor | None) -> Tensor:
+    def _direction(self, gradient: Tensor, batch: "_Batch") -> Tensor:
         """Sign of the gradient, smoothed and accumulated as configured."""
-        if kernel is not None:
-            gradient = functional.conv2d(gradient, kernel, padding="same", groups=gradient.shape[1])
+        if self.smoothing > 1:
+            gradient = smoothed(gradient, self.smoothing, self.smoothing // 2 / self.smoothing_deviations)
         if batch.velocity is not None:
             norms = gradient.abs().sum((1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
             gradient = batch.velocity = self.momentum * batch.velocity + gradient / norms
@@ -190,13 +189,6 @@ class SignGradient(Attack):
         stream = f"{type(self).__name__}:diversity"
         drawn = draw_places(batch.ids, self.steps, side, self.diversity, self.smallest_side, self.seed, stream)
         return drawn.to(batch.clean.device, non_blocking=True)
-
-    def _kernel(self, like: Tensor) -> Tensor:
-        """Gaussian of ``smoothing`` pixels per side for each channel, ``(C, 1, k, k)``."""
-        reach = self.smoothing_deviations if self.smoothing > 1 else 0.0
-        line = torch.exp(-torch.linspace(-reach, reach, self.smoothing, dtype=torch.float64).square() / 2)
-        kernel = torch.outer(line, line)
-        return (kernel / kernel.sum()).to(like).expand(like.shape[1], 1, -1, -1)
 
 
 class _Batch(ActiveBatch):

@@ -16,11 +16,14 @@ class SMIA(SignGradient):
 
     With q held constant, weight 1 and cross-entropy, the gradient at the logits is (p - Y) - (p - q) = q - Y. So
     ``hard`` is exactly 0 until x + W * eta fools the victim, and the attack stalls; and for two classes ``kl`` and
-    ``cross_entropy`` without ``through`` step as BIM does. Hence the defaults. The authors' code moves by epsilon at
-    every step without projecting; ``step_size: epsilon`` comes closest to it within a budget.
+    ``cross_entropy`` without ``through`` step as BIM does. Hence the defaults. With ``kl_eq5`` it is (p - Y) -
+    p (ln p - ln q - KL), so that for two classes it steps as BIM does until the true class leads by 1 / p_Y logits less
+    at x + eta than at x + W * eta, and the other way from there on. The authors' code moves by epsilon at every step
+    without projecting; ``step_size: epsilon`` comes closest to it within a budget.
 
     Args:
-        stabilization: Distance of the two decisions: ``kl``, ``cross_entropy`` or ``hard``.
+        stabilization: Distance of the two decisions: ``kl``, ``kl_eq5`` (the KL divergence of the paper's analysis, the
+            other way round than ``kl``), ``cross_entropy`` or ``hard``.
         through: Let the gradient flow through the smoothed branch too.
         deviation: What drives the image from its class: ``margin`` on logits, or plain ``cross_entropy``, with its
             vanishing gradient.

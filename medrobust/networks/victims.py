@@ -48,12 +48,12 @@ def class_outcome(logits: Tensor, targets: Tensor) -> Outcome:
 
     Args:
         logits: ``(N, K)``, K >= 2.
-        targets: True classes, ``(N,)`` int64.
+        targets: True classes, ``(N,)``, whole numbers or bool.
 
     >>> class_outcome(torch.tensor([[0.0, 0.0, 4.0]]), torch.tensor([1]))
     Outcome(right=tensor([False]), quality=tensor([0.0177]), prediction=tensor([2]), confidence=tensor([0.9647]))
     """
-    predictions = logits.argmax(1)
+    predictions, targets = logits.argmax(1), targets.long()
     probabilities = logits.float().softmax(1)
     quality, confidence = (probabilities.gather(1, chosen[:, None]).squeeze(1) for chosen in (targets, predictions))
     return Outcome(predictions == targets, quality, predictions, confidence)

@@ -1,6 +1,7 @@
 """The stabilisation of SMIA (Qi et al., ICLR 2021, arXiv:2103.05232), which compares two decisions of the victim."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -10,24 +11,40 @@ from torch.nn import functional
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.logit_gap import class_logits, image_mean, logit_gap
 
-Distance = Literal["kl", "cross_entropy", "hard"]
+Distance = Literal["kl", "kl_eq5", "cross_entropy", "hard"]
 UNFIT = "the stabilization compares logits of classes, masks or labels"
 
 
-def smoothed(perturbation: Tensor, side: int, sigma: float) -> Tensor:
-    """Convolve each channel with a Gaussian, W * eta of SMIA21 eq. 4; the perturbation is 0 beyond the border.
+@lru_cache(maxsize=16)
+def gaussian_kernel(side: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Gaussian of ``side`` x ``side`` pixels, exp(-r^2 / (2 sigma^2)), whose values add up to 1: ``(side, side)``.
+
+    The result is cached and shared between callers, so it must not be modified.
 
     Args:
-        perturbation: ``(N, C, H, W)``.
+        side: Side of the kernel in pixels, odd.
+        sigma: Its standard deviation in pixels.
+        device: Device of the result.
+        dtype: Type of the result; it is computed in float64.
+    """
+    with torch.inference_mode(False):
+        places = torch.arange(side, dtype=torch.float64, device="cpu") - side // 2
+        line = torch.exp(-places.square() / (2 * sigma**2))
+        kernel = torch.outer(line, line)
+        return (kernel / kernel.sum()).to(device, dtype)
+
+
+def smoothed(values: Tensor, side: int, sigma: float) -> Tensor:
+    """Convolve each channel with a Gaussian, W * eta of SMIA21 eq. 4; beyond the border everything is 0.
+
+    Args:
+        values: ``(N, C, H, W)``.
         side: Side of the kernel in pixels, odd.
         sigma: Its standard deviation in pixels.
     """
-    places = torch.arange(side, dtype=torch.float64) - side // 2
-    line = torch.exp(-places.square() / (2 * sigma**2))
-    kernel = torch.outer(line, line)
-    channels = perturbation.shape[1]
-    weights = (kernel / kernel.sum()).to(perturbation).expand(channels, 1, -1, -1)
-    return functional.conv2d(perturbation, weights, padding="same", groups=channels)
+    channels = values.shape[1]
+    weights = gaussian_kernel(side, sigma, values.device, values.dtype).expand(channels, 1, -1, -1)
+    return functional.conv2d(values, weights, padding="same", groups=channels)
 
 
 @dataclass(frozen=True)
@@ -40,8 +57,9 @@ class Stabilization(Objective):
     an image, a pixel or a label, is a decision between the logits 0 and z.
 
     Args:
-        distance: ``kl``, sum q (ln q - ln p); ``cross_entropy``, - sum q ln p; ``hard``, cross-entropy of p to the
-            class that is likeliest under q, as in the authors' code.
+        distance: ``kl``, sum q (ln q - ln p), KL(q || p); ``kl_eq5``, sum p (ln p - ln q), KL(p || q) of SMIA21 eq. 5;
+            ``cross_entropy``, - sum q ln p; ``hard``, cross-entropy of p to the class that is likeliest under q, as in
+            the authors' code.
         through: Let the gradient flow through q too, as the paper's derivative has it; the authors' code does not.
         kernel: Side of the Gaussian W in pixels, odd.
         sigma: Its standard deviation in pixels.
@@ -57,8 +75,8 @@ class Stabilization(Objective):
 
     def __post_init__(self) -> None:
         """Refuse an unknown distance and a kernel that has no centre or no width."""
-        if self.distance not in ("kl", "cross_entropy", "hard"):
-            raise ValueError(f"the stabilization is 'kl', 'cross_entropy' or 'hard', got {self.distance!r}")
+        if self.distance not in ("kl", "kl_eq5", "cross_entropy", "hard"):
+            raise ValueError(f"the stabilization is 'kl', 'kl_eq5', 'cross_entropy' or 'hard', got {self.distance!r}")
         if not isinstance(self.kernel, int) or self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel is the odd side of a Gaussian in pixels, got {self.kernel}")
         if not self.sigma > 0:
@@ -89,5 +107,7 @@ class Stabilization(Objective):
             values = functional.softplus(logit_gap(logits, likeliest, soft=True), threshold=80.0)
             return -image_mean(values, step.targets)
         log_q, log_p = smooth_logits.log_softmax(1), logits.log_softmax(1)
+        if self.distance == "kl_eq5":
+            return -image_mean((log_p.exp() * (log_p - log_q)).sum(1), step.targets)
         surprise = log_q - log_p if self.distance == "kl" else -log_p
         return -image_mean((log_q.exp() * surprise).sum(1), step.targets)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import medrobust.attacks.bias_field as bias_field
 from medrobust.attacks import LogDomain
 from medrobust.attacks.bias_field import AdvSBF, Polynomials, _multiplied, roughness
 from medrobust.attacks.thin_plate import warp_matrix
 from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, Margin
 from medrobust.objectives.base import Objective, Step
+from tests.largest_tensor import LargestTensor
 
 FREE = {"penalty_coefficients": 0.0, "penalty_warp": 0.0}
 DEGREES = [(10, 0, 66), (10, 1, 45), (10, 2, 28), (10, 3, 15), (10, 5, 1), (0, 0, 1), (3, 1, 3), (4, 0, 15), (2, 1, 1)]
@@ -182,6 +184,43 @@ def test_slopes_agree_with_finite_differences(conv_net: Any) -> None:
             ]
             difference = float((ends[0] - ends[1]).detach() / 2e-6)
             assert float(slope.flatten()[place]) == pytest.approx(difference, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("stop", [False, True], ids=["full budget", "stop when fooled"])
+def test_pieces_of_a_field_give_what_the_whole_gives(
+    stop: bool, conv_net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = images_between(0.1, 0.9, 5, 3, 20, 13, dtype=torch.float64)
+    victim, targets = as_victim(conv_net().double()), torch.arange(5) % 3
+    attack = AdvSBF(steps=6, stop_when_fooled=stop)
+    whole = attack(victim, images, targets)
+    monkeypatch.setattr(bias_field, "PIXELS_AT_ONCE", 37)
+    monkeypatch.setattr(bias_field, "IMAGES_AT_ONCE", 2)
+    pieces = attack(victim, images, targets)
+    torch.testing.assert_close(pieces.pictures["bias_field"], whole.pictures["bias_field"], atol=1e-12, rtol=0)
+    torch.testing.assert_close(pieces.images, whole.images, atol=1e-12, rtol=0)
+    assert torch.equal(pieces.backwards, whole.backwards)
+    none = attack(victim, images[:0], targets[:0])
+    assert none.images.shape == (0, 3, 20, 13)
+
+
+def test_a_large_field_keeps_a_few_numbers_per_pixel_for_its_gradient() -> None:
+    """Its powers took 9 numbers of 4 bytes per pixel, ten times over: 82 MB for an image of 512 x 512 pixels."""
+    images = torch.zeros(3, 1, 300, 300)
+    polynomials, kept = Polynomials(10, 1, 2, images), 0
+
+    def note(value: Tensor) -> Tensor:
+        nonlocal kept
+        kept += value.numel()
+        return value
+
+    variables = [value.requires_grad_() for value in polynomials.start(3)]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        field = polynomials.field(variables[0], polynomials.warped(variables[1]))
+    assert kept <= 8 * images.numel()
+    with LargestTensor() as watch:
+        torch.autograd.grad(field.sum(), variables)
+    assert watch.size <= 2 * 4 * images.numel()  # the slope of the warped coordinates
 
 
 def test_the_clip_keeps_the_slope_of_the_bound() -> None:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import medrobust.attacks.saliency_map as saliency_map
 from medrobust.attacks.saliency_map import JSMA, best_pair
 from medrobust.networks import as_victim
+from tests.largest_tensor import LargestTensor
 
 SIGNS = torch.tensor([1.0, -1.0]).repeat(8)
 LADDER = torch.tensor([4, 11, 16, 2, 7, 15, 1, 9, 14, 3, 12, 5, 13, 8, 6, 10]).float()  # 1 to 16, each once
@@ -212,19 +212,6 @@ def test_a_row_of_best_pairs_does_not_feel_its_neighbours() -> None:
         assert product[0] == 0 or torch.equal(alone[0], together[row])
 
 
-class LargestTensor(TorchDispatchMode):
-    """Notes the number of elements of the largest tensor that an operation returns."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(value, Tensor):
-                self.largest = max(self.largest, value.numel())
-        return result
-
-
 @pytest.mark.parametrize("direction", ["increase", "both"])
 def test_memory_is_linear_in_the_number_of_pixels(direction: Any, conv_net: Any, images_of: Any) -> None:
     images = images_of(1, 3, 1, 224)
@@ -234,7 +221,7 @@ def test_memory_is_linear_in_the_number_of_pixels(direction: Any, conv_net: Any,
     with LargestTensor() as watch:
         attacked = JSMA(steps=2, direction=direction)(victim, images, targets)
     assert attacked.backwards.tolist() == [4]
-    assert watch.largest <= 2 * images.numel()  # the network's own activations have as many
+    assert watch.elements <= 2 * images.numel()  # the network's own activations have as many
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
@@ -369,6 +356,50 @@ def test_torchattacks_chooses_the_same_pairs(conv_net: Any, images_of: Any) -> N
 def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         JSMA(**{field: value})
+
+
+@pytest.mark.parametrize("targeted", [False, True], ids=["truths", "goals"])
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.tensor([0, 3]), "the victim distinguishes 3 classes, counted from 0, got class 3"),
+        (torch.tensor([0, -1]), "classes are counted from 0, got -1"),
+        (torch.tensor([[0], [1]]), r"one class per image, \(N,\), got targets of shape \(2, 1\)"),
+        (torch.ones(2, 3).long(), r"one class per image, \(N,\), got targets of shape \(2, 3\)"),
+        (torch.ones(2, 4, 4).long(), r"one class per image, \(N,\), got targets of shape \(2, 4, 4\)"),
+        (torch.tensor([0]), "got 2 images, 1 targets and 2 ids: one of each is needed"),
+        (torch.tensor([0.0, 1.0]), r"targets of whole numbers, one entry per image, got torch.float32 \(2,\)"),
+        (torch.tensor(1), r"targets of whole numbers, one entry per image, got torch.int64 \(\)"),
+        ([{}, {}], "one class per image, .* got a list of boxes"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("settings", [{}, {"goals": "every"}, {"space": "probabilities", "pixels": 1}], ids=str)
+def test_targets_that_are_no_classes_of_the_victim_get_one_sentence(
+    settings: dict[str, Any], targets: Any, message: str, targeted: bool
+) -> None:
+    victim = plane([LADDER, -LADDER, 0 * LADDER], [0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=message):
+        JSMA(**settings, targeted=targeted)(victim, GREY.repeat(2, 1, 1, 1), targets)
+
+
+@pytest.mark.parametrize("settings", [{}, {"goals": "every"}, {"space": "probabilities", "pixels": 1}], ids=str)
+@pytest.mark.parametrize("targeted", [False, True], ids=["truths", "goals"])
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int32])
+def test_classes_may_be_of_any_whole_type(kind: torch.dtype, targeted: bool, settings: dict[str, Any]) -> None:
+    victim, images, targets = two_classes(7.0), GREY.repeat(2, 1, 1, 1), torch.tensor([0, 1])
+    attack = JSMA(**settings, targeted=targeted)
+    expected, attacked = attack(victim, images, targets), attack(victim, images, targets.to(kind))
+    assert torch.equal(attacked.images, expected.images)
+    assert torch.equal(attacked.success, expected.success)
+
+
+@pytest.mark.parametrize("space", ["logits", "probabilities"])
+def test_a_goal_that_is_the_current_class_is_reached_without_a_change(space: Any) -> None:
+    attacked = JSMA(targeted=True, space=space)(two_classes(7.0), GREY, TRUTH)
+    assert torch.equal(attacked.images, GREY)
+    assert attacked.success.tolist() == [True]
+    assert (attacked.forwards.tolist(), attacked.backwards.tolist()) == ([2], [0])
 
 
 def test_images_of_one_value_move_alone() -> None:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from medrobust.attacks import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain, SignGradient, UniformNoise
+from medrobust.attacks import BIM, DIM, FGSM, MIM, PGD, SMIA, TIM, CWLinf, LogDomain, SignGradient, UniformNoise
 from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, Margin
 from medrobust.objectives.base import Objective, Step
+from medrobust.objectives.stabilization import gaussian_kernel
 from tests.attacks.dense_cases import dense_case
 
 EPSILON = 0.1
@@ -319,9 +320,9 @@ def test_the_smoothing_kernel_is_dongs(side: int, deviations: float) -> None:
             return step.images[:, 0, 15, 15] + 0 * step.outputs[:, 0]
 
     attack = TIM(smoothing=side, smoothing_deviations=deviations, steps=1, objective=Impulse())
-    made = attack._kernel(images)
-    assert made.shape == (2, 1, side, side)
-    np.testing.assert_allclose(made[1, 0].double().numpy(), kernel, atol=1e-7)
+    if side > 1:
+        made = gaussian_kernel(side, side // 2 / deviations, images.device, torch.float32)
+        np.testing.assert_allclose(made.double().numpy(), kernel, atol=1e-7)
     victim = as_victim(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 31 * 31, 2)))
     moved = attack(victim, images, torch.tensor([0])).images > 0
     half = side // 2
@@ -329,12 +330,24 @@ def test_the_smoothing_kernel_is_dongs(side: int, deviations: float) -> None:
     assert bool(moved[0, 0, 15 - half : 16 + half, 15 - half : 16 + half].all())
 
 
+def test_the_kernel_is_made_once_for_all_steps_and_batches(linear: Any, images_of: Any) -> None:
+    gaussian_kernel.cache_clear()
+    attack, victim = TIM(steps=3, smoothing=5), linear()
+    for seed in (0, 1):
+        with torch.inference_mode():  # as in Lightning's test loop; what is kept must serve gradients later
+            attack(victim, images_of(2, 1, seed), torch.tensor([0, 1]))
+    assert gaussian_kernel.cache_info().misses == 1
+    SMIA(steps=4, kernel=5, sigma=2 / 3)(victim, images_of(2), torch.tensor([0, 1]))
+    assert gaussian_kernel.cache_info().misses == 1  # SMIA's steps take the same one
+    assert not gaussian_kernel(5, 2 / 3, torch.device("cpu"), torch.float32).is_inference()
+
+
 def test_smoothing_averages_the_gradient_before_its_sign_is_taken(linear: Any, images_of: Any) -> None:
     """On a linear victim the gradient is a multiple of w: scipy's convolution of w with the kernel gives the sign."""
     ndimage = pytest.importorskip("scipy.ndimage")
     victim, images = linear(3, 2), torch.full((2, 3, 8, 8), 0.5)
     attack = TIM(epsilon=EPSILON)
-    kernel = attack._kernel(images)[0, 0].double().numpy()
+    kernel = gaussian_kernel(7, 1.0, images.device, torch.float64).numpy()
     weight = victim.weight.detach().double().numpy()
     smooth = torch.stack([torch.from_numpy(ndimage.convolve(w, kernel, mode="constant")) for w in weight])
     made = attack(victim, images, torch.tensor([0, 1])).images

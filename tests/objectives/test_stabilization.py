@@ -1,5 +1,6 @@
 """The stabilisation: its gradient on paper for each reading, and what its smoothing is."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,51 @@ def test_with_the_smoothed_branch_held_the_gradient_is_q_minus_y(distance: Any, 
     torch.testing.assert_close(logit_gradient(objective, images, clean, targets, classes), expected)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.4])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_divergence_of_eq_5_has_its_own_gradient(classes: int, weight: float) -> None:
+    """d KL(p || q) / dz_j = p_j (ln p_j - ln q_j - KL): the derivative of p ln p / q, and p sums to 1."""
+    images, clean = images_and_clean(classes)
+    targets = torch.arange(6) % classes
+    objective = CrossEntropy(saturated="keep") + weight * Stabilization("kl_eq5", through=False)
+    p, q = (
+        (8.0 * seen.flatten(1)[:, :classes]).softmax(1) for seen in (images, clean + smoothed(images - clean, 3, 1.0))
+    )
+    divergence = (p * (p / q).log()).sum(1, keepdim=True)
+    expected = p - functional.one_hot(targets, classes) - weight * p * ((p / q).log() - divergence)
+    torch.testing.assert_close(logit_gradient(objective, images, clean, targets, classes), expected)
+
+
+def test_the_two_divergences_by_hand() -> None:
+    """p = (4/5, 1/5) at x + eta, q = (1/2, 1/2) at x + W * eta: a flat W shifts both logits alike."""
+    clean = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
+    images = torch.tensor([math.log(4.0) / 8, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
+
+    def value(distance: Any) -> float:
+        objective = Stabilization(distance, kernel=9, sigma=1e9)
+        return float(-objective(Step(as_victim(Logits(2)), images, clean, torch.tensor([0]), ["a"], index=1)))
+
+    assert value("kl_eq5") == pytest.approx(0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5))
+    assert value("kl") == pytest.approx(0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2))
+
+
+@pytest.mark.parametrize("lead", [0.9, 1.1])
+def test_of_two_classes_eq_5_turns_back_once_the_lead_differs_by_one_over_p(lead: float) -> None:
+    """With the true class's p at x + eta, dJ/dz_0 = -(1 - p) (1 + p (m - n)) for leads m at x + eta, n at x + W * eta.
+
+    A flat W shifts both logits alike, so that n is the clean image's lead, and m = n - lead / p.
+    """
+    p = 0.25
+    smooth_lead = math.log(p / (1 - p)) + lead / p
+    clean = torch.tensor([smooth_lead / 8, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
+    images = torch.tensor([math.log(p / (1 - p)) / 8, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
+    spread = Stabilization("kl_eq5", through=False, kernel=9, sigma=1e9)
+    objective = CrossEntropy(saturated="keep") + spread
+    gradient = logit_gradient(objective, images, clean, torch.tensor([0]), 2)
+    expected = -(1 - p) * (1 - lead)
+    torch.testing.assert_close(gradient, torch.tensor([[expected, -expected]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 def test_hard_gives_exactly_nothing_until_the_smoothed_image_is_fooled(classes: int) -> None:
     images, clean = images_and_clean(classes)
@@ -67,7 +113,7 @@ def test_through_the_smoothed_branch_the_gradient_is_the_numerical_one(conv_net:
     clean, targets = 0.3 + 0.4 * images_of(2, 3).double(), torch.tensor([0, 1])  # where nothing is clipped
     image = (clean + 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))).requires_grad_()
     direction = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2)).double()
-    for distance in ("kl", "cross_entropy"):
+    for distance in ("kl", "kl_eq5", "cross_entropy"):
         objective = Margin(50.0) + Stabilization(distance)  # type: ignore[arg-type]
 
         def value(images: Tensor, objective: Any = objective) -> Tensor:
