@@ -12,6 +12,7 @@ from torch import Tensor
 from medrobust.attacks.batch_checks import check_batch, without_inference
 from medrobust.networks.freezing import frozen
 from medrobust.networks.victims import Outputs, Targets, Victim
+from medrobust.objectives.opposition import warn_of_opposition
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Attack(ABC):
         Raises:
             ValueError: Images are not finite or not in [0, 1], targets are none of these, or the lengths differ.
         """
+        warn_of_opposition(self, type(self).__name__)
         crafted = self.craft(victim, images, targets, ids)
         with torch.inference_mode(False), torch.no_grad(), frozen(victim):
             targets = without_inference(targets)
