@@ -82,7 +82,7 @@ def measure(
         sizes[components] = size
         print(f"K = {components}: mixtures in {size['seconds']:.0f} s, {size['bytes'] / 2**20:.0f} MiB", flush=True)
         objective = WeightedSum((CrossEntropy(), FeatureConstraint(TAPS, components).with_state(state)), (1.0, 1.0))
-        attack = PGD(epsilon=EPSILON, steps=steps, objective=objective)
+        attack = PGD(epsilon=EPSILON, steps=steps, objective=objective, targeted=True)
         runs[f"K = {components}"] = craft(attack, network, images, targets)
     block = Block("PGD", steps, 1, runs)
     for run in runs.values():

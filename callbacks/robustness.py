@@ -40,7 +40,7 @@ class Robustness(Callback):
         precision: ``32``, or ``bf16`` for the gradients of the attacks, in ``validate`` and ``test`` on a GPU. What an
             attack has made is always judged in float32 by the victim itself.
         goals: What targeted attacks aim at: the ``next`` class, a ``random`` other one (drawn for each image), or
-            the one that is ``least_likely`` by the clean outputs.
+            of the others the one that is ``likeliest`` or ``least_likely`` by the clean outputs.
         surrogate: Run or checkpoint of another victim of the same task, on which everything is crafted; the victim
             judges it (HFC21's semi-white box). None crafts on the victim itself.
         reference_per_class: Clean training images of each class that objectives such as ``FeatureConstraint`` are

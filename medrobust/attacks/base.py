@@ -16,6 +16,7 @@ from medrobust.networks.finite import finite_outputs
 from medrobust.networks.freezing import frozen
 from medrobust.networks.victims import Outputs, Targets, Victim, attackable
 from medrobust.networks.watched_victim import WatchedVictim
+from medrobust.objectives.opposition import warn_of_opposition
 from medrobust.objectives.plain_numbers import PlainNumbers, plain
 from medrobust.random_streams import content_ids
 
@@ -98,6 +99,7 @@ class Attack(PlainNumbers, ABC):
             ValueError: The victim is none; images are not finite or not in [0, 1], targets are none of these, the
                 lengths differ, or two ids are equal; or the victim's outputs or losses are not finite for an image.
         """
+        warn_of_opposition(self, type(self).__name__)
         crafted, watch = self._crafted(victim, images, targets, ids)
         names = [str(place) for place in range(len(images))] if ids is None else ids
         with torch.inference_mode(False), torch.no_grad(), frozen(victim):

@@ -12,13 +12,14 @@ from medrobust.evaluation.batch import AdversarialBatch, CleanBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.deployment import Deployment, Precision, check_precision, judging
-from medrobust.evaluation.extraction import Extractor, clean_features
+from medrobust.evaluation.extraction import LOGITS, Extractor, clean_features
 from medrobust.evaluation.goals import Goals, choose_goals
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_hash
 from medrobust.networks.finite import finite_outputs
 from medrobust.networks.victims import EvaluatedVictim, Outputs, Targets, checked_outcome, is_classes
 from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
+from medrobust.objectives.opposition import warn_of_opposition
 
 
 class Crafter:
@@ -84,9 +85,15 @@ class Crafter:
     def prepare(
         self, context: EvaluationContext, victim: EvaluatedVictim, data: EvaluationData, plan: EvaluationPlan
     ) -> None:
-        """Fit the objectives of all attacks that are still to run; every process calls this."""
+        """Fit the objectives of all attacks that are still to run; every process calls this.
+
+        The first process warns of attacks that add a hiding objective to untargeted cross-entropy.
+        """
         self.deployment.forget()
         self._ready = {}
+        if context.is_first:
+            for planned in plan.attacks:
+                warn_of_opposition(planned.attack, f"the attack {planned.name!r}")
         waiting = [planned for planned in plan.attacks if patterns_wanted(planned.attack)]
         if not waiting or not plan.is_pending():
             return
@@ -104,16 +111,17 @@ class Crafter:
     ) -> None:
         """Fit objectives to the features that a victim, or the surrogate, makes of clean training images."""
         wanted = list(dict.fromkeys(patterns for planned in waiting for patterns in patterns_wanted(planned.attack)))
-        named = {patterns: attacked.layers_named(patterns) for patterns in wanted}
+        named = {patterns: attacked.layers_named(patterns) if patterns else () for patterns in wanted}
         union = list(dict.fromkeys(name for names in named.values() for name in names))
         loader = data.reference_dataloader(self.reference_per_class)
         with torch.inference_mode(False):
-            extractor = Extractor(attacked, union)
+            extractor = Extractor(attacked, union, logits=True)
             ids, features, labels = clean_features(context, extractor, loader, "clean features for the attacks")
             layers = {name: features.layers[name].to(context.device) for name in extractor.names}
             key = f"{weights_hash(attacked.state_dict())} {data.fingerprint('train')} {self.reference_per_class}"
             folder = Path(self.fitted) if self.fitted else None
-            reference = CleanFeatures(layers, labels.to(context.device), ids, named, key, folder)
+            logits = features.layers[LOGITS].to(context.device)
+            reference = CleanFeatures(layers, labels.to(context.device), ids, named, key, folder, logits)
             for planned in waiting:
                 self._ready[planned.key, on_victim] = fit_objectives(planned.attack, reference)
 

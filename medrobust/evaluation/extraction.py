@@ -13,6 +13,8 @@ from medrobust.evaluation.deployment import judging
 from medrobust.networks.dropout import Dropouts
 from medrobust.networks.victims import EvaluatedVictim, Targets
 
+LOGITS = ""  # in place of a layer's name: that of the network itself in its named_modules, and of no layer
+
 
 class Extractor:
     """Turns images into what detectors see of them.
@@ -22,15 +24,19 @@ class Extractor:
         layers: Names or patterns of its layers, as ``networks.features.layers_named`` reads them.
         passes: Passes with dropout on; 0 for none. A victim without dropout makes none.
         seed: Seed of the dropout.
+        logits: Put the victim's logits first among the layers, under the name ``LOGITS``.
 
     Raises:
         ValueError: A layer does not exist.
     """
 
-    def __init__(self, victim: EvaluatedVictim, layers: Sequence[str], passes: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, victim: EvaluatedVictim, layers: Sequence[str], passes: int = 0, seed: int = 0, logits: bool = False
+    ) -> None:
         """Find the layers and the dropout."""
         self.victim, self.passes, self.seed = victim, passes, seed
-        self.names: tuple[str, ...] = victim.layers_named(layers)
+        self.names: tuple[str, ...] = victim.layers_named(layers) if layers else ()
+        self.logits = logits
         self.without_dropout = ""
         self.stepping: Detector | None = None  # the detector that asks for a gradient step of the images
         self._dropouts: Dropouts | None = None
@@ -57,7 +63,8 @@ class Extractor:
             with judging(self.victim):
                 draws = dropouts.draws(self.victim.normalised(images), ids, self.passes, self.seed)
         stepped = None if self.stepping is None else self._stepped(images, self.stepping)
-        return Features({name: layers[name] for name in self.names}, predictions, draws, stepped)
+        seen: dict[str, Tensor] = {LOGITS: outputs} if self.logits and isinstance(outputs, Tensor) else {}
+        return Features(seen | {name: layers[name] for name in self.names}, predictions, draws, stepped)
 
     def _stepped(self, images: Tensor, detector: Detector) -> dict[str, Tensor]:
         """Each layer's features of images moved towards what that layer takes for clean (Lee et al., 2018, eq. 3)."""

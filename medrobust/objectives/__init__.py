@@ -10,6 +10,7 @@ from medrobust.objectives.guides import ClosestGuide, RandomGuide
 from medrobust.objectives.layer_mean import LayerMean
 from medrobust.objectives.margin import Margin
 from medrobust.objectives.stabilization import Stabilization
+from medrobust.objectives.typical_margin import TypicalMargin
 
 __all__ = [
     "CleanFeatures",
@@ -25,6 +26,7 @@ __all__ = [
     "RandomGuide",
     "Stabilization",
     "Step",
+    "TypicalMargin",
     "WeightedSum",
     "fit_objectives",
 ]

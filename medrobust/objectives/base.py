@@ -122,6 +122,11 @@ class Objective(PlainNumbers, ABC):
         """Patterns of the layers to whose clean features it has to be fitted before it is used; () for none."""
         return ()
 
+    @property
+    def needs_fitting(self) -> bool:
+        """Whether it has to be fitted to ``CleanFeatures`` before it is used."""
+        return bool(self.fitted_to)
+
     def fit(self, clean_features: "CleanFeatures") -> "Objective":
         """This objective, fitted to ``CleanFeatures``; by default unchanged, since most need no fitting."""
         return self

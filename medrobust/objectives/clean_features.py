@@ -27,6 +27,7 @@ class CleanFeatures:
         named: Names of the layers that each tuple of patterns stands for, as ``victim.layers_named`` returns them.
         key: Text that identifies the features, such as hashes of the victim's weights and of the images.
         folder: Folder in which fitted mixtures are stored under that key; None stores none.
+        logits: The victim's logits for the images, ``(M, K)``; None if no objective is fitted to them.
 
     Raises:
         ValueError: The numbers of images differ or are 0, or there is a folder but no key.
@@ -38,14 +39,18 @@ class CleanFeatures:
     named: Mapping[tuple[str, ...], tuple[str, ...]]
     key: str = ""
     folder: Path | None = None
+    logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together."""
         counts = {len(values) for values in self.layers.values()} | {len(self.labels), len(self.ids)}
+        counts |= set() if self.logits is None else {len(self.logits)}
         if self.folder is not None and not self.key:
             raise ValueError("a folder for fitted mixtures needs a key that says what they are fitted to")
         if len(counts) > 1 or not len(self.labels):
-            raise ValueError(f"clean features need layers, labels and ids of the same images, got {sorted(counts)}")
+            raise ValueError(
+                f"clean features need layers, labels, logits and ids of the same images, got {sorted(counts)}"
+            )
 
     def matching(self, patterns: Sequence[str]) -> dict[str, Tensor]:
         """Features of the layers that match the patterns."""
@@ -66,16 +71,21 @@ class CleanFeatures:
         """
         names = victim.layers_named(patterns)
         with torch.no_grad(), frozen(victim):
-            parts = [victim.features(batch, names)[1] for batch in images.split(batch_size)]
-        layers = {name: torch.cat([part[name] for part in parts]) for name in names}
-        return cls(layers, labels, [str(place) for place in range(len(images))], {tuple(patterns): names})
+            parts = [victim.features(batch, names) for batch in images.split(batch_size)]
+        layers = {name: torch.cat([features[name] for _, features in parts]) for name in names}
+        logits = torch.cat([outputs for outputs, _ in parts])
+        ids = [str(place) for place in range(len(images))]
+        return cls(layers, labels, ids, {tuple(patterns): names}, logits=logits)
 
 
 def patterns_wanted(value: Any) -> list[tuple[str, ...]]:
-    """Patterns of the layers to which the objectives within an attack are to be fitted, attacks within it included."""
+    """Patterns of the layers to which the objectives within an attack are to be fitted, attacks within it included.
+
+    One entry for each objective that has to be fitted; it is () for one that is fitted to the logits alone.
+    """
     if isinstance(value, list | tuple):
         return [patterns for inner in value for patterns in patterns_wanted(inner)]
-    wanted = [value.fitted_to] if isinstance(value, Objective) and value.fitted_to else []
+    wanted = [value.fitted_to] if isinstance(value, Objective) and value.needs_fitting else []
     if is_dataclass(value) and not isinstance(value, type):
         wanted += [patterns for field in fields(value) for patterns in patterns_wanted(getattr(value, field.name))]
     return wanted
@@ -83,7 +93,7 @@ def patterns_wanted(value: Any) -> list[tuple[str, ...]]:
 
 def fit_objectives(value: T, clean_features: CleanFeatures) -> T:
     """An attack, or an objective, whose objectives are fitted to clean features; the same one if none has to be."""
-    if isinstance(value, Objective) and value.fitted_to:
+    if isinstance(value, Objective) and value.needs_fitting:
         fitted: Any = value.fit(clean_features)
         return fitted
     if isinstance(value, list | tuple):

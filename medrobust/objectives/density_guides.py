@@ -9,13 +9,13 @@ from torch import Tensor
 
 from medrobust.objectives.base import Step
 from medrobust.objectives.clean_features import CleanFeatures
-from medrobust.objectives.fitted import FittedObjective, FittedState, by_width, images_by_class
+from medrobust.objectives.fitted import FittedState, HidingObjective, by_width, images_by_class
 
 LEAST_DISTANCE = 1e-6  # share of the layer's mean distance below which images are taken to coincide: float32's rounding
 
 
 @dataclass(frozen=True, eq=False)
-class DensityGuide(FittedObjective):
+class DensityGuide(HidingObjective):
     """Log kernel density of the penultimate features under the class to resemble (HFC21 Table 3, "KDE").
 
     ln(1/n sum_i exp(-|f - f_i|^2 / sigma^2)) over the class's n clean images (Ma20 eq. 9), up to a constant.
@@ -89,7 +89,7 @@ class Neighbourhood:
 
 
 @dataclass(frozen=True, eq=False)
-class DimensionGuide(FittedObjective):
+class DimensionGuide(HidingObjective):
     """Minus the local intrinsic dimensionality, averaged over the layers (HFC21 Table 3, "LID").
 
     The maximum-likelihood estimate -(1/k sum_i ln(r_i / r_k))^-1 from the distances r_i to the k nearest of a fixed set

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medrobust.objectives.base import Step
 from medrobust.objectives.clean_features import CleanFeatures
-from medrobust.objectives.fitted import FittedObjective, FittedState, by_width, images_by_class, moved_to
+from medrobust.objectives.fitted import FittedState, HidingObjective, by_width, images_by_class, moved_to
 from medrobust.objectives.gaussian_mixture import Mixture, fit_mixture, joined, mean_variance, stacked
 from medrobust.objectives.mixture_files import LayerMixtures, load_or_fit
 
@@ -47,14 +47,16 @@ class Constraint:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureConstraint(FittedObjective):
+class FeatureConstraint(HidingObjective):
     """Minus HFC's sum over layers of (f - mu)^T Sigma^-1 (f - mu) / (2 C), of the class to resemble (HFC21 eq. 5-7).
 
     A Gaussian mixture describes each class's clean features at each layer. Of its components the one counts under
-    which the current features are likeliest, chosen anew at every step and without gradient. Add it to an objective
-    that fools: ``CrossEntropy() + 1.0 * FeatureConstraint()``. The cross-entropy of a confident victim has hardly any
-    slope beside it, and where the pooled features do not decide the class, the image may hide without fooling;
-    ``Margin(kappa)`` keeps its slope until it fools. For f = (3, 1), mu = (1, 1) and Sigma = I the value is -1.
+    which the current features are likeliest, chosen anew at every step and without gradient. For f = (3, 1),
+    mu = (1, 1) and Sigma = I the value is -1.
+
+    The 1/2 is that of eq. 7, which the authors' released code leaves out: weight 2 here is weight 1 there. Their attack
+    adds it to cross-entropy *towards* the class: a targeted attack on ``CrossEntropy() + 2.0 * FeatureConstraint()``.
+    ``TypicalMargin() + 2.0 * FeatureConstraint()`` hides further, and needs no goal.
 
     Args:
         taps: Patterns of the layers.

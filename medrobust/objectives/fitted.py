@@ -99,21 +99,7 @@ class FittedObjective(Objective):
 
     Fitting returns a copy with the same parameters and a fitted state. Another objective with the same parameters that
     is fitted to the same clean features shares the state. ``dataclasses.replace`` returns an unfitted objective.
-
-    Args:
-        taps: Patterns of the layers whose features it is fitted to, as ``networks.features.layers_named`` reads them.
-
-    Raises:
-        ValueError: ``taps`` holds no pattern.
     """
-
-    taps: tuple[str, ...] = ("activations",)
-
-    def __post_init__(self) -> None:
-        """Turn ``taps`` into a tuple, so that the objective can be hashed."""
-        if isinstance(self.taps, str) or not self.taps:
-            raise ValueError(f"taps is a list of at least one pattern of layers, got {self.taps!r}")
-        object.__setattr__(self, "taps", tuple(self.taps))
 
     @property
     def state(self) -> FittedState | None:
@@ -126,9 +112,9 @@ class FittedObjective(Objective):
         return self.state.layers if self.state else ()
 
     @property
-    def fitted_to(self) -> tuple[str, ...]:
-        """``taps``, or () once it is fitted."""
-        return () if self.state else self.taps
+    def needs_fitting(self) -> bool:
+        """Whether it has not been fitted yet."""
+        return self.state is None
 
     def fit(self, clean_features: CleanFeatures) -> Self:
         """A copy that is fitted to clean features."""
@@ -162,7 +148,8 @@ class FittedObjective(Objective):
             raise ValueError(
                 f"{name} needs clean images of each of the victim's {step.outputs.shape[1]} classes, {available}"
             )
-        return self.value(step, goals, self.state.parts_for(step.features[self.layers[-1]]))
+        like = step.features[self.layers[-1]] if self.layers else step.outputs
+        return self.value(step, goals, self.state.parts_for(like))
 
     @abstractmethod
     def fit_state(self, clean_features: CleanFeatures) -> FittedState:
@@ -175,7 +162,7 @@ class FittedObjective(Objective):
         Args:
             step: The step.
             goals: Class that each image is to resemble, ``(N,)``.
-            parts: The state's parts, on the device of the step's features.
+            parts: The state's parts, on the device of the step's features, or of its outputs if it reads no layer.
         """
 
     def _settings(self) -> tuple[Any, ...]:
@@ -190,3 +177,32 @@ class FittedObjective(Objective):
     def __hash__(self) -> int:
         """Hash of what ``__eq__`` compares."""
         return hash((type(self), self._settings(), id(self.state)))
+
+
+@dataclass(frozen=True, eq=False)
+class HidingObjective(FittedObjective):
+    """An objective that makes an image's features resemble those of clean images of another class.
+
+    It is added to one that fools. Let that one stop once the image is taken for the class: ``CrossEntropy`` of a
+    targeted attack, or a ``TypicalMargin``. Untargeted cross-entropy does the reverse. Its slope is 1 - p_y, next to
+    nothing for a confident victim and almost 1 once it is fooled, so that it fights the hiding to the end.
+
+    Args:
+        taps: Patterns of the layers whose features it is fitted to, as ``networks.features.layers_named`` reads them.
+
+    Raises:
+        ValueError: ``taps`` holds no pattern.
+    """
+
+    taps: tuple[str, ...] = ("activations",)
+
+    def __post_init__(self) -> None:
+        """Turn ``taps`` into a tuple, so that the objective can be hashed."""
+        if isinstance(self.taps, str) or not self.taps:
+            raise ValueError(f"taps is a list of at least one pattern of layers, got {self.taps!r}")
+        object.__setattr__(self, "taps", tuple(self.taps))
+
+    @property
+    def fitted_to(self) -> tuple[str, ...]:
+        """``taps``, or () once it is fitted."""
+        return () if self.state else self.taps

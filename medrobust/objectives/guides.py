@@ -12,12 +12,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from medrobust.objectives.base import Step
 from medrobust.objectives.clean_features import CleanFeatures
-from medrobust.objectives.fitted import FittedObjective, FittedState, images_by_class
+from medrobust.objectives.fitted import FittedState, HidingObjective, images_by_class
 from medrobust.random_streams import image_generator
 
 
 @dataclass(frozen=True, eq=False)
-class Guide(FittedObjective):
+class Guide(HidingObjective):
     """Minus the squared distance of an image's features to its guide's, summed over the layers (HFC21 Table 3).
 
     Each layer's squared distance is divided by its number of channels, as HFC weights its layers; otherwise only the
@@ -96,7 +96,8 @@ class ClosestGuide(Guide):
 
     The guide is the one nearest to the clean image in the penultimate layer, as Sabour et al. choose it, and does not
     change; the one nearest to the current image would change on the way. The choice costs one forward without
-    gradient at step 0, and another one whenever images leave the batch.
+    gradient at step 0. Whenever images leave the batch it is repeated for those that stay, which is a cost of the batch
+    and not counted as theirs.
 
     Args:
         taps: Patterns of the layers whose features are compared; the last of these layers decides which is nearest.
@@ -105,6 +106,8 @@ class ClosestGuide(Guide):
     def guides(self, step: Step, goals: Tensor, rows: Tensor, sizes: Tensor, firsts: Tensor) -> Tensor:
         """Nearest image of the class, searched once per tensor of clean images and forgotten with it."""
         chosen = _CHOSEN.setdefault(step.clean, {})
+        if step.index == 0:
+            step.count(forwards=1, backwards=0)
         if step.index == 0 or self.state not in chosen:
             chosen[self.state] = self._nearest(step, rows, sizes)
         nearest: Tensor = chosen[self.state].gather(1, goals.unsqueeze(1)).squeeze(1)
@@ -114,7 +117,6 @@ class ClosestGuide(Guide):
         """Row of the nearest clean image of each class, ``(N, K)``."""
         with torch.no_grad():
             features = _weighted(step.victim.features(step.clean, self.layers[-1:])[1][self.layers[-1]])
-            step.count(forwards=1, backwards=0)
             known = rows[:, -features.shape[1] :]
             centre = known.mean(0)
             distances = torch.cdist(features - centre, known - centre)

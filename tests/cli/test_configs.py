@@ -126,18 +126,20 @@ def test_an_attack_of_a_later_file_takes_no_setting_from_one_of_its_name_in_an_e
     assert shown.attacks("-c", DEMO, "-c", overlay(tmp_path, text))["fgsm"] == alone["fgsm"]
 
 
-def hidden(method: str, settings: dict[str, Any], objective: str, term: dict[str, Any]) -> dict[str, Any]:
-    """An attack whose objective adds a second term of weight 1."""
+def hidden(
+    method: str, settings: dict[str, Any], objective: str, term: dict[str, Any], weight: float = 1.0
+) -> dict[str, Any]:
+    """An attack towards a class, whose objective adds a second term."""
     kappa = {"init_args": {"kappa": 100.0}} if objective == "Margin" else {}
     terms = [{"class_path": objective, **kappa}, term]
-    added = {"class_path": "WeightedSum", "init_args": {"terms": terms, "weights": [1.0, 1.0]}}
+    added = {"class_path": "WeightedSum", "init_args": {"terms": terms, "weights": [1.0, weight]}}
     return {"class_path": method, "init_args": {**settings, "objective": added}}
 
 
 TENTH = {"epsilon": 0.1, "steps": 10}
 LITERAL = {"step_size_warp": 0.06, "objective": {"class_path": "CrossEntropy", "init_args": {"saturated": "keep"}}}
-FORTY = {"epsilon": "1/256", "steps": 40, "step_size": "0.05/256"}
-FAR = {"epsilon": "4/256", "steps": 40, "step_size": "0.2/256"}
+FORTY = {"targeted": True, "epsilon": "1/256", "steps": 40, "step_size": "0.05/256"}
+FAR = {"targeted": True, "epsilon": "4/256", "steps": 40, "step_size": "0.2/256"}
 CONSTRAINT = {"class_path": "FeatureConstraint", "init_args": {"components": 1}}
 SMALL_STUDIES = {
     "bias_field_table1": {
@@ -151,11 +153,13 @@ SMALL_STUDIES = {
     },
     "hfc_table2": {
         "bim": {"class_path": "BIM", "init_args": FORTY},
-        "bim-hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT),
+        "bim-hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 2.0),
         "pgd": {"class_path": "PGD", "init_args": FORTY},
-        "pgd-hfc": hidden("PGD", FORTY, "CrossEntropy", CONSTRAINT),
+        "pgd-hfc": hidden("PGD", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
+        "pgd-strong": hidden("PGD", FORTY, "TypicalMargin", CONSTRAINT, 2.0),
         "cw": {"class_path": "CWLinf", "init_args": {**FORTY, "kappa": 100.0}},
-        "cw-hfc": hidden("CWLinf", FORTY, "Margin", CONSTRAINT),
+        "cw-hfc": hidden("CWLinf", FORTY, "Margin", CONSTRAINT, 2.0),
     },
     "hfc_table3": {
         "bim": {"class_path": "BIM", "init_args": FORTY},
@@ -163,11 +167,18 @@ SMALL_STUDIES = {
         "closest-guide": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "ClosestGuide"}),
         "kde": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "DensityGuide"}),
         "lid-guide": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "DimensionGuide"}),
-        "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT),
+        "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
+        "hfc-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 2.0),
     },
     "hfc_table4": {
         "bim": {"class_path": "BIM", "init_args": FAR},
-        "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT),
+        "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", FAR, "TypicalMargin", CONSTRAINT, 2.0),
+    },
+    "hfc_defender": {
+        "bim": {"class_path": "BIM", "init_args": FORTY},
+        "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
+        "hfc-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 2.0),
     },
 }
 
@@ -185,6 +196,28 @@ def test_a_small_study_is_what_it_was_when_its_file_held_everything(study: str, 
     differing = {name for name in whole if whole[name] != config[name]}
     assert differing == {"attack", "transfer"} if study == "bias_field_table1" else differing == {"attack"}
     assert {name for name in whole["attack"] if whole["attack"][name] != config["attack"][name]} == {"attacks"}
+
+
+HIDING = sorted(path for path in FILES if "FeatureConstraint" in path.read_text())
+
+
+@pytest.mark.parametrize("path", HIDING, ids=lambda path: path.stem)
+def test_what_hides_aims_at_the_class_that_it_resembles(path: Path, shown: Shown) -> None:
+    """But for the two that show what happens otherwise."""
+    config = shown("evaluate", *options(*laid_over(path), path))["attack"]
+    assert config["goals"] == "likeliest"
+    untargeted = {name for name, attack in config["attacks"].items() if not attack["init_args"]["targeted"]}
+    assert untargeted == ({"hfc-untargeted", "hfc-untargeted-weight-1"} if path.stem == "hfc_ablation" else set())
+
+
+@pytest.mark.parametrize(("name", "first"), [("hfc_paper", "CrossEntropy"), ("hfc_strong", "TypicalMargin")])
+def test_the_two_modes_of_hfc(name: str, first: str, shown: Shown) -> None:
+    """The paper's steps are 2 epsilon / step_size, and its weight is twice that of eq. 7."""
+    settings = list(shown.attacks("-c", DEMO, "-c", CONFIGS / "attacks" / f"{name}.yaml").values())[1]["init_args"]
+    summed = settings["objective"]["init_args"]
+    assert [term["class_path"].rsplit(".", 1)[1] for term in summed["terms"]] == [first, "FeatureConstraint"]
+    assert (summed["weights"], settings["targeted"], settings["steps"]) == ([1.0, 2.0], True, 100)
+    assert (settings["epsilon"], settings["step_size"]) == ("1/256", "0.02/256")
 
 
 def test_the_small_studies_are_those_that_are_pinned() -> None:

@@ -15,13 +15,15 @@ from medrobust.evaluation import EvaluationContext, EvaluationListener, Evaluati
 from medrobust.evaluation.crafting import Crafter, judged
 from medrobust.evaluation.plan import weights_hash
 from medrobust.listeners import Detection, RecordJournal
-from medrobust.objectives import CrossEntropy, FeatureConstraint, WeightedSum
+from medrobust.objectives import CrossEntropy, FeatureConstraint, TypicalMargin, WeightedSum
 from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
 from medrobust.results.records import merge
 from tests import recording
 from tests.in_lightning import random_resnet
 from tests.in_memory import InMemoryData
 from tests.recording import Recorder
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* to untargeted cross-entropy")  # most need no better objective
 
 SIDE = 32
 COUNTS = {"train": 12, "adv_train": 10, "adv_test": 9}
@@ -259,3 +261,24 @@ def test_an_attack_that_hides_gives_the_same_records_at_any_batch_size(tmp_path:
     assert one.select(exact).equals(other.select(exact))
     assert one["linf"].to_list() == pytest.approx(other["linf"].to_list(), abs=1e-6)
     assert one["l2"].to_list() == pytest.approx(other["l2"].to_list(), rel=1e-2)
+
+
+def test_margins_are_fitted_to_the_logits_of_trains_clean_images() -> None:
+    data, victim = data_of(), victim_of()
+    attack = hiding(objective=TypicalMargin())
+    crafter, context = Crafter(), EvaluationContext()
+    planned = PlannedAttack(name="margin", attack=attack, key="key")
+    plan = EvaluationPlan(attacks=[planned], split="adv_test", images=[("a", "0")], victim={}, data={})
+    crafter.prepare(context, victim, data, plan)
+    fitted = crafter._ready["key", True].objective
+    expected = TypicalMargin().fit(CleanFeatures.extract(victim, data.images["train"], data.targets("train"), ()))
+    torch.testing.assert_close(fitted.state.parts, expected.state.parts, rtol=1e-4, atol=1e-5)
+    assert crafter.attack_identity(attack, data)["reference"] == data.fingerprint("train")
+
+
+def test_an_attack_that_fights_its_own_hiding_is_named_before_it_runs() -> None:
+    attacks = {"fights": hiding(steps=1), "aims": hiding(steps=1, targeted=True)}
+    with pytest.warns(UserWarning, match="to untargeted cross-entropy") as caught:
+        evaluate(attacks, goals="likeliest")
+    words = [str(one.message) for one in caught if "untargeted" in str(one.message)]
+    assert len(words) == 1 and words[0].startswith("the attack 'fights' adds FeatureConstraint")

@@ -7,6 +7,8 @@ import torch
 
 from medrobust.attacks import FGSM
 from medrobust.evaluation.goals import choose_goals
+from medrobust.objectives.base import Step
+from medrobust.objectives.fitted import resembled_class
 
 ATTACK = FGSM(targeted=True)
 LOGITS = torch.tensor([[1.0, 2.0, 3.0], [-1.0, 5.0, 0.0], [7.0, -8.0, -9.0], [0.0, 0.0, 1.0]])
@@ -23,6 +25,13 @@ def test_the_least_likely_class_has_the_smallest_logit_of_the_others() -> None:
     assert choose_goals("least_likely", ATTACK, TARGETS, LOGITS, IDS).tolist() == [1, 0, 1, 0]
 
 
+def test_the_likeliest_class_is_the_one_that_hiding_objectives_would_resemble() -> None:
+    goals = choose_goals("likeliest", ATTACK, TARGETS, LOGITS, IDS)
+    assert goals.tolist() == [2, 2, 0, 2]  # image c: its own class 2 does not count, and -8 is less than 7
+    step = Step(lambda images: images.flatten(1), LOGITS[:, None, None], LOGITS[:, None, None], TARGETS, IDS)
+    assert torch.equal(resembled_class(step), goals)
+
+
 def test_a_random_goal_is_another_class_that_depends_on_image_and_seed_alone() -> None:
     ids = [f"image-{place}" for place in range(200)]
     targets, logits = torch.arange(200) % 3, torch.zeros(200, 3)
@@ -37,7 +46,7 @@ def test_a_random_goal_is_another_class_that_depends_on_image_and_seed_alone() -
 
 def test_of_two_classes_every_kind_of_goal_is_the_other_one() -> None:
     targets = torch.tensor([0, 1, 1])
-    for goals in ("next", "random", "least_likely"):
+    for goals in ("next", "random", "likeliest", "least_likely"):
         assert choose_goals(goals, ATTACK, targets, torch.zeros(3, 2), IDS[:3]).tolist() == [1, 0, 0]
 
 

@@ -259,7 +259,7 @@ def test_unfitted_it_says_so(waves: Any) -> None:
     from medrobust.networks import as_victim
 
     network, images, labels = waves
-    attack = BIM(objective=WeightedSum((CrossEntropy(), FeatureConstraint()), (1.0, 1.0)))
+    attack = BIM(targeted=True, objective=WeightedSum((CrossEntropy(), FeatureConstraint()), (1.0, 1.0)))
     with pytest.raises(ValueError, match="FeatureConstraint is fitted to clean training images first"):
         attack(as_victim(network), images, labels)
 
