@@ -158,6 +158,8 @@ class Detector(nn.Module, ABC):
     layer_widths: Tensor  # (L,) number of channels of each layer
     # whether it compares images with clean ones, which must not be among those that it learns to tell apart
     needs_reference: ClassVar[bool] = False
+    # whether the score has a gradient with respect to the features (almost everywhere), by which it can be attacked
+    differentiable: ClassVar[bool] = True
 
     @property
     def views(self) -> Views:
