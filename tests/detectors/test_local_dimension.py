@@ -96,7 +96,7 @@ def test_tight_groups_far_apart_keep_their_digits() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
 def test_its_gradient_is_the_derivative_of_the_estimate(scale: float) -> None:
-    """With L = -k / S and S = sum_i log(r_i / r_k), dL = L^2 / k dS and dS = sum_i u_i - k u_k, u_i = (z - x_i) / r_i^2.
+    """With L = -k / S, S = sum_i log(r_i / r_k): dL = L^2 / k dS, dS = sum_i u_i - k u_k and u_i = (z - x_i) / r_i^2.
 
     The small scale stands beside a far group, so that distances are computed from differences.
     """
