@@ -1,5 +1,7 @@
 """DFeat: a random forest on deep features (Ma et al., Pattern Recognition 2020, section 5)."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from sklearn.ensemble import RandomForestClassifier
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from medrobust.detectors.base import check_groups
 from medrobust.detectors.numerics import unit_scaling
+from medrobust.detectors.patient_groups import Groups
 from medrobust.detectors.supervised import SupervisedDetector
 
 
@@ -23,6 +26,8 @@ class DeepFeatures(SupervisedDetector):
     Raises:
         ValueError: A setting is out of range.
     """
+
+    differentiable: ClassVar[bool] = False  # trees have steps
 
     low: Tensor
     width: Tensor
@@ -41,7 +46,7 @@ class DeepFeatures(SupervisedDetector):
             raise ValueError(f"seed is a whole number of at least 0 and below 2 ** 32, got {seed!r}")
         self.trees, self.seed = trees, seed
 
-    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
         """Fit the scaling on the negatives ``(N, C)`` and the forest on them and the positives ``(M, C)``."""
         check_groups(negative, positive)
         with torch.inference_mode(False), torch.no_grad():  # what is fitted must be usable outside inference mode

@@ -171,7 +171,7 @@ def test_what_is_kept_is_enough_to_restore_it() -> None:
     other.keep(**dict(detector.named_buffers()))
     points = seen(normal(5, 4, 1), torch.tensor([0, 1, 0, 1, 0]))
     assert torch.equal(other.score(points), detector.score(points))
-    assert detector.parameters_given() == {"bandwidth": None, "max_references": None, "raw": False}
+    assert detector.parameters_given() == {"bandwidth": None, "max_references": None, "raw": True}
 
 
 def test_it_finds_what_is_rare() -> None:
@@ -217,8 +217,6 @@ def test_reference_images_that_allow_no_density_are_refused() -> None:
 
 def test_images_that_have_no_score_are_refused() -> None:
     detector = fitted(normal(6, 2))
-    with pytest.raises(ValueError, match="no reference image of class 4, which the victim predicts.* classes \\[0\\]"):
-        detector.score(seen(normal(2, 2), torch.tensor([0, 4])))
     with pytest.raises(ValueError, match=r"expected features of the layers \['early', 'late'\], got \['late'\]"):
         detector.score(Features({"late": normal(2, 2)}, torch.zeros(2).long()))
     with pytest.raises(ValueError, match="not finite for 2 of 2 images"):
@@ -230,16 +228,58 @@ def test_images_that_have_no_score_are_refused() -> None:
         KernelDensity().fit(seen(normal(6, 2)), torch.zeros(6).long(), empty)
 
 
-def test_the_raw_score_is_the_measurement_itself() -> None:
-    """A regression would reverse the score if the adversarial images are the denser ones."""
+def test_a_predicted_class_without_reference_is_measured_under_the_nearest_class(caplog: Any) -> None:
+    """Classes 1 and 5 around 0 and 10; the victim names the classes 0, 3 and 9, too, and nothing stops for that."""
+    labels = torch.tensor([1, 5] * 10)
+    detector = fitted(normal(20, 2) + 10 * (labels == 5)[:, None], labels, bandwidth=1.0)
+    points = torch.cat([normal(2, 2, 1), normal(3, 2, 2) + 10])
+    predictions = torch.tensor([0, 5, 9, 3, 1])
+    measured = detector.measure(seen(points, predictions))
+    same = detector.measure(seen(points, torch.tensor([1, 5, 5, 5, 1])))
+    torch.testing.assert_close(measured, same)
+    detector.measure(seen(points, predictions))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == (
+        "kernel density has no reference image of class 0, which the victim predicts: such images are measured under "
+        "the nearest of the classes [1, 5]"
+    )
+
+
+def test_its_gradient_is_the_weighted_mean_of_the_ways_from_the_references() -> None:
+    """2 / sigma^2 sum_i w_i (z - z_i), w_i being the shares of the kernels in their sum; by class."""
+    labels, sigma = torch.arange(40) % 2, 1.7
+    references = normal(40, 6) + 3 * labels[:, None]
+    detector = fitted(references, labels, bandwidth=sigma)
+    points, predictions = (normal(9, 6, 1) + 1).requires_grad_(), torch.tensor([0, 1, 1, 0, 0, 1, 0, 1, 1])
+    (gradient,) = torch.autograd.grad(detector.score(seen(points, predictions)).sum(), points)
+    for point, prediction, found in zip(points.detach(), predictions, gradient, strict=True):
+        apart = point - references[labels == prediction]
+        shares = (-apart.square().sum(1) / sigma**2).softmax(0)
+        torch.testing.assert_close(found, 2 / sigma**2 * shares @ apart)
+
+
+def test_its_gradient_survives_references_so_far_away_that_their_kernels_vanish() -> None:
+    points = (1e3 * normal(3, 30, 1)).requires_grad_()
+    (gradient,) = torch.autograd.grad(fitted(normal(20, 30), bandwidth=0.5).score(seen(points)).sum(), points)
+    assert gradient.isfinite().all() and bool((gradient.abs().sum(1) > 0).all())
+
+
+def test_the_score_is_the_measurement_itself_whatever_the_adversarial_images_are() -> None:
+    """A regression reverses the score if the adversarial images are the denser ones, and then says so."""
     spread, dense = normal(60, 2), 0.1 * normal(60, 2, seed=1)
     labels = torch.zeros(60).long()
     reference = seen(normal(60, 2, seed=2))
-    scores = [
-        KernelDensity(bandwidth=1.0, raw=raw).fit(seen(spread), labels, seen(dense), None, reference, labels)
-        for raw in (True, False)
-    ]
+    plain, weighted, right = (
+        KernelDensity(bandwidth=1.0, **settings).fit(seen(clean), labels, seen(adversarial), None, reference, labels)
+        for settings, clean, adversarial in (
+            ({}, spread, dense),
+            ({"raw": False}, spread, dense),
+            ({"raw": False}, dense, spread),
+        )
+    )
     asked = seen(normal(20, 2, seed=3))
-    torch.testing.assert_close(scores[0].score(asked), scores[0].measure(asked)[:, 0])
-    assert float(auroc(scores[0].score(seen(spread)), scores[0].score(seen(dense)))) < 0.5
-    assert float(auroc(scores[1].score(seen(spread)), scores[1].score(seen(dense)))) > 0.5
+    torch.testing.assert_close(plain.score(asked), plain.measure(asked)[:, 0])
+    assert float(auroc(plain.score(seen(spread)), plain.score(seen(dense)))) < 0.5
+    assert float(auroc(weighted.score(seen(spread)), weighted.score(seen(dense)))) > 0.5
+    assert plain.wrong_signs() == right.wrong_signs() == []
+    assert weighted.wrong_signs() == ["density"]
