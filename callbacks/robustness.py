@@ -13,6 +13,7 @@ from torch import Tensor
 from medrobust.attacks import Attack
 from medrobust.attacks.budgets import Fraction, check_radius
 from medrobust.evaluation import Crafter, Evaluation, EvaluationContext, EvaluationListener, lay_out
+from medrobust.evaluation.binding import Seen
 from medrobust.evaluation.data import Batch, evaluation_data
 from medrobust.evaluation.deployment import Precision, judging
 from medrobust.evaluation.engine import cloned
@@ -48,6 +49,8 @@ class Robustness(Callback):
         fitted: Folder in which fitted mixtures are kept for the next evaluation; the command line sets
             ``runs/NAME/fitted``.
         seed: Seed of all attacks' random streams; None leaves each attack its own.
+        seen: What to do with images that the victim has seen in its training: ``refuse`` to evaluate them, or
+            ``report`` their number at the top of the results, for an evaluation on Train on purpose.
 
     Raises:
         ValueError: A radius or count is out of its range.
@@ -66,11 +69,12 @@ class Robustness(Callback):
         reference_per_class: int | None = 2000,
         fitted: str = "",
         seed: int | None = None,
+        seen: Seen = "refuse",
     ) -> None:
         """Keep the settings."""
         self.attacks = dict(attacks or {})
         self.epsilons, self.controls, self.goals, self.seed = epsilons, controls, goals, seed
-        self.fit_batches = fit_batches
+        self.fit_batches, self.seen = fit_batches, seen
         for radius in epsilons or []:
             check_radius("epsilons", radius, zero=True)
         if fit_batches < 0:
@@ -159,6 +163,7 @@ class Robustness(Callback):
             listeners=[callback for callback in trainer.callbacks if isinstance(callback, EvaluationListener)],  # type: ignore[attr-defined]
             control=CONTROL if self.controls else "",
             checkpoint=Path(str(trainer.ckpt_path)).name if trainer.ckpt_path else None,
+            seen=self.seen,
         )
         self.evaluation.start()
 

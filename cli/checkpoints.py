@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
+from medrobust.networks import SeenImages
 
 
 def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> str | None:
@@ -31,15 +34,16 @@ def find_checkpoint(wanted: str | Path | None, folder: Path, required: bool) -> 
     return str(path)
 
 
-def check_checkpoint(path: Path, victim: VictimModule) -> None:
-    """Refuse a checkpoint whose network is not the configured one.
+def check_checkpoint(path: Path, victim: VictimModule, data: MedicalDataModule) -> None:
+    """Refuse a checkpoint whose network, normalisation or classes are not the configured ones.
 
     Args:
         path: A checkpoint file.
         victim: The victim as configured.
+        data: The data as configured; they need not be set up.
 
     Raises:
-        ValueError: The file is no checkpoint, or its network differs; the message says in what.
+        ValueError: The file is no checkpoint, or differs from what is configured; the message says in what.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -47,6 +51,14 @@ def check_checkpoint(path: Path, victim: VictimModule) -> None:
     except Exception as error:
         raise ValueError(f"{path} is not a checkpoint written by Lightning ({type(error).__name__})") from error
     expected = victim.state_dict()
+    for name in ("mean", "std"):
+        held, configured = (one[name].flatten() if name in one else None for one in (state, expected))
+        if held is not None and configured is not None and not torch.equal(held, configured):
+            raise ValueError(
+                f"{path} was trained with {name} {_shown(held)}, and {name} {_shown(configured)} is configured: "
+                f"give model.init_args.{name} as in the run's train.yaml"
+            )
+    _check_facts(path, checkpoint.get("trained_on"), data)
     reshaped = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     unmatched = expected.keys() ^ state.keys()
     if not reshaped and not unmatched:
@@ -59,3 +71,18 @@ def check_checkpoint(path: Path, victim: VictimModule) -> None:
     ]
     what = ", ".join(differences) or f"{len(unmatched)} tensors without a counterpart, {len(reshaped)} of another shape"
     raise ValueError(f"{path} holds another network than the one configured: {what}")
+
+
+def _check_facts(path: Path, stored: object, data: MedicalDataModule) -> None:
+    """Refuse data whose classes or channels are not those that a checkpoint was trained on."""
+    seen = SeenImages.stored(stored)
+    facts = {} if seen is None else seen.facts
+    for name, configured in (("class_names", list(data.class_names)), ("channels", data.channels)):
+        if name in facts and facts[name] != configured:
+            raise ValueError(f"{path} was trained on data with {name} {facts[name]}, and these data have {configured}")
+
+
+def _shown(values: Tensor) -> str:
+    """One number, or one for each channel."""
+    numbers = [f"{value:.6g}" for value in values.tolist()]
+    return numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"

@@ -27,6 +27,7 @@ from callbacks import AttackProgress, Detection, Panels, Quality, RecordJournal,
 from cli.checkpoints import check_checkpoint, find_checkpoint
 from cli.errors import OneSentenceParser, sentence
 from cli.overlays import OverlayFile
+from cli.runs import CONFIG, SPLITS, HeldRun, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
@@ -45,21 +46,37 @@ Program = Literal["train", "evaluate"]
 class RunConfig(SaveConfigCallback):
     """Keeps a run's whole configuration in its folder, where the next command takes it from."""
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, path: Path) -> None:
-        """Keep the path; the file is written when the trainer sets up."""
+    def __init__(
+        self, parser: LightningArgumentParser, config: Namespace, path: Path, held: HeldRun | None = None
+    ) -> None:
+        """Keep the path, and the run that the folder holds already; files are written when the trainer sets up."""
         super().__init__(parser, config, save_to_log_dir=False)
-        self.path = path
+        self.path, self.held = path, held
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse data that are not those of the folder's checkpoints, in all processes; then write.
+
+        Raises:
+            ValueError: Train or Val have changed.
+        """
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if self.held is not None and not self.config.overwrite and isinstance(data, MedicalDataModule):
+            self.held.check_data(data)
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file, the splits beside it, and hand the configuration to the loggers."""
         config = self.config.clone()
         if trainer.state.fn == TrainerFn.FITTING:
+            if self.held is not None and config.overwrite:
+                self.held.remove_checkpoints()
             config.ckpt_path = None  # which weights an evaluation takes is for its own command to say
+            config.overwrite = False  # once
         text = self.parser.dump(config, skip_none=False)
         replace_file(self.path, text.encode())
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, MedicalDataModule):
-            data.export_splits(self.path.with_name("splits.csv"))
+            data.export_splits(self.path.with_name(SPLITS))
         for log in trainer.loggers:
             log.log_hyperparams({"config": text})
 
@@ -91,6 +108,15 @@ class MedRobustCLI(LightningCLI):
         """Add the options that every run has."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run, and of its folder.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the runs.")
+        parser.add_argument(
+            "--splits",
+            type=Literal["run", "new"],
+            default="run",
+            help="Splits of an evaluation: those of the checkpoint's run, or new ones as the data are configured.",
+        )
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Let a training remove the checkpoints of a run of its name."
+        )
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
         parser.add_lightning_class_args(RecordJournal, "journal")
@@ -133,9 +159,25 @@ class MedRobustCLI(LightningCLI):
         config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
         if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):
             config.model.init_args.weights = None  # the checkpoint holds all of them
-        name = f"{'train' if self.subcommand == 'fit' else 'evaluate'}.yaml"
         self.records = records
-        self.save_config_kwargs = {"path": (self.folder if self.subcommand == "fit" else records) / name}
+        if self.subcommand == "fit":
+            self.save_config_kwargs = {"path": self.folder / CONFIG, "held": self._held(config)}
+        else:
+            self.save_config_kwargs = {"path": records / "evaluate.yaml"}
+
+    def _held(self, config: Namespace) -> HeldRun | None:
+        """The run that the folder of a training holds already.
+
+        Raises:
+            ValueError: It has other settings, and its training is neither to go on nor to be replaced.
+        """
+        held = HeldRun.of(self.folder)
+        goes_on = config.ckpt_path is not None and run_of(config.ckpt_path) == self.folder.absolute()
+        if goes_on:
+            config.overwrite = False
+        elif held is not None and not config.overwrite:
+            held.check_settings(self._parser(self.subcommand).dump(config, skip_none=False))
+        return held
 
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         """Build the trainer, with a W&B logger that needs neither account nor network unless another is given."""
@@ -158,9 +200,11 @@ class MedRobustCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Compare the checkpoint with the victim, before any data is read."""
-        path = self.config[self.subcommand].ckpt_path
-        if path:
-            check_checkpoint(Path(path), self.model)
+        config = self.config[self.subcommand]
+        if config.ckpt_path:
+            check_checkpoint(Path(config.ckpt_path), self.model, self.datamodule)
+            if config.splits == "run" and (splits := splits_of_run(config.ckpt_path, config.data.as_dict())):
+                self.datamodule.take_splits_of_run(splits)
 
     def after_fit(self) -> None:
         """Print where the checkpoint and the configuration are."""

@@ -18,6 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
+from datamodules.content import Content, ContentReader, copies_in_later_splits, image_hashes, kept_hashes
 from datamodules.dataset import ImageDataset, loader_options
 from datamodules.images import read_image
 from datamodules.samplers import EachImageOnce, ShuffledEpochs, rank_and_world
@@ -45,6 +46,10 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
     are ``{"image": (N, C, H, W) float32 in [0, 1], "target": as the task defines it, "id": list of N str}``.
     Evaluation reads each image exactly once on any number of ranks; use it with
     ``Trainer(use_distributed_sampler=False)``.
+
+    `setup` reads every file once and keeps hashes of its bytes and pixels (`datamodules.content`): fingerprints
+    change with the files, a victim's checkpoint names what it was trained on, and an image whose pixels an earlier
+    split holds under another name is left out with a warning.
 
     A dataset has a ``name`` and ``class_names`` and finds its samples with `index`. Its base class for the task, such
     as `ClassificationDataModule`, defines what a target is: how it is read, checked, transformed, batched and written
@@ -109,6 +114,9 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         self._validate()
         self.splits: dict[str, list[Sample[Target]]] = {}
         self.bad_samples: list[tuple[str, str]] = []
+        self.contents: dict[str, Content] = {}
+        self._listed: dict[str, list[Sample[Target]]] = {}  # the splits before a limit
+        self._of_run = False
         # a rank may get no image at all of a small split, and must not stop the others
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -178,8 +186,22 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         """Numbers of images and patients, ready for JSON; a task may count more."""
         return {"images": len(samples), "patients": len({sample.patient for sample in samples})}
 
+    def files_of(self, sample: Sample[Target]) -> list[Path]:
+        """The files that decide a sample: its image, and its target if that is a path."""
+        return [sample.path, *([sample.target] if isinstance(sample.target, Path) else [])]
+
+    def take_splits_of_run(self, path: str | Path) -> None:
+        """Take the splits that a victim was trained with from its run's ``splits.csv``, before `setup`.
+
+        Unlike those of ``split_file``, its images may have gone: they are left out with a warning, as are images that
+        have been added since.
+        """
+        self.split_file, self._of_run = Path(path), True
+
     def setup(self, stage: str | None = None) -> None:
-        """Find the samples and split them, once; every stage gets all splits.
+        """Find the samples, split them and read what they hold, once; every stage gets all splits.
+
+        All processes have to call this.
 
         Raises:
             FileNotFoundError: The root or the split file does not exist.
@@ -194,9 +216,23 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         if not good:
             first = f", first {': '.join(self.bad_samples[0])}" if self.bad_samples else ""
             raise ValueError(f"{self.root}: expected images, found {len(samples)} of which none is good{first}")
-        splits, required = self._split(samples, good)
+        listed, required = self._split(samples, good)
+        splits = listed
         if self.limit is not None:
             splits = {split: take(members, self.limit, self.split_seed) for split, members in splits.items()}
+        every = [sample for members in splits.values() for sample in members]
+        self.contents = ContentReader(kept_hashes(self._identity()), self._reader().read_checked, self.files_of)(every)
+        copies = self._copies(splits)
+        splits, self._listed = (
+            {split: [sample for sample in members if sample.id not in copies] for split, members in one.items()}
+            for one in (splits, listed)
+        )
+        self._check_splits(splits, required)
+        # ordered by a hash of the ids, so that the first few batches hold all classes
+        self.splits = {split: sorted(members, key=_by_hash) for split, members in splits.items()}
+
+    def _check_splits(self, splits: dict[str, list[Sample[Target]]], required: Sequence[str]) -> None:
+        """Refuse empty splits, and warn of missing classes."""
         for split in required:
             if not splits[split]:
                 total = sum(map(len, splits.values()))
@@ -206,8 +242,21 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
                 )
             if missing := self.missing_classes(splits[split]):
                 rank_zero_warn(f"the split {split} has no image of {', '.join(missing)}")
-        # ordered by a hash of the ids, so that the first few batches hold all classes
-        self.splits = {split: sorted(members, key=_by_hash) for split, members in splits.items()}
+
+    def _identity(self) -> str:
+        """All that decides how files are read."""
+        return f"{type(self).__module__}.{type(self).__qualname__} {self.channels} {self.root.absolute()}"
+
+    def _copies(self, splits: dict[str, list[Sample[Target]]]) -> set[str]:
+        """Ids of the images whose pixels an earlier split holds under another name; all are named in a warning."""
+        copies = copies_in_later_splits(splits, self.contents)
+        if copies:
+            shown = ", ".join(f"{id} of {split} is {twin.id} of {home}" for id, split, twin, home in copies[:5])
+            rank_zero_warn(
+                f"left out {len(copies)} images with the same pixels as an image of another split: {shown}"
+                + (", ..." if len(copies) > 5 else "")
+            )
+        return {id for id, *_ in copies}
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Train, shuffled and augmented; ``seed_everything`` and the epoch determine order and augmentation."""
@@ -278,9 +327,12 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         return training_transform(self.image_size, self.resize, self._augmentation())
 
     def export_splits(self, path: str | Path) -> None:
-        """Write the splits as CSV with the columns id, split, target, patient, as ``split_file`` reads them."""
+        """Write the splits as CSV with the columns id, split, target, patient, as ``split_file`` reads them.
+
+        All images of a split are written, those beyond ``limit`` too.
+        """
         self._require_setup()
-        write_splits(Path(path), self.splits, self.written)
+        write_splits(Path(path), self._listed, self.written)
 
     def describe(self) -> dict[str, Any]:
         """Description of the data, ready for JSON, without absolute paths."""
@@ -303,18 +355,57 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         }
 
     def fingerprint(self, split: str) -> str:
-        """16 hex digits over everything that determines a split's evaluation images, wherever the root lies."""
-        pairs = sorted((sample.id, self.written(sample)) for sample in self._samples(split, may_be_empty=True))
-        settings = [self.name, self.image_size, self.channels, self.resize, pairs, *self.target_settings()]
+        """16 hex digits over everything that determines a split's evaluation images, wherever the root lies.
+
+        This includes the content of their files.
+
+        Raises:
+            ValueError: A file cannot be read; the message names it.
+        """
+        samples = self._readable(split)
+        rows = sorted((sample.id, self.written(sample), self.contents[sample.id].data) for sample in samples)
+        settings = [self.name, self.image_size, self.channels, self.resize, rows, *self.target_settings()]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+
+    def hashes(self, split: str) -> dict[str, torch.Tensor]:
+        """Hashes by which the images of a split are recognised: ``ids``, ``patients``, ``data``, ``pixels``.
+
+        Each is int64 ``(N,)``, in the order of the split; 0 means unknown.
+
+        Raises:
+            ValueError: A file cannot be read; the message names it.
+        """
+        return image_hashes(self.name, self._readable(split), self.contents)
+
+    def training_data(self) -> dict[str, Any]:
+        """What a victim that is trained on these data keeps of them: facts, and the hashes of Train and Val."""
+        facts = ("name", "task", "class_names", "image_size", "channels", "resize")
+        return {
+            "schema": 1,
+            "class": type(self).__name__,
+            **{name: value for name, value in self.describe().items() if name in facts},
+            "splits": {split: self.hashes(split) for split in ("train", "val")},
+        }
+
+    def _readable(self, split: str) -> list[Sample[Target]]:
+        """The samples of a split, if all of them can be read."""
+        samples = self._samples(split, may_be_empty=True)
+        if errors := [error for sample in samples if (error := self.contents[sample.id].error)]:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            raise ValueError(f"{errors[0]}{more}")
+        return samples
 
     def read_checked(self, sample: Sample[Target]) -> Scene:
         """The image of a sample and what lies on it, once both have passed `check`.
 
         Raises:
-            ValueError: A file cannot be read, or the target is wrong; the message names the file.
+            ValueError: A file cannot be read, the image is a single pixel wide or high, or the target is wrong; the
+                message names the file.
         """
         scene = self.read(sample)
+        height, width = scene.image.shape[:2]
+        if min(height, width) < 2:  # a single pixel shows nothing
+            raise ValueError(f"{sample.path}: expected an image of at least 2 x 2 pixels, got {width} x {height}")
         self.check(sample, scene)
         return scene
 
@@ -325,12 +416,37 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         if self.split_file is None:
             splits = split_by_patient(good, self.fractions, self.split_seed)
             return splits, [split for split, share in asdict(self.fractions).items() if share > 0]
-        listed = read_splits(self.split_file, samples, self.check_written)
-        if unlisted := len(samples) - sum(map(len, listed.values())):
-            logger.warning("%s leaves out %d of %d images", self.split_file, unlisted, len(samples))
+        gone: list[str] | None = [] if self._of_run else None
+        listed = read_splits(self.split_file, samples, self.check_written, gone)
+        self._tell_differences(samples, listed, gone or [])
         kept = {sample.id for sample in good}
         splits = {split: [sample for sample in members if sample.id in kept] for split, members in listed.items()}
         return splits, [split for split, members in listed.items() if members]
+
+    def _tell_differences(
+        self, samples: list[Sample[Target]], listed: dict[str, list[Sample[Target]]], gone: list[str]
+    ) -> None:
+        """Warn of images that only the split file or only the dataset has.
+
+        Raises:
+            ValueError: The dataset has none of the images.
+        """
+        found = sum(map(len, listed.values()))
+        if gone and not found:
+            raise ValueError(
+                f"{self.root} has none of the {len(gone)} images of {self.split_file}, with which the victim was "
+                "trained: split other data anew with --splits new"
+            )
+        if gone:
+            names = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
+            rank_zero_warn(f"{len(gone)} of {found + len(gone)} images of {self.split_file} are gone: {names}")
+        if unlisted := len(samples) - found:
+            listed_ids = {sample.id for members in listed.values() for sample in members}
+            first = next(sample.id for sample in samples if sample.id not in listed_ids)
+            rank_zero_warn(
+                f"{self.split_file} leaves out {unlisted} of {len(samples)} images, which belong to no split, "
+                f"first {first}"
+            )
 
     def _without_bad(self, samples: Sequence[Sample[Target]]) -> list[Sample[Target]]:
         """The samples that can be read; the others are recorded, and reported in a single warning."""
@@ -352,7 +468,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
     def _reader(self) -> Self:
         """A copy of this data module without its trainer, which could not be sent to a worker process."""
         reader = copy.copy(self)
-        reader.trainer = None
+        reader.trainer, reader.contents, reader._listed = None, {}, {}
         return reader
 
     def _augmentation(self) -> Augmentation | None:

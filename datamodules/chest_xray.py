@@ -1,8 +1,11 @@
 """The chest X-ray pneumonia dataset (Kermany et al., Cell 2018): two classes, 5,863 images of children."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import ClassVar
+
+from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.classification import ClassificationDataModule
 from datamodules.samples import Sample
@@ -49,6 +52,7 @@ class ChestXRay(ClassificationDataModule):
         """
         base = self._base()
         samples = []
+        skipped: Counter[str] = Counter()
         for folder in FOLDERS:
             for directory in sorted(_visible(base / folder)):
                 if not directory.is_dir():
@@ -61,6 +65,11 @@ class ChestXRay(ClassificationDataModule):
                     if path.suffix.lower() in SUFFIXES:
                         id = path.relative_to(base).as_posix()
                         samples.append(Sample(path, id, target, patient_of(path.stem)))
+                    else:
+                        skipped[path.suffix or path.name] += 1
+        if skipped:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items())[:5])
+            rank_zero_warn(f"{base}: skipped {skipped.total()} files that do not end in {', '.join(SUFFIXES)}: {kinds}")
         if not samples:
             raise ValueError(f"{base}: expected images at {LAYOUT}, found none")
         return sorted(samples, key=lambda sample: sample.id)

@@ -1,6 +1,7 @@
 """Reading image files: images of any kind as float32 in [0, 1], masks as the integers that they hold."""
 
 import io
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def read_mask(path: Path) -> np.ndarray:
 def _decoded(path: Path, expected: str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
     """Pixels of a file; an error of any kind becomes one sentence that names the file."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would wait for a writer for ever
+            raise ValueError(f"{path}: expected {expected}, got something that is not a file")
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: expected {expected}, but the file cannot be read ({error.strerror})") from None

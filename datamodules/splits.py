@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,22 +121,30 @@ def take(samples: Sequence[Sample[Target]], limit: int, seed: int) -> list[Sampl
 def write_splits(
     path: Path, splits: Mapping[str, Sequence[Sample[Target]]], written: Callable[[Sample[Target]], int | str]
 ) -> None:
-    """Write splits as CSV with the columns id, split, target, patient.
+    """Write splits as CSV with the columns id, split, target, patient, replacing the file as a whole.
 
     Args:
         path: The file to write.
         splits: The samples of each split.
         written: Gives a sample's target in the form that the file states.
     """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for split in SPLITS:
-            writer.writerows((sample.id, split, written(sample), sample.patient) for sample in splits[split])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for split in SPLITS:
+                writer.writerows((sample.id, split, written(sample), sample.patient) for sample in splits[split])
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_splits(
-    path: Path, samples: Sequence[Sample[Target]], check_written: Callable[[Sample[Target], str], None]
+    path: Path,
+    samples: Sequence[Sample[Target]],
+    check_written: Callable[[Sample[Target], str], None],
+    gone: list[str] | None = None,
 ) -> dict[str, list[Sample[Target]]]:
     """Samples of the four splits as listed in a CSV file; samples that it does not list are left out.
 
@@ -144,6 +153,7 @@ def read_splits(
             the one that the dataset gives.
         samples: The samples found on disk.
         check_written: Raises a ValueError if the file states a wrong target for a sample.
+        gone: Takes the ids of listed images that are not among the samples; without it, they are an error.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -162,6 +172,9 @@ def read_splits(
                 raise ValueError(f"{path}, row 1: expected the columns {', '.join(COLUMNS)}, missing {sorted(missing)}")
             for row in reader:
                 place = f"{path}, row {reader.line_num}"
+                if gone is not None and row["id"] and row["id"] not in known:
+                    gone.append(row["id"])
+                    continue
                 sample, split = _parse(row, place, known, check_written)
                 if first := rows.get(sample.id):
                     raise ValueError(f"{place}: expected each id once, got {sample.id!r} again after row {first}")

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from medrobust.metrics.outcomes import MeanOutcome
 from medrobust.networks import Outcome
 from medrobust.networks.features import layers_named, tapped
+from medrobust.networks.seen_images import SeenImages, TrainingData
 from medrobust.networks.victims import Outputs, Targets
 
 
@@ -39,6 +40,7 @@ class VictimModule(pl.LightningModule):
         super().__init__()
         self.network = network
         self.clean_metric = MeanOutcome()
+        self._seen: SeenImages | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
         if not bool((self.std > 0).all()):
@@ -78,6 +80,34 @@ class VictimModule(pl.LightningModule):
         It is kept in the checkpoint, compared when one is loaded, and is part of the records' keys.
         """
         return {"class": type(self).__name__}
+
+    def seen_images(self) -> SeenImages | None:
+        """The images that it was trained on and chosen by; None where its checkpoint does not say."""
+        return self._seen
+
+    def on_fit_start(self) -> None:
+        """Note what the victim is trained on; its checkpoints keep it.
+
+        Raises:
+            ValueError: The training of a checkpoint is to go on with other images than it began with.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        before, self._seen = self._seen, None
+        if not isinstance(data, TrainingData):
+            return
+        self._seen = now = SeenImages.stored(data.training_data())
+        if before is None or now is None:
+            self._seen = None if self.trainer.ckpt_path else now  # what the training began with is not known
+            return
+        for split in ("train", "val"):
+            if any((counts := before.differences(split, now.splits[split])).values()):
+                if not self.trainer.ckpt_path:  # it is trained anew, from the weights that it has
+                    self._seen = before.joined(now)
+                    return
+                raise ValueError(
+                    f"{self.trainer.ckpt_path} was trained on other data, and its training cannot go on with these: of "
+                    f"{split}, " + ", ".join(f"{count} images are {what}" for what, count in counts.items())
+                )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Mean loss of a batch; a task may train on another one."""
@@ -136,8 +166,15 @@ class VictimModule(pl.LightningModule):
         statistics = {name: state[name].flatten().tolist() for name in ("mean", "std") if name in taken}
         victim = cls(**held, **statistics)
         victim.load_state_dict(state)
+        victim.on_load_checkpoint(checkpoint)
         return victim
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what the weights belong to."""
+        """Store what the weights belong to: the network, and the images that they were trained on."""
         checkpoint["victim"] = self.description()
+        if self._seen is not None:
+            checkpoint["trained_on"] = self._seen.to_store()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the weights were trained on."""
+        self._seen = SeenImages.stored(checkpoint.get("trained_on"))

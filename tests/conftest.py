@@ -1,7 +1,7 @@
 """Toy victims whose optimal perturbation is known by hand; tests get them from the fixtures below."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +293,14 @@ class Seen:
 def seen_victim() -> type[Seen]:
     """The victim whose features are the image."""
     return Seen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests keep their hashes of files in a folder of their own, also those that start programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDROBUST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

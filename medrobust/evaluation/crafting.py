@@ -73,6 +73,10 @@ class Crafter:
             identity["surrogate"] = weights_hash(self._surrogate.state_dict())
         return identity
 
+    def other_victims(self) -> dict[str, EvaluatedVictim]:
+        """The surrogate, if there is one."""
+        return {} if self._surrogate is None else {"the surrogate": self._surrogate}
+
     def attack_identity(self, attack: Attack, data: EvaluationData) -> dict[str, Any]:
         """All that decides what an attack makes of an image, besides the victim and what all attacks share."""
         identity: dict[str, Any] = {"parameters": attack.parameters()}

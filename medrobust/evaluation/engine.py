@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from medrobust.attacks import Attack
 from medrobust.attacks.batch_checks import check_batch
 from medrobust.evaluation.batch import CleanBatch
+from medrobust.evaluation.binding import Seen, binding_of, refuse_seen
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter, judged
 from medrobust.evaluation.data import Batch, EvaluationData, evaluation_data
@@ -19,6 +20,7 @@ from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key, weights_hash
 from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
+ROUNDING = 0.02  # by which a quality may differ between devices, batch sizes and versions
 logger = logging.getLogger(__name__)
 
 
@@ -38,6 +40,8 @@ class Evaluation:
         listeners: The listeners, in the order in which they are called.
         control: Name of the attacks that were added as control rows; empty if there are none.
         checkpoint: Name of the file that the victim's weights come from, shown in the results; None if unknown.
+        seen: What to do with images that the victim says it has seen in its training (``networks.SeenImages``):
+            ``refuse`` them, or ``report`` their number as the first flag of the results.
 
     Raises:
         ValueError: There is no attack, or victim or data lack something that an evaluation asks for.
@@ -54,6 +58,7 @@ class Evaluation:
         listeners: Sequence[EvaluationListener] = (),
         control: str = "",
         checkpoint: str | None = None,
+        seen: Seen = "refuse",
     ) -> None:
         """Keep what is given; nothing is computed yet."""
         if not attacks:
@@ -67,7 +72,7 @@ class Evaluation:
             raise ValueError(
                 f"expected a split among {', '.join(data.splits) or 'none (call setup first)'}, got {split!r}"
             )
-        self.attacks, self.control, self.checkpoint = list(attacks), control, checkpoint
+        self.attacks, self.control, self.checkpoint, self.seen = list(attacks), control, checkpoint, seen
         self.crafter = Crafter() if crafter is None else crafter
         self.listeners = list(listeners)
         self._plan: EvaluationPlan | None = None
@@ -88,8 +93,10 @@ class Evaluation:
         """Lay out the plan, let the listeners prepare, and fit what attacks and listeners need; before any batch.
 
         Raises:
-            ValueError: Something that an attack or a listener needs is missing or does not fit.
+            ValueError: The victim has seen images of the split, or something that an attack or a listener needs is
+                missing or does not fit.
         """
+        refuse_seen(binding_of(self.victim, self.data, self.split, {}), self.split, self.seen)
         self.crafter.load(self.context, self.victim)
         self._plan = plan = self._planned()
         for listener in self.listeners:
@@ -110,19 +117,23 @@ class Evaluation:
             batch: Images, targets and ids, on the victim's device.
 
         Raises:
-            ValueError: An image is not of the split or outside [0, 1], or the victim's outputs are not finite or of
-                another form than expected; the message names the image or what was received.
+            ValueError: An image is not of the split or outside [0, 1], or the victim's outputs are not finite, of
+                another form than expected or not those of its records; the message names the image or what was
+                received.
         """
         plan, ids = self.plan, list(batch["id"])
         pending = {planned.key: plan.pending(planned.key, ids) for planned in plan.attacks}
         if unknown := [id for id in ids if id not in self._ids]:
             raise ValueError(f"the split {self.split} has no image {unknown[0]!r}, which the batch holds")
-        if not any(pending.values()):
+        recorded = [place for place, id in enumerate(ids) if id in plan.recorded]
+        if not any(pending.values()) and not recorded:
             return
         with torch.inference_mode(False), torch.enable_grad():
             images, targets = cloned(batch["image"]), cloned(batch["target"])
             check_batch(images, targets, ids)
             clean = judged(self.victim, images, targets, ids)
+            if recorded:
+                compare_recorded(plan, clean.take(recorded))
             for planned in plan.attacks:
                 if pending[planned.key]:
                     self._run(planned, plan, clean.take(pending[planned.key]))
@@ -187,7 +198,15 @@ class Evaluation:
             listeners=shared,
             patients={sample.id: sample.patient for sample in samples},
             checkpoint=self.checkpoint,
+            binding=binding_of(self.victim, self.data, self.split, self._other_victims()),
         )
+
+    def _other_victims(self) -> dict[str, EvaluatedVictim]:
+        """Surrogate and judges, by what they are."""
+        others = self.crafter.other_victims()
+        for listener in self.listeners:
+            others |= listener.other_victims()
+        return others
 
     def _identities(self, attacks: Sequence[AttackIdentity]) -> dict[str, Any]:
         """What the listeners' columns depend on; then wait, so that no process writes before all have looked."""
@@ -197,6 +216,35 @@ class Evaluation:
             found |= checked_json(identity, f"{type(listener).__name__}.on_evaluation_identity")
         self.context.barrier()
         return found
+
+
+def compare_recorded(plan: EvaluationPlan, clean: CleanBatch) -> None:
+    """Compare what the victim makes of clean images with the records that an evaluation goes on with.
+
+    A share of boxes or pixels may jump by rounding alone, so that a single image of such a task proves nothing.
+
+    Raises:
+        ValueError: It differs by more than rounding; the message names the image.
+    """
+    outcome, changed = clean.outcome, []
+    for id, right, quality in zip(clean.ids, outcome.right.tolist(), outcome.quality.tolist(), strict=True):
+        before = plan.recorded.pop(id)
+        if before.quality is None or quality != quality:
+            differs = before.right != right
+        else:
+            differs = abs(before.quality - quality) > ROUNDING
+        if differs:
+            was, now = (
+                f"{'right' if right else 'wrong'} ({'undefined' if quality is None else f'{quality:.3f}'})"
+                for right, quality in ((before.right, before.quality), (right, quality))
+            )
+            changed.append(
+                f"the records that are there say that the victim was {was} about the clean image {id!r}, and now it is "
+                f"{now}: images, their preparation or the victim's code have changed since, so the evaluation cannot "
+                "go on; attack everything again with journal.resume false"
+            )
+    if len(changed) > (outcome.prediction is None):
+        raise ValueError(changed[0])
 
 
 def check_attacks(attacks: Sequence[tuple[str, Attack]]) -> None:

@@ -49,6 +49,13 @@ class EvaluationListener:
         hears = type(self).on_adversarial_batch is not EvaluationListener.on_adversarial_batch
         return {type(self).__name__: {}} if hears else {}
 
+    def other_victims(self) -> dict[str, EvaluatedVictim]:
+        """Victims beside the one under evaluation whose answers the columns show, by what they are; no hook.
+
+        It is called after `on_evaluation_identity`. The results say which images they have seen in their training.
+        """
+        return {}
+
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """The plan is complete; a listener may add images that need no attack to ``plan.done``, or refuse the plan."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack, UniformNoise
-from medrobust.results.records import KEYS
+from medrobust.results.records import KEYS, RecordedOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,9 @@ class EvaluationPlan:
         listeners: What the columns of the listeners depend on, such as the judges' weights.
         patients: Patient of each image, by the image's id.
         checkpoint: Name of the file that the victim's weights come from; None if unknown.
+        binding: What is known of the images that the victims have seen, as ``binding.binding_of`` gives it.
+        recorded: What the victim made of some clean images when their records were written, by the image's id: a
+            listener that resumes adds them in ``on_evaluation_plan``, and the evaluation compares.
         done: Ids that need not be attacked again, by an attack's key.
     """
 
@@ -77,6 +80,8 @@ class EvaluationPlan:
     listeners: dict[str, Any] = field(default_factory=dict)
     patients: Mapping[str, str] = field(default_factory=dict)
     checkpoint: str | None = None
+    binding: dict[str, Any] | None = None
+    recorded: dict[str, RecordedOutcome] = field(default_factory=dict)
     done: dict[str, set[str]] = field(default_factory=dict)
 
     def pending(self, key: str, ids: Sequence[str]) -> list[int]:

@@ -21,7 +21,7 @@ from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 from medrobust.results.columns import COLUMNS
 from medrobust.results.manifest import SCHEMA, write_manifest
-from medrobust.results.records import Journal, finished
+from medrobust.results.records import Journal, clean_outcomes, finished
 
 
 class RecordJournal(EvaluationListener):
@@ -70,6 +70,7 @@ class RecordJournal(EvaluationListener):
         if self.resume:
             for key, ids in finished(folder, [planned.key for planned in plan.attacks]).items():
                 plan.done.setdefault(key, set()).update(ids)
+            plan.recorded.update(clean_outcomes(folder, [planned.key for planned in plan.attacks]))
         self._journal = Journal(folder, context.rank)
 
     def on_adversarial_batch_end(
@@ -156,6 +157,7 @@ class RecordJournal(EvaluationListener):
             "device": device_name(context.device),
             "world_size": context.ranks,
             "command": command_line(),
+            "binding": plan.binding,
             "listeners": plan.listeners,
             "attacks": [planned.entry() for planned in plan.attacks],
         }

@@ -60,6 +60,10 @@ class Transfer(EvaluationListener):
             return {}
         return {"judges": {name: weights_hash(judge.state_dict()) for name, judge in self._victims.items()}}
 
+    def other_victims(self) -> dict[str, EvaluatedVictim]:
+        """The judges."""
+        return {f"the judge {name}": judge for name, judge in self._victims.items()}
+
     def on_adversarial_batch(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
     ) -> None:

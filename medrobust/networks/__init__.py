@@ -1,6 +1,7 @@
 """Networks: what victims promise and are built of, the taps on their layers, and their deployment copies."""
 
 from medrobust.networks.freezing import frozen
+from medrobust.networks.seen_images import SeenImages
 from medrobust.networks.victims import (
     EvaluatedVictim,
     Outcome,
@@ -15,6 +16,7 @@ from medrobust.networks.wrapped_classifier import WrappedClassifier, as_victim
 __all__ = [
     "EvaluatedVictim",
     "Outcome",
+    "SeenImages",
     "StoredVictim",
     "Victim",
     "WrappedClassifier",

@@ -21,6 +21,7 @@ SIGNIFICANCE = 0.05
 TOLERANCE = 1e-6  # an L-infinity norm may exceed its radius by the rounding of float32
 MAX_ZERO_GRADIENTS = 0.1
 MIN_IMAGES = 30
+ROUNDED = 0.01  # share of the clean images that may be judged otherwise by another device or batch
 
 Row = Mapping[str, Any]
 Flag = dict[str, Any]
@@ -258,6 +259,60 @@ def _unbounded(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
         yield _flag("warning", row, message) if left else None
 
 
+def _seen(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    binding = evaluation.manifest.get("binding")
+    if binding is None:  # a victim without a memory
+        return
+    for who, one in {"the victim": binding, **binding["others"]}.items():
+        message = ""
+        if one["unknown"]:
+            message = f"Nobody can tell whether {who} has seen these images in its training: {one['unknown']}."
+        elif one["seen"]:
+            where = " and ".join(f"{count} in its {home.capitalize()}" for home, count in one["seen"].items())
+            message = (
+                f"Of the {one['images']} images under evaluation, {who} has seen {where}: "
+                "its accuracy on them says nothing about new images."
+            )
+        known = bool(one["seen"]) and who == "the victim"
+        yield _flag("error" if known else "warning", evaluation.clean, message) if message else None
+
+
+def _preparation(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    binding = evaluation.manifest.get("binding")
+    if binding is None or binding["unknown"]:
+        return
+    yield from (_flag("warning", evaluation.clean, sentence) for sentence in binding["differences"])
+    if not binding["differences"]:
+        yield None
+
+
+def _clean(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    images = evaluation.records.group_by("id").agg(pl.col("correct_before").n_unique() > 1)
+    if not len(images):
+        return
+    both = int(images["correct_before"].sum())
+    message = (
+        f"The victim is both right and wrong about {both} of {len(images)} clean images, depending on the attack: "
+        "the records are of different images or victims."
+    )
+    # a clean image on the boundary may change sides with the number of images in a batch
+    yield _flag("error", evaluation.clean, message) if both > _few(len(images)) else None
+    measured = evaluation.manifest.get("victim", {}).get("quality", {}).get("accuracy")
+    accuracy, n = evaluation.clean["clean_accuracy"], evaluation.clean["n"]
+    if measured is None or accuracy is None or not evaluation.clean["complete"]:
+        return
+    message = (
+        f"The records say that the victim is right about {format_percent(accuracy)} of the clean images, and its own "
+        f"metric says {format_percent(measured)}: the records are of other images or another victim."
+    )
+    yield _flag("error", evaluation.clean, message) if abs(accuracy - measured) * n > _few(n) else None
+
+
+def _few(images: int) -> float:
+    """Images that may be judged otherwise by rounding."""
+    return max(1.5, ROUNDED * images)
+
+
 def _transfer(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for row in evaluation.attacks:
         for judge, judged in row.get("transfer", {}).items():
@@ -278,6 +333,9 @@ def _same_radius(one: Row, other: Row) -> bool:
 
 
 CHECKS = {
+    "seen": Check("no victim has seen an image under evaluation in its training", _seen),
+    "clean": Check("all records agree about the clean images", _clean),
+    "preparation": Check("the images are prepared as they were for the victim's training", _preparation),
     "incomplete": Check("every attack has tried every image", _incomplete),
     "few_images": Check(f"at least {MIN_IMAGES} images were right before the attack", _few_images),
     "weak_victim": Check("the victim beats always naming the largest class", _weak_victim),

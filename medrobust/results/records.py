@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import polars as pl
 
@@ -14,7 +14,7 @@ from medrobust.results.columns import COLUMNS, TYPES
 from medrobust.results.manifest import read_manifest, replace_file
 
 SCHEMA = 2  # of the records that are written; those of schema 1 are read as well
-KEYS = 1  # version of what decides a record; not of its columns
+KEYS = 2  # version of what decides a record; not of its columns
 JOURNAL = "journal"
 RECORDS = "records.parquet"
 BLOCK = 32 * 2**20  # bytes parsed at a time: bounds the memory, and is large enough to keep all threads busy
@@ -123,6 +123,38 @@ def finished(folder: str | Path, keys: Collection[str] | None = None) -> dict[st
             if keys is None or key in done:
                 done.setdefault(str(key), set()).update(rows["id"])
     return done
+
+
+class RecordedOutcome(NamedTuple):
+    """What a victim made of a clean image: whether it was right, and how right (None if that is undefined)."""
+
+    right: bool
+    quality: float | None
+
+
+def clean_outcomes(folder: str | Path, keys: Collection[str], count: int = 32) -> dict[str, RecordedOutcome]:
+    """What some records say of clean images, by id: to be compared with what the victim makes of them now.
+
+    Args:
+        folder: The folder of the evaluation; it may not exist yet.
+        keys: Attacks to look for, by key.
+        count: At most so many images, of the first records that there are.
+
+    Raises:
+        ValueError: If a record is damaged or has an unknown schema.
+    """
+    schema = {
+        **{"schema": pl.Int64(), "key": pl.String(), "id": pl.String()},
+        **{"correct_before": pl.Boolean(), "quality_before": pl.Float64()},
+    }
+    found: dict[str, RecordedOutcome] = {}
+    for _, frame in _blocks(folder, schema):
+        rows = frame.filter(pl.col("key").is_in(list(keys)), pl.col("correct_before").is_not_null())
+        for id, right, quality in rows.select("id", "correct_before", "quality_before").iter_rows():
+            found.setdefault(id, RecordedOutcome(right, quality))
+            if len(found) == count:
+                return found
+    return found
 
 
 def merge(folder: str | Path) -> pl.DataFrame:

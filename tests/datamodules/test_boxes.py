@@ -43,6 +43,7 @@ def root(tmp_path: Path) -> Path:
     pixels[1:3, 2:6] = pixels[:, 0] = 255
     (tmp_path / "frames").mkdir()
     for place in range(6):
+        pixels[0, 7] = place  # or all would be the same image
         Image.fromarray(pixels).save(tmp_path / f"frames/{place}.png")
         (tmp_path / f"frames/{place}.txt").write_text(TWO if place else "")
     return tmp_path / "frames"

@@ -35,8 +35,10 @@ def root(tmp_path: Path) -> Path:
     """Eight grey images of 6 x 4 pixels: black, 102 where the mask is 1 (columns 0, 1), 204 where it is 2 (4, 5)."""
     mask = np.zeros((4, 6), np.uint8)
     mask[:, :2], mask[:, 4:] = 1, 2
+    image = mask * 102
     for place in range(8):
-        for folder, pixels in (("images", mask * 102), ("masks", mask)):
+        image[3, 0] = 102 + place  # or all would be the same image
+        for folder, pixels in (("images", image), ("masks", mask)):
             (tmp_path / "lungs" / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(tmp_path / "lungs" / folder / f"{place}.png")
     return tmp_path / "lungs"

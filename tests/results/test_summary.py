@@ -232,6 +232,9 @@ def test_a_sound_evaluation_raises_no_flag():
     summary = summary_of([noise, small, large, free], records)
     assert summary["flags"] == []
     assert {check["check"]: check["comparisons"] for check in summary["checks"]} == {
+        "seen": 0,
+        "clean": 1,
+        "preparation": 0,
         "incomplete": 5,
         "few_images": 1,
         "weak_victim": 1,
@@ -443,7 +446,7 @@ def test_console_says_that_all_checks_passed():
     entry = attack()
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(console_flags(summary_of([entry], rows(entry, "1" * 40))))
-    assert console.export_text() == "All 5 self-checks passed.\n"
+    assert console.export_text() == "All 6 self-checks passed.\n"
 
 
 def test_markdown_table():

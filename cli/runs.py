@@ -1,0 +1,173 @@
+"""A run's folder: its configuration, splits and checkpoints belong together, and stay so whatever is done to it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import yaml
+from pytorch_lightning.utilities import rank_zero_warn
+
+from datamodules import MedicalDataModule
+from medrobust.networks import SeenImages
+
+CONFIG = "train.yaml"
+SPLITS = "splits.csv"
+SHOWN = 3  # differing settings that a sentence names
+# what decides the weights, without what only says where and with what comfort they are computed
+DECISIVE = ("seed_everything", "model", "data", "checkpoint", "trainer")
+OF_THE_MACHINE = (
+    *("data.init_args.root", "data.init_args.num_workers", "data.init_args.test_split", "checkpoint.dirpath"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.logger"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.default_root_dir"),
+    *("trainer.log_every_n_steps", "trainer.profiler", "trainer.inference_mode", "trainer.limit_test_batches"),
+)
+
+
+@dataclass(frozen=True)
+class HeldRun:
+    """A run that a folder holds: checkpoints, with the configuration and the splits that they came from.
+
+    Args:
+        folder: The run's folder.
+        settings: Its configuration.
+        trained_on: What each of its checkpoints was trained on; None for one that does not say.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    trained_on: Mapping[Path, SeenImages | None]
+
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        """The run in a folder; None if there is no checkpoint, so that nothing can be mixed."""
+        checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"))
+        if not checkpoints:
+            return None
+        return cls(folder, _settings(folder), {path: trained_on(path) for path in checkpoints})
+
+    def check_settings(self, text: str) -> None:
+        """Refuse a training that would put another configuration beside these checkpoints.
+
+        Args:
+            text: The new training's configuration, as it would be saved.
+
+        Raises:
+            ValueError: A setting that decides the weights differs; names some of them.
+        """
+        before, now = dict(_flat(self.settings)), dict(_flat(yaml.safe_load(text)))
+        differing = [
+            f"{name} was {before[name]!r} and is {now[name]!r}"
+            for name in before.keys() & now.keys()
+            if before[name] != now[name] and _decisive(name)
+        ]
+        kinds = {name.rpartition(".")[0] for name in before.keys() ^ now.keys() if name.endswith(".class_path")}
+        differing += [f"{kind} is not the same" for kind in sorted(kinds) if _decisive(kind)]
+        if differing:
+            shown = "; ".join(sorted(differing)[:SHOWN]) + ("; ..." if len(differing) > SHOWN else "")
+            raise ValueError(f"{self.folder} holds a victim of other settings: {shown}. {REMEDY}")
+
+    def check_data(self, data: MedicalDataModule) -> None:
+        """Refuse a training that would put other splits beside these checkpoints; the data have been set up.
+
+        Raises:
+            ValueError: Train or Val are not those of a checkpoint.
+        """
+        now = SeenImages.stored(data.training_data())
+        assert now is not None
+        for path, before in self.trained_on.items():
+            for split in ("train", "val"):
+                counts = self._changes(data, split) if before is None else before.differences(split, now.splits[split])
+                if any(counts.values()):
+                    what = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+                    raise ValueError(f"{path} was trained on other data, of whose {split} images {what}. {REMEDY}")
+
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints, before another configuration takes their place."""
+        for path in self.trained_on:
+            path.unlink(missing_ok=True)
+
+    def _changes(self, data: MedicalDataModule, split: str) -> dict[str, int]:
+        """How many images of a split are new or gone by the run's split file, for checkpoints that do not say."""
+        file = self.folder / SPLITS
+        rows = (line.split(",") for line in file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
+        before = {row[0] for row in rows if len(row) > 1 and row[1] == split}
+        now = {sample.id for sample in data.splits[split]}
+        return {"gone": len(before - now), "new": len(now - before)}
+
+
+REMEDY = "Give this training another --name, or replace the old one with --overwrite true"
+
+
+def trained_on(checkpoint: Path) -> SeenImages | None:
+    """What a checkpoint was trained on; None for one that does not say, or cannot be read."""
+    try:
+        held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return SeenImages.stored(held.get("trained_on"))
+    except Exception:  # whatever is wrong with it, whoever needs it will say so
+        return None
+
+
+def run_of(checkpoint: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint belongs to; None for a file that was moved out of its run."""
+    folder = Path(checkpoint).absolute().parent
+    run = folder.parent
+    return run if folder.name == "checkpoints" and (run / CONFIG).is_file() else None
+
+
+def splits_of_run(checkpoint: str | Path, data: Mapping[str, Any]) -> Path | None:
+    """The splits that a victim was trained with, unless the configuration asks for others.
+
+    Args:
+        checkpoint: The victim's checkpoint.
+        data: What is configured under ``data``: ``class_path`` and ``init_args``.
+
+    Returns:
+        ``splits.csv`` of the checkpoint's run; None if there is none, if the data are of another class than the run's,
+        or if they name a ``split_file`` that the run does not.
+    """
+    run = run_of(checkpoint)
+    if run is None or not (run / SPLITS).is_file():
+        return None
+    trained = _settings(run).get("data") or {}
+    before, now = trained.get("init_args") or {}, data.get("init_args") or {}
+    if _name(trained.get("class_path")) != _name(data.get("class_path")):
+        return None
+    if now.get("split_file") is not None and str(now["split_file"]) != str(before.get("split_file")):
+        return None
+    for option in ("split_seed", "fractions"):
+        if (
+            option in before
+            and option in now
+            and dict(_flat({option: now[option]})) != dict(_flat({option: before[option]}))
+        ):
+            rank_zero_warn(f"data.{option} is not used: the splits are those of {run / SPLITS}, unless --splits is new")
+    return run / SPLITS
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Single settings by their dotted names; a class's own name stands for its path."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{place}.{name}" if place else str(name))
+    else:
+        yield place, _name(value) if place.endswith("class_path") else value
+
+
+def _decisive(name: str) -> bool:
+    return name.partition(".")[0] in DECISIVE and not any(
+        name == one or name.startswith(f"{one}.") for one in OF_THE_MACHINE
+    )
+
+
+def _name(class_path: Any) -> str:
+    return str(class_path).rpartition(".")[2]
