@@ -4,10 +4,12 @@ import logging
 import math
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +27,12 @@ from rich.console import Console
 
 from callbacks import AttackProgress, Detection, Panels, Quality, RecordJournal, Representation, Robustness, Transfer
 from cli.checkpoints import check_checkpoint, find_checkpoint
+from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, sentence
 from cli.overlays import OverlayFile
+from cli.processes import tie_processes
 from cli.wandb_log import log_evaluation, run_logger
+from cli.work_kept import check_trained, describe, kept_records, kept_training
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
@@ -68,6 +73,17 @@ class MedRobustCLI(LightningCLI):
     """Lightning's command line, with a run's folder, the attack, the journal, the panels and the checkpoint."""
 
     folder: Path
+
+    def __init__(self, *args: Any, ending: Ending, **options: Any) -> None:
+        """Run the command.
+
+        Args:
+            *args: As Lightning's.
+            ending: Ends the command in all processes.
+            **options: As Lightning's.
+        """
+        self.ending, self.begun = ending, time.time()
+        super().__init__(*args, **options)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -157,13 +173,23 @@ class MedRobustCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def after_instantiate_classes(self) -> None:
-        """Compare the checkpoint with the victim, before any data is read."""
-        path = self.config[self.subcommand].ckpt_path
-        if path:
-            check_checkpoint(Path(path), self.model)
+        """Compare the checkpoint with the victim, before any data is read, and watch over the processes."""
+        config = self.config[self.subcommand]
+        if config.ckpt_path:
+            check_checkpoint(Path(config.ckpt_path), self.model)
+        if self.subcommand == "fit":
+            self.ending.kept = partial(kept_training, self.folder / "checkpoints", self.begun, config.ckpt_path)
+        else:
+            self.ending.kept = partial(kept_records, self.records, config.journal.resume)
+        tie_processes(self.trainer, self.ending)
 
     def after_fit(self) -> None:
-        """Print where the checkpoint and the configuration are."""
+        """Refuse a training without a result, and print where the checkpoint and the configuration are.
+
+        Raises:
+            UnfinishedError: It has diverged, or made no checkpoint.
+        """
+        check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
         if self.trainer.is_global_zero and isinstance(best, ModelCheckpoint) and best.best_model_path:
             score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
@@ -223,25 +249,41 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
     Set the environment variable ``MEDROBUST_TRACEBACK=1`` to see where the sentence came from.
     """
     quiet()
-    try:
-        MedRobustCLI(
-            VictimModule,
-            MedicalDataModule,
-            save_config_callback=RunConfig,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=42,
-            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-            parser_kwargs={"prog": f"{program}.py"},
-            parser_class=OneSentenceParser,
-            args=arguments,
-        )
-    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
-        if os.environ.get("MEDROBUST_TRACEBACK"):
-            traceback.print_exc()
-        sys.stderr.write(f"error: {sentence(str(error), [])}\n")
-        sys.exit(2)
+    with Ending() as ending:
+        try:
+            _run(program, arguments, ending)
+        except (ValueError, MisconfigurationException) as error:
+            _show_traceback()
+            ending.fail(2, f"error: {sentence(str(error), [])}")
+        except UnfinishedError as error:
+            ending.fail(1, f"error: {error}")
+        except OSError as error:
+            _show_traceback()
+            if error.errno is None:
+                ending.fail(2, f"error: {sentence(str(error), [])}")
+            ending.fail(1, f"error: {describe(error)}", kept=True)
+
+
+def _run(program: Program, arguments: list[str] | None, ending: Ending) -> None:
+    MedRobustCLI(
+        VictimModule,
+        MedicalDataModule,
+        save_config_callback=RunConfig,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=42,
+        trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
+        parser_kwargs={"prog": f"{program}.py"},
+        parser_class=OneSentenceParser,
+        args=arguments,
+        ending=ending,
+    )
+
+
+def _show_traceback() -> None:
+    if os.environ.get("MEDROBUST_TRACEBACK"):
+        traceback.print_exc()
 
 
 def quiet() -> None:
