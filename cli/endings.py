@@ -54,6 +54,7 @@ class Ending:
 
     Attributes:
         kept: Says what of the work is kept, to complete a sentence.
+        release: Leaves what only one process may have, such as a folder, to others.
         rank: Number of this process.
         ranks: Number of processes.
     """
@@ -61,6 +62,7 @@ class Ending:
     def __init__(self) -> None:
         """Nothing is watched yet."""
         self.kept: Callable[[], str] = lambda: "nothing was begun; run the same command again"
+        self.release: Callable[[], None] = lambda: None
         self.rank, self.ranks = rank_given(), 1
         self.cause: Cause | None = None
         self._first: FirstProcess | None = None
@@ -278,6 +280,7 @@ class Ending:
         if self._first is not None:
             self._first.tell({"status": cause.status})
         self._reap()
+        self.release()
         self._told.set()
 
     def _reap(self) -> None:
@@ -300,8 +303,9 @@ class Ending:
             self._reap()
 
     def _give_back(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Leave folder and signals to others."""
         self._closed = True
+        self.release()
         if self._timer is not None:
             self._timer.cancel()
         if self._wake is not None:
@@ -327,7 +331,8 @@ def _received(near: socket.socket) -> bytes:
 
 
 def say(sentence: str) -> None:
-    """Write a sentence to standard error, on a line of its own."""
+    """Write a sentence to standard error, on a line of its own, with control characters written out."""
+    sentence = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in sentence)
     with suppress(OSError, ValueError):
         sys.stderr.write(f"\n{sentence}\n" if sys.stderr.isatty() else f"{sentence}\n")
         sys.stderr.flush()
