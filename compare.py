@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from medrobust.results.formats import printable
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import read_records
 from medrobust.results.report.detection import detection_markdown, read_pair
@@ -53,12 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
             sys.stdout.write(detection_markdown(read_summary(options.run), pairs))
             return
         rows = transfer_rows(read_summaries(options.runs))
+        if options.markdown:
+            replace_file(options.markdown, transfer_markdown(rows).encode())
     except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(2)
+    except OSError as error:
+        sys.stderr.write(f"error: {printable(str(error.filename))}: {error.strerror}\n")
+        sys.exit(1)
     Console(width=None if sys.stdout.isatty() else 120).print(transfer_table(rows))
-    if options.markdown:
-        replace_file(options.markdown, transfer_markdown(rows).encode())
 
 
 if __name__ == "__main__":

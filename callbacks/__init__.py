@@ -1,11 +1,13 @@
 """Callbacks: they run attacks and listeners on victims inside Lightning's loops."""
 
+from callbacks.checkpoints import Checkpoints
 from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Transfer
 from callbacks.progress import AttackProgress
 from callbacks.robustness import Robustness
 
 __all__ = [
     "AttackProgress",
+    "Checkpoints",
     "Detection",
     "Panels",
     "Quality",

@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from medrobust.attacks.budgets import Fraction
 from medrobust.evaluation import EvaluationContext, EvaluationListener, EvaluationPlan, PlannedAttack
 from medrobust.evaluation.plan import radius_of
+from medrobust.results.formats import printable
 
 
 class AttackProgress(TQDMProgressBar, EvaluationListener):
@@ -36,4 +37,4 @@ class AttackProgress(TQDMProgressBar, EvaluationListener):
         number = next(place for place, other in enumerate(plan.attacks, 1) if other.key == planned.key)
         written = str(radius) if isinstance(radius, Fraction) else f"{radius:.3g}" if radius is not None else ""
         name = f"{planned.name} {written}".rstrip()
-        bar.set_postfix_str(f"{name} ({number}/{len(plan.attacks)})")
+        bar.set_postfix_str(f"{printable(name)} ({number}/{len(plan.attacks)})")

@@ -1,5 +1,8 @@
 """The command lines of ``train.py`` and ``evaluate.py``."""
 
-from cli.main import main
+from cli.endings import while_importing
+
+with while_importing():  # which takes seconds
+    from cli.main import main
 
 __all__ = ["main"]

@@ -18,6 +18,7 @@ from lightning_modules import VictimModule
 from medrobust.attacks import Attack
 from medrobust.detectors import Detector
 from medrobust.objectives import Objective
+from medrobust.results.formats import printable
 
 IMPORT_FAILURE = r"(No module named '[^']+'|cannot import name '[^']+'|module '[^']+' has no attribute '[^']+')"
 
@@ -32,7 +33,7 @@ class OneSentenceParser(LightningArgumentParser):
         if os.environ.get("MEDROBUST_TRACEBACK"):
             sys.stderr.write(f"{message}\n")
             traceback.print_exc()
-        sys.stderr.write(f"error: {sentence(message, list(known_options(self)))}\n")
+        sys.stderr.write(f"error: {printable(sentence(message, list(known_options(self))))}\n")
         sys.exit(2)
 
 

@@ -4,10 +4,12 @@ import logging
 import math
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,19 +25,34 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from callbacks import AttackProgress, Detection, Panels, Quality, RecordJournal, Representation, Robustness, Transfer
+from callbacks import (
+    AttackProgress,
+    Checkpoints,
+    Detection,
+    Panels,
+    Quality,
+    RecordJournal,
+    Representation,
+    Robustness,
+    Transfer,
+)
 from cli.checkpoints import check_checkpoint, find_checkpoint
+from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, sentence
 from cli.overlays import OverlayFile
+from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
+from cli.work_kept import check_trained, describe, kept_records, kept_training
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
+from medrobust.results.formats import all_printable, printable
 from medrobust.results.manifest import read_manifest, replace_file, write_manifest
 from medrobust.results.report.detection import console_detection
 from medrobust.results.report.page import finish
 from medrobust.results.report.tables import console_flags, console_table
+from medrobust.results.writer import Writer
 
 logger = logging.getLogger(__name__)
 register_type(Fraction, serializer=str, deserializer=Fraction)
@@ -86,6 +103,17 @@ class MedRobustCLI(LightningCLI):
 
     folder: Path
 
+    def __init__(self, *args: Any, ending: Ending, **options: Any) -> None:
+        """Run the command.
+
+        Args:
+            *args: As Lightning's.
+            ending: Ends the command in all processes.
+            **options: As Lightning's.
+        """
+        self.ending, self.begun = ending, time.time()
+        super().__init__(*args, **options)
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """What each subcommand is given in code instead of by options."""
@@ -124,7 +152,7 @@ class MedRobustCLI(LightningCLI):
         parser.add_lightning_class_args(Quality, "quality")
         parser.add_lightning_class_args(Transfer, "transfer")
         parser.add_lightning_class_args(Representation, "representation")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/loss",
@@ -199,15 +227,34 @@ class MedRobustCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def after_instantiate_classes(self) -> None:
-        """Compare the checkpoint with the victim, before any data is read."""
+        """Compare the checkpoint with the victim, before any data is read, and watch over the processes."""
         config = self.config[self.subcommand]
         if config.ckpt_path:
             check_checkpoint(Path(config.ckpt_path), self.model, self.datamodule)
             if config.splits == "run" and (splits := splits_of_run(config.ckpt_path, config.data.as_dict())):
                 self.datamodule.take_splits_of_run(splits)
+        self._lock(config)
+        if self.subcommand == "fit":
+            self.ending.kept = partial(kept_training, self.folder / "checkpoints", self.begun, config.ckpt_path)
+        else:
+            self.ending.kept = partial(kept_records, self.records, config.journal.resume)
+        tie_processes(self.trainer, self.ending)
+
+    def _lock(self, config: Namespace) -> None:
+        """Refuse to write into a folder that another process is writing into."""
+        fitting = self.subcommand == "fit"
+        writer = Writer(self.folder if fitting else self.records, "a training" if fitting else "an evaluation")
+        if self.trainer.is_global_zero and not config.trainer.fast_dev_run:
+            self.ending.release = writer.release
+            writer.take()
 
     def after_fit(self) -> None:
-        """Print where the checkpoint and the configuration are."""
+        """Refuse a training without a result, and print where the checkpoint and the configuration are.
+
+        Raises:
+            UnfinishedError: It has diverged, or made no checkpoint.
+        """
+        check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
         if self.trainer.is_global_zero and isinstance(best, ModelCheckpoint) and best.best_model_path:
             score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
@@ -229,12 +276,13 @@ class MedRobustCLI(LightningCLI):
             summary = finish(self.records)
             console = _console()
             console.print()
-            console.print(console_table(summary, console.width))
-            if (detection := console_detection(summary, console.width)) is not None:
+            seen = all_printable(summary)
+            console.print(console_table(seen, console.width))
+            if (detection := console_detection(seen, console.width)) is not None:
                 console.print(detection)
             if quality:
                 console.print("victim on clean images: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
-            console.print(console_flags(summary))
+            console.print(console_flags(seen))
             for kind in ("report", "summary", "records"):
                 console.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
             log_evaluation(self.trainer.loggers, self.records, summary)
@@ -258,7 +306,7 @@ def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, fl
 def shown(path: Path) -> str:
     """Path relative to the working directory, if it lies below."""
     absolute = path.resolve()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+    return printable(str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path))
 
 
 def main(program: Program, arguments: list[str] | None = None) -> None:
@@ -267,36 +315,62 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
     Set the environment variable ``MEDROBUST_TRACEBACK=1`` to see where the sentence came from.
     """
     quiet()
-    try:
-        MedRobustCLI(
-            VictimModule,
-            MedicalDataModule,
-            save_config_callback=RunConfig,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=42,
-            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-            parser_kwargs={"prog": f"{program}.py"},
-            parser_class=OneSentenceParser,
-            args=arguments,
-        )
-    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
-        if os.environ.get("MEDROBUST_TRACEBACK"):
-            traceback.print_exc()
-        sys.stderr.write(f"error: {sentence(str(error), [])}\n")
-        sys.exit(2)
+    with Ending() as ending:
+        try:
+            _run(program, arguments, ending)
+        except (ValueError, MisconfigurationException) as error:
+            _show_traceback()
+            ending.fail(2, f"error: {sentence(str(error), [])}")
+        except UnfinishedError as error:
+            ending.fail(1, f"error: {error}")
+        except OSError as error:
+            _show_traceback()
+            if error.errno is None:
+                ending.fail(2, f"error: {sentence(str(error), [])}")
+            ending.fail(1, f"error: {describe(error)}", kept=True)
+
+
+def _run(program: Program, arguments: list[str] | None, ending: Ending) -> None:
+    MedRobustCLI(
+        VictimModule,
+        MedicalDataModule,
+        save_config_callback=RunConfig,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=42,
+        trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
+        parser_kwargs={"prog": f"{program}.py"},
+        parser_class=OneSentenceParser,
+        args=arguments,
+        ending=ending,
+    )
+
+
+def _show_traceback() -> None:
+    if os.environ.get("MEDROBUST_TRACEBACK"):
+        traceback.print_exc()
 
 
 def quiet() -> None:
     """Keep the console to what a user has to read: no adverts, no hints about settings that are chosen on purpose."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    console = logging.StreamHandler()
+    console.setFormatter(Visible("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[console])
     lightning = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric")
     for name in (*lightning, "httpx", "matplotlib", "PIL", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our own sentence says what could not be downloaded
     known = "treespec, LeafSpec|does not have many workers|smaller than the logging interval|exists and is not empty"
     warnings.filterwarnings("ignore", message=f".*({known}|dirpath has changed).*")
+
+
+class Visible(logging.Formatter):
+    """Formats a message with its control characters written out, except line breaks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message's lines."""
+        return "\n".join(map(printable, super().format(record).splitlines()))
 
 
 def _console() -> Console:

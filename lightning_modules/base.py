@@ -2,7 +2,7 @@
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -163,8 +163,13 @@ class VictimModule(pl.LightningModule):
         if kind != cls.__name__:
             raise ValueError(f"{path} holds a {kind}, a {cls.__name__} is needed")
         taken = inspect.signature(cls).parameters
-        statistics = {name: state[name].flatten().tolist() for name in ("mean", "std") if name in taken}
-        victim = cls(**held, **statistics)
+        try:
+            statistics = {name: state[name].flatten().tolist() for name in ("mean", "std") if name in taken}
+            victim = cls(**held, **statistics)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} does not say what its {cls.__name__} is built from: {error}") from error
+        if differences := state_differences(victim.state_dict(), state):
+            raise ValueError(f"{path} does not hold the {cls.__name__} that it describes: {differences}")
         victim.load_state_dict(state)
         victim.on_load_checkpoint(checkpoint)
         return victim
@@ -178,3 +183,17 @@ class VictimModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over what the weights were trained on."""
         self._seen = SeenImages.stored(checkpoint.get("trained_on"))
+
+
+def state_differences(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
+    """In which tensors a checkpoint differs from a network, in words; empty if it does not."""
+    parts = []
+    for what, names in (("lacks", wanted.keys() - found.keys()), ("has besides", found.keys() - wanted.keys())):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            parts.append(f"it {what} {min(names)}{more}")
+    shapes = [name for name in wanted if name in found and getattr(found[name], "shape", None) != wanted[name].shape]
+    if shapes:
+        more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
+        parts.append(f"{shapes[0]}{more} has another shape")
+    return ", ".join(parts)

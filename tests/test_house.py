@@ -26,7 +26,8 @@ LIBRARY = {
     },
     "medrobust.listeners": {
         *("medrobust.detectors", "medrobust.evaluation", "medrobust.metrics", "medrobust.networks"),
-        *("medrobust.results.columns", "medrobust.results.manifest", "medrobust.results.records"),
+        *("medrobust.results.columns", "medrobust.results.formats", "medrobust.results.manifest"),
+        *("medrobust.results.records", "medrobust.results.writer"),
     },
 }
 ARROWS: dict[str, set[str]] = LIBRARY | {

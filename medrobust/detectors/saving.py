@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 import medrobust.detectors as package
@@ -45,6 +45,7 @@ def save_detectors(
 
     Raises:
         ValueError: A detector is not fitted, or something cannot be written as JSON.
+        OSError: The file cannot be written; names it.
     """
     path = Path(path)
     tensors: dict[str, Tensor] = {}
@@ -77,8 +78,11 @@ def save_detectors(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, {KEY: json.dumps(header)})
+        # as bytes, since safetensors' own errors of a full disk are not the system's
+        temporary.write_bytes(save(tensors, {KEY: json.dumps(header)}))
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path

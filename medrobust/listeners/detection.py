@@ -182,7 +182,7 @@ class Detection(EvaluationListener):
         weights = weights_hash(victim.state_dict())
         device = context.device
         file = Path(self.folder) / "detectors" / f"{record_key([planned.key for planned in needed])}.safetensors"
-        if context.broadcast(bool(self.folder) and file.is_file()):  # all processes fit, or none
+        if context.broadcast(context.is_first and self._is_whole(file, weights)):  # all processes fit, or none
             loaded = load_detectors(file, weights, device)
             self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
             one_of_each = {name: one for fitted in self._fitted.values() for name, one in fitted.items()}
@@ -198,6 +198,17 @@ class Detection(EvaluationListener):
             }
             about = {"split": "adv_train", "images": self._counts}
             save_detectors(file, held, weights, [fit_name(planned) for planned in needed], about)
+
+    def _is_whole(self, file: Path, weights: str) -> bool:
+        """Whether a file holds detectors that a killed evaluation has fitted; a warning says if it is damaged."""
+        if not self.folder or not file.is_file():
+            return False
+        try:
+            load_detectors(file, weights)
+        except ValueError as error:
+            logger.warning("the detectors are fitted again: %s", error)
+            return False
+        return True
 
     @torch.no_grad()
     def on_adversarial_batch(

@@ -1,5 +1,6 @@
 """The journal: one record for each image and attack, written as soon as there is one, resumed after a kill."""
 
+import logging
 import platform
 import shlex
 import sys
@@ -20,8 +21,12 @@ from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 from medrobust.results.columns import COLUMNS
-from medrobust.results.manifest import SCHEMA, write_manifest
-from medrobust.results.records import Journal, clean_outcomes, finished
+from medrobust.results.formats import format_epsilon
+from medrobust.results.manifest import SCHEMA, read_manifest, write_manifest
+from medrobust.results.records import RECORDS, Journal, clean_outcomes, finished
+from medrobust.results.writer import Writer
+
+logger = logging.getLogger(__name__)
 
 
 class RecordJournal(EvaluationListener):
@@ -43,6 +48,7 @@ class RecordJournal(EvaluationListener):
         """Keep the settings; nothing is written yet."""
         self.folder, self.run, self.resume, self.seed = folder, run, resume, seed
         self._journal: Journal | None = None
+        self._writer: Writer | None = None
         self._old: list[Path] = []
 
     def on_evaluation_identity(
@@ -52,13 +58,15 @@ class RecordJournal(EvaluationListener):
         data: EvaluationData,
         attacks: Sequence[AttackIdentity],
     ) -> dict[str, Any]:
-        """Note which files exist before any process writes.
+        """Lock the folder, and note which files exist before any process writes.
 
         Raises:
-            ValueError: No folder is given.
+            ValueError: No folder is given, or another process is writing into it.
         """
         if not self.folder:
             raise ValueError("the journal needs the folder of the evaluation, journal.folder, and got none")
+        if refused := context.broadcast(self._lock() if context.is_first else ""):
+            raise ValueError(refused)
         self._old = [] if self.resume else sorted(Path(self.folder).glob("journal/*.jsonl"))
         return {}
 
@@ -66,6 +74,7 @@ class RecordJournal(EvaluationListener):
         """Write the manifest, and mark the images that are done."""
         folder = Path(self.folder)
         if context.is_first:
+            announce_replaced(folder, plan)
             write_manifest(folder, self._manifest(context, victim, plan))
         if self.resume:
             for key, ids in finished(folder, [planned.key for planned in plan.attacks]).items():
@@ -87,6 +96,17 @@ class RecordJournal(EvaluationListener):
         if context.is_first:
             for file in self._old:
                 file.unlink(missing_ok=True)
+        if self._writer is not None:
+            self._writer.release()
+
+    def _lock(self) -> str:
+        """Lock the folder; why that cannot be, for all processes to hear."""
+        self._writer = Writer(self.folder, "an evaluation")
+        try:
+            self._writer.take()
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def _records(self, batch: AdversarialBatch) -> list[dict[str, Any]]:
         """A record of each image of a batch."""
@@ -161,6 +181,30 @@ class RecordJournal(EvaluationListener):
             "listeners": plan.listeners,
             "attacks": [planned.entry() for planned in plan.attacks],
         }
+
+
+def announce_replaced(folder: Path, plan: EvaluationPlan) -> None:
+    """Say which results of an earlier evaluation the folder will no longer show, before they are replaced."""
+    try:
+        before = read_manifest(folder)["attacks"]
+    except ValueError:
+        return
+    keys = {planned.key for planned in plan.attacks}
+    gone = [entry for entry in before if entry["key"] not in keys]
+    if not gone or not (folder / RECORDS).is_file():
+        return
+    names = {planned.name for planned in plan.attacks}
+    epsilons: dict[str, list[str]] = {entry["attack"]: [] for entry in gone}
+    for entry in gone:
+        if entry.get("epsilon") is not None:
+            epsilons[entry["attack"]].append(format_epsilon(entry["epsilon"]))
+    listed = ", ".join(f"{name} at {' and '.join(radii)}" if radii else name for name, radii in epsilons.items())
+    why = "of other weights, data or settings" if names & epsilons.keys() else "of attacks that are not configured now"
+    logger.warning(
+        "%s holds results %s (%s), and its report and %s will no longer show them; to keep them, stop and give this "
+        "evaluation a --name of its own",
+        *(folder, why, listed if len(listed) <= 200 else f"{listed[:200]}...", RECORDS),
+    )
 
 
 def victim_name(plan: EvaluationPlan) -> str:

@@ -1,7 +1,9 @@
 """Panels: for a few images, the clean one, the magnified perturbation and the adversarial one, as pictures."""
 
 import hashlib
+import io
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ from torch import Tensor
 
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
-from medrobust.evaluation.crafting import Crafter
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.networks.victims import EvaluatedVictim, is_classes
+from medrobust.results.manifest import replace_file
+
+logger = logging.getLogger(__name__)
 
 
 class Panels(EvaluationListener):
@@ -44,20 +48,45 @@ class Panels(EvaluationListener):
         """Nothing: pictures add no columns."""
         return {}
 
-    def on_evaluation_start(
-        self,
-        context: EvaluationContext,
-        victim: EvaluatedVictim,
-        data: EvaluationData,
-        plan: EvaluationPlan,
-        crafter: Crafter,
-    ) -> None:
-        """Choose the images: one stratum after the other in turn, in the order of a hash of their ids."""
+    def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
+        """Choose the images: one stratum after the other in turn, in the order of a hash of their ids.
+
+        Those whose pictures have been damaged since are attacked again.
+        """
         strata: dict[str, list[str]] = {}
         for id, stratum in sorted(plan.images, key=lambda image: hashlib.sha256(image[0].encode()).digest()):
             strata.setdefault(stratum, []).append(id)
         turns = [(place, stratum, id) for stratum, ids in strata.items() for place, id in enumerate(ids)]
         self.chosen = {id for _, _, id in sorted(turns)[: self.count]}
+        damaged = [
+            (planned, id)
+            for planned in plan.attacks
+            for id in self.chosen
+            if id in plan.done.get(planned.key, ()) and self._is_damaged(planned.key, id)
+        ]
+        for planned, id in damaged:
+            plan.done[planned.key].discard(id)
+        if damaged and context.is_first:
+            planned, id = damaged[0]
+            logger.warning(
+                "the pictures of %d images under attack are damaged and are made again, first %r under %s",
+                *(len(damaged), id, planned.name),
+            )
+
+    def _is_damaged(self, key: str, id: str) -> bool:
+        """Whether there are pictures of an image, of which one cannot be read."""
+        folder, image = Path(self.folder) / "panels", image_name(id)
+        about = folder / f"{image}-{key}.json"
+        if not about.is_file():
+            return False
+        try:
+            names = json.loads(about.read_bytes())["images"].values()
+            for name in names:
+                with Image.open(folder / Path(name).name) as picture:
+                    picture.load()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError):
+            return True
+        return False
 
     def on_adversarial_batch(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
@@ -104,14 +133,20 @@ class Panels(EvaluationListener):
     def _save(self, about: dict[str, Any], pictures: dict[str, Tensor]) -> None:
         """Write the pictures, then the file that names them."""
         folder = Path(self.folder) / "panels"
-        folder.mkdir(parents=True, exist_ok=True)
-        image = hashlib.sha256(about["id"].encode()).hexdigest()[:8]
+        image = image_name(about["id"])
         names = {kind: f"{image}-{about['key']}-{kind}.png" for kind in pictures}
         names["clean"] = f"{image}-clean.png"
         for kind, picture in pictures.items():
-            to_image(picture).save(folder / names[kind])
+            buffer = io.BytesIO()
+            to_image(picture).save(buffer, "PNG")
+            replace_file(folder / names[kind], buffer.getvalue())
         text = json.dumps({**about, "images": names}, allow_nan=False)
-        (folder / f"{image}-{about['key']}.json").write_text(text)
+        replace_file(folder / f"{image}-{about['key']}.json", text.encode())
+
+
+def image_name(id: str) -> str:
+    """How the names of an image's files begin."""
+    return hashlib.sha256(id.encode()).hexdigest()[:8]
 
 
 def to_image(picture: Tensor) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from medrobust.objectives.gaussian_mixture import Mixture
 
@@ -68,7 +68,9 @@ def _write(path: Path, identity: str, mixtures: LayerMixtures) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        save_file(tensors, draft, about)
+        draft.write_bytes(save(tensors, about))
         os.replace(draft, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         draft.unlink(missing_ok=True)

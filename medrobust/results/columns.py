@@ -1,6 +1,7 @@
 """The columns of the records: the table that every record has, and the names of those that listeners add."""
 
 import re
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -85,6 +86,16 @@ Judgement = Literal["before", "after", "success"]
 # Columns that are no measurements of an image: scores of detectors and verdicts of judges, as regular expressions.
 SCORE_PATTERNS = ("^detector_.*$", "^judge_.*$")
 DIRECTION_WEIGHTS = "direction_weights"
+
+
+def columns_in_order(names: Iterable[str]) -> list[str]:
+    """Names of columns in the order of records.parquet: the table's, then those of `MEASURES`, then all others by name.
+
+    >>> columns_in_order(["judge_b_after", "ssim", "judge_a_after", "psnr", "l2", "schema"])
+    ['schema', 'l2', 'psnr', 'ssim', 'judge_a_after', 'judge_b_after']
+    """
+    places = {name: place for place, name in enumerate((*COLUMNS, *MEASURES))}
+    return sorted(names, key=lambda name: (places.get(name, len(places)), name))
 
 
 def score_column(detector: str, fit: str, kind: Kind = "adversarial") -> str:

@@ -6,6 +6,24 @@ from typing import Any
 DASH = "–"
 
 
+def printable(text: str) -> str:
+    r"""Write out what a terminal would obey instead of showing: control characters, line breaks, changes of direction.
+
+    >>> printable("a\x1b[2Jb\n\u202ec")
+    'a\\x1b[2Jb\\n\\u202ec'
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def all_printable(value: Any) -> Any:
+    """A value of dicts and lists whose texts are `printable`, those that name something included."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {all_printable(key): all_printable(inner) for key, inner in value.items()}
+    return [all_printable(inner) for inner in value] if isinstance(value, list) else value
+
+
 def format_epsilon(epsilon: float | None) -> str:
     """Write a radius as papers do: "2/255", "0.3/255" or "1/256" where it is such a fraction, else with three digits.
 

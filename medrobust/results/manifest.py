@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,29 @@ def replace_file(path: Path, content: bytes) -> Path:
 
     Returns:
         `path`.
+
+    Raises:
+        OSError: It cannot be written; names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with naming(path):
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the system name the file that was to be written: those of a full disk name none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:
@@ -82,8 +97,12 @@ def _check(manifest: object, path: Path) -> None:
         schema = manifest.get("schema") if isinstance(manifest, Mapping) else None
         raise ValueError(f"{path}: this version reads manifests of schema {SCHEMA}, got {schema}")
     missing = [name for name in ("run", "data", "attacks") if name not in manifest]
-    if missing or "images" not in manifest["data"]:
-        raise ValueError(f"{path}: the manifest lacks {', '.join(missing) or 'data.images'}")
-    for entry in manifest["attacks"]:
-        if "attack" not in entry or "key" not in entry:
-            raise ValueError(f"{path}: every attack of a manifest needs 'attack' and 'key', got {sorted(entry)}")
+    data, attacks = manifest.get("data"), manifest.get("attacks")
+    if missing or not isinstance(data, Mapping) or not isinstance(data.get("images"), int):
+        raise ValueError(f"{path}: the manifest lacks {', '.join(missing) or 'data.images, the number of images'}")
+    if not isinstance(attacks, Sequence) or isinstance(attacks, str):
+        raise ValueError(f"{path}: the attacks of a manifest are a list, got {attacks!r}")
+    for entry in attacks:
+        if not isinstance(entry, Mapping) or "attack" not in entry or "key" not in entry:
+            got = sorted(entry) if isinstance(entry, Mapping) else entry
+            raise ValueError(f"{path}: every attack of a manifest needs 'attack' and 'key', got {got}")

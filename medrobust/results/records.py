@@ -6,17 +6,18 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import polars as pl
 
-from medrobust.results.columns import COLUMNS, TYPES
-from medrobust.results.manifest import read_manifest, replace_file
+from medrobust.results.columns import COLUMNS, MEASURES, SCORE_PATTERNS, TYPES, columns_in_order
+from medrobust.results.manifest import naming, read_manifest, replace_file
 
 SCHEMA = 2  # of the records that are written; those of schema 1 are read as well
 KEYS = 2  # version of what decides a record; not of its columns
 JOURNAL = "journal"
 RECORDS = "records.parquet"
+REMEDY = "; delete the line or the file, and its images are attacked again"
 BLOCK = 32 * 2**20  # bytes parsed at a time: bounds the memory, and is large enough to keep all threads busy
 
 
@@ -36,7 +37,7 @@ class Journal:
             raise ValueError(f"a rank is 0 or more, got {rank}")
         self.folder = Path(folder) / JOURNAL
         self.rank = rank
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write records as whole lines in a single write, and hand them to the operating system before returning.
@@ -47,14 +48,18 @@ class Journal:
         Raises:
             ValueError: If a record lacks a column, has null in a column that needs a value, contradicts itself about
                 success, or holds a number that is NaN or infinite. In that case nothing is written.
+            OSError: They cannot be written, for lack of space or of the right to; names the file, which keeps all
+                records of earlier calls.
         """
-        lines = "".join(map(_line, records))
+        lines = "".join(map(_line, records)).encode()
         if not lines:
             return
         if self._file is None:
             self._file = self._open()
-        self._file.write(lines.encode())
-        self._file.flush()
+        with naming(Path(self._file.name)):
+            written = 0
+            while written < len(lines):
+                written += self._file.write(lines[written:])
 
     def close(self) -> None:
         """Close the file; a later `append` starts a new one."""
@@ -62,12 +67,13 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> io.FileIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         number = 0
         while True:
             try:
-                return (self.folder / f"rank-{self.rank}-{number}.jsonl").open("xb")
+                # no buffer, whose rest would be written again when the file is closed on a full disk
+                return (self.folder / f"rank-{self.rank}-{number}.jsonl").open("xb", buffering=0)
             except FileExistsError:
                 number += 1
 
@@ -90,8 +96,8 @@ def read_journal(folder: str | Path, keys: Collection[str] | None = None) -> pl.
         keys: Attacks to keep, by key; all by default.
 
     Returns:
-        The columns of `results.columns.COLUMNS` in that order and with those types, then any others. Records of
-        schema 1 are returned as those of schema 2 that they stand for.
+        The columns of `results.columns.COLUMNS` with those types, and any others, as `columns_in_order` has them.
+        Records of schema 1 are returned as those of schema 2 that they stand for.
 
     Raises:
         ValueError: If a line other than a file's last is damaged, or a record has an unknown schema, a wrong type or
@@ -104,24 +110,25 @@ def read_journal(folder: str | Path, keys: Collection[str] | None = None) -> pl.
         parts.append(_current(frame, path))
     records = pl.concat(parts, how="diagonal_relaxed").unique(["key", "id"], keep="first", maintain_order=True)
     # a column of nulls alone has no type, and not every reader of parquet accepts that
-    return records.with_columns(pl.col(pl.Null).cast(pl.Float64))
+    return records.select(columns_in_order(records.columns)).with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
 def finished(folder: str | Path, keys: Collection[str] | None = None) -> dict[str, set[str]]:
     """The images that need not be attacked again: the ids in the journal, by the key of the attack.
+
+    Every record is checked as `read_journal` does, so that a damaged one is found before anything is computed.
 
     Args:
         folder: The folder of the evaluation; it may not exist yet.
         keys: Attacks to look for, by key; each is in the result, with an empty set if need be. All by default.
 
     Raises:
-        ValueError: If a line other than a file's last is damaged, or a record has an unknown schema.
+        ValueError: As `read_journal`.
     """
+    records = read_journal(folder, keys).select("key", "id")
     done: dict[str, set[str]] = {key: set() for key in keys or ()}
-    for _, frame in _blocks(folder, {"schema": pl.Int64(), "key": pl.String(), "id": pl.String()}):
-        for (key,), rows in frame.group_by("key"):
-            if keys is None or key in done:
-                done.setdefault(str(key), set()).update(rows["id"])
+    for (key,), rows in records.group_by("key"):
+        done.setdefault(str(key), set()).update(rows["id"])
     return done
 
 
@@ -194,7 +201,11 @@ def read_records(path: str | Path) -> pl.DataFrame:
     path = Path(path) / RECORDS if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist: merge the journal of the evaluation first")
-    records = pl.read_parquet(path)
+    try:
+        records = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        what = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged ({what}): evaluate that run again, which attacks no image anew") from None
     _check_schema(records, path)
     return _current(records, path)
 
@@ -245,12 +256,14 @@ def _parse(block: bytes, schema: dict[str, pl.DataType] | None, path: Path, firs
     except pl.exceptions.PolarsError as error:
         for number, line in enumerate(block.split(b"\n"), first):
             if line.strip() and not _is_object(line):
-                raise ValueError(f"{path}, line {number} is damaged: {line[:60].decode(errors='replace')!r}") from None
+                raise ValueError(
+                    f"{path}, line {number} is damaged: {line[:60].decode(errors='replace')!r}{REMEDY}"
+                ) from None
         raise ValueError(f"{path}, lines {first} and following: {error}") from None
     _check_schema(frame, path)
     for name in ("key", "id"):
         if name not in frame.columns or frame[name].null_count():
-            raise ValueError(f"{path}: every record needs '{name}', got one without it")
+            raise ValueError(f"{path}: every record needs '{name}', got one without it{REMEDY}")
     return frame
 
 
@@ -276,7 +289,7 @@ def _current(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     records = _from_schema_1(_typed(frame, path))
     for name, column in COLUMNS.items():
         if not column.nullable and (nulls := records[name].null_count()):
-            raise ValueError(f"{path}: column '{name}' needs a value in every record, got {nulls} without one")
+            raise ValueError(f"{path}: column '{name}' needs a value in every record, got {nulls} without one{REMEDY}")
     return records
 
 
@@ -288,12 +301,31 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
         if column.null_count() == len(column):
             column = column.cast(pl.Null)  # whatever its type: nulls alone have been written as Float64
         if column.dtype != pl.Null and column.dtype != dtype and not (column.dtype.is_numeric() and dtype.is_numeric()):
-            raise ValueError(f"{path}: column '{name}' is {dtype}, got {column.dtype}")
+            raise ValueError(f"{_place(path, name, dtype)}: column '{name}' is {dtype}, got {column.dtype}{REMEDY}")
         typed = column.cast(dtype)
         if column.dtype.is_float() and dtype.is_integer() and not (typed == column).all():
-            raise ValueError(f"{path}: column '{name}' holds whole numbers, got fractions")
+            raise ValueError(f"{path}: column '{name}' holds whole numbers, got fractions{REMEDY}")
         columns.append(typed)
-    return pl.DataFrame(columns + [column for column in frame.get_columns() if column.name not in TYPES])
+    others = [column for column in frame.get_columns() if column.name not in TYPES]
+    for column in others:
+        measured = column.name in MEASURES or any(re.match(pattern, column.name) for pattern in SCORE_PATTERNS)
+        if measured and not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
+            place = _place(path, column.name, pl.Float64())
+            raise ValueError(f"{place}: column '{column.name}' holds numbers, got {column.dtype}{REMEDY}")
+    return pl.DataFrame(columns + others)
+
+
+def _place(path: Path, name: str, dtype: pl.DataType) -> str:
+    """Where a column's first value of another type stands: the file, and the line if it is a journal."""
+    if path.suffix != ".jsonl":
+        return str(path)
+    kinds = (str,) if dtype == pl.String else (bool,) if dtype == pl.Boolean else (int, float)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            value = json.loads(line).get(name) if _is_object(line) else None
+            if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+                return f"{path}, line {number}"
+    return str(path)
 
 
 def _from_schema_1(records: pl.DataFrame) -> pl.DataFrame:

@@ -10,6 +10,7 @@ import polars as pl
 from medrobust.results.checks import check
 from medrobust.results.columns import COLUMNS, MEASURES, SCORE_PATTERNS, judge_column
 from medrobust.results.detection import detection, patients_of
+from medrobust.results.formats import all_printable
 from medrobust.results.manifest import read_manifest, task_of, write_json
 from medrobust.results.records import read_records
 from medrobust.results.statistics import mean_interval, wilson_interval
@@ -93,7 +94,7 @@ def write_summary(folder: str | Path) -> dict[str, Any]:
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:
-    """Read the summary of an evaluation.
+    """Read the summary of an evaluation; names in it are as a terminal can show them.
 
     Args:
         folder: Folder of the run, or of its evaluation.
@@ -109,7 +110,18 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError:
         raise ValueError(f"{path} is damaged: evaluate that run again, which attacks no image anew") from None
-    return summary
+    found = summary.get("schema") if isinstance(summary, dict) else None
+    if found != SCHEMA:
+        raise ValueError(
+            f"{path}: this version reads summaries of schema {SCHEMA}, got {found}: evaluate that run again, which "
+            "attacks no image anew"
+        )
+    if missing := [name for name in ("manifest", "rows", "flags", "worst_case", "checks") if name not in summary]:
+        raise ValueError(
+            f"{path} is damaged, it lacks {', '.join(missing)}: evaluate that run again, which attacks no image anew"
+        )
+    shown: dict[str, Any] = all_printable(summary)
+    return shown
 
 
 def _entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

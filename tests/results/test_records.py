@@ -203,7 +203,7 @@ def test_unknown_columns_flow_through(tmp_path):
         journal.append([record("b", psnr=41.5, var=0.25, score_kd=None)])
     merge(tmp_path)
     records = read_records(tmp_path)
-    assert records.columns == [*COLUMNS, "psnr", "score_kd", "var"]
+    assert records.columns == [*COLUMNS, "var", "psnr", "score_kd"]
     assert records["psnr"].to_list() == [40.0, 41.5]
     assert records["var"].to_list() == [None, 0.25]
     assert records["score_kd"].dtype == pl.Float64

@@ -199,7 +199,7 @@ def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[st
                 panel[f"{kind}_name"] = _class_name(panel.get(kind), names)
             group = {**{name: keys[panel["key"]].get(name) for name in ("attack", "epsilon", "control")}, "panels": []}
             groups.setdefault(panel["key"], group)["panels"].append(panel)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, SyntaxError) as error:
             logger.warning("the panel %s is left out of the report: %s", path, error)
     order = list(dict.fromkeys(entry["attack"] for entry in manifest["attacks"]))
     radius = {name: math.inf if group["epsilon"] is None else group["epsilon"] for name, group in groups.items()}
