@@ -18,8 +18,9 @@ from medrobust.attacks.class_boundaries import (
     class_leads,
     rival_classes,
 )
+from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
-from medrobust.networks.watched_victim import finite_slopes
+from medrobust.networks.watched_victim import note_broken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,9 @@ class DeepFool(Attack):
             if batch.looks_again(staying):
                 continue
             leads = class_leads(outputs, batch.targets, batch.rivals, self.targeted)
-            gradients, broken = finite_slopes(victim, class_gradients(leads, looked_at), batch.ids)
+            gradients, broken = mended(class_gradients(leads, looked_at), leading=2)
             gradients, broken, leads = batch.keep(staying, gradients, broken, leads.detach())
+            note_broken(victim, batch.ids, broken)
             batch.backwards[batch.rows] += gradients.shape[1]
             batch.zeros[batch.rows] += (broken | ~gradients.flatten(2).any(2)).sum(1)
             moved = self._move(batch.current, leads, gradients)
