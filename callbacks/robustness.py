@@ -18,6 +18,7 @@ from medrobust.evaluation.data import Batch, evaluation_data
 from medrobust.evaluation.deployment import Precision, judging
 from medrobust.evaluation.engine import cloned
 from medrobust.evaluation.goals import Goals, choose_goals
+from medrobust.networks.finite import finite_outputs
 from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
 CONTROL = "noise"  # name of the control rows
@@ -182,7 +183,8 @@ class Robustness(Callback):
                         goals = choose_goals(self.goals, attack, targets, victim(images), ids)
                 crafted = attack.craft(victim, images, goals, ids)
                 with judging(victim):
-                    right = victim.outcome(victim(crafted.images), targets).right
+                    outputs = finite_outputs(victim(crafted.images), ids, f"under {type(attack).__name__}")
+                    right = victim.outcome(outputs, targets).right
                 correct[place, 0] += right.sum()
                 correct[place, 1] += len(right)
 

@@ -11,6 +11,7 @@ from medrobust.attacks.active_batch import ActiveBatch, each, no_slope
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.cross_entropy import CrossEntropy
 from medrobust.random_streams import per_image_uniform
@@ -115,10 +116,13 @@ class APGD(Attack):
             last = index == self.steps
             gradient = torch.zeros_like(leaf) if last else torch.autograd.grad(values.sum(), leaf)[0]
             vanished = torch.zeros_like(fooled) if step.vanished is None else step.vanished
-            values, fooled, vanished, gradient = climb.keep(staying, values.detach(), fooled, vanished, gradient)
+            values, fooled, vanished, broken, gradient = climb.keep(
+                staying, values.detach(), fooled, vanished, step.broken, gradient
+            )
             climb.note(values, fooled, gradient.sign())
             if last:
                 return
+            note_broken(victim, climb.ids, broken)
             climb.backwards[climb.rows] += step.backwards
             climb.zeros[climb.rows] += step.backwards * ((vanished | no_slope(gradient)) & ~fooled)
             if index == 0:

@@ -123,7 +123,8 @@ class Attack(PlainNumbers, ABC):
         """Craft adversarial images for a checked batch, with the victim frozen and gradients enabled.
 
         The victim is watched: it gets copies of the images, and outputs and losses that are not finite are refused when
-        this returns. Gradients come from an objective's ``Step``, or go through ``finite_slopes``.
+        this returns. A ``Step`` mends the gradients of its images, others go through ``mended``; ``note_broken`` tells
+        the victim which were broken.
         """
 
     def _crafted(

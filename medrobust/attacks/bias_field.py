@@ -14,6 +14,7 @@ from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import check_radius, check_steps
 from medrobust.attacks.thin_plate import coordinates, folded, warp_matrix
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.margin import Margin
 
@@ -207,7 +208,8 @@ class AdvSBF(Attack):
             vanished = vanished if fooled is None else vanished & ~fooled
             penalties = (self.penalty_coefficients, self.penalty_warp)
             signs = [(s - p * v.detach().sign()).sign() for s, p, v in zip(slopes, penalties, variables, strict=True)]
-            before, vanished, *signs = batch.keep(staying, before, vanished, *signs)
+            before, vanished, broken, *signs = batch.keep(staying, before, vanished, step.broken, *signs)
+            note_broken(victim, batch.ids, broken)
             batch.backwards[batch.rows] += step.backwards
             batch.zeros[batch.rows] += step.backwards * vanished
             for count, sign in zip(counts, signs, strict=True):

@@ -13,8 +13,9 @@ from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import check_steps
 from medrobust.attacks.class_boundaries import check_classes, check_logits
 from medrobust.attacks.update_cosines import UpdateCosines
+from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
-from medrobust.networks.watched_victim import finite_slopes
+from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.logit_gap import logit_gap
 
 # by how much tanh reaches beyond [0, 1] on either side: a black or white pixel starts exactly where it is, with a sixth
@@ -113,7 +114,8 @@ class CWL2(Attack):
         spent[0] += 1
         if bool(found.all()):
             return None
-        gradient, broken = finite_slopes(victim, torch.autograd.grad(lead.sum(), leaf)[0], ids)
+        gradient, broken = mended(torch.autograd.grad(lead.sum(), leaf)[0])
+        note_broken(victim, ids, broken & ~found)
         flat = no_slope(gradient) & ~found
         spent[1] += ~found
         spent[2] += (flat | broken) & ~found
@@ -153,14 +155,15 @@ class CWL2(Attack):
                 enough[state.places] = state.recently
                 if not len(staying):
                     break
-            slope, broken = finite_slopes(victim, torch.autograd.grad(lead.sum(), leaf)[0], ids, state.rows)
+            slope, broken = mended(torch.autograd.grad(lead.sum(), leaf)[0])
             flat = (no_slope(slope) | broken) & ~found
             state.gradient = state.gradient.sub_(each(state.constant * ~found) * slope)
             if staying is not None and len(staying) < len(found):
                 state.keep(staying)
-                flat = flat[staying]
+                flat, broken = flat[staying], broken[staying]
                 if cosines is not None:
                     cosines.keep(staying)
+            note_broken(victim, ids, broken, state.rows)
             spent[1, state.rows] += 1
             spent[2, state.rows] += flat
             if ends:

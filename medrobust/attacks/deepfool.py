@@ -18,8 +18,9 @@ from medrobust.attacks.class_boundaries import (
     class_leads,
     rival_classes,
 )
+from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
-from medrobust.networks.watched_victim import finite_slopes
+from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.logit_gap import logit_gap
 
 CLIPPED_STEPS = 3  # steps that let clipping shorten them; later ones make up for the pixels that cannot move
@@ -104,8 +105,9 @@ class DeepFool(Attack):
                 continue
             leads = class_leads(outputs, batch.targets, batch.rivals, self.targeted)
             gaps = (2 * least[:, None] - leads.detach()).clamp(min=0)
-            gradients, broken = finite_slopes(victim, class_gradients(leads, looked_at), batch.ids)
+            gradients, broken = mended(class_gradients(leads, looked_at), leading=2)
             gradients, broken, gaps = batch.keep(staying, gradients, broken, gaps)
+            note_broken(victim, batch.ids, broken)
             batch.backwards[batch.rows] += gradients.shape[1]
             batch.zeros[batch.rows] += (broken | ~gradients.flatten(2).any(2)).sum(1)
             moved = self._move(batch.current, gaps, gradients, index >= min(CLIPPED_STEPS, self.steps - 1))

@@ -18,8 +18,9 @@ from medrobust.attacks.class_boundaries import (
     class_leads,
     rival_classes,
 )
+from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
-from medrobust.networks.watched_victim import finite_slopes
+from medrobust.networks.watched_victim import note_broken
 from medrobust.random_streams import per_image_uniform
 
 NUDGE = 1e-5  # least distance beyond a boundary to aim at: an image on the boundary would not move, nor fool anyone
@@ -157,7 +158,8 @@ class FAB(Attack):
             leaf = walk.current.detach().requires_grad_()
             outputs = victim(leaf)
             leads = class_leads(outputs, walk.targets, walk.rivals, self.targeted)
-            gradients, broken = finite_slopes(victim, class_gradients(leads, leaf), walk.ids)
+            gradients, broken = mended(class_gradients(leads, leaf), leading=2)
+            note_broken(victim, walk.ids, broken)
             normal, lead = _nearest(leads.detach(), gradients)
             lost = torch.where(no_slope(normal), leads.shape[1], broken.sum(1))
             lost = lost * ~self.reached(victim, outputs.detach(), walk.targets)

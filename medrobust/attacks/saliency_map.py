@@ -11,8 +11,9 @@ from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
 from medrobust.attacks.class_boundaries import check_classes, check_logits, rival_classes
+from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
-from medrobust.networks.watched_victim import finite_slopes
+from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.logit_gap import logit_gap
 from medrobust.random_streams import image_generator
 
@@ -127,7 +128,8 @@ class JSMA(Attack):
             if index == self.steps or (staying is not None and not len(staying)):
                 break
             slopes = torch.stack(self._slopes(outputs, batch.goals, variable), 1)
-            slopes, broken = batch.keep(staying, *finite_slopes(victim, slopes, batch.ids))
+            slopes, broken = batch.keep(staying, *mended(slopes, leading=2))
+            note_broken(victim, batch.ids, broken)
             goal_slopes, other_slopes = slopes.flatten(2).unbind(1)
             passes = 1 if self.space == "probabilities" else 2
             batch.backwards[batch.rows] += passes

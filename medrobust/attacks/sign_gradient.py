@@ -12,6 +12,7 @@ from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
 from medrobust.attacks.diversity import diversify, draw_places
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.cross_entropy import CrossEntropy
 from medrobust.objectives.stabilization import smoothed
@@ -134,7 +135,8 @@ class SignGradient(Attack):
             vanished = no_slope(gradient)
             vanished = vanished if step.vanished is None else vanished | step.vanished
             vanished = vanished if fooled_now is None else vanished & ~fooled_now
-            gradient, vanished = batch.keep(staying, gradient, vanished)
+            gradient, vanished, broken = batch.keep(staying, gradient, vanished, step.broken)
+            note_broken(victim, batch.ids, broken)
             batch.backwards[batch.rows] += step.backwards
             batch.zeros[batch.rows] += step.backwards * vanished
             moved = torch.add(batch.variable, self._direction(gradient, batch), alpha=length)

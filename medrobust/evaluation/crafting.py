@@ -17,7 +17,14 @@ from medrobust.evaluation.goals import Goals, choose_goals
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_hash
 from medrobust.networks.finite import finite_outputs
-from medrobust.networks.victims import EvaluatedVictim, Outputs, Targets, checked_outcome, is_classes
+from medrobust.networks.victims import (
+    EvaluatedVictim,
+    Outputs,
+    Targets,
+    checked_outcome,
+    is_classes,
+    probability_like,
+)
 from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
 from medrobust.objectives.opposition import warn_of_opposition
 
@@ -177,7 +184,7 @@ class Crafter:
             forwards=crafted.forwards,
             backwards=crafted.backwards,
             zero_gradients=crafted.zero_gradients,
-            measures=crafted.measures,
+            measures={**crafted.measures, **_doubted(clean)},
             pictures=crafted.pictures,
         )
 
@@ -190,10 +197,16 @@ def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Seque
     """Clean images with the victim's outputs and outcome, computed in float32.
 
     Raises:
-        ValueError: An output is not finite; the message names the image.
+        ValueError: An output is not finite, and the message names the image; or the victim changes its images.
     """
     with judging(victim):
+        version = images._version
         outputs = finite_outputs(victim(images), ids, "clean")
+        if images._version != version:
+            raise ValueError(
+                "the victim changes the images that it is given, by an operation such as sub_ or div_, and with them "
+                "all that is measured afterwards: let its forward begin with a copy"
+            )
         check_targets(targets, outputs)
         outcome = checked_outcome(victim.outcome(outputs, targets), len(ids))
     return CleanBatch(ids=list(ids), images=images, targets=targets, outputs=outputs, outcome=outcome)
@@ -210,3 +223,11 @@ def check_targets(targets: Targets, outputs: Outputs) -> None:
         raise ValueError(
             f"the victim distinguishes {outputs.shape[1]} classes, counted from 0, got class {int(targets.max())}"
         )
+
+
+def _doubted(clean: CleanBatch) -> dict[str, Tensor]:
+    """The column ``probability_outputs``: 1 where logits look like probabilities, else NaN; absent if none does."""
+    alike = probability_like(clean.outputs, clean.targets)
+    if alike is None or not bool(alike.any()):
+        return {}
+    return {"probability_outputs": torch.where(alike, 1.0, torch.nan)}

@@ -14,6 +14,7 @@ from medrobust.evaluation.deployment import judging
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, weights_hash
+from medrobust.networks.finite import finite_outputs
 from medrobust.networks.victims import EvaluatedVictim, StoredVictim
 from medrobust.results.columns import judge_column
 
@@ -74,8 +75,10 @@ class Transfer(EvaluationListener):
         for name, judge in self._victims.items():
             with judging(judge):
                 if name not in self._before[1]:
-                    self._before[1][name] = judge.outcome(judge(batch.clean), batch.targets).right
-                outputs = judge(batch.adversarial)
+                    clean_outputs = finite_outputs(judge(batch.clean), batch.ids, f"judge {name}, clean")
+                    self._before[1][name] = judge.outcome(clean_outputs, batch.targets).right
+                when = f"judge {name}, under {batch.planned.name}"
+                outputs = finite_outputs(judge(batch.adversarial), batch.ids, when)
                 batch.columns[judge_column(name, "before")] = self._before[1][name]
                 batch.columns[judge_column(name, "after")] = judge.outcome(outputs, batch.targets).right
                 batch.columns[judge_column(name, "success")] = attack.reached(judge, outputs, aims)

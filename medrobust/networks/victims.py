@@ -15,6 +15,8 @@ from torch import Tensor, nn
 Outputs: TypeAlias = Any
 Targets: TypeAlias = Any
 
+SUM_TOLERANCE = 1e-3  # by which the sum of probabilities may miss 1
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -91,6 +93,29 @@ def checked_outcome(outcome: Outcome, count: int) -> Outcome:
 def is_classes(targets: Targets) -> bool:
     """Whether targets are one class per image, ``(N,)``."""
     return isinstance(targets, Tensor) and targets.ndim == 1
+
+
+def probability_like(outputs: Outputs, targets: Targets) -> Tensor | None:
+    """Whether the outputs for an image look like probabilities instead of logits, bool ``(N,)``.
+
+    They are at least 0 and sum to 1 over the classes, at every place of a mask. Logits do so by accident only.
+
+    Args:
+        outputs: A victim's outputs.
+        targets: Their targets.
+
+    Returns:
+        None unless the outputs are ``(N, K, ...)`` with K >= 2 for classes or masks ``(N, ...)``.
+
+    >>> probability_like(torch.tensor([[0.25, 0.75], [0.5, -0.5]]), torch.tensor([0, 1]))
+    tensor([ True, False])
+    """
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
+        return None
+    if (len(outputs), *outputs.shape[2:]) != targets.shape:
+        return None
+    alike = (outputs >= 0).all(1) & ((outputs.sum(1) - 1).abs() <= SUM_TOLERANCE)
+    return alike if alike.ndim == 1 else alike.flatten(1).all(1)
 
 
 @runtime_checkable

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medrobust.networks.finite import all_finite, mended
-from medrobust.networks.victims import Outcome, Outputs, Targets, Victim, is_classes
-
-SUM_TOLERANCE = 1e-3  # of probabilities that sum to 1
+from medrobust.networks.finite import all_finite
+from medrobust.networks.victims import Outcome, Outputs, Targets, Victim, is_classes, probability_like
 
 
 class WatchedVictim:
@@ -100,29 +98,17 @@ class WatchedVictim:
 
     def _look_once(self, outputs: Tensor, images: Tensor) -> None:
         """Note whether logits are probabilities, and how many clean images the victim is right about."""
-        if outputs.ndim < 2 or outputs.shape[1] < 2 or (len(outputs), *outputs.shape[2:]) != self.targets.shape:
+        alike = probability_like(outputs, self.targets)
+        if alike is None:
             return
-        self.probabilities = (outputs >= 0).all() & ((outputs.sum(1) - 1).abs() <= SUM_TOLERANCE).all()
+        self.probabilities = alike.all()
         if is_classes(self.targets) and len(images) == len(self.images):
             self.classes = outputs.shape[1]
             right = self.victim.outcome(outputs, self.targets).right.sum()
             self.right = torch.where((images == self.images).all(), right, torch.nan)
 
 
-def finite_slopes(
-    victim: Victim, gradients: Tensor, ids: Sequence[str], rows: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Gradients of images as ``mended`` gives them, noted by the victim if it is watched.
-
-    Attacks whose objectives look at the victim through a ``Step`` need not call this: the step does.
-
-    Args:
-        victim: The victim whose gradients they are.
-        gradients: ``(n, C, H, W)`` or ``(n, R, C, H, W)``.
-        ids: Ids of the images.
-        rows: Places of the n images among ``ids``, ``(n,)``; None if there is one id for each.
-    """
-    gradients, broken = mended(gradients, max(gradients.ndim - 3, 1))
+def note_broken(victim: Victim, ids: Sequence[str], broken: Tensor, rows: Tensor | None = None) -> None:
+    """Let a watched victim count backward passes whose gradients were not finite, as its ``note_broken`` does."""
     if isinstance(victim, WatchedVictim):
         victim.note_broken(list(ids), broken, rows)
-    return gradients, broken

@@ -50,11 +50,11 @@ class WrappedClassifier(nn.Module):
         return logits
 
     def normalised(self, images: Tensor) -> Tensor:
-        """What the network is given for images ``(N, C, H, W)`` in [0, 1]."""
+        """What the network is given for images ``(N, C, H, W)`` in [0, 1]: never these, which it might change."""
         for statistic in (self.mean, self.std):
             if len(statistic) not in (1, images.shape[1]):
                 raise ValueError(f"mean and std have {len(statistic)} channels, the images {images.shape[1]}")
-        return (images - self.mean) / self.std if self.normalises else images
+        return (images - self.mean) / self.std if self.normalises else images.clone()
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each image, ``(N,)``."""

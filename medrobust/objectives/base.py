@@ -10,8 +10,8 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
-from medrobust.networks.watched_victim import finite_slopes
 from medrobust.objectives.plain_numbers import PlainNumbers
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Step:
     """One look at the victim: objectives ask it for what they need, and all of them share one forward.
 
-    A gradient that reaches the images with an entry that is not finite goes on as ``mended`` gives it, and counts as
-    vanished.
+    A gradient that arrives at the images with entries that are not finite goes on as ``mended`` gives it; the image is
+    then marked in ``broken``, bool ``(N,)``, and counts as vanished.
 
     Args:
         victim: The victim, frozen.
@@ -52,9 +52,10 @@ class Step:
         self.forwards, self.backwards = 0, 1
         self.has_outputs = False
         self.vanished: Tensor | None = None
+        self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         if images.requires_grad:
             itself = ref(self)  # a hook that held the step would keep its graph alive until the garbage is collected
-            images.register_hook(lambda gradients: _finite(itself(), victim, ids, gradients))
+            images.register_hook(lambda gradients: _finite(itself(), gradients))
 
     @cached_property
     def _seen(self) -> tuple[Any, dict[str, Tensor]]:
@@ -96,10 +97,11 @@ class Step:
         self.vanished = images if self.vanished is None else self.vanished | images
 
 
-def _finite(step: Step | None, victim: Victim, ids: Sequence[str], gradients: Tensor) -> Tensor:
-    """The gradients of a step's images, mended and noted."""
-    gradients, broken = finite_slopes(victim, gradients, ids)
+def _finite(step: Step | None, gradients: Tensor) -> Tensor:
+    """The gradients of a step's images, mended; the step marks those that were broken."""
+    gradients, broken = mended(gradients)
     if step is not None:
+        step.broken = step.broken | broken
         step.report_vanished(broken)
     return gradients
 

@@ -246,6 +246,49 @@ def _zero_gradients(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
         yield None if row["zero_gradient_share"] <= MAX_ZERO_GRADIENTS else _flag("warning", row, message)
 
 
+def _broken_gradients(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    for row in evaluation.attacks:
+        if not row["mean_backwards"]:
+            continue
+        found, table = _doubted(evaluation, row, "broken_gradients"), evaluation.tables[row["key"]]
+        message = (
+            f"The gradients of {row['attack']} were not finite on {len(found)} of {row['n']} images, in "
+            f"{format_percent(sum(found) / int(table['backwards'].sum()))} of its backward passes; they were "
+            "replaced, and a victim whose gradients break looks robust to an attack that needs them."
+        )
+        yield _flag("warning", row, message) if found else None
+
+
+def _refused(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    for row in evaluation.rows[1:]:
+        if not row["n"]:
+            continue
+        found = _doubted(evaluation, row, "refused")
+        message = (
+            f"{row['attack']} made {len(found)} of {row['n']} images that are not finite or leave [0, 1] or their "
+            "ball; each counts as a failure, with the clean image in its place."
+        )
+        yield _flag("error", row, message) if found else None
+
+
+def _probabilities(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    row = next((row for row in evaluation.rows[1:] if row["n"]), None)
+    if row is None:
+        return
+    found = _doubted(evaluation, row, "probability_outputs")
+    message = (
+        "The victim's outputs are at least 0 and sum to 1: they look like probabilities, on which attacks are weaker "
+        "than they ought to be, and not like the logits that confidences are computed from."
+    )
+    yield _flag("warning", evaluation.clean, message) if len(found) == row["n"] else None
+
+
+def _doubted(evaluation: CheckedEvaluation, row: Row, column: str) -> list[float]:
+    """An attack's values of a column that is there only for images that raise a doubt."""
+    table = evaluation.tables[row["key"]]
+    return table[column].drop_nulls().to_list() if column in table.columns else []
+
+
 def _unbounded(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for row in evaluation.attacks:
         entry = evaluation.entries[row["key"]]
@@ -346,6 +389,9 @@ CHECKS = {
     "zero_gradients": Check(
         f"at most {100 * MAX_ZERO_GRADIENTS:.0f} % of an attack's gradients vanish", _zero_gradients
     ),
+    "broken_gradients": Check("every gradient is finite", _broken_gradients),
+    "refused": Check("every attack's images are finite and inside [0, 1] and their ball", _refused),
+    "probabilities": Check("the victim's outputs do not look like probabilities", _probabilities),
     "unbounded": Check("attacks that look for the smallest perturbation, however large, fool every image", _unbounded),
     "transfer": Check("no attack fools another victim more often than the one that it was made for", _transfer),
 }

@@ -80,6 +80,13 @@ MEASURES = {
     "first_success": ("first", "number, from 0, of the attack in the list that fooled the image first"),
 }
 
+# Columns that the self-checks read and no table shows: a value where an image raises a doubt, none elsewhere.
+DOUBTS = {
+    "broken_gradients": "backward passes whose gradient was not finite; its entries were replaced",
+    "refused": "1 where the attack's image was not finite or left [0, 1] or its ball, and the clean one came back",
+    "probability_outputs": "1 where the victim's outputs for the clean image look like probabilities, not like logits",
+}
+
 Kind = Literal["adversarial", "clean", "noisy"]
 Judgement = Literal["before", "after", "success"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from medrobust.results.checks import check
-from medrobust.results.columns import COLUMNS, MEASURES, SCORE_PATTERNS, judge_column
+from medrobust.results.columns import COLUMNS, DOUBTS, MEASURES, SCORE_PATTERNS, judge_column
 from medrobust.results.detection import detection, patients_of
 from medrobust.results.formats import all_printable
 from medrobust.results.manifest import read_manifest, task_of, write_json
@@ -249,7 +249,7 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
 def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Means of the measurements, which are all numeric columns beside the table's, and how many images lack a value."""
     numeric = table.select(pl.selectors.numeric() | pl.selectors.boolean())
-    measured = numeric.select(pl.exclude([*COLUMNS, *SCORE_PATTERNS]))
+    measured = numeric.select(pl.exclude([*COLUMNS, *DOUBTS, *SCORE_PATTERNS]))
     order = {name: place for place, name in enumerate(MEASURES)}
     columns = sorted(measured.get_columns(), key=lambda column: order.get(column.name, len(order)))
     means = {column.name: column.cast(pl.Float64).drop_nulls().mean() for column in columns}
