@@ -10,6 +10,7 @@ from torch import Tensor
 from medrobust.attacks.active_batch import ActiveBatch, each, no_slope
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
+from medrobust.attacks.class_boundaries import check_classes, check_logits, rival_classes
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.base import Objective, Step
@@ -54,6 +55,9 @@ class APGD(Attack):
         epsilon: Radius, in units of the [0, 1] image range.
         steps: Number of steps of a run.
         restarts: Number of runs, each from its own random start; an image's best point over all of them counts.
+        goals: Number of other classes towards each of which ``restarts`` runs are made, those with the largest clean
+            logits first (APGD-T); at most all. An image is still broken when it is taken for any class but the true
+            one. 0 makes runs away from the true class. Not used by a targeted attack.
         objective: What is raised; None means cross-entropy (APGD-CE), ``DifferenceOfLogits`` makes it APGD-DLR.
         rho: Share of rising steps below which the step size is halved, in [0, 1].
         momentum: Share of the new step in a move, the paper's alpha, in (0, 1]; 1 ignores the previous move.
@@ -70,6 +74,7 @@ class APGD(Attack):
     epsilon: Fraction | float = Fraction("8/255")
     steps: int = 100
     restarts: int = 1
+    goals: int = 0
     objective: Objective | None = None
     rho: float = 0.75
     momentum: float = 0.75
@@ -81,6 +86,8 @@ class APGD(Attack):
         check_steps(self.steps)
         if not isinstance(self.restarts, int) or self.restarts < 1:
             raise ValueError(f"restarts counts runs and is a whole number of at least 1, got {self.restarts}")
+        if not isinstance(self.goals, int) or self.goals < 0:
+            raise ValueError(f"goals counts classes and is a whole number of at least 0, got {self.goals}")
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho is a share of the steps and lies in [0, 1], got {self.rho}")
         if not 0 < self.momentum <= 1:
@@ -89,13 +96,34 @@ class APGD(Attack):
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Make the runs; with ``stop_when_fooled`` on an ever smaller batch."""
         climb = _Climb(images, targets, ids, float(self.epsilon))
+        towards = self._look_for_goals(victim, climb) if self.goals and not self.targeted else 0
         for restart in range(self.restarts):
-            if not climb.ids:
-                break
-            stream = f"{type(self).__name__}:{restart}"
-            climb.start(per_image_uniform(climb.ids, images.shape[1:], self.seed, stream, images))
-            self._run(victim, climb)
+            for goal in range(max(towards, 1)):
+                if not climb.ids:
+                    break
+                if towards:
+                    climb.goal = climb.ranked[:, goal]
+                stream = f"{type(self).__name__}:{restart}" + (f":{goal}" if goal else "")
+                climb.start(per_image_uniform(climb.ids, images.shape[1:], self.seed, stream, images))
+                self._run(victim, climb)
         return climb.finish(climb.top)
+
+    def _look_for_goals(self, victim: Victim, climb: "_Climb") -> int:
+        """Rank the other classes by the clean logits; return how many of them are goals.
+
+        With ``stop_when_fooled``, images that fool the victim already leave as they are.
+        """
+        check_classes(climb.targets)
+        if not climb.ids:
+            return 0
+        with torch.no_grad():
+            outputs = victim(climb.clean)
+        check_logits(outputs, climb.targets)
+        climb.ranked = rival_classes(outputs, climb.targets, self.goals + 1)
+        climb.forwards += 1
+        if self.stop_when_fooled:
+            climb.keep(climb.leave(climb.clean, self.reached(victim, outputs, climb.targets)))
+        return climb.ranked.shape[1]
 
     def _run(self, victim: Victim, climb: "_Climb") -> None:
         """Make one run; all images still under attack are at the same step and share their checkpoints."""
@@ -104,7 +132,7 @@ class APGD(Attack):
         index = 0
         while climb.ids:
             leaf = climb.current.detach().requires_grad_()
-            step = Step(victim, leaf, climb.clean, climb.targets, climb.ids, self.targeted, objective.layers, index)
+            step = self._look(victim, climb, leaf, objective, index)
             values = objective(step)
             with torch.no_grad():
                 outputs = step.outputs if step.has_outputs else victim(climb.current)
@@ -133,6 +161,12 @@ class APGD(Attack):
             climb.move(self.momentum if index else 1.0)
             index += 1
 
+    def _look(self, victim: Victim, climb: "_Climb", images: Tensor, objective: Objective, index: int) -> Step:
+        """A look at the images with the eyes of the objective: towards a goal, or as the attack itself aims."""
+        goal = climb.goal
+        aim, targeted = (climb.targets, self.targeted) if goal is None else (goal, True)
+        return Step(victim, images, climb.clean, aim, climb.ids, targeted, objective.layers, index)
+
 
 class _Climb(ActiveBatch):
     """Each image's current point, the best point of its run, and the best of all runs (``top``)."""
@@ -141,6 +175,8 @@ class _Climb(ActiveBatch):
         super().__init__(images, targets, ids)
         self.epsilon = epsilon
         self.lower, self.upper = (images - epsilon).clamp_(min=0), (images + epsilon).clamp_(max=1)
+        self.goal: Tensor | None = None  # class that the objective aims at, though any other but the truth will do
+        self.ranked = torch.zeros_like(self.rows)[:, None]  # the other classes, once the clean images have been seen
         self.top, self.top_value = images, images.new_full((len(images),), -torch.inf)
         self.top_fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
 

@@ -191,6 +191,10 @@ class Attack(PlainNumbers, ABC):
         right = victim.outcome(outputs, targets).right
         return right if self.targeted else ~right
 
+    def recorded(self, measures: Mapping[str, Tensor]) -> Mapping[str, "Tensor | list[str | None]"]:
+        """An attack's measures as records hold them: numbers, or words where these say more."""
+        return measures
+
     def parameters(self) -> dict[str, Any]:
         """All fields as plain values, nested objects with their class's name: what identifies the attack."""
         described = describe(self)

@@ -77,6 +77,10 @@ class FAB(Attack):
         steps: Number of steps of a run.
         restarts: Number of runs: the first from the clean image, the others from random points within half of the
             smallest perturbation so far.
+        goals: Number of other classes towards the boundary of each of which ``restarts`` runs are made, those with the
+            largest clean logits first (FAB-T); at most all. A step then costs a single backward, and an image is still
+            broken when it is taken for any class but the true one. 0 goes to the nearest boundary at each step. Not
+            used by a targeted attack.
         alpha_max: Largest weight of the move from the clean image, in [0, 1].
         eta: Overshoot of both moves, at least 1.
         beta: Share of the way from the clean image to a fooling one at which the next step begins, in (0, 1).
@@ -94,6 +98,7 @@ class FAB(Attack):
     epsilon: Fraction | float | None = None
     steps: int = 100
     restarts: int = 1
+    goals: int = 0
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
@@ -106,7 +111,7 @@ class FAB(Attack):
         if self.epsilon is not None:
             check_radius("epsilon", self.epsilon, zero=True)
         check_steps(self.steps)
-        for name, least in (("restarts", 1), ("search_steps", 0)):
+        for name, least in (("restarts", 1), ("goals", 0), ("search_steps", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is a whole number of at least {least}, got {value}")
@@ -127,16 +132,17 @@ class FAB(Attack):
         with torch.no_grad():
             outputs = victim(images)
             check_logits(outputs, targets)
-            walk.rivals = rival_classes(outputs, targets, self.candidates)
+            walk.rivals = rival_classes(outputs, targets, self.goals + 1 if self.goals else self.candidates)
             walk.inner_lead = self._lead(outputs, walk)
         walk.forwards += 1
         walk.keep(walk.leave(images, self.reached(victim, outputs, targets)))
+        towards = walk.rivals.shape[1] if self.goals and not self.targeted else 0
         for restart in range(self.restarts):
-            if restart and walk.ids:
-                stream = f"{type(self).__name__}:{restart}"
-                noise = per_image_uniform(walk.ids, images.shape[1:], self.seed, stream, images)
-                walk.scatter(noise, 1.0 if self.epsilon is None else float(self.epsilon))
-            self._run(victim, walk)
+            for goal in range(max(towards, 1)):
+                if goal or restart:
+                    self._scatter(walk, restart, goal)
+                walk.crossed = walk.rivals[:, goal : goal + 1] if towards else walk.rivals
+                self._run(victim, walk)
         walk.keep(walk.leave(walk.clean, walk.norm.isinf()))
         for _ in range(self.search_steps if walk.ids else 0):
             image, share = walk.secant()
@@ -145,6 +151,15 @@ class FAB(Attack):
             walk.forwards[walk.rows] += 1
             walk.narrow(image, share, self._lead(outputs, walk), self.reached(victim, outputs, walk.targets))
         return walk.finish(torch.where(each(walk.norm <= self._limit()), walk.best, walk.clean))
+
+    def _scatter(self, walk: "_Walk", restart: int, goal: int) -> None:
+        """Begin another run: the first towards each goal at the clean image, the others at random points."""
+        if not restart:
+            walk.begin(walk.clean)
+        elif walk.ids:
+            stream = f"{type(self).__name__}:{restart}" + (f":{goal}" if goal else "")
+            noise = per_image_uniform(walk.ids, walk.clean.shape[1:], self.seed, stream, walk.clean)
+            walk.scatter(noise, 1.0 if self.epsilon is None else float(self.epsilon))
 
     def _limit(self) -> float:
         """Largest accepted norm of a perturbation."""
@@ -157,7 +172,7 @@ class FAB(Attack):
                 return
             leaf = walk.current.detach().requires_grad_()
             outputs = victim(leaf)
-            leads = class_leads(outputs, walk.targets, walk.rivals, self.targeted)
+            leads = class_leads(outputs, walk.targets, walk.crossed, self.targeted)
             gradients, broken = mended(class_gradients(leads, leaf), leading=2)
             note_broken(victim, walk.ids, broken)
             normal, lead = _nearest(leads.detach(), gradients)
@@ -220,12 +235,17 @@ class _Walk(ActiveBatch):
         self.norm = images.new_full((len(images),), torch.inf)  # of the best perturbation
         self.inner_lead = self.outer_lead = torch.zeros_like(self.norm)
         self.rivals = torch.zeros_like(self.rows)[:, None]  # classes, once the clean images have been seen
+        self.crossed = self.rivals  # those whose boundaries this run goes to
         self.inner, self.outer = torch.zeros_like(self.norm), torch.ones_like(self.norm)  # shares of the best one
 
     def scatter(self, noise: Tensor, radius: float) -> None:
         """Begin another run at a random point, within half of the best norm or, if there is none, of the radius."""
-        self.current = (self.clean + each(self.norm.clamp(max=radius) / 2) * noise).clamp_(0, 1)
-        self.cosines.follow(torch.zeros_like(noise), self.rows)  # no cosine between two runs
+        self.begin((self.clean + each(self.norm.clamp(max=radius) / 2) * noise).clamp_(0, 1))
+
+    def begin(self, images: Tensor) -> None:
+        """Begin another run at these images."""
+        self.current = images
+        self.cosines.follow(torch.zeros_like(images), self.rows)  # no cosine between two runs
 
     def note(self, images: Tensor, leads: Tensor, fooled: Tensor) -> None:
         """Keep the images that fool the victim and are nearer than the best so far."""

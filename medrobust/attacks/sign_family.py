@@ -1,9 +1,15 @@
 """The named members of the sign-gradient family, each a setting of the same stepper."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from torch import Tensor
+
+from medrobust.attacks.base import Crafted
+from medrobust.attacks.in_turn import SEED_STRIDE, attack_in_turn
 from medrobust.attacks.sign_gradient import SignGradient
+from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Objective
 from medrobust.objectives.margin import Margin
 
@@ -24,14 +30,37 @@ class BIM(SignGradient):
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(SignGradient):
-    """Projected gradient descent: 20 steps of epsilon / 10 from a random start (Madry et al., 2018; Ma20 eq. 6)."""
+    """Projected gradient descent: 20 steps of epsilon / 10 from a random start (Madry et al., 2018; Ma20 eq. 6).
+
+    Args:
+        restarts: Number of runs, each from its own random start. An image makes no further run once one has broken it;
+            of an image that none breaks, the attempt with the largest margin is kept. With more than one, a forward
+            judges each run.
+    """
 
     steps: int = 20
     random_start: bool = True
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would give wrong numbers."""
+        super().__post_init__()
+        if not isinstance(self.restarts, int) or self.restarts < 1:
+            raise ValueError(f"restarts counts runs and is a whole number of at least 1, got {self.restarts}")
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"{self.restarts} restarts without a random start would all be the same")
 
     def step_length(self) -> float:
         """Length of one step: ``step_size``, or epsilon / 10 where it is None."""
         return float(self.epsilon) / 10 if self.step_size is None else float(self.step_size)
+
+    def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
+        """Make the runs, each on the images that are still unbroken."""
+        if self.restarts == 1:
+            return super().perturb(victim, images, targets, ids)
+        runs = [replace(self, restarts=1, seed=self.seed + SEED_STRIDE * run) for run in range(self.restarts)]
+        crafted, _ = attack_in_turn(runs, victim, images, targets, ids)
+        return crafted
 
 
 @dataclass(frozen=True, kw_only=True)

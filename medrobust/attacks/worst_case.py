@@ -1,36 +1,45 @@
 """The worst case over several attacks: the strength check that a claim of robustness has to pass."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.auto_pgd import APGD
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius
 from medrobust.attacks.fab import FAB
+from medrobust.attacks.in_turn import SEED_STRIDE, attack_in_turn
 from medrobust.attacks.square import Square
 from medrobust.networks.victims import Victim
-from medrobust.objectives.base import Step
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
-from medrobust.objectives.margin import Margin
+
+FIRST_SUCCESS = "first_success"
 
 
-def strength_check() -> tuple[Attack, ...]:
-    """AutoAttack's four attacks, untargeted, with its numbers of steps (Croce & Hein, ICML 2020, arXiv:2003.01690).
+def standard() -> tuple[Attack, ...]:
+    """AutoAttack's ``standard`` (Croce & Hein, ICML 2020, arXiv:2003.01690, section 4), with its numbers of steps.
 
-    Two climb, one projects onto boundaries and one needs no gradient: a defence that stops some seldom stops all. FAB
-    needs the logits of at least two classes; leave it out for other targets.
+    APGD with cross-entropy (100 steps), APGD with the targeted difference-of-logits ratio (100 steps towards each of 9
+    goals), targeted FAB (the same) and Square (5,000 queries). Two climb, one projects onto boundaries and one needs no
+    gradient: a defence that stops some seldom stops all. The goals are at most all other classes, the largest clean
+    logit first.
+
+    The second APGD starts elsewhere than the first. With two classes, where there is no ratio (``DifferenceOfLogits``),
+    and a margin would have the signs of cross-entropy's gradient, it raises the margin of noisy copies of the image
+    instead; with three, the ratio's divisor is z_(1) - (z_(2) + z_(3)) / 2. The targeted attacks need the logits of at
+    least two classes: for masks, labels and boxes list other attacks.
     """
     return (
         APGD(steps=100),
-        APGD(steps=100, objective=DifferenceOfLogits()),
-        FAB(steps=100, stop_when_fooled=True),
+        APGD(steps=100, goals=9, objective=DifferenceOfLogits(two_classes="smoothed"), seed=1),
+        FAB(steps=100, goals=9, stop_when_fooled=True),
         Square(queries=5000),
     )
+
+
+SUITES = {"standard": standard}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,37 +49,38 @@ class WorstCase(Attack):
     An image is broken as soon as one attack succeeds: the first success is returned, and the later attacks are spared
     their passes on it. For an image that none of them breaks, the attempt with the largest margin is returned (for
     boxes, the one with the largest loss of the victim). After each attack one forward judges its images in the
-    victim's precision; it is counted. The measure ``first_success`` is the place of the attack that broke an image,
-    counted from 0, and NaN for none; the order of the attacks affects only this measure, which success is returned,
-    and the passes.
+    victim's precision; it is counted. An image's measures are those of the attack whose image is returned; the measure
+    ``first_success`` is the place of the attack that broke it, counted from 0, and NaN for none. Records give that
+    attack's name instead, in the column ``broken_by``. The order of the attacks affects only this, which success is
+    returned, and the passes.
 
     All attacks run at one radius in one norm, or the worst case would not be one at that radius: their own
-    ``epsilon``, ``targeted`` and ``seed`` are replaced by those given here. An attack that is then equal to an earlier
-    one is its restart, and runs with the next seed.
+    ``epsilon`` and ``targeted`` are replaced by those given here. Their objectives, goals and seeds are their own. An
+    attack that is then equal to an earlier one is its restart, and runs with the next seed.
 
     Args:
-        attacks: The attacks; none means those of ``strength_check``. The field holds them as they will run.
+        attacks: The attacks, or ``standard`` for those of the function of that name. The field holds the attacks.
         epsilon: Radius of every attack, in units of the [0, 1] image range.
         targeted: The targets are goals to reach instead of truths to leave.
-        seed: Seed of the per-image random streams of every attack.
+        seed: Moves the seeds of all attacks; with 0 they run with their own.
 
     Raises:
         ValueError: An attack has no radius, or not the norm of the first one; or the radius is out of its range.
     """
 
-    attacks: tuple[Attack, ...] = ()
+    attacks: tuple[Attack, ...] | Literal["standard"] = "standard"
     epsilon: Fraction | float = Fraction("8/255")
 
     def __post_init__(self) -> None:
         """Refuse attacks that have no common worst case, and hand the shared fields down to the others."""
         check_radius("epsilon", self.epsilon, zero=True)
         members: list[Attack] = []
-        for given in tuple(self.attacks) or strength_check():
+        for given in self._listed():
             if not isinstance(given, Attack):
                 raise ValueError(f"attacks lists configured attacks, got {given!r}")
             if "epsilon" not in {field.name for field in fields(given)}:
                 raise ValueError(f"a worst case is one at a radius, and {type(given).__name__} has no epsilon")
-            shared: dict[str, Any] = {"epsilon": self.epsilon, "targeted": self.targeted, "seed": self.seed}
+            shared: dict[str, Any] = {"epsilon": self.epsilon, "targeted": self.targeted}
             member = replace(given, **shared)
             while member in members:
                 member = replace(member, seed=member.seed + 1)
@@ -82,43 +92,54 @@ class WorstCase(Attack):
             members.append(member)
         object.__setattr__(self, "attacks", tuple(members))
 
+    def _listed(self) -> Sequence[Attack]:
+        """The attacks that are listed, or those of the suite that is named."""
+        if isinstance(self.attacks, str):
+            if self.attacks not in SUITES:
+                raise ValueError(f"attacks is a list of attacks or one of {', '.join(SUITES)}, got {self.attacks!r}")
+            return SUITES[self.attacks]()
+        if not self.attacks:
+            raise ValueError("attacks lists at least one attack, or is 'standard', got none")
+        return tuple(self.attacks)
+
+    @property
+    def members(self) -> tuple[Attack, ...]:
+        """The attacks, each at the radius of all."""
+        assert isinstance(self.attacks, tuple)
+        return self.attacks
+
     @property
     def norm(self) -> Literal["linf", "l2", "l0", "log", "none"]:
         """The norm that all attacks share."""
-        return self.attacks[0].norm
+        return self.members[0].norm
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Run one attack after the other on an ever smaller batch."""
-        unbroken = _Unbroken(images, targets, ids)
-        for index, attack in enumerate(self.attacks):
-            if not unbroken.ids:
-                break
-            crafted = attack.perturb(victim, unbroken.clean, unbroken.targets, unbroken.ids)
-            with torch.no_grad():
-                step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, self.targeted)
-                values = Margin()(step)
-                fooled = self.reached(victim, step.outputs, unbroken.targets)
-            unbroken.spend(crafted, step.forwards)
-            unbroken.first[unbroken.rows] = torch.where(fooled, index, torch.nan).to(unbroken.first)
-            better = values > unbroken.value
-            unbroken.value = torch.where(better, values, unbroken.value)
-            unbroken.attempt = torch.where(each(better), crafted.images, unbroken.attempt)
-            unbroken.keep(unbroken.leave(crafted.images, fooled))
-        return replace(unbroken.finish(unbroken.attempt), measures={"first_success": unbroken.first})
+        crafted, first = attack_in_turn(self.running(), victim, images, targets, ids)
+        return replace(crafted, measures={**crafted.measures, FIRST_SUCCESS: first})
 
+    def running(self) -> tuple[Attack, ...]:
+        """The attacks with the seeds that they run with: their own, moved by ``seed``."""
+        return tuple(replace(attack, seed=attack.seed + SEED_STRIDE * self.seed) for attack in self.members)
 
-class _Unbroken(ActiveBatch):
-    """The images that no attack has fooled yet, and the attempt on each that came closest."""
+    def names(self) -> tuple[str, ...]:
+        """What each attack is called in records: its class, and whatever tells it from the others of its class.
 
-    WHOLE = ActiveBatch.WHOLE | {"first"}
+        >>> WorstCase().names()
+        ('APGD', 'APGD with DifferenceOfLogits towards 9 goals', 'FAB towards 9 goals', 'Square')
+        """
+        names: list[str] = []
+        for attack in self.members:
+            name, objective, goals = type(attack).__name__, vars(attack).get("objective"), vars(attack).get("goals")
+            name += f" with {type(objective).__name__}" if objective is not None else ""
+            name += f" towards {goals} goals" if goals else ""
+            alike = sum(other == name or other.startswith(f"{name} (") for other in names)
+            names.append(f"{name} ({alike + 1})" if alike else name)
+        return tuple(names)
 
-    def __init__(self, images: Tensor, targets: Any, ids: Sequence[str]) -> None:
-        super().__init__(images, targets, ids)
-        self.attempt, self.value = images, images.new_full((len(images),), -torch.inf)
-        self.first = torch.full_like(self.value, torch.nan)  # place of the attack that fooled each image
-
-    def spend(self, crafted: Crafted, judging: int) -> None:
-        """Add the passes of an attack and of the forwards that judged it."""
-        self.forwards[self.rows] += crafted.forwards + judging
-        self.backwards[self.rows] += crafted.backwards
-        self.zeros[self.rows] += crafted.zero_gradients
+    def recorded(self, measures: Mapping[str, Tensor]) -> dict[str, Tensor | list[str | None]]:
+        """The measures with the name of the attack that broke each image in place of its number."""
+        names = self.names()
+        broken_by = [None if place != place else names[int(place)] for place in measures[FIRST_SUCCESS].tolist()]
+        rest = {name: values for name, values in measures.items() if name != FIRST_SUCCESS}
+        return {**rest, "broken_by": broken_by}

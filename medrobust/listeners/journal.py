@@ -114,6 +114,7 @@ class RecordJournal(EvaluationListener):
         before, after = batch.before, batch.after
         planned = batch.planned
         nothing = [None] * len(batch)
+        further = {**planned.attack.recorded(batch.measures), **batch.columns}
         per_image: dict[str, list[Any]] = {
             "id": batch.ids,
             "patient": [batch.plan.patients.get(id) for id in batch.ids],
@@ -136,9 +137,9 @@ class RecordJournal(EvaluationListener):
             "backwards": batch.backwards.tolist(),
             "zero_gradients": batch.zero_gradients.tolist(),
             "var": _defined((difference / planned.epsilon).var(1, correction=0)) if planned.epsilon else nothing,
-            **{name: _column(name, values, len(batch)) for name, values in {**batch.measures, **batch.columns}.items()},
+            **{name: _column(name, values, len(batch)) for name, values in further.items()},
         }
-        for name in {**batch.measures, **batch.columns}:
+        for name in further:
             if name in COLUMNS:
                 raise ValueError(
                     f"the column {name!r} is the journal's own: a listener's or an attack's needs another name"
@@ -241,12 +242,14 @@ def _defined(values: Tensor) -> list[Any]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def _column(name: str, values: Tensor, count: int) -> list[Any]:
-    """Numbers of a listener's or an attack's column.
+def _column(name: str, values: Tensor | list[str | None], count: int) -> list[Any]:
+    """Numbers of a listener's or an attack's column, or an attack's words.
 
     Raises:
-        ValueError: They are not one number per image.
+        ValueError: They are not one number or word per image.
     """
+    if isinstance(values, list) and len(values) == count:
+        return values
     if not isinstance(values, Tensor) or values.shape != (count,):
         received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

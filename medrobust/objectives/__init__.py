@@ -9,6 +9,7 @@ from medrobust.objectives.feature_constraint import FeatureConstraint
 from medrobust.objectives.guides import ClosestGuide, RandomGuide
 from medrobust.objectives.layer_mean import LayerMean
 from medrobust.objectives.margin import Margin
+from medrobust.objectives.smoothed import Smoothed
 from medrobust.objectives.stabilization import Stabilization
 from medrobust.objectives.typical_margin import TypicalMargin
 
@@ -24,6 +25,7 @@ __all__ = [
     "Margin",
     "Objective",
     "RandomGuide",
+    "Smoothed",
     "Stabilization",
     "Step",
     "TypicalMargin",

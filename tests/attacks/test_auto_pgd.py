@@ -355,4 +355,4 @@ def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -
 def test_a_configuration_is_a_value() -> None:
     attack = APGD(objective=DifferenceOfLogits(), restarts=5)
     assert dataclasses.replace(attack, seed=1) != attack
-    assert attack.parameters()["objective"] == {"class": "DifferenceOfLogits"}
+    assert attack.parameters()["objective"] == {"class": "DifferenceOfLogits", "two_classes": "margin"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medrobust.attacks import BIM, FGSM, PGD, Attack, Crafted, CWLinf, LogDomain, UniformNoise
 from medrobust.attacks.budgets import Fraction
 from medrobust.attacks.square import Square
-from medrobust.attacks.worst_case import WorstCase, strength_check
+from medrobust.attacks.worst_case import WorstCase, standard
 from medrobust.evaluation.plan import lay_out
 from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, Margin
@@ -89,7 +89,7 @@ def test_it_breaks_what_any_attack_breaks_alone_in_any_order(
 ) -> None:
     victim, images, targets = batch
     worst = WorstCase(attacks=tuple(MEMBERS[place] for place in order), epsilon=0.012, seed=5)
-    alone = [attack(victim, images, targets, IDS) for attack in worst.attacks]
+    alone = [attack(victim, images, targets, IDS) for attack in worst.running()]
     together = worst(victim, images, targets, IDS)
 
     broken = torch.stack([result.success for result in alone])
@@ -123,25 +123,23 @@ def test_passes_that_are_counted_were_made(counting: Any, linear: Any) -> None:
     assert len(attacked.forwards.unique()) > 1
 
 
-def test_radius_goal_and_seed_are_handed_down() -> None:
-    worst = WorstCase(attacks=(PGD(epsilon=0.5, seed=9), Square(targeted=True)), epsilon=0.1, seed=4)
-    expected = (PGD(epsilon=0.1, seed=4), Square(epsilon=0.1, seed=4))
-    assert worst.attacks == expected
-    assert worst == WorstCase(attacks=expected, epsilon=0.1, seed=4)
+def test_radius_and_goal_are_handed_down_and_seeds_are_moved() -> None:
+    worst = WorstCase(attacks=(PGD(epsilon=0.5, seed=9), Square(targeted=True)), epsilon=0.1)
+    expected = (PGD(epsilon=0.1, seed=9), Square(epsilon=0.1))
+    assert worst.attacks == worst.running() == expected
+    assert worst == WorstCase(attacks=expected, epsilon=0.1)
     turned = dataclasses.replace(worst, targeted=True, seed=1)
-    assert turned.attacks == (
-        PGD(epsilon=0.1, seed=1, targeted=True),
-        Square(epsilon=0.1, seed=1, targeted=True),
-    )
+    assert turned.attacks == (PGD(epsilon=0.1, seed=9, targeted=True), Square(epsilon=0.1, targeted=True))
+    assert [attack.seed for attack in turned.running()] == [1_000_012, 1_000_003]
     nested = WorstCase(attacks=(worst, FGSM()), epsilon=0.3)
     assert [attack.epsilon for attack in nested.attacks[0].attacks] == [0.3, 0.3]  # type: ignore[attr-defined]
 
 
 def test_an_attack_that_is_named_again_is_a_restart() -> None:
     worst = WorstCase(attacks=(PGD(), FGSM(), PGD(seed=7), PGD(steps=3), PGD()), seed=2)
-    assert [attack.seed for attack in worst.attacks] == [2, 2, 3, 2, 4]
-    assert dataclasses.replace(worst).attacks == worst.attacks
-    assert [attack.seed for attack in dataclasses.replace(worst, seed=0).attacks] == [0, 0, 1, 0, 2]
+    assert [attack.seed for attack in worst.members] == [0, 0, 7, 0, 1]
+    assert dataclasses.replace(worst, seed=0).attacks == worst.attacks
+    assert [attack.seed - 2 * 1_000_003 for attack in worst.running()] == [0, 0, 7, 0, 1]
 
 
 def test_a_sweep_over_radii_sets_every_attacks_radius() -> None:
@@ -205,18 +203,21 @@ def test_dense_victims(task: str, segmenter: Any, box_victim: Any, boxes_of: Any
         assert single.forwards[0] == together.forwards[i]
 
 
-def test_the_strength_check_is_what_runs_by_default(conv_net: Any, images_of: Any) -> None:
+def test_standard_is_autoattacks_and_runs_by_default(conv_net: Any, images_of: Any) -> None:
     worst = WorstCase(epsilon=0.02)
-    assert [type(attack).__name__ for attack in worst.attacks] == ["APGD", "APGD", "FAB", "Square"]
+    assert worst == WorstCase(attacks="standard", epsilon=0.02) == WorstCase(attacks=standard(), epsilon=0.02)
     assert worst.norm == "linf"
-    assert [attack.steps for attack in worst.attacks[:3]] == [100, 100, 100]  # type: ignore[attr-defined]
-    assert worst.attacks == WorstCase(attacks=strength_check(), epsilon=0.02).attacks
     described = json.loads(json.dumps(worst.parameters(), allow_nan=False))["attacks"]
     assert [member["class"] for member in described] == ["APGD", "APGD", "FAB", "Square"]
     assert {member["epsilon"] for member in described} == {0.02}
+    assert [member["steps"] for member in described[:3]] == [100, 100, 100]
+    assert [member["goals"] for member in described[:3]] == [0, 9, 9]
+    assert [member["seed"] for member in described] == [0, 1, 0, 0]
+    assert described[1]["objective"]["class"] == "DifferenceOfLogits"
+    assert described[3]["queries"] == 5000
     victim, images = as_victim(conv_net()), images_of(8, 3, 1)
     targets = victim.eval()(images).argmax(1)
-    short = (*worst.attacks[:3], Square(queries=100))
+    short = (*worst.members[:3], Square(queries=100))
     attacked = WorstCase(attacks=short, epsilon=0.1)(victim, images, targets, IDS)
     alone = [dataclasses.replace(attack, epsilon=0.1)(victim, images, targets, IDS).success for attack in short]  # type: ignore[call-arg]
     assert int(attacked.success.sum()) >= max(int(success.sum()) for success in alone) > 0
@@ -229,6 +230,8 @@ def test_the_strength_check_is_what_runs_by_default(conv_net: Any, images_of: An
         ({"attacks": (Unbounded(),)}, "a worst case is one at a radius, and Unbounded has no epsilon"),
         ({"attacks": (PGD(), LogDomain())}, "one in a norm, got PGD with linf and LogDomain with log"),
         ({"attacks": ("PGD",)}, "attacks lists configured attacks, got 'PGD'"),
+        ({"attacks": "strong"}, "attacks is a list of attacks or one of standard, got 'strong'"),
+        ({"attacks": ()}, "attacks lists at least one attack, or is 'standard', got none"),
         ({"epsilon": 8}, r"epsilon is in units of .* and lies in \(0, 1\], got 8"),
         ({"attacks": (PGD(),), "epsilon": None}, "epsilon is a number, got None"),
     ],

@@ -1,0 +1,79 @@
+"""Several attacks in turn: each goes on with the images that none before it has broken; the best attempt is kept."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrobust.attacks.active_batch import ActiveBatch, each
+from medrobust.attacks.base import Attack, Crafted
+from medrobust.networks.victims import Victim
+from medrobust.objectives.base import Step
+from medrobust.objectives.margin import Margin
+
+SEED_STRIDE = 1_000_003  # from one run's seed to the next: further than the seeds that anybody chooses for attacks
+
+
+def attack_in_turn(
+    attacks: Sequence[Attack], victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]
+) -> tuple[Crafted, Tensor]:
+    """Run one attack after the other on an ever smaller batch; all have the same aim.
+
+    After each attack one forward judges its images (two for boxes, whose loss does not come with their outputs); it is
+    counted. The first success on an image is kept, or the attempt with the largest margin (for boxes, the largest loss
+    of the victim) if there is none. The measures are those of the attack whose image is kept.
+
+    Args:
+        attacks: The attacks; all of them targeted, or none.
+        victim: The victim, frozen.
+        images: Clean images, ``(N, C, H, W)``.
+        targets: True targets, or goals.
+        ids: The images' ids.
+
+    Returns:
+        What they made, and the place in ``attacks`` of the one that broke each image, ``(N,)``, NaN for none.
+    """
+    unbroken = _Unbroken(images, targets, ids)
+    for index, attack in enumerate(attacks):
+        if not unbroken.ids:
+            break
+        crafted = attack.perturb(victim, unbroken.clean, unbroken.targets, unbroken.ids)
+        with torch.no_grad():
+            step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, attack.targeted)
+            values = Margin()(step)
+            fooled = attack.reached(victim, step.outputs, unbroken.targets)
+        unbroken.spend(crafted, step.forwards)
+        unbroken.first[unbroken.rows] = torch.where(fooled, index, torch.nan).to(unbroken.first)
+        unbroken.keep_better(crafted, fooled, values)
+        unbroken.keep(unbroken.leave(crafted.images, fooled))
+    return replace(unbroken.finish(unbroken.attempt), measures=unbroken.measures), unbroken.first
+
+
+class _Unbroken(ActiveBatch):
+    """The images that no attack has fooled yet, and the attempt on each that came closest."""
+
+    WHOLE = ActiveBatch.WHOLE | {"first"}
+
+    def __init__(self, images: Tensor, targets: Any, ids: Sequence[str]) -> None:
+        super().__init__(images, targets, ids)
+        self.attempt, self.value = images, images.new_full((len(images),), -torch.inf)
+        self.first = torch.full_like(self.value, torch.nan)  # place of the attack that fooled each image
+        self.measures: dict[str, Tensor] = {}  # of the kept images, for the whole batch
+
+    def spend(self, crafted: Crafted, judging: int) -> None:
+        """Add the passes of an attack and of the forwards that judged it."""
+        self.forwards[self.rows] += crafted.forwards + judging
+        self.backwards[self.rows] += crafted.backwards
+        self.zeros[self.rows] += crafted.zero_gradients
+
+    def keep_better(self, crafted: Crafted, fooled: Tensor, values: Tensor) -> None:
+        """Keep the images that fool the victim or come closer than the attempts before, and their measures."""
+        better = fooled | (values > self.value)
+        self.value = torch.where(better, values, self.value)
+        self.attempt = torch.where(each(better), crafted.images, self.attempt)
+        for name in {**self.measures, **crafted.measures}:
+            kept = self.measures.setdefault(name, torch.full_like(self.first, torch.nan))
+            made = crafted.measures.get(name, torch.full_like(values, torch.nan))
+            kept[self.rows] = torch.where(better, made.to(kept), kept[self.rows])
