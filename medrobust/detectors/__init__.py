@@ -1,12 +1,13 @@
 """Detectors of adversarial images: estimators on a victim's features whose scores are larger for adversarial ones."""
 
-from medrobust.detectors.base import Detector, Features, NeededViews, Views, concatenate, views_needed
+from medrobust.detectors.base import Detector, Features, NeededViews, Views, concatenate, groups_of, views_needed
 from medrobust.detectors.bayesian_uncertainty import BayesianUncertainty, KernelDensityUncertainty
 from medrobust.detectors.deep_features import DeepFeatures
 from medrobust.detectors.kernel_density import KernelDensity
 from medrobust.detectors.layer_networks import LayerNetworks
 from medrobust.detectors.local_dimension import LocalDimension
 from medrobust.detectors.mahalanobis import Mahalanobis
+from medrobust.detectors.patient_groups import Groups, patient_numbers
 from medrobust.detectors.quantized_features import QuantizedFeatures
 from medrobust.detectors.saving import load_detectors, read_header, save_detectors
 from medrobust.detectors.support_vectors import SupportVectors
@@ -16,6 +17,7 @@ __all__ = [
     "DeepFeatures",
     "Detector",
     "Features",
+    "Groups",
     "KernelDensity",
     "KernelDensityUncertainty",
     "LayerNetworks",
@@ -26,7 +28,9 @@ __all__ = [
     "SupportVectors",
     "Views",
     "concatenate",
+    "groups_of",
     "load_detectors",
+    "patient_numbers",
     "read_header",
     "save_detectors",
     "views_needed",

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from medrobust.detectors.patient_groups import Groups
+
 
 @dataclass(frozen=True)
 class Views:
@@ -44,6 +46,8 @@ class Features:
         draws: Class probabilities of T passes with dropout, ``(N, T, K)``; None if no detector asks for them.
         stepped: For each layer, its activations ``(N, C)`` for images moved by a signed gradient step towards what that
             layer takes for clean; None if no detector asks for them.
+        groups: Numbers that tell to which patient an image belongs, ``(N,)`` int64, as ``patient_numbers`` makes them;
+            all versions of an image share one. None if the patients are not known.
 
     Raises:
         ValueError: There are no layers, the tensors differ in their number of images, or a layer is not ``(N, C)``.
@@ -53,6 +57,7 @@ class Features:
     predictions: Tensor
     draws: Tensor | None = None
     stepped: Mapping[str, Tensor] | None = None
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together."""
@@ -88,11 +93,13 @@ class Features:
             change(self.predictions),
             None if self.draws is None else change(self.draws),
             None if self.stepped is None else {name: change(values) for name, values in self.stepped.items()},
+            None if self.groups is None else change(self.groups),
         )
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {**self.layers, "predictions": self.predictions}
         named |= {} if self.draws is None else {"draws": self.draws}
+        named |= {} if self.groups is None else {"groups": self.groups}
         return named | {f"stepped {name}": values for name, values in (self.stepped or {}).items()}
 
 
@@ -107,17 +114,32 @@ def concatenate(parts: Sequence[Features]) -> Features:
     names = list(parts[0].layers)
     if any(list(part.layers) != names for part in parts):
         raise ValueError("features of different layers cannot be concatenated")
-    for view in ("draws", "stepped"):
+    for view in ("draws", "stepped", "groups"):
         if len({getattr(part, view) is None for part in parts}) > 1:
             raise ValueError(f"features with and without {view} cannot be concatenated")
     draws = [part.draws for part in parts if part.draws is not None]
     stepped = [part.stepped for part in parts if part.stepped is not None]
+    groups = [part.groups for part in parts if part.groups is not None]
     return Features(
         {name: torch.cat([part.layers[name] for part in parts]) for name in names},
         torch.cat([part.predictions for part in parts]),
         torch.cat(draws) if draws else None,
         {name: torch.cat([part[name] for part in stepped]) for name in names} if stepped else None,
+        torch.cat(groups) if groups else None,
     )
+
+
+def groups_of(negative: Features, positive: Features) -> Groups | None:
+    """Patients of the negatives and of the positives; None if they are not known.
+
+    Raises:
+        ValueError: They are known of one of both only.
+    """
+    if (negative.groups is None) != (positive.groups is None):
+        raise ValueError("the groups (patients) are known of the negatives or of the positives only, expected of both")
+    if negative.groups is None or positive.groups is None:
+        return None
+    return Groups(negative.groups.cpu(), positive.groups.cpu())
 
 
 class Detector(nn.Module, ABC):
@@ -126,6 +148,9 @@ class Detector(nn.Module, ABC):
     It works in three stages, so that detectors fitted to different attacks can share the first two: ``fit_reference``
     learns what clean training images look like, ``measure`` turns features into numbers that do not depend on any
     attack, and ``fit_classifier`` learns from these what adversarial images look like. ``fit`` runs all three.
+
+    Larger scores always mean more adversarial. Each measurement has that direction by its definition; where a fitted
+    classifier weights one against it, ``wrong_signs`` names it.
 
     A subclass stores its settings under the names of its ``__init__`` arguments, and everything it fits with ``keep``.
     """
@@ -151,7 +176,9 @@ class Detector(nn.Module, ABC):
         """Learn from clean images and, if there are any, from adversarial ones.
 
         Args:
-            clean: Clean images that the victim classifies correctly, the negatives.
+            clean: Clean images that the victim classifies correctly, the negatives. Where these, the noisy and the
+                adversarial ones have ``groups``, images of one patient are never on both sides of a choice that
+                fitting makes, such as when to stop.
             labels: True classes of the clean images, ``(N,)`` int64.
             adversarial: Images that fool the victim, the positives. With None no classifier is fitted.
             noisy: Noisy versions of the clean images, further negatives.
@@ -182,7 +209,8 @@ class Detector(nn.Module, ABC):
         self.fit_reference(known, classes)
         if adversarial is not None:
             negative = clean if noisy is None else concatenate([clean, noisy])
-            self.fit_classifier(self.measure(negative), self.measure(adversarial))
+            groups = groups_of(negative, adversarial)
+            self.fit_classifier(self.measure(negative), self.measure(adversarial), groups=groups)
         return self
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
@@ -207,8 +235,13 @@ class Detector(nn.Module, ABC):
         """Numbers that the classifier reads, ``(N, D)``; each row depends on its own image alone and on no attack."""
 
     @abstractmethod
-    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
         """Learn from measured clean and noisy images ``(N, D)`` and adversarial ones ``(M, D)``.
+
+        Args:
+            negative: Measured clean and noisy images, ``(N, D)``.
+            positive: Measured adversarial images, ``(M, D)``.
+            groups: Patients of the rows; None takes every row for a patient of its own.
 
         Raises:
             ValueError: A group is empty.
@@ -225,6 +258,14 @@ class Detector(nn.Module, ABC):
             ValueError: The detector is not fitted, or the features lack a view, have other layers or are not finite.
         """
         return self.classify(self.measure(features))
+
+    def wrong_signs(self) -> list[str]:
+        """Names of the measurements that the fitted classifier takes the wrong way round.
+
+        By its definition a measurement is larger for more adversarial images; its weight is wrong if it is negative.
+        Empty before a classifier is fitted, where the score uses no weights, and for classifiers without weights.
+        """
+        return []
 
     def layer_scores(self, features: Tensor, layer: int) -> Tensor:
         """Scores of a single layer, which a gradient step of the images lowers.

@@ -52,13 +52,16 @@ class BayesianUncertainty(WeightedMeasurements):
     """BU, the variance of the softmax over passes with dropout, averaged over classes (Feinman et al., 2017, sec. 4.3).
 
     It is the population variance: the sum of squared deviations is divided by the number of passes. The victim needs
-    dropout.
+    dropout. By definition a larger variance is more adversarial. That can be wrong for an attack that pushes an image
+    far behind the boundary, where the victim is more certain than of clean images: the area under the ROC curve is then
+    below 50 %, which says that the detector does not find this attack.
 
     Args:
-        raw: Score by the variance itself (HFC21), even after fitting on adversarial images.
+        raw: Score by the variance itself (HFC21), also after fitting on adversarial images. With False a regression
+            (Feinman et al.) scales it, and may turn it round: ``wrong_signs`` says whether it did.
     """
 
-    def __init__(self, raw: bool = False) -> None:
+    def __init__(self, raw: bool = True) -> None:
         super().__init__()
         self.raw = raw
 
@@ -66,6 +69,10 @@ class BayesianUncertainty(WeightedMeasurements):
     def views(self) -> Views:
         """Several passes with dropout."""
         return Views(draws=True)
+
+    def measurement_names(self) -> list[str]:
+        """The only column is the uncertainty."""
+        return ["uncertainty"]
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Check that there is dropout; nothing is learnt from clean images.
@@ -89,18 +96,25 @@ class BayesianUncertainty(WeightedMeasurements):
 class KernelDensityUncertainty(KernelDensity):
     """KD and BU together, weighted by one regression (Feinman et al., 2017, sec. 5.3).
 
+    By definition a lower density and a larger variance are more adversarial; ``wrong_signs`` names the one that the
+    regression takes the other way round.
+
     Args:
         bandwidth: Bandwidth of the density, as for ``KernelDensity``.
         max_references: Largest number of reference images, as for ``KernelDensity``.
     """
 
     def __init__(self, bandwidth: float | None = None, max_references: int | None = None) -> None:
-        super().__init__(bandwidth, max_references)
+        super().__init__(bandwidth, max_references, raw=False)
 
     @property
     def views(self) -> Views:
         """Several passes with dropout."""
         return Views(draws=True)
+
+    def measurement_names(self) -> list[str]:
+        """The columns are the density and the uncertainty."""
+        return ["density", "uncertainty"]
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Fit the density, and check that there is dropout.

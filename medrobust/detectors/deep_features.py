@@ -7,6 +7,7 @@ from torch import Tensor
 
 from medrobust.detectors.base import check_groups
 from medrobust.detectors.numerics import unit_scaling
+from medrobust.detectors.patient_groups import Groups
 from medrobust.detectors.supervised import SupervisedDetector
 
 
@@ -41,7 +42,7 @@ class DeepFeatures(SupervisedDetector):
             raise ValueError(f"seed is a whole number of at least 0 and below 2 ** 32, got {seed!r}")
         self.trees, self.seed = trees, seed
 
-    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
         """Fit the scaling on the negatives ``(N, C)`` and the forest on them and the positives ``(M, C)``."""
         check_groups(negative, positive)
         with torch.inference_mode(False), torch.no_grad():  # what is fitted must be usable outside inference mode

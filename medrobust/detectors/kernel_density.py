@@ -28,7 +28,7 @@ class KernelDensity(WeightedMeasurements):
     With the penultimate features z of the image and z_i of the M reference images of the class that the victim
     *predicts*, the density is ``1/M sum_i exp(-|z - z_i|^2 / sigma^2) / (pi sigma^2)^(C/2)``. (As printed in Ma20, the
     exponent lacks its minus sign.) The logarithm of the sum is computed without the sum itself, which would underflow
-    in many dimensions.
+    in many dimensions. By definition a lower density is more adversarial.
 
     Args:
         bandwidth: sigma, in the unit of the features, > 0; the kernel's standard deviation is ``sigma / sqrt(2)``.
@@ -36,7 +36,8 @@ class KernelDensity(WeightedMeasurements):
             out of the density at its own place, together with its exact copies.
         max_references: Largest number of reference images over all classes, at least 2; the first ones are taken,
             spread over the classes. None takes all.
-        raw: Score by the measurement itself (HFC21), even after fitting on adversarial images.
+        raw: Score by the measurement itself (HFC21), also after fitting on adversarial images. With False a regression
+            (Feinman et al.) scales it, and may turn it round: ``wrong_signs`` says whether it did.
 
     Raises:
         ValueError: A setting is out of range.
@@ -51,7 +52,7 @@ class KernelDensity(WeightedMeasurements):
     counts: Tensor  # (K,) references of each class
     sigma: Tensor  # ()
 
-    def __init__(self, bandwidth: float | None = None, max_references: int | None = None, raw: bool = False) -> None:
+    def __init__(self, bandwidth: float | None = None, max_references: int | None = None, raw: bool = True) -> None:
         super().__init__()
         if bandwidth is not None and not 0 < bandwidth < float("inf"):
             raise ValueError(f"bandwidth is a positive distance between features, or None, got {bandwidth}")
@@ -62,6 +63,10 @@ class KernelDensity(WeightedMeasurements):
         self.bandwidth = bandwidth
         self.max_references = max_references
         self.raw = raw
+
+    def measurement_names(self) -> list[str]:
+        """The only column is the density."""
+        return ["density"]
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         """Store the penultimate features of each class, and choose the bandwidth if none was given.

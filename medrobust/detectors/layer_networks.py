@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from medrobust.detectors.base import Features, check_groups
 from medrobust.detectors.numerics import standardisation
+from medrobust.detectors.patient_groups import Groups
 from medrobust.detectors.supervised import SupervisedDetector
 
 HELD = 5  # every fifth image is held out
@@ -69,7 +70,7 @@ class LayerNetworks(SupervisedDetector):
         self._check(features)
         return torch.cat(list(features.layers.values()), 1)
 
-    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
         """Train a network on each layer's columns of the negatives ``(N, D)`` and of the positives ``(M, D)``."""
         check_groups(negative, positive)
         device, sizes = negative.device.type, self.layer_widths.tolist()

@@ -19,7 +19,8 @@ class LocalDimension(WeightedMeasurements):
     fixed set of clean reference images. So the value of an image depends not on its batch, but on the size of that set.
     References at distance zero, which are the image itself or copies of it, are left out, and the next nearest ones
     take their places; if fewer than k are left, k is their number. If all k distances are equal, the estimate is
-    infinite. Estimates above ``largest`` are set to ``largest``.
+    infinite. Estimates above ``largest`` are set to ``largest``. By definition a larger dimensionality is more
+    adversarial.
 
     The reference set must not hold the clean version of an adversarial image that is measured: it would be by far the
     nearest neighbour.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medrobust.detectors.base import check_groups
 from medrobust.detectors.numerics import standardisation
+from medrobust.detectors.patient_groups import Groups
 from medrobust.detectors.supervised import SupervisedDetector
 
 
@@ -45,7 +46,7 @@ class SupportVectorDetector(SupervisedDetector):
     def prepare(self, measured: Tensor) -> Tensor:
         """Values ``(N, C)`` that the kernel compares, from float64 features ``(N, C)``."""
 
-    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
         """Fit the preparation on the negatives ``(N, C)`` and the machine on them and the positives ``(M, C)``."""
         check_groups(negative, positive)
         with torch.inference_mode(False), torch.no_grad():  # what is fitted must be usable outside inference mode

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from medrobust.detectors.base import Detector, check_groups
 from medrobust.detectors.numerics import unit_scaling
+from medrobust.detectors.patient_groups import Groups
 
 
 class WeightedMeasurements(Detector):
@@ -16,22 +17,58 @@ class WeightedMeasurements(Detector):
     The measurements are scaled to [0, 1] on the negatives (Ma20 section 5) and weighted by a logistic regression with
     balanced classes. Until the detector has been fitted on adversarial images, or if ``raw`` is set, the score is the
     plain sum of the measurements.
+
+    A regression is free to choose the signs of its weights, and one on a single number can do nothing else. With a
+    negative weight the score falls where the measurement grows: ``wrong_signs`` names such measurements.
     """
 
     iterations: ClassVar[int] = 10_000
     raw: bool = False
 
-    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
-        """Fit the scaling on the negatives ``(N, D)``, and the regression on them and the positives ``(M, D)``."""
+    def measurement_names(self) -> list[str]:
+        """Names of the columns of ``measure``, in order: the layers, unless a subclass measures something else."""
+        return self.layer_names
+
+    def wrong_signs(self) -> list[str]:
+        """Names of the measurements whose weight is negative, though by definition they grow with suspicion."""
+        if self.raw or "weights" not in self._buffers:
+            return []
+        weights = self.get_buffer("weights").tolist()
+        return [name for name, weight in zip(self.measurement_names(), weights, strict=True) if weight < 0]
+
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
+        """Fit the scaling on the negatives ``(N, D)``, and the regression on them and the positives ``(M, D)``.
+
+        With ``raw`` there is nothing to fit.
+        """
         check_groups(negative, positive)
+        if self.raw:
+            return
         negative, positive = negative.double(), positive.double()
-        low, width = unit_scaling(negative)
+        low, width = self.scaling(negative)
         values = (torch.cat([negative, positive]) - low) / width
         truth = torch.cat([torch.zeros(len(negative)), torch.ones(len(positive))])
-        regression = LogisticRegression(class_weight="balanced", max_iter=self.iterations)
-        regression.fit(values.cpu().numpy(), truth.numpy())
+        regression = self.regression(values, truth, groups)
         weights = torch.from_numpy(regression.coef_[0]).to(negative)
         self.keep(low=low, width=width, weights=weights, bias=negative.new_tensor(float(regression.intercept_[0])))
+
+    def scaling(self, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """What is subtracted from measurements and what they are divided by, ``(D,)``, from the negatives ``(N, D)``.
+
+        The divisor is positive, so that it leaves the direction of a measurement as it is.
+        """
+        return unit_scaling(negative)
+
+    def regression(self, values: Tensor, truth: Tensor, groups: Groups | None) -> LogisticRegression:
+        """A fitted regression on scaled measurements.
+
+        Args:
+            values: Scaled measurements of the negatives and then of the positives, ``(N, D)``.
+            truth: 0 for negatives and 1 for positives, ``(N,)``.
+            groups: Patients of the rows, if they are known.
+        """
+        regression = LogisticRegression(class_weight="balanced", max_iter=self.iterations)
+        return regression.fit(values.cpu().numpy(), truth.numpy())
 
     def classify(self, measured: Tensor) -> Tensor:
         """Log-odds by the regression, ``(N,)``, or the sum of the measurements if there is none."""

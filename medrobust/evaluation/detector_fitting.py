@@ -1,13 +1,13 @@
 """What detectors are fitted on: clean, noisy and adversarial versions of AdvTrain's images."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack, UniformNoise
-from medrobust.detectors import Detector, Features, concatenate
+from medrobust.detectors import Detector, Features, Groups, concatenate, groups_of, patient_numbers
 from medrobust.evaluation.batch import CleanBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter, judged
@@ -53,6 +53,12 @@ class FittingFeatures:
         negatives = concatenate([self.clean, self.noisy]).to(device)
         return detector.measure(negatives), detector.measure(self.adversarial.to(device))
 
+    def patients(self) -> Groups | None:
+        """Patients of the rows that ``measured`` gives; None if they are not known."""
+        if self.clean is None or self.noisy is None or self.adversarial is None:
+            return None
+        return groups_of(concatenate([self.clean, self.noisy]), self.adversarial)
+
 
 class _Collected:
     """Features of one kind of image, gathered batch by batch."""
@@ -67,9 +73,12 @@ class _Collected:
             self.ids += clean.ids
             self.parts.append(extractor(images, clean.targets, clean.ids).to("cpu"))
 
-    def gathered(self, context: EvaluationContext) -> Features | None:
-        """The features from all processes, in the order of the ids."""
-        return gather(context, self.ids, self.parts)[1]
+    def gathered(self, context: EvaluationContext, patients: Mapping[str, str] | None) -> Features | None:
+        """The features from all processes, in the order of the ids, with the patients where they are known."""
+        ids, features, _ = gather(context, self.ids, self.parts)
+        if features is None or patients is None:
+            return features
+        return replace(features, groups=patient_numbers([patients[id] for id in ids]))
 
 
 def fitting_features(
@@ -81,6 +90,7 @@ def fitting_features(
     extractor: Extractor,
     loader: Iterable[Batch],
     seed: int,
+    patients: Mapping[str, str] | None = None,
 ) -> dict[str, FittingFeatures]:
     """Attack AdvTrain: features of clean, noisy and adversarial images by an attack's key, the same on all processes.
 
@@ -95,6 +105,7 @@ def fitting_features(
         extractor: Gives the features.
         loader: AdvTrain.
         seed: Seed of the noise.
+        patients: Patient of each image of AdvTrain by the image's id; None if they are not known.
     """
     clean_ones = _Collected()
     noisy_ones = {planned.key: _Collected() for planned in needed}
@@ -112,12 +123,12 @@ def fitting_features(
             noisy_ones[planned.key].add(extractor, noisy, clean)
             reached = attacked.reached.nonzero().squeeze(1)
             adversarial_ones[planned.key].add(extractor, attacked.adversarial[reached], clean.take(reached.tolist()))
-    shared = clean_ones.gathered(context)
+    shared = clean_ones.gathered(context, patients)
     return {
         planned.key: FittingFeatures(
             clean=shared,
-            noisy=noisy_ones[planned.key].gathered(context),
-            adversarial=adversarial_ones[planned.key].gathered(context),
+            noisy=noisy_ones[planned.key].gathered(context, patients),
+            adversarial=adversarial_ones[planned.key].gathered(context, patients),
         )
         for planned in needed
     }

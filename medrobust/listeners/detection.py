@@ -261,7 +261,8 @@ class Detection(EvaluationListener):
         prepared = _fitted(prepared, lambda one: one.fit_reference(near, classes), device, on_first)
         self._extractor.stepping = views_needed(prepared.values()).stepping
         loader = data.dataloader_of("adv_train", self.fit_per_class)
-        found = fitting_features(context, victim, plan, crafter, needed, self._extractor, loader, self.seed)
+        patients = {sample.id: sample.patient for sample in data.splits["adv_train"]}
+        found = fitting_features(context, victim, plan, crafter, needed, self._extractor, loader, self.seed, patients)
         for planned in needed:
             groups = found[planned.key]
             counts = self._counts[fit_name(planned)] = groups.counts()
@@ -276,7 +277,7 @@ class Detection(EvaluationListener):
             forks = {name: detector.fork() for name, detector in prepared.items()}
 
             def classify(one: Detector, groups: FittingFeatures = groups) -> None:
-                one.fit_classifier(*groups.measured(one, device))
+                one.fit_classifier(*groups.measured(one, device), groups=groups.patients())
 
             self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")
 

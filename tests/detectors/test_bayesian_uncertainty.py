@@ -73,6 +73,33 @@ def test_images_of_which_the_victim_is_less_certain_are_found() -> None:
     assert auroc(detector.score(seen(negative)), detector.score(seen(passes(100, 1.0, 5)))).item() > 0.99
 
 
+@pytest.mark.parametrize("spread", [0.3, 1.0])
+def test_larger_is_more_adversarial_also_where_the_victim_is_certain_of_adversarial_images(spread: float) -> None:
+    """Images of which the victim is more certain score lower; a regression on this one number turns it round."""
+    known = seen(passes(200, 0.6)), torch.zeros(200).long(), seen(passes(200, spread, 1))
+    raw, weighted = BayesianUncertainty().fit(*known), BayesianUncertainty(raw=False).fit(*known)
+    clean, adversarial = seen(passes(200, 0.6, 2)), seen(passes(200, spread, 3))
+    torch.testing.assert_close(raw.score(clean), raw.measure(clean)[:, 0])
+    areas = [auroc(one.score(clean), one.score(adversarial)).item() for one in (raw, weighted)]
+    assert raw.wrong_signs() == []
+    if spread < 0.6:
+        assert areas[0] < 0.1 and areas[1] == pytest.approx(1 - areas[0])
+        assert weighted.wrong_signs() == ["uncertainty"]
+    else:
+        assert areas[0] > 0.8 and areas[1] == pytest.approx(areas[0])
+        assert weighted.wrong_signs() == []
+
+
+def test_the_measurement_of_a_wrong_sign_is_named() -> None:
+    """Rare images of which the victim is more certain: the density counts as it should, the uncertainty against it."""
+    clean, known = seen(passes(300, 0.6), normal(300, 2)), seen(passes(300, 0.6, 4), normal(300, 2, 5))
+    adversarial, labels = seen(passes(300, 0.2, 2), normal(300, 2, 1) + 2), torch.zeros(300).long()
+    detector = KernelDensityUncertainty().fit(clean, labels, adversarial, None, known, labels)
+    assert detector.wrong_signs() == ["uncertainty"]
+    detector.fit_reference(known, labels)
+    assert detector.wrong_signs() == []  # no classifier any more
+
+
 def test_both_measurements_stand_beside_each_other_and_are_weighed_together() -> None:
     """Half of the adversarial images are rare, the rest uncertain: only both measurements together find all of them."""
     labels = torch.zeros(400).long()

@@ -171,7 +171,7 @@ def test_what_is_kept_is_enough_to_restore_it() -> None:
     other.keep(**dict(detector.named_buffers()))
     points = seen(normal(5, 4, 1), torch.tensor([0, 1, 0, 1, 0]))
     assert torch.equal(other.score(points), detector.score(points))
-    assert detector.parameters_given() == {"bandwidth": None, "max_references": None, "raw": False}
+    assert detector.parameters_given() == {"bandwidth": None, "max_references": None, "raw": True}
 
 
 def test_it_finds_what_is_rare() -> None:
@@ -230,16 +230,22 @@ def test_images_that_have_no_score_are_refused() -> None:
         KernelDensity().fit(seen(normal(6, 2)), torch.zeros(6).long(), empty)
 
 
-def test_the_raw_score_is_the_measurement_itself() -> None:
-    """A regression would reverse the score if the adversarial images are the denser ones."""
+def test_the_score_is_the_measurement_itself_whatever_the_adversarial_images_are() -> None:
+    """A regression reverses the score if the adversarial images are the denser ones, and then says so."""
     spread, dense = normal(60, 2), 0.1 * normal(60, 2, seed=1)
     labels = torch.zeros(60).long()
     reference = seen(normal(60, 2, seed=2))
-    scores = [
-        KernelDensity(bandwidth=1.0, raw=raw).fit(seen(spread), labels, seen(dense), None, reference, labels)
-        for raw in (True, False)
-    ]
+    plain, weighted, right = (
+        KernelDensity(bandwidth=1.0, **settings).fit(seen(clean), labels, seen(adversarial), None, reference, labels)
+        for settings, clean, adversarial in (
+            ({}, spread, dense),
+            ({"raw": False}, spread, dense),
+            ({"raw": False}, dense, spread),
+        )
+    )
     asked = seen(normal(20, 2, seed=3))
-    torch.testing.assert_close(scores[0].score(asked), scores[0].measure(asked)[:, 0])
-    assert float(auroc(scores[0].score(seen(spread)), scores[0].score(seen(dense)))) < 0.5
-    assert float(auroc(scores[1].score(seen(spread)), scores[1].score(seen(dense)))) > 0.5
+    torch.testing.assert_close(plain.score(asked), plain.measure(asked)[:, 0])
+    assert float(auroc(plain.score(seen(spread)), plain.score(seen(dense)))) < 0.5
+    assert float(auroc(weighted.score(seen(spread)), weighted.score(seen(dense)))) > 0.5
+    assert plain.wrong_signs() == right.wrong_signs() == []
+    assert weighted.wrong_signs() == ["density"]

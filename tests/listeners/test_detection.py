@@ -19,6 +19,7 @@ from medrobust.detectors import (
     DeepFeatures,
     Detector,
     Features,
+    Groups,
     KernelDensity,
     KernelDensityUncertainty,
     LayerNetworks,
@@ -27,6 +28,7 @@ from medrobust.detectors import (
     QuantizedFeatures,
     SupportVectors,
     load_detectors,
+    patient_numbers,
 )
 from medrobust.evaluation import EvaluationListener, EvaluationPlan
 from medrobust.evaluation.extraction import Extractor
@@ -248,6 +250,7 @@ class Spy(Detector):
 
     references: list[tuple[Features, Tensor]] = []
     groups: list[tuple[Tensor, Tensor]] = []
+    patients: list[Groups | None] = []
 
     def fit_reference(self, clean: Features, labels: Tensor) -> None:
         super().fit_reference(clean, labels)
@@ -256,8 +259,9 @@ class Spy(Detector):
     def measure(self, features: Features) -> Tensor:
         return features.penultimate
 
-    def fit_classifier(self, negative: Tensor, positive: Tensor) -> None:
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
         self.groups.append((negative, positive))
+        self.patients.append(groups)
 
     def classify(self, measured: Tensor) -> Tensor:
         return measured.sum(1)
@@ -266,7 +270,7 @@ class Spy(Detector):
 @pytest.fixture
 def spy() -> Spy:
     """A spy that has seen nothing yet."""
-    Spy.references, Spy.groups = [], []
+    Spy.references, Spy.groups, Spy.patients = [], [], []
     return Spy()
 
 
@@ -290,6 +294,24 @@ def test_only_right_images_and_successful_attacks_of_adv_train_are_fitted_on(spy
     rows = [kept.index(row) for row in order.tolist() if row in kept]
     torch.testing.assert_close(negative[: len(rows)], features[0][rows])
     torch.testing.assert_close(positive, features[1][[row for row in rows if attacked.success[row]]])
+
+
+def test_classifiers_know_which_rows_belong_to_one_patient(spy: Spy, tmp_path: Path) -> None:
+    """Two images a patient: the clean and the noisy version of both, and their adversarial ones, share a number."""
+    data = data_of()
+    for sample in data.splits["adv_train"]:
+        sample.patient = f"patient {int(sample.id[-2:]) // 2}"
+    evaluate(tmp_path, {"spy": spy}, {"fgsm": FGSM(epsilon=0.03)}, data=data, reference_per_class=5)
+    (groups,), ((negative, positive),) = Spy.patients, Spy.groups
+    assert groups is not None and (len(groups.negative), len(groups.positive)) == (len(negative), len(positive))
+    clean, noisy = groups.negative.chunk(2)
+    assert torch.equal(clean, noisy)
+    assert int(clean.unique(return_counts=True)[1].max()) == 2
+    with torch.no_grad():
+        right = victim_of()(data.images["adv_train"]).argmax(1) == data.targets("adv_train")
+    kept = sorted(sample.id for sample, good in zip(data.splits["adv_train"], right.tolist(), strict=True) if good)
+    assert torch.equal(clean, patient_numbers([f"patient {int(id[-2:]) // 2}" for id in kept]))
+    assert set(groups.positive.tolist()) <= set(clean.tolist())
 
 
 def test_densities_are_fitted_on_the_first_clean_images_of_each_class_of_train(spy: Spy, tmp_path: Path) -> None:
