@@ -149,5 +149,5 @@ def _flagged(scores: Scores, patients: NDArray[np.int64], threshold: float | Non
 
 def _only(table: pl.DataFrame, name: str) -> float | None:
     """The one value of a column that is the same in all records; None if there is none, or more than one."""
-    values = table[name].drop_nulls().unique() if name in table.columns else []
+    values: list[Any] = table[name].drop_nulls().unique().to_list() if name in table.columns else []
     return float(values[0]) if len(values) == 1 else None

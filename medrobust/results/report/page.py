@@ -86,28 +86,7 @@ def write_report(folder: str | Path) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: summarise the records of the evaluation first")
     summary = json.loads(path.read_bytes())
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        epsilon=format_epsilon,
-        percent=lambda rate: _glue(format_percent(rate)),
-        glue=_glue,
-        interval=format_interval,
-        passes=format_passes,
-        number=_number,
-        measure=format_measure,
-        score=format_score,
-        area_interval=area_interval,
-        beside_area=beside_area,
-        beside_rate=beside_rate,
-        flagged=flagged,
-        details=details,
-    )
+    environment = _environment()
     panels = read_panels(folder, summary["manifest"])
     tnr = (summary.get("detection") or {}).get("tnr", TNR)
     page = environment.get_template(f"{REPORT}.j2").render(
@@ -137,6 +116,33 @@ def write_report(folder: str | Path) -> Path:
         dash=DASH,
     )
     return replace_file(folder / REPORT, page.encode())
+
+
+def _environment() -> Environment:
+    """Where templates are found, and what they can call."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        epsilon=format_epsilon,
+        percent=lambda rate: _glue(format_percent(rate)),
+        glue=_glue,
+        interval=format_interval,
+        passes=format_passes,
+        number=_number,
+        measure=format_measure,
+        score=format_score,
+        area_interval=area_interval,
+        beside_area=beside_area,
+        beside_rate=beside_rate,
+        flagged=flagged,
+        details=details,
+    )
+    return environment
 
 
 def headline(summary: Mapping[str, Any]) -> str:
