@@ -134,7 +134,8 @@ def bootstrap_intervals(
 
     Drawing from scores that are all in the right order can only repeat that order. Where a limit reaches 0 or 1, the
     interval is therefore widened to `auroc_score_interval` and, for the TPR, to `wilson_interval`, with patients as
-    the effective numbers. With fewer than `FEWEST` patients on either side, the AUROC has no interval.
+    the effective numbers. With fewer than `FEWEST` patients on either side, the AUROC has no interval, and the TPR's is
+    widened in any case.
 
     Args:
         negative: Raw scores, ``(N,)``.
@@ -158,7 +159,8 @@ def bootstrap_intervals(
     assert rate is not None
     counts = len(np.unique(negative_patients)), len(np.unique(positive_patients))
     area_limits = _widened(_limits(areas), auroc_score_interval(area, *counts)) if min(counts) >= FEWEST else None
-    return Intervals(area_limits, _widened(_limits(rates), wilson_interval(rate * counts[1], counts[1])))
+    least = wilson_interval(rate * counts[1], counts[1])
+    return Intervals(area_limits, _widened(_limits(rates), least, in_any_case=min(counts) < FEWEST))
 
 
 def auroc_score_interval(area: float, negatives: float, positives: float) -> list[float]:
@@ -196,8 +198,9 @@ def rate_interval(
 ) -> list[float] | None:
     """95 % interval of the share of flagged images, by a cluster bootstrap over patients.
 
-    Where a limit reaches 0 or 1, or all patients agree, it is widened to `wilson_interval` with patients as the
-    effective number: drawing from images that are all flagged would never draw another.
+    Where a limit reaches 0 or 1, all patients agree, or there are fewer than `FEWEST`, it is widened to
+    `wilson_interval` with patients as the effective number: drawing from images that are all flagged would never draw
+    another.
 
     Args:
         flagged: Whether each image is flagged, ``(N,)``.
@@ -217,7 +220,8 @@ def rate_interval(
     count = 1 + int(members.max())
     hits, sizes = np.bincount(members, flagged, count), np.bincount(members, minlength=count)
     shares = [(hits @ weights) / (sizes @ weights) for weights in _draws(count, resamples, count, seed)]
-    return _widened(_limits(np.concatenate(shares)), wilson_interval(float(flagged.mean()) * count, count))
+    least = wilson_interval(float(flagged.mean()) * count, count)
+    return _widened(_limits(np.concatenate(shares)), least, in_any_case=count < FEWEST)
 
 
 def _resampled(
@@ -250,11 +254,13 @@ def _resampled(
     return np.concatenate(areas), np.concatenate(rates)
 
 
-def _widened(limits: list[float] | None, least: Sequence[float] | None) -> list[float] | None:
+def _widened(
+    limits: list[float] | None, least: Sequence[float] | None, in_any_case: bool = False
+) -> list[float] | None:
     """Limits of a bootstrap; widened to the others where they have no width or reach 0 or 1, and so show too little."""
     if limits is None or least is None:
         return None if least is None else list(least)
-    if 0 < limits[0] < limits[1] < 1:
+    if 0 < limits[0] < limits[1] < 1 and not in_any_case:
         return limits
     return [min(limits[0], least[0]), max(limits[1], least[1])]
 

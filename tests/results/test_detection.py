@@ -74,6 +74,7 @@ def evaluation(folder, attacks, detectors=("kd", "bu"), fits=("same",), images=6
     return folder
 
 
+FLAGGED = ("successful", "clean", "noisy", "signs", "unsuccessful")
 RADIUS = 1 / 256
 ATTACKS = [
     ("noise", RADIUS, True, 0.0),
@@ -258,10 +259,14 @@ def test_several_fits_stand_below_each_other(tmp_path):
     assert "| detector | fitted on | fgsm | bim | bim-hfc |" in text
 
     def score(attack, fit):
-        return f"{100 * row_of(summary, attack, 'kd', fit)['auroc']:.1f}"
+        row = row_of(summary, attack, "kd", fit)
+        star = " *" if fit in ("same", attack) else ""
+        controls = " / ".join(f"{100 * row['controls'][kind]:.1f}" for kind in ("signs", "unsuccessful"))
+        return f"{100 * row['auroc']:.1f}{star} ({controls})"
 
-    assert f"| kd | bim | {score('fgsm', 'bim')} | {score('bim', 'bim')} * | {score('bim-hfc', 'bim')} |" in text
-    own = " | ".join(f"{score(attack, 'same')} *" for attack in ("fgsm", "bim", "bim-hfc"))
+    assert f"| kd | bim | {score('fgsm', 'bim')} | {score('bim', 'bim')} | {score('bim-hfc', 'bim')} |" in text
+    assert score("bim", "bim").count("*") == 1
+    own = " | ".join(score(attack, "same") for attack in ("fgsm", "bim", "bim-hfc"))
     assert f"| kd | itself | {own} |" in text
 
 
@@ -272,8 +277,7 @@ def test_pairs_stand_as_without_and_with_under_the_fit_of_the_first(tmp_path, ca
     text = capsys.readouterr().out
     without, having = (row_of(summary, attack, "kd", "bim") for attack in ("bim", "bim-hfc"))
     values = [
-        (row["auroc"], *(row["flagged"][kind]["rate"] for kind in ("successful", "clean", "noisy")), row["tpr"])
-        for row in (without, having)
+        (row["auroc"], *(row["flagged"][kind]["rate"] for kind in FLAGGED), row["tpr"]) for row in (without, having)
     ]
     cells = " | ".join(f"{100 * one:.1f} / {100 * other:.1f}" for one, other in zip(*values, strict=True))
     assert f"| kd | {cells} |" in text
@@ -288,7 +292,8 @@ def test_a_pair_is_of_one_radius(tmp_path):
     attacks += [("far", 4 / 255, False, 1.0)]
     summary = finish(evaluation(tmp_path, attacks, images=30))
     text = detection_markdown(summary, [("pgd", "pgd-hfc")])
-    words = ("AUROC", "TPR", "clean flagged", "noisy flagged", "TPR at 90 % TNR")
+    flagged = ("clean flagged", "noisy flagged", "signs flagged", "failed flagged")
+    words = ("AUROC", "TPR", *flagged, "TPR at 90 % TNR")
     head = " | ".join(f"{word} pgd / pgd-hfc {k}/255" for k in (1, 2) for word in words)
     assert f"| detector | {head} |" in text
     with pytest.raises(ValueError, match="pgd and far, which share none"):

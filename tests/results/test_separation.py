@@ -12,6 +12,7 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medrobust.metrics.separation import auroc as auroc_in_torch
 from medrobust.results import separation
+from medrobust.results.statistics import wilson_interval
 
 
 def scores(seed, n=60, m=45, levels=None, scale=1.0, shift=0.8):
@@ -221,6 +222,8 @@ def test_rates_of_patients_are_as_certain_as_their_number():
     low, high = separation.rate_interval(halves, patients)
     assert low < 0.3 < 0.7 < high
     assert separation.rate_interval(flagged[:0], patients[:0]) is None
+    three = np.array([1, 0, 0, 0] + [1, 1, 0, 0] + [1, 1, 1, 0], bool), np.arange(12) // 4
+    assert separation.rate_interval(*three) == pytest.approx(wilson_interval(1.5, 3))  # wider than 1/4 to 3/4
 
 
 def test_rates_between_are_drawn_by_patients():

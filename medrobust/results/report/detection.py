@@ -246,7 +246,8 @@ def detection_markdown(summary: Mapping[str, Any], pairs: Sequence[tuple[str, st
         )
         parts.append(f"**TPR at {tnr} TNR, an ideal threshold, {grid.title}**\n\n{_table(grid, _ideal)}")
     if len(grids) > 1:
-        parts.append(f"**AUROC by what the classifiers were fitted on** (* the attack itself)\n\n{_across(grids)}")
+        title = "**AUROC by what the classifiers were fitted on** (* the attack itself), and of signs / failed"
+        parts.append(f"{title}\n\n{_across(grids)}")
     for grid in grids:
         mine = [pair for pair in pairs if grid.fit == pair[0] or pair[0] not in summary["detection"]["fits"]]
         if mine:
@@ -348,7 +349,7 @@ def _across(grids: Sequence[Grid]) -> str:
         for grid in grids:
             rows = grid.lines[number][1]
             cells = [
-                format_score(row["auroc"]) + " *" * (grid.fit in (SAME, column.attack))
+                f"{format_score(row['auroc'])}{' *' * (grid.fit in (SAME, column.attack))} ({_controls(row)})"
                 for row, column in zip(rows, grid.columns, strict=True)
             ]
             body.append([detector, "itself" if grid.fit == SAME else grid.fit, *cells])
@@ -362,6 +363,8 @@ def _paired(grid: Grid, pairs: Iterable[tuple[str, str]], tnr: str) -> str:
         "TPR": lambda row: flagged(row, "successful")["rate"],
         "clean flagged": lambda row: flagged(row, "clean")["rate"],
         "noisy flagged": lambda row: flagged(row, "noisy")["rate"],
+        "signs flagged": lambda row: flagged(row, "signs")["rate"],
+        "failed flagged": lambda row: flagged(row, "unsuccessful")["rate"],
         f"TPR at {tnr} TNR": lambda row: row["tpr"],
     }
     head, places = ["detector"], []
@@ -493,6 +496,7 @@ def _tooltip(name: str, row: Mapping[str, Any]) -> str:
         f"{name} on {row['attack']}, ε {format_epsilon(row['epsilon'])}\n"
         f"AUROC {format_score(row['auroc'])} [{area_interval(row)}]\n"
         f"TPR {format_score(row['tpr'])} [{format_interval(row['tpr_interval'])}]\n"
+        f"at the fitted threshold {_rate(row)}\n"
         f"{row['n_positive']} positives, {row['n_negative']} negatives"
     )
 
