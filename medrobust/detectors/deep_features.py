@@ -1,5 +1,7 @@
 """DFeat: a random forest on deep features (Ma et al., Pattern Recognition 2020, section 5)."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from sklearn.ensemble import RandomForestClassifier
@@ -24,6 +26,8 @@ class DeepFeatures(SupervisedDetector):
     Raises:
         ValueError: A setting is out of range.
     """
+
+    differentiable: ClassVar[bool] = False  # trees have steps
 
     low: Tensor
     width: Tensor

@@ -1,5 +1,6 @@
 """Kernel density: adversarial images lie where clean images of their predicted class are rare."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import ClassVar
@@ -16,6 +17,8 @@ from medrobust.detectors.numerics import (
     squared_distances,
 )
 from medrobust.detectors.weighted_measurements import WeightedMeasurements
+
+logger = logging.getLogger(__name__)
 
 JUDGED = 1000  # images, at most, whose likelihood judges a bandwidth
 DECADES = (-3.0, 0.5)  # range that is searched for the bandwidth: log10 of its ratio to the typical distance
@@ -105,41 +108,51 @@ class KernelDensity(WeightedMeasurements):
         self.keep(classes=classes, counts=counts, sigma=sigma)
 
     def measure(self, features: Features) -> Tensor:
-        """Minus the log density, float64 ``(N, 1)``, in nats; larger = more suspicious.
+        """Minus the log density, float64 ``(N, 1)``, in nats; larger = more suspicious; differentiable.
+
+        An image whose predicted class has no reference image is measured under the class whose mean is nearest. The
+        first time that happens, a warning is logged.
 
         Raises:
-            ValueError: The detector is not fitted, the features are refused, or a predicted class has no reference
-                image.
+            ValueError: The detector is not fitted, or the features are refused.
         """
         self._check(features)
-        members = torch.searchsorted(self.classes, features.predictions).clamp_(max=len(self.classes) - 1)
-        known = self.classes[members] == features.predictions
-        if not bool(known.all()):
-            raise ValueError(
-                f"kernel density has no reference image of class {int(features.predictions[~known].amin())}, which the "
-                f"victim predicts; it was fitted on the classes {self.classes.tolist()}"
-            )
+        members = self._members(features)
         variance, channels = self.sigma.square(), self.references.shape[1]
         order = members.argsort(stable=True)
-        points = features.penultimate.index_select(0, order).double().sub_(self.centres.index_select(0, members[order]))
-        # |z|^2 is the same for all references, so it need not pass through the exponential
-        minus_log_density = torch.linalg.vector_norm(points, dim=1).square_().div_(variance)
-        minus_log_density += channels / 2 * torch.log(math.pi * variance) + self.counts.double().log().index_select(
-            0, members[order]
-        )
+        sorted_members = members[order]
+        points = features.penultimate.index_select(0, order).double() - self.centres.index_select(0, sorted_members)
         counts, numbers = self.counts.tolist(), torch.bincount(members, minlength=len(self.classes)).tolist()
-        first = 0
-        for number, references, lengths in zip(
-            numbers, self.references.split(counts), self.lengths.split(counts), strict=True
-        ):
-            for start in range(first, first + number, rows_at_once(len(references))):
-                rows = slice(start, min(start + rows_at_once(len(references)), first + number))
-                exponents = torch.addmm(lengths, points[rows], references.T)
-                highest = exponents.amax(1)
-                minus_log_density[rows] -= exponents.sub_(highest.unsqueeze(1)).exp_().sum(1).log_().add_(highest)
-            first += number
-        measured = torch.empty_like(minus_log_density).index_copy_(0, order, minus_log_density)
-        return measured.unsqueeze(1)
+        parts = [
+            torch.logsumexp(torch.addmm(lengths, rows, references.T), 1)
+            for group, references, lengths in zip(
+                points.split(numbers), self.references.split(counts), self.lengths.split(counts), strict=True
+            )
+            for rows in group.split(rows_at_once(len(references)))
+        ]
+        # |z|^2 is the same for all references, so it need not pass through the exponential
+        constant = channels / 2 * torch.log(math.pi * variance) + self.counts.double().log()[sorted_members]
+        measured = points.square().sum(1) / variance - torch.cat(parts) + constant
+        return measured.index_select(0, order.argsort()).unsqueeze(1)
+
+    def _members(self, features: Features) -> Tensor:
+        """Index, among the classes that have references, of each image's predicted class or its stand-in, ``(N,)``."""
+        predictions = features.predictions
+        members = torch.searchsorted(self.classes, predictions).clamp(max=len(self.classes) - 1)
+        known = self.classes[members] == predictions
+        if bool(known.all()):
+            return members
+        if not self.__dict__.get("_told"):
+            self.__dict__["_told"] = True
+            logger.warning(
+                "kernel density has no reference image of class %d, which the victim predicts: such images are "
+                "measured under the nearest of the classes %s",
+                int(predictions[~known].amin()),
+                self.classes.tolist(),
+            )
+        with torch.no_grad():
+            nearest = torch.cdist(features.penultimate.double()[~known], self.centres).argmin(1)
+        return members.masked_scatter(~known, nearest)
 
 
 def likeliest_bandwidth(groups: Sequence[Tensor]) -> Tensor:

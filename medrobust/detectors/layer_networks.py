@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from medrobust.detectors.base import Features, check_groups
 from medrobust.detectors.numerics import standardisation
-from medrobust.detectors.patient_groups import Groups
+from medrobust.detectors.patient_groups import Groups, dealt, rows_apart
 from medrobust.detectors.supervised import SupervisedDetector
 
-HELD = 5  # every fifth image is held out
+HELD = 5  # a fifth of the patients is held out
 FURTHEST = 10.0  # standard deviations to which a channel is clipped: a nearly constant one would outweigh the rest
 
 
@@ -24,9 +24,13 @@ class LayerNetworks(SupervisedDetector):
     AdamW, which sees all rows at once, so that what is learnt from one layer does not depend on the other layers. The
     score is the sum of the logits.
 
-    Every fifth row of the negatives and of the positives is held out, and the weights of the step with the lowest loss
-    on these rows are kept, so that a layer that carries little information adds less overfitting. Other versions of a
-    held-out image, and other images of its patient, may be among the training rows.
+    A fifth of the patients is held out, and the weights of the step with the lowest loss on their images are kept, so
+    that a layer that carries little information adds less overfitting. Where the patients are not known (features
+    without ``groups``), a fifth of the rows is held out, and other versions of a held-out image may be among the rest.
+    If fewer than two patients have adversarial images, all images serve for both.
+
+    The hidden units are smooth (GELU). With ReLU, whose slope jumps, a hundred steps on all rows at once magnify the
+    rounding of the features, which differs with the number of images in a batch, by five orders of magnitude.
 
     Args:
         hidden: Number of hidden units of each network, at least 1.
@@ -74,10 +78,11 @@ class LayerNetworks(SupervisedDetector):
         """Train a network on each layer's columns of the negatives ``(N, D)`` and of the positives ``(M, D)``."""
         check_groups(negative, positive)
         device, sizes = negative.device.type, self.layer_widths.tolist()
-        groups = zip(negative.split(sizes, 1), positive.split(sizes, 1), strict=True)
+        layers = zip(negative.split(sizes, 1), positive.split(sizes, 1), strict=True)
+        apart = groups or rows_apart(negative, positive)
         # the caller may have switched gradients off or run in half precision
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
-            networks = [self._train(name, *group) for name, group in zip(self.layer_names, groups, strict=True)]
+            networks = [self._train(name, *layer, apart) for name, layer in zip(self.layer_names, layers, strict=True)]
             centre, width, first, first_bias, second, second_bias = zip(*networks, strict=True)
             self.keep(
                 centre=torch.cat(centre),
@@ -99,7 +104,7 @@ class LayerNetworks(SupervisedDetector):
         sizes = self.layer_widths.tolist()
         parts = zip(values.split(sizes, 1), self.first.double().split(sizes), strict=True)
         hidden = torch.stack([part @ first for part, first in parts], 1) + self.first_bias
-        return (hidden.relu() * self.second).sum(2) + self.second_bias
+        return (functional.gelu(hidden) * self.second).sum(2) + self.second_bias
 
     def classify(self, measured: Tensor) -> Tensor:
         """Sum of the layers' logits, ``(N,)``.
@@ -109,12 +114,12 @@ class LayerNetworks(SupervisedDetector):
         """
         return self.layer_logits(measured).sum(1)
 
-    def _train(self, name: str, negative: Tensor, positive: Tensor) -> tuple[Tensor, ...]:
+    def _train(self, name: str, negative: Tensor, positive: Tensor, groups: Groups) -> tuple[Tensor, ...]:
         """Scaling and weights of one layer's network, from the features ``(N, C)`` and ``(M, C)`` of both groups."""
         negative, positive = (group.detach().clone() for group in (negative, positive))
         centre, width = standardisation(negative.double())
         scaled = [_standardised(group, centre, width).float() for group in (negative, positive)]
-        learnt, held = (_Rows(*part) for part in zip(*(_parted(group) for group in scaled), strict=True))
+        learnt, held = (_Rows(*part) for part in parted(*scaled, groups))
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         channels = negative.shape[1]
@@ -149,16 +154,19 @@ class _Rows:
     def loss(self, weights: list[Tensor]) -> Tensor:
         """Cross-entropy, with balanced classes, of the network with these weights."""
         first, first_bias, second, second_bias = weights
-        logits = torch.addmm(first_bias, self.values, first).relu() @ second + second_bias
+        logits = functional.gelu(torch.addmm(first_bias, self.values, first)) @ second + second_bias
         return functional.binary_cross_entropy_with_logits(logits, self.truth, reduction="none") @ self.shares
 
 
-def _parted(group: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows for training, and every fifth row for choosing the step; all serve for both if there are fewer than five."""
-    if len(group) < HELD:
-        return group, group
-    held = torch.arange(len(group), device=group.device) % HELD == HELD - 1
-    return group[~held], group[held]
+def parted(negative: Tensor, positive: Tensor, groups: Groups) -> list[tuple[Tensor, Tensor]]:
+    """Negatives and positives to learn from, and those of other patients for choosing the step, a fifth of them."""
+    folds = Groups(*(fold.to(negative.device) for fold in dealt(groups, HELD)))
+    last = int(folds.positive.amax())
+    parts = [
+        (negative[(folds.negative == last) == held], positive[(folds.positive == last) == held])
+        for held in (False, True)
+    ]
+    return parts if all(len(rows) for part in parts for rows in part) else [(negative, positive)] * 2
 
 
 def _standardised(features: Tensor, centre: Tensor, width: Tensor) -> Tensor:

@@ -76,7 +76,10 @@ class LocalDimension(WeightedMeasurements):
             self.keep(**{f"{key}_{index}": tensor for key, tensor in kept.items()})
 
     def measure(self, features: Features) -> Tensor:
-        """Local intrinsic dimensionality at every layer, float64 ``(N, L)``, larger = more suspicious."""
+        """Local intrinsic dimensionality at every layer, float64 ``(N, L)``, larger = more suspicious.
+
+        Differentiable, except where two references change their places among the neighbours.
+        """
         self._check(features)
         return torch.stack([self._of_layer(values, i) for i, values in enumerate(features.layers.values())], 1)
 
@@ -92,21 +95,25 @@ class LocalDimension(WeightedMeasurements):
             squares, nearest = squared_distances(points, references, lengths).topk(candidates, largest=False)
             shortest = SHORT * (torch.linalg.vector_norm(points, dim=1).square() + longest)
             near = (squares[:, 0] < shortest).nonzero().squeeze(1)
-            distances = squares.sqrt()
+            distances = torch.where(squares > 0, squares, 1.0).sqrt().where(squares > 0, 0.0)
             if len(near):
                 chosen = references[nearest[near].flatten()].view(len(near), candidates, -1)
-                distances[near] = torch.linalg.vector_norm(chosen.sub_(points[near].unsqueeze(1)), dim=2)
-                distances, order = distances.sort(1)
+                exact = torch.linalg.vector_norm(chosen - points[near].unsqueeze(1), dim=2)
+                distances, order = distances.index_copy(0, near, exact).sort(1)
                 nearest = nearest.gather(1, order)
             parts.append(self._estimate(distances, copies[nearest]))
         return torch.cat(parts)
 
     def _estimate(self, distances: Tensor, copies: Tensor) -> Tensor:
-        """Dimensionality ``(N,)`` from ascending distances ``(N, B)``, each of which counts ``copies`` times."""
+        """Dimensionality ``(N,)`` from ascending distances ``(N, B)``, each of which counts ``copies`` times.
+
+        What is not taken is replaced by 1 before it divides or its logarithm is taken, so that no gradient is NaN.
+        """
         copies = copies.where(distances > 0, 0)
         before = copies.cumsum(1) - copies
         counted = copies.minimum((self.neighbours - before).clamp(min=0))
         farthest = distances.where(counted > 0, 0).amax(1, keepdim=True)
-        logarithms = torch.where(counted > 0, (distances / farthest).log(), 0)
-        total = -(counted * logarithms).sum(1)
-        return torch.where(total > 0, counted.sum(1) / total, float("inf")).clamp(max=self.largest)
+        ratios = torch.where(counted > 0, distances, farthest) / farthest.where(farthest > 0, 1.0)
+        total = -(counted * ratios.where(counted > 0, 1.0).log()).sum(1)
+        estimate = counted.sum(1) / total.where(total > 0, 1.0)
+        return torch.where(total > 0, estimate, float("inf")).clamp(max=self.largest)

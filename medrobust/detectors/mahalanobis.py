@@ -3,13 +3,16 @@
 from typing import ClassVar
 
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from medrobust.detectors.base import Features, Views
-from medrobust.detectors.numerics import check_variation, count_classes, rows_at_once
+from medrobust.detectors.cross_validation import cross_validated_regression
+from medrobust.detectors.numerics import check_variation, count_classes, rows_at_once, standardisation
+from medrobust.detectors.patient_groups import Groups, rows_apart
 from medrobust.detectors.weighted_measurements import WeightedMeasurements
 
-LARGEST_CONDITION = 1e10  # of a correlation matrix that is inverted without shrinkage: 6 of 16 digits are left
+LARGEST_CONDITION = 1e10  # of a correlation matrix that counts as regular: 6 of 16 digits are left
 SMALLEST_SHRINKAGE = 1e-6  # of a singular covariance
 
 
@@ -18,11 +21,17 @@ class Mahalanobis(WeightedMeasurements):
 
     All classes share one covariance: the mean, over all reference images, of the outer products of the deviations
     from the mean of their class. It is shrunk to ``(1 - s) covariance + s v I``, v being the mean of the variances.
+    By definition a larger distance is more adversarial.
+
+    Fitted on adversarial images, the layers' distances, in standard deviations of the negatives, are weighted by a
+    logistic regression whose penalty is chosen by cross-validation over patients (Lee et al.; see
+    `cross_validated_regression`).
 
     Args:
-        shrinkage: s in [0, 1], the same for all layers. None takes 0 for each layer whose covariance is regular, which
-            takes more images than channels, and otherwise the value of Ledoit & Wolf (2004), which has the least
-            expected error.
+        shrinkage: s in [0, 1], the same for all layers. None takes for each layer the value of Ledoit & Wolf (2004),
+            which has the least expected error; see `ledoit_wolf`. 0 leaves the covariance as it is, which of hardly
+            more images than channels is regular and yet far from that of new images: distances of new images then are
+            too large.
         perturbation: Length, in units of the [0, 1] image range, of the signed step that moves an image towards the
             clean features of a layer before that layer measures it. Lee et al. (eq. 3) choose it between 0 and 0.014,
             such as 0.0005. It costs two forward passes and a backward pass for each layer; 0 leaves the step out.
@@ -34,6 +43,7 @@ class Mahalanobis(WeightedMeasurements):
     needs_reference: ClassVar[bool] = True
 
     chosen: Tensor  # (L,) shrinkage that each layer was fitted with
+    strength: Tensor  # () C of the regression
 
     def __init__(self, shrinkage: float | None = None, perturbation: float = 0.0) -> None:
         super().__init__()
@@ -104,6 +114,18 @@ class Mahalanobis(WeightedMeasurements):
         to_classes = means.square().sum(1) - 2 * white @ means.T  # without |white|^2, which is the same for all
         return (to_classes.amin(1) + white.square().sum(1)).clamp(min=0)
 
+    def scaling(self, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each layer's distances, ``(L,)``, over the negatives ``(N, L)``."""
+        return standardisation(negative)
+
+    def regression(self, values: Tensor, truth: Tensor, groups: Groups | None) -> LogisticRegression:
+        """A regression whose penalty is chosen by cross-validation over patients."""
+        if groups is None:
+            groups = rows_apart(*(values[truth == kind] for kind in (0, 1)))
+        regression = cross_validated_regression(values, truth, groups, self.iterations)
+        self.keep(strength=values.new_tensor(float(regression.C)))
+        return regression
+
     def _whitening(self, deviations: Tensor, classes: int, name: str) -> tuple[Tensor, float]:
         """Matrix W ``(C, C)`` with ``W W' = inverse(shrunk covariance)``, and the shrinkage."""
         number, channels = deviations.shape
@@ -118,10 +140,10 @@ class Mahalanobis(WeightedMeasurements):
                     f"the covariance of layer {name!r}, {channels} channels of {number} images, is singular: "
                     "set shrinkage above 0 or to None"
                 )
-        elif _is_regular(covariance, number - classes):
-            shrinkage = 0.0
         else:
-            shrinkage = max(ledoit_wolf(deviations, covariance), SMALLEST_SHRINKAGE)
+            shrinkage = ledoit_wolf(deviations, covariance)
+            if shrinkage < SMALLEST_SHRINKAGE and not _is_regular(covariance, number - classes):
+                shrinkage = SMALLEST_SHRINKAGE
         shrunk = (1 - shrinkage) * covariance
         shrunk.diagonal().add_(shrinkage * variances.mean())
         factor, failed = torch.linalg.cholesky_ex(shrunk)
@@ -141,10 +163,14 @@ def _is_regular(covariance: Tensor, freedom: int) -> bool:
 
 
 def ledoit_wolf(deviations: Tensor, covariance: Tensor) -> float:
-    """Shrinkage with the least expected squared error (Ledoit & Wolf, 2004).
+    """Shrinkage s with the least expected squared error (Ledoit & Wolf, 2004, section 3).
+
+    With the deviations ``d_n`` from the means of their classes, ``S = 1/N sum_n d_n d_n'`` and ``v = trace(S) / C``,
+    ``s = min(1, b / a)``, where ``a = |S - v I|^2`` is how far S is from its target and
+    ``b = 1/N^2 sum_n |d_n d_n' - S|^2`` how uncertain S is; ``|.|`` is the Frobenius norm.
 
     Args:
-        deviations: Centred samples, ``(N, C)``.
+        deviations: Samples from which the means of their classes are subtracted, ``(N, C)``.
         covariance: Mean of their outer products, ``(C, C)``.
 
     Returns:

@@ -1,5 +1,7 @@
 """QFeat: an SVM on quantised deep features (SafetyNet, Lu et al., ICCV 2017; Ma et al. 2020 section 5)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,8 @@ class QuantizedFeatures(SupportVectorDetector):
     Raises:
         ValueError: A setting is out of range.
     """
+
+    differentiable: ClassVar[bool] = False  # levels are steps
 
     thresholds: Tensor
 

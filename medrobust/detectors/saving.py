@@ -15,7 +15,7 @@ from torch import Tensor
 import medrobust.detectors as package
 from medrobust.detectors.base import Detector
 
-FORMAT = 1
+FORMAT = 2  # 1: layer networks with ReLU
 KEY = "detectors"  # under which the file's metadata hold the header
 ENTRIES = {"format": int, "victim": str, "fitted_on": object, "about": dict, "detectors": dict}
 DETAILS = {"class": str, "parameters": dict, "layers": list, "buffers": dict}
@@ -103,7 +103,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or not a file of detectors ({type(error).__name__})") from error
     version = header.get("format") if isinstance(header, dict) else None
     if version != FORMAT:
-        raise ValueError(f"{path} is a file of detectors of format {version!r}, expected format {FORMAT}")
+        raise ValueError(
+            f"{path} is a file of detectors of format {version!r}, expected format {FORMAT}: fit the detectors again"
+        )
     if not _has(header, ENTRIES) or not all(_has(entry, DETAILS) for entry in header["detectors"].values()):
         raise ValueError(f"{path} is damaged: its header is incomplete")
     return header

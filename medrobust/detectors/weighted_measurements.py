@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from medrobust.detectors.base import Detector, check_groups
+from medrobust.detectors.cross_validation import balanced_regression
 from medrobust.detectors.numerics import unit_scaling
 from medrobust.detectors.patient_groups import Groups
 
@@ -67,8 +68,7 @@ class WeightedMeasurements(Detector):
             truth: 0 for negatives and 1 for positives, ``(N,)``.
             groups: Patients of the rows, if they are known.
         """
-        regression = LogisticRegression(class_weight="balanced", max_iter=self.iterations)
-        return regression.fit(values.cpu().numpy(), truth.numpy())
+        return balanced_regression(1.0, self.iterations).fit(values.cpu().numpy(), truth.numpy())
 
     def classify(self, measured: Tensor) -> Tensor:
         """Log-odds by the regression, ``(N,)``, or the sum of the measurements if there is none."""

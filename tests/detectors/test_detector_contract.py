@@ -54,6 +54,39 @@ def test_adversarial_images_score_higher(kind: type[Detector], fitted: Any) -> N
     assert float(auroc(clean, adversarial)) > 0.9
 
 
+def test_a_score_that_is_smooth_has_the_gradient_of_its_finite_differences(kind: type[Detector], fitted: Any) -> None:
+    """By each layer and by the passes, so that an objective can attack it; a step function says that it is one."""
+    features, labels = drawn(12, 21, 1.0)
+    step, generator = 1e-6, torch.Generator().manual_seed(22)
+    parts = {name: values.double() for name, values in {**features.layers, "draws": features.draws}.items()}
+    ways = {name: torch.randn(values.shape, generator=generator).double() for name, values in parts.items()}
+
+    def score(shift: float | Tensor) -> Tensor:
+        moved = {name: values + shift * ways[name] for name, values in parts.items()}
+        return fitted[kind].score(Features({n: moved[n] for n in features.layers}, labels, moved["draws"]))
+
+    differences = (score(step) - score(-step)) / (2 * step)
+    along = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    if not kind.differentiable:
+        assert not score(along).requires_grad or bool((differences == 0).all())
+        return
+    slopes = torch.stack([torch.autograd.grad(one, along, retain_graph=True)[0] for one in score(along)])
+    assert bool((slopes != 0).any())
+    torch.testing.assert_close(slopes, differences, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_the_wrong_sign_are_named(kind: type[Detector], fitted: Any) -> None:
+    detector = fitted[kind]
+    assert set(detector.wrong_signs()) <= {"early", "late", "density", "uncertainty"}
+    if "weights" in dict(detector.named_buffers()):
+        assert len(detector.wrong_signs()) == int((detector.weights < 0).sum())
+
+
+def test_a_predicted_class_that_no_reference_image_has_does_not_stop_it(kind: type[Detector], fitted: Any) -> None:
+    features, labels = drawn(6, 23)
+    assert fitted[kind].score(Features(features.layers, labels + 5, features.draws)).isfinite().all()
+
+
 def test_a_score_is_the_same_alone_in_any_order_and_in_any_batch(kind: type[Detector], fitted: Any) -> None:
     features, _ = drawn(17, 6, 1.0)
     together = fitted[kind].score(features)

@@ -217,8 +217,6 @@ def test_reference_images_that_allow_no_density_are_refused() -> None:
 
 def test_images_that_have_no_score_are_refused() -> None:
     detector = fitted(normal(6, 2))
-    with pytest.raises(ValueError, match="no reference image of class 4, which the victim predicts.* classes \\[0\\]"):
-        detector.score(seen(normal(2, 2), torch.tensor([0, 4])))
     with pytest.raises(ValueError, match=r"expected features of the layers \['early', 'late'\], got \['late'\]"):
         detector.score(Features({"late": normal(2, 2)}, torch.zeros(2).long()))
     with pytest.raises(ValueError, match="not finite for 2 of 2 images"):
@@ -228,6 +226,42 @@ def test_images_that_have_no_score_are_refused() -> None:
     with pytest.raises(ValueError, match="no successful adversarial image"):
         empty = seen(normal(0, 2))
         KernelDensity().fit(seen(normal(6, 2)), torch.zeros(6).long(), empty)
+
+
+def test_a_predicted_class_without_reference_is_measured_under_the_nearest_class(caplog: Any) -> None:
+    """Classes 1 and 5 around 0 and 10; the victim names the classes 0, 3 and 9, too, and nothing stops for that."""
+    labels = torch.tensor([1, 5] * 10)
+    detector = fitted(normal(20, 2) + 10 * (labels == 5)[:, None], labels, bandwidth=1.0)
+    points = torch.cat([normal(2, 2, 1), normal(3, 2, 2) + 10])
+    predictions = torch.tensor([0, 5, 9, 3, 1])
+    measured = detector.measure(seen(points, predictions))
+    same = detector.measure(seen(points, torch.tensor([1, 5, 5, 5, 1])))
+    torch.testing.assert_close(measured, same)
+    detector.measure(seen(points, predictions))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == (
+        "kernel density has no reference image of class 0, which the victim predicts: such images are measured under "
+        "the nearest of the classes [1, 5]"
+    )
+
+
+def test_its_gradient_is_the_weighted_mean_of_the_ways_from_the_references() -> None:
+    """2 / sigma^2 sum_i w_i (z - z_i), w_i being the shares of the kernels in their sum; by class."""
+    labels, sigma = torch.arange(40) % 2, 1.7
+    references = normal(40, 6) + 3 * labels[:, None]
+    detector = fitted(references, labels, bandwidth=sigma)
+    points, predictions = (normal(9, 6, 1) + 1).requires_grad_(), torch.tensor([0, 1, 1, 0, 0, 1, 0, 1, 1])
+    (gradient,) = torch.autograd.grad(detector.score(seen(points, predictions)).sum(), points)
+    for point, prediction, found in zip(points.detach(), predictions, gradient, strict=True):
+        apart = point - references[labels == prediction]
+        shares = (-apart.square().sum(1) / sigma**2).softmax(0)
+        torch.testing.assert_close(found, 2 / sigma**2 * shares @ apart)
+
+
+def test_its_gradient_survives_references_so_far_away_that_their_kernels_vanish() -> None:
+    points = (1e3 * normal(3, 30, 1)).requires_grad_()
+    (gradient,) = torch.autograd.grad(fitted(normal(20, 30), bandwidth=0.5).score(seen(points)).sum(), points)
+    assert gradient.isfinite().all() and bool((gradient.abs().sum(1) > 0).all())
 
 
 def test_the_score_is_the_measurement_itself_whatever_the_adversarial_images_are() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features
-from medrobust.detectors.layer_networks import LayerNetworks
+from medrobust.detectors.base import Features, concatenate
+from medrobust.detectors.layer_networks import LayerNetworks, parted
+from medrobust.detectors.patient_groups import Groups
 
 SIZES = {"early": 8, "middle": 24, "late": 16}
 
@@ -67,14 +68,14 @@ def test_a_straight_boundary_is_not_needed() -> None:
 
 
 def test_the_logits_are_those_of_a_plain_network(detector) -> None:
-    """Written out layer by layer with the stored weights: standardise, clip, two linear maps with a ReLU between."""
+    """Written out layer by layer with the stored weights: standardise, clip, two linear maps with a GELU between."""
     given, start = features(5, 2), 0
     for layer, values in enumerate(given.layers.values()):
         part = slice(start, start + values.shape[1])
         start = part.stop
         scaled = ((values.double() - detector.centre[part]) / detector.width[part]).clamp(-10, 10)
         inner = torch.nn.functional.linear(scaled, detector.first[part].T.double(), detector.first_bias[layer].double())
-        expected = inner.clamp(min=0) @ detector.second[layer].double() + detector.second_bias[layer]
+        expected = torch.nn.functional.gelu(inner) @ detector.second[layer].double() + detector.second_bias[layer]
         torch.testing.assert_close(detector.layer_logits(detector.measure(given))[:, layer], expected)
     assert start == sum(SIZES.values()) == len(detector.first)
     assert detector.layer_widths.tolist() == list(SIZES.values())
@@ -180,3 +181,52 @@ def test_what_cannot_be_fitted_or_scored_is_refused_in_one_sentence(detector) ->
 def test_settings_out_of_range_are_refused(settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         LayerNetworks(**settings)
+
+
+def test_rounding_of_the_features_stays_rounding_in_the_scores() -> None:
+    """Features that differ in their seventh digit, as in batches of another size, whose channels vary by 1 %."""
+
+    def rounded(given: Features, seed: int) -> Features:
+        generator = torch.Generator().manual_seed(seed)
+        layers = {
+            name: (values + 300) * (1 + 1e-7 * seed * torch.randn(values.shape, generator=generator))
+            for name, values in given.layers.items()
+        }
+        return Features(layers, given.predictions)
+
+    sizes = {"one": 24}
+    given = features(200, 0, sizes=sizes), features(120, 1, 1.0, "one", sizes=sizes)
+    detectors = [fitted(*(rounded(one, seed) for one in given)) for seed in (0, 1)]
+    test = rounded(given[1], 0)
+    scores = [detector.score(test) for detector in detectors]
+    assert (scores[0] - scores[1]).abs().max() < 1e-3 * scores[0].std()
+
+
+def test_the_step_is_chosen_on_other_patients() -> None:
+    """Noise that tells images apart only by heart: twins of the same image on the other side would hide that.
+
+    Clean and noisy versions are copies here, and so are two adversarial versions. With the patients known, the loss on
+    held-out ones does not fall far below log 2, so hardly anything is learnt; with unknown patients all of it is.
+    """
+    clean, adversarial = features(41, 0, sizes={"one": 60}), features(41, 1, sizes={"one": 60})
+    labels, patients = torch.zeros(41).long(), torch.arange(41)
+    scores = {}
+    for known in (True, False):
+        with_groups = [
+            Features(one.layers, one.predictions, groups=patients if known else None) for one in (clean, adversarial)
+        ]
+        twice = concatenate([with_groups[1], with_groups[1]])
+        detector = LayerNetworks().fit(with_groups[0], labels, twice, with_groups[0])
+        scores[known] = area(detector.score(clean), detector.score(adversarial)), detector.score(adversarial).std()
+    assert scores[True][1] < 0.3 * scores[False][1]
+
+
+def test_held_out_patients_have_no_row_among_those_that_are_learnt_from() -> None:
+    patients = torch.arange(30).repeat_interleave(2)
+    groups = Groups(torch.cat([patients, patients]), patients[:40])
+    rows = Groups(*(one.float().unsqueeze(1) for one in groups))
+    learnt, held = parted(*rows, groups)
+    again = parted(*(one.flip(0) for one in rows), Groups(*(one.flip(0) for one in groups)))
+    sides = [set(torch.cat(side).flatten().tolist()) for side in (learnt, held)]
+    assert not sides[0] & sides[1] and len(sides[1]) == 6 and len(sides[0]) == 24
+    assert [set(torch.cat(side).flatten().tolist()) for side in again] == sides

@@ -94,6 +94,36 @@ def test_tight_groups_far_apart_keep_their_digits() -> None:
     torch.testing.assert_close(measured, sorted_sum(points, groups, 10), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_its_gradient_is_the_derivative_of_the_estimate(scale: float) -> None:
+    """With L = -k / S, S = sum_i log(r_i / r_k): dL = L^2 / k dS, dS = sum_i u_i - k u_k and u_i = (z - x_i) / r_i^2.
+
+    The small scale stands beside a far group, so that distances are computed from differences.
+    """
+    k, near = 10, scale * normal(50, 6)
+    references = near if scale == 1 else torch.cat([near, near + 1e3])
+    points = (scale * normal(7, 6, 1)).requires_grad_()
+    detector = fitted(references, neighbours=k)
+    measured = detector.measure(seen(points))
+    (gradient,) = torch.autograd.grad(measured.sum(), points)
+    for point, value, found in zip(points.detach(), measured[:, 0], gradient, strict=True):
+        apart = point - references
+        nearest = apart[apart.square().sum(1).argsort()[:k]]
+        ways = nearest / nearest.square().sum(1, keepdim=True)
+        torch.testing.assert_close(found, value.detach() ** 2 / k * (ways.sum(0) - k * ways[-1]), rtol=1e-5, atol=1e-9)
+
+
+def test_its_gradient_is_finite_at_a_reference_and_where_it_is_cut_off() -> None:
+    references = normal(50, 6)
+    points = references[:5].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(fitted(references, neighbours=10).measure(seen(points)).sum(), points)
+    assert gradient.isfinite().all()
+    corners = torch.eye(30, dtype=torch.float64)  # equally far from zero: the estimate is cut off
+    points = torch.cat([torch.zeros(1, 30), corners[:1]]).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(fitted(corners, neighbours=5).measure(seen(points)).sum(), points)
+    assert gradient.isfinite().all()
+
+
 def test_an_image_is_not_its_own_neighbour() -> None:
     references = normal(50, 6)
     measured = fitted(references, neighbours=10).measure(seen(references))[:, 0]

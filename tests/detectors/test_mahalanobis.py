@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf, ledoit_wolf_shrinkage
+from sklearn.covariance import ledoit_wolf as peer_ledoit_wolf
 from torch import Tensor
 
 from medrobust.detectors.base import Features
@@ -37,7 +38,7 @@ CLASSES = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
 def test_two_crosses_by_hand() -> None:
     """The tied covariance is diag(2, 1/2) for all points; the mean variance is 5/4."""
     points = seen(torch.tensor([[0.0, 0.0], [2.0, 1.0], [7.0, 0.0], [5.0, -2.0]]))
-    measured = fitted(CROSSES, labels=CLASSES).measure(points)
+    measured = fitted(CROSSES, labels=CLASSES, shrinkage=0.0).measure(points)
     assert measured.dtype == torch.float64
     torch.testing.assert_close(measured[:, 0], torch.tensor([0, 4 / 2 + 1 * 2, 9 / 2, 25 / 2 + 4 * 2]).double())
     half = fitted(CROSSES, labels=CLASSES, shrinkage=0.5).measure(points)  # diag(13/8, 7/8)
@@ -52,7 +53,7 @@ def test_it_is_the_smallest_distance_of_scikit_learn(classes: int, dtype: torch.
     labels = torch.arange(400) % classes
     layers = [(normal(400, c, c) + 3 * normal(classes, c, c + 1)[labels]).to(dtype) for c in (1, 6, 64)]
     points = [3 * normal(9, c, c + 2).to(dtype) for c in (1, 6, 64)]
-    measured = fitted(*layers, labels=labels).measure(seen(*points))
+    measured = fitted(*layers, labels=labels, shrinkage=0.0).measure(seen(*points))
     for i, (values, asked) in enumerate(zip(layers, points)):
         values, asked = values.double(), asked.double()
         peer = EmpiricalCovariance(assume_centered=True).fit(residuals(values, labels).numpy())
@@ -65,8 +66,8 @@ def test_without_shrinkage_no_affine_map_of_the_features_matters() -> None:
     labels = torch.arange(300) % 3
     values, points = normal(300, 8) + 2 * labels[:, None], normal(7, 8, 1)
     matrix, shift = normal(8, 8, 2) * torch.logspace(-3, 3, 8, dtype=torch.float64), 100 * normal(1, 8, 3)
-    plain = fitted(values, labels=labels)
-    mapped = fitted(values @ matrix + shift, labels=labels)
+    plain = fitted(values, labels=labels, shrinkage=0.0)
+    mapped = fitted(values @ matrix + shift, labels=labels, shrinkage=0.0)
     assert plain.chosen.tolist() == mapped.chosen.tolist() == [0]
     torch.testing.assert_close(
         plain.measure(seen(points)), mapped.measure(seen(points @ matrix + shift)), rtol=1e-6, atol=0
@@ -77,7 +78,7 @@ def test_the_mean_over_the_reference_images_of_one_class_is_the_number_of_channe
     """trace(inverse(S) S) = C exactly, if the classes are so far apart that each image is nearest to its own."""
     labels = torch.arange(100) % 2
     values = normal(100, 5) + 1e3 * labels[:, None]
-    assert fitted(values, labels=labels).measure(seen(values)).mean().item() == pytest.approx(5)
+    assert fitted(values, labels=labels, shrinkage=0.0).measure(seen(values)).mean().item() == pytest.approx(5)
 
 
 def test_fresh_normal_images_follow_chi_squared() -> None:
@@ -92,16 +93,58 @@ def test_the_chosen_shrinkage_is_that_of_ledoit_and_wolf(count: int, channels: i
     labels = torch.arange(count) % (2 if count > 3 else 1)
     values = residuals(normal(count, channels) @ normal(channels, channels, 1), labels)
     peer = ledoit_wolf_shrinkage(values.numpy(), assume_centered=True)
-    assert ledoit_wolf(values, values.T @ values / count) == pytest.approx(peer)
+    assert ledoit_wolf(values, values.T @ values / count) == pytest.approx(peer, rel=1e-12)
 
 
-def test_a_singular_covariance_is_shrunk_and_a_regular_one_is_not() -> None:
+def test_the_shrinkage_of_four_points_by_hand() -> None:
+    """(+-2, 0), (0, +-1): S = diag(2, 1/2), v = 5/4, a = 2 (3/4)^2, b = (2 (2^2 + 1/4) + 2 (2^2 + 1/4)) / 16."""
+    values = torch.tensor([[2.0, 0], [-2, 0], [0, 1], [0, -1]], dtype=torch.float64)
+    uncertainty = sum((torch.outer(one, one) - torch.diag(torch.tensor([2.0, 0.5]))).square().sum() for one in values)
+    assert uncertainty.item() / 16 == pytest.approx(17 / 16)
+    assert ledoit_wolf(values, values.T @ values / 4) == pytest.approx(min(1, 17 / 16 / (9 / 8)), rel=1e-12)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_every_layer_is_shrunk_to_what_scikit_learn_has_on_class_centred_features(classes: int) -> None:
+    """Also those with more images than channels, whose covariance is regular."""
+    labels = torch.arange(120) % classes
+    layers = [normal(120, c, c) * torch.linspace(0.2, 3, c) + 5 * normal(classes, c, 9)[labels] for c in (4, 60, 200)]
+    detector = fitted(*layers, labels=labels)
+    for layer, values in enumerate(layers):
+        centred = residuals(values, labels)
+        covariance, shrinkage = peer_ledoit_wolf(centred.numpy(), assume_centered=True)
+        assert detector.chosen[layer].item() == pytest.approx(shrinkage, rel=1e-12)
+        whitening = detector.get_buffer(f"whitening_{layer}")
+        torch.testing.assert_close(whitening @ whitening.T, torch.linalg.inv(torch.from_numpy(covariance)))
+
+
+def test_distances_of_new_images_are_not_those_of_an_overfitted_covariance() -> None:
+    """722 normal images of 576 channels: new ones are n / (n - C - 1) times as far as the known, 4.98, unshrunk.
+
+    On the known images the mean distance is C. On new ones trace(inverse(S) Sigma) is C n / (n - C - 1), the mean of
+    the inverse Wishart law (its spread is below 1 %). The channels' variances are those of activations: unequal.
+    """
+    scales = torch.logspace(0, -1, 576, dtype=torch.float64)
+    known, new, labels = normal(722, 576) * scales, normal(700, 576, 1) * scales, torch.zeros(722).long()
+
+    def ratio(shrinkage: float | None) -> float:
+        detector = fitted(known, labels=labels, shrinkage=shrinkage)
+        return (detector.measure(seen(new)).mean() / detector.measure(seen(known)).mean()).item()
+
+    assert ratio(0.0) == pytest.approx(722 / (722 - 576 - 1), rel=0.03)
+    peer = LedoitWolf().fit(known.numpy())
+    expected = peer.mahalanobis(new.numpy()).mean() / peer.mahalanobis(known.numpy()).mean()
+    assert ratio(None) == pytest.approx(expected, rel=1e-9)
+    assert 1 < expected < 2
+
+
+def test_a_singular_covariance_is_shrunk_too() -> None:
     labels = torch.zeros(30).long()
     values, points = normal(30, 40), normal(6, 40, 1)
     wide = torch.cat([normal(30, 3), torch.zeros(30, 1)], 1)  # one channel never fires
     twice = torch.cat([normal(30, 3), normal(30, 3)], 1)  # every channel is there twice
     detector = fitted(values, normal(30, 4), wide, twice, labels=labels)
-    assert [share > 0 for share in detector.chosen.tolist()] == [True, False, True, True]
+    assert bool((detector.chosen > 0).all())
     peer = LedoitWolf().fit(values.numpy())
     measured = detector.measure(seen(points, points[:, :4], points[:, :4], points[:, :6]))
     torch.testing.assert_close(measured[:, 0], torch.from_numpy(peer.mahalanobis(points.numpy())))
@@ -112,7 +155,7 @@ def test_the_gradient_with_respect_to_the_features_is_the_formula() -> None:
     """2 inverse(S) (z - nearest mean), also through float32 features."""
     labels = torch.arange(200) % 2
     first, second = normal(200, 3), normal(200, 5) + 4 * labels[:, None]
-    detector = fitted(first, second, labels=labels)
+    detector = fitted(first, second, labels=labels, shrinkage=0.0)
     points = normal(6, 5, 1).requires_grad_()
     scores = detector.layer_scores(points, 1)
     torch.testing.assert_close(scores.detach(), detector.measure(seen(normal(6, 3), points.detach()))[:, 1])

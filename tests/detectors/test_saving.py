@@ -116,7 +116,7 @@ def test_a_new_process_scores_the_same(saved, tmp_path) -> None:
 
 def test_the_header_says_what_the_file_holds(saved) -> None:
     header = read_header(saved[0])
-    assert header["format"] == 1 and header["victim"] == "victim" and header["fitted_on"] == "pgd"
+    assert header["format"] == 2 and header["victim"] == "victim" and header["fitted_on"] == "pgd"
     assert header["about"] == {"seed": 3, "n": [60, 30]}
     entry = header["detectors"]["DeepFeatures"]
     assert (entry["class"], entry["parameters"]) == ("DeepFeatures", {"trees": 7, "seed": 5})
@@ -203,8 +203,8 @@ def test_a_file_of_something_else_is_refused(saved, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "of format 2, expected format 1"),
-        ({"format": None}, "of format None, expected format 1"),
+        ({"format": 1}, "of format 1, expected format 2: fit the detectors again"),
+        ({"format": None}, "of format None, expected format 2"),
         ({"detectors": None}, "its header is incomplete"),
         ({"detectors": {"a": {"class": "SupportVectors"}}}, "its header is incomplete"),
         ({"class": "Missing"}, "there is no detector class 'Missing' to load"),
