@@ -108,9 +108,9 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
             if row.get(name) is not None:
                 scalars[f"{_place(row)}/{name}"] = row[name]
     for row in summary.get("detection", {}).get("rows", []):
-        for what in ("auroc", "tpr"):
-            if row[what] is not None:
-                scalars[f"{_place(row)}/detection/{row['detector']} fitted on {row['fit']}/{what}"] = row[what]
+        for what, value in _of_detector(row).items():
+            if value is not None:
+                scalars[f"{_place(row)}/detection/{row['detector']} fitted on {row['fit']}/{what}"] = value
     records = read_records(folder).head(ROWS)
     records = records.select([name for name in records.columns if records[name].dtype != pl.Null])
     columns: list[str | int] = list(records.columns)
@@ -120,6 +120,13 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
     run.log({**scalars, "records": table, **({"panels": pictures} if pictures else {})})
     run.summary.update(scalars)
     run.summary["flags"] = [flag["message"] for flag in summary["flags"]]
+
+
+def _of_detector(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """AUROC and TPR of a row, of the controls too, and what is flagged at the fitted threshold."""
+    controls = {f"auroc of {kind}": area for kind, area in (row.get("controls") or {}).items()}
+    flagged = {f"flagged {kind}": share["rate"] for kind, share in (row.get("flagged") or {}).items()}
+    return {"auroc": row["auroc"], **controls, **flagged, "tpr": row["tpr"]}
 
 
 def _place(row: Mapping[str, Any]) -> str:

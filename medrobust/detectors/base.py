@@ -156,6 +156,7 @@ class Detector(nn.Module, ABC):
     """
 
     layer_widths: Tensor  # (L,) number of channels of each layer
+    threshold: Tensor  # () score above which an image is flagged, where one has been set on clean images
     # whether it compares images with clean ones, which must not be among those that it learns to tell apart
     needs_reference: ClassVar[bool] = False
     # whether the score has a gradient with respect to the features (almost everywhere), by which it can be attacked
@@ -268,6 +269,16 @@ class Detector(nn.Module, ABC):
         Empty before a classifier is fitted, where the score uses no weights, and for classifiers without weights.
         """
         return []
+
+    def flags(self, features: Features) -> Tensor:
+        """Whether each image is flagged, bool ``(N,)``: whether its score lies above ``threshold``.
+
+        Raises:
+            ValueError: No threshold has been set, or `score` refuses the features.
+        """
+        if "threshold" not in self._buffers:
+            raise ValueError(f"{type(self).__name__} has no threshold: an evaluation sets it on clean images")
+        return self.score(features) > self.threshold
 
     def layer_scores(self, features: Tensor, layer: int) -> Tensor:
         """Scores of a single layer, which a gradient step of the images lowers.

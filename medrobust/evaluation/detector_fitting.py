@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medrobust.attacks import Attack, UniformNoise
-from medrobust.detectors import Detector, Features, Groups, concatenate, groups_of, patient_numbers
+from medrobust.attacks import UniformNoise
+from medrobust.detectors import Detector, Features, concatenate, groups_of, patient_numbers
 from medrobust.evaluation.batch import CleanBatch
 from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.controls import changed, noise_of_length
 from medrobust.evaluation.crafting import Crafter, judged
 from medrobust.evaluation.data import Batch
 from medrobust.evaluation.extraction import Extractor, gather
-from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack
+from medrobust.evaluation.thresholds import held_out_threshold
 from medrobust.networks.victims import EvaluatedVictim
-from medrobust.random_streams import image_generator
 
 SAME = "same"  # stands for the judged attack itself
-ROUNDS = 5  # of scaling Gaussian noise to its length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class FittingFeatures:
 
     Args:
         clean: Of the clean images; None where there are none.
-        noisy: Of their noisy versions, of the attack's size; None where there are none.
+        noisy: Of their noisy versions, each as far away as its adversarial one; None where there are none.
         adversarial: Of the adversarial versions that reached their aim; None where there are none.
     """
 
@@ -40,24 +40,31 @@ class FittingFeatures:
         kinds = {"clean": self.clean, "noisy": self.noisy, "adversarial": self.adversarial}
         return {kind: 0 if features is None else len(features) for kind, features in kinds.items()}
 
-    def measured(self, detector: Detector, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What a detector measures of the negatives, clean and noisy, and of the positives.
+    def fit(self, detector: Detector, device: torch.device) -> str:
+        """Fit a detector's classifier, and set its threshold on scores of clean images that it has not learnt from.
+
+        Clean and noisy images are the negatives, adversarial ones the positives.
+
+        Returns:
+            Why the detector has no threshold; empty if it has one.
 
         Raises:
-            ValueError: There is no image of one kind.
+            ValueError: There is no image of one kind, or the classifier cannot be fitted.
         """
-        if self.clean is None or self.noisy is None:
+        if self.clean is None:
             raise ValueError("there is no correctly classified clean image to fit on")
         if self.adversarial is None:
             raise ValueError("there is no successful adversarial image to fit on")
-        negatives = concatenate([self.clean, self.noisy]).to(device)
-        return detector.measure(negatives), detector.measure(self.adversarial.to(device))
-
-    def patients(self) -> Groups | None:
-        """Patients of the rows that ``measured`` gives; None if they are not known."""
-        if self.clean is None or self.noisy is None or self.adversarial is None:
-            return None
-        return groups_of(concatenate([self.clean, self.noisy]), self.adversarial)
+        negatives = self.clean if self.noisy is None else concatenate([self.clean, self.noisy])
+        groups = groups_of(negatives, self.adversarial)
+        negative = detector.measure(negatives.to(device))
+        positive = detector.measure(self.adversarial.to(device))
+        detector.fit_classifier(negative, positive, groups=groups)
+        try:
+            detector.keep(threshold=held_out_threshold(detector, negative, positive, groups, len(self.clean)))
+        except ValueError as error:
+            return str(error)
+        return ""
 
 
 class _Collected:
@@ -94,7 +101,8 @@ def fitting_features(
 ) -> dict[str, FittingFeatures]:
     """Attack AdvTrain: features of clean, noisy and adversarial images by an attack's key, the same on all processes.
 
-    Images that the victim gets wrong are left out; of the adversarial ones those are kept that reached their aim.
+    Images that the victim gets wrong are left out; of the adversarial ones those are kept that reached their aim. An
+    image that an attack left unchanged has no noisy version.
 
     Args:
         context: The process.
@@ -119,8 +127,9 @@ def fitting_features(
         for planned in needed:
             with torch.enable_grad():
                 attacked = crafter(victim, planned, plan, clean, white_box=True)
-            noisy = noise_like(planned.attack, victim, clean.images, attacked.adversarial, clean.ids, seed)
-            noisy_ones[planned.key].add(extractor, noisy, clean)
+            noisy = noise_of_length(clean.images, attacked.adversarial, clean.ids, seed)
+            moved = changed(clean.images, attacked.adversarial).nonzero().squeeze(1)
+            noisy_ones[planned.key].add(extractor, noisy[moved], clean.take(moved.tolist()))
             reached = attacked.reached.nonzero().squeeze(1)
             adversarial_ones[planned.key].add(extractor, attacked.adversarial[reached], clean.take(reached.tolist()))
     shared = clean_ones.gathered(context, patients)
@@ -132,30 +141,6 @@ def fitting_features(
         )
         for planned in needed
     }
-
-
-def noise_like(
-    attack: Attack, victim: EvaluatedVictim, clean: Tensor, adversarial: Tensor, ids: Sequence[str], seed: int
-) -> Tensor:
-    """Noisy counterparts ``(N, C, H, W)`` of an attack's images, which a detector must not take for adversarial.
-
-    Uniform noise of the attack's own radius where that bounds the maximum norm, else Gaussian noise of the same L2
-    norm as the adversarial perturbation; drawn for each image from (seed, id).
-    """
-    epsilon = radius_of(attack)
-    if attack.norm == "linf" and epsilon is not None:
-        no_targets = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
-        return UniformNoise(epsilon=epsilon, seed=seed).perturb(victim, clean, no_targets, list(ids)).images
-    noise = torch.empty(clean.shape, pin_memory=clean.is_cuda)
-    for row, id in zip(noise, ids, strict=True):
-        row.normal_(generator=image_generator(seed, "GaussianNoise", id))
-    noise = noise.to(clean.device, clean.dtype, non_blocking=True)
-    wanted = (adversarial - clean).flatten(1).norm(dim=1)
-    noisy, factor = clean, wanted / noise.flatten(1).norm(dim=1)
-    for _ in range(ROUNDS):  # what is cut off at black and white has to be made up for elsewhere
-        noisy = (clean + noise * factor.view(-1, 1, 1, 1)).clamp(0, 1)
-        factor = factor * torch.nan_to_num(wanted / (noisy - clean).flatten(1).norm(dim=1), nan=1.0, posinf=1.0)
-    return noisy
 
 
 def fit_name(planned: PlannedAttack) -> str:

@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from medrobust.detectors import Detector, load_detectors, save_detectors, views_needed
+from medrobust.detectors import Detector, load_detectors, read_header, save_detectors, views_needed
+from medrobust.detectors.weighted_measurements import WeightedMeasurements
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
+from medrobust.evaluation.controls import changed, noise_of_length, random_signs, signs_radius
 from medrobust.evaluation.crafting import Crafter
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.detector_fitting import (
@@ -21,28 +23,36 @@ from medrobust.evaluation.detector_fitting import (
     fit_name,
     fitted_on,
     fitting_features,
-    noise_like,
 )
 from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of, record_key, weights_hash
+from medrobust.evaluation.thresholds import FOLDS, PASSING
 from medrobust.networks.victims import EvaluatedVictim
 from medrobust.results import columns
 
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9-]+")
-Shown: TypeAlias = tuple[str, str | float]  # of image: clean, noisy or adversarial, and by what attack or radius
+DEFINITION = 2  # of what is scored and fitted on: scores of another one are not mixed with these
+Shown: TypeAlias = tuple[str, str | float]  # kind of image, and by what attack or radius
 
 
 class Detection(EvaluationListener):
-    """Scores the clean, the noisy and the adversarial version of every image by every detector.
+    """Scores four versions of every image by every detector: adversarial, clean, noisy, and with random signs.
 
     Densities are fitted on clean images of Train, classifiers on AdvTrain (clean and noisy images against those
-    adversarial ones that fool the victim, without the images that the victim gets wrong anyway). The split under
-    evaluation is only scored. The scores are columns of the records: ``detector_D_F`` of the adversarial image,
-    ``detector_D_F_clean`` and ``detector_D_F_noisy``, for the detector D fitted on the attack F. A detector that cannot
-    be fitted is left out with a warning, and its columns stay empty.
+    adversarial ones that fool the victim, without the images that the victim gets wrong anyway). The noise has the L2
+    length of the image's own perturbation, so that no detector can tell the two apart by their length alone; an image
+    that the attack left unchanged has no noisy version. Random signs of the attack's radius are a control that nothing
+    is fitted on. The split under evaluation is only scored.
+
+    The scores are columns of the records: ``detector_D_F`` of the adversarial image, ``detector_D_F_clean``,
+    ``detector_D_F_noisy`` and ``detector_D_F_signs``, for the detector D fitted on the attack F. Beside them stand
+    ``detector_D_F_threshold``, the score that 90 % of AdvTrain's clean images do not exceed when the classifier has not
+    learnt from them, ``detector_D_F_wrong_signs``, how many of a regression's weights are negative, and
+    ``fitted_F_positives``, the number of adversarial images that classifiers learnt from. A detector that cannot be
+    fitted is left out with a warning, and its columns stay empty.
 
     Args:
         detectors: Detectors by name, of letters, digits and ``-``.
@@ -93,7 +103,7 @@ class Detection(EvaluationListener):
         self._chosen: dict[tuple[str, str], str | None] = {}
         self._measured: dict[Shown, dict[str, Tensor]] = {}
         self._batch: list[str] = []
-        self._counts: dict[str, dict[str, int]] = {}
+        self._counts: dict[str, dict[str, int]] = {}  # images of each kind that were fitted on, by the attack's key
 
     def on_evaluation_identity(
         self,
@@ -116,12 +126,14 @@ class Detection(EvaluationListener):
                 raise ValueError(
                     f"detectors are to be fitted on the attack {wanted!r}, and there are {', '.join(names)}"
                 )
-        taken = {f"{fit}{suffix}" for fit in self.fit_on for suffix in ("_clean", "_noisy")} & set(self.fit_on)
+        taken = {f"{fit}{suffix}" for fit in self.fit_on for suffix in columns.FIT_SUFFIXES} & set(self.fit_on)
         if taken or (SAME in self.fit_on and SAME in names):
             raise ValueError(
                 f"the attack {(taken or {SAME}).pop()!r} has a name that columns of scores need: rename it"
             )
         described = {
+            "definition": DEFINITION,
+            "threshold": {"passing": PASSING, "folds": FOLDS},
             "detectors": list(self.detectors),
             "fits": self.fit_on,
             "settings": {
@@ -132,6 +144,7 @@ class Detection(EvaluationListener):
             "attacks": [[name, identity] for name, identity in attacks if name in self.fit_on],
             "reference": data.fingerprint("train"),
             "fitted_on": data.fingerprint("adv_train"),
+            "patients": record_key(sorted([sample.id, sample.patient] for sample in data.splits.get("adv_train", ()))),
             "reference_per_class": self.reference_per_class,
             "fit_per_class": self.fit_per_class,
             "passes": extractor.passes,
@@ -180,13 +193,9 @@ class Detection(EvaluationListener):
         }
         needed = [planned for planned in plan.attacks if planned.key in self._chosen.values()]
         weights = weights_hash(victim.state_dict())
-        device = context.device
         file = Path(self.folder) / "detectors" / f"{record_key([planned.key for planned in needed])}.safetensors"
         if context.broadcast(context.is_first and self._is_whole(file, weights)):  # all processes fit, or none
-            loaded = load_detectors(file, weights, device)
-            self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
-            one_of_each = {name: one for fitted in self._fitted.values() for name, one in fitted.items()}
-            self._extractor.stepping = views_needed(one_of_each.values()).stepping
+            self._load(file, weights, context.device, needed)
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(context, victim, data, plan, crafter, needed)
@@ -196,7 +205,8 @@ class Detection(EvaluationListener):
                 for planned in needed
                 for name, detector in self._fitted[planned.key].items()
             }
-            about = {"split": "adv_train", "images": self._counts}
+            images = {fit_name(planned): self._counts[planned.key] for planned in needed}
+            about = {"split": "adv_train", "images": images, "passing": PASSING}
             save_detectors(file, held, weights, [fit_name(planned) for planned in needed], about)
 
     def _is_whole(self, file: Path, weights: str) -> bool:
@@ -214,45 +224,90 @@ class Detection(EvaluationListener):
     def on_adversarial_batch(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
     ) -> None:
-        """Add the scores of a batch."""
+        """Add the scores of a batch, and how the detectors that gave them were fitted."""
         if not self.detectors:
             return
         if self._batch != batch.ids:
             self._batch, self._measured = batch.ids, {}
-        attack = batch.planned.attack
-        noisy = noise_like(attack, victim, batch.clean, batch.adversarial, batch.ids, self.seed)
-        radius = batch.planned.epsilon if attack.norm == "linf" and batch.planned.epsilon is not None else None
-        shown: dict[columns.Kind, tuple[Shown, Tensor]] = {
-            "clean": (("clean", ""), batch.clean),
-            "noisy": (("noisy", batch.planned.key if radius is None else radius), noisy),
-            "adversarial": (("adversarial", batch.planned.key), batch.adversarial),
-        }
         undefined = torch.full((len(batch.ids),), torch.nan, dtype=torch.float64, device=batch.clean.device)
-        for kind, (which, images) in shown.items():
+        for kind, (which, images, there) in self._shown(batch).items():
             measured = self._measure(which, images, batch)
             for fit in self.fit_on:
                 fitted = self._fitted.get(self._chosen.get((fit, batch.planned.key)) or "", {})
                 for name in self.detectors:
                     scores = fitted[name].classify(measured[name]).double() if name in fitted else undefined
-                    batch.columns[columns.score_column(name, fit, kind)] = scores
+                    batch.columns[columns.score_column(name, fit, kind)] = torch.where(there, scores, undefined)
+        for fit in self.fit_on:
+            for column, value in self._facts(fit, self._chosen.get((fit, batch.planned.key)) or "").items():
+                batch.columns[column] = undefined if value is None else value.to(undefined).expand_as(undefined)
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Drop the detectors, which are saved."""
         self._forget()
 
+    def _shown(self, batch: AdversarialBatch) -> dict[columns.Kind, tuple[Shown, Tensor, Tensor]]:
+        """The versions of a batch's images that are scored: what identifies them, the images, and which of them count.
+
+        Where the attack has left an image unchanged, noise of its length and signs of its length are no further images.
+        """
+        attack, key = batch.planned.attack, batch.planned.key
+        moved = changed(batch.clean, batch.adversarial)
+        all_of_them = torch.ones_like(moved)
+        radius = signs_radius(attack)
+        noisy = noise_of_length(batch.clean, batch.adversarial, batch.ids, self.seed)
+        signs = random_signs(attack, batch.clean, batch.adversarial, batch.ids, self.seed)
+        return {
+            "clean": (("clean", ""), batch.clean, all_of_them),
+            "noisy": (("noisy", key), noisy, moved),
+            "signs": (
+                ("signs", key if radius is None else float(radius)),
+                signs,
+                moved if radius is None else all_of_them,
+            ),
+            "adversarial": (("adversarial", key), batch.adversarial, all_of_them),
+        }
+
+    def _facts(self, fit: str, key: str) -> dict[str, Tensor | None]:
+        """How the detectors of a fit were fitted, by column; None where that is not defined.
+
+        Args:
+            fit: Name of the fit.
+            key: Key of the attack that it is; empty if there is none.
+        """
+        fitted, counts = self._fitted.get(key, {}), self._counts.get(key)
+        positives = None if counts is None else torch.tensor(counts["adversarial"])
+        found = {columns.fitted_positives_column(fit): positives}
+        for name, detector in self.detectors.items():
+            one = fitted.get(name)
+            found[columns.threshold_column(name, fit)] = None if one is None else one._buffers.get("threshold")
+            if isinstance(detector, WeightedMeasurements) and not detector.raw:
+                wrong = None if one is None else torch.tensor(len(one.wrong_signs()))
+                found[columns.wrong_signs_column(name, fit)] = wrong
+        return found
+
+    def _load(self, file: Path, weights: str, device: torch.device, needed: Sequence[PlannedAttack]) -> None:
+        """Load the detectors that a killed evaluation has fitted."""
+        loaded, images = load_detectors(file, weights, device), read_header(file)["about"]["images"]
+        self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
+        self._counts = {planned.key: images[fit_name(planned)] for planned in needed}
+        one_of_each = {name: one for fitted in self._fitted.values() for name, one in fitted.items()}
+        assert self._extractor is not None
+        self._extractor.stepping = views_needed(one_of_each.values()).stepping
+
     def _measure(self, kind: Shown, images: Tensor, batch: AdversarialBatch) -> dict[str, Tensor]:
-        """What each detector measures of images; all attacks on a batch share the clean and noisy ones."""
-        if kind not in self._measured:
-            assert self._extractor is not None
-            features = self._extractor(images, batch.targets, batch.ids)
-            measured: dict[str, Tensor] = {}
-            for fitted in self._fitted.values():
-                for name, detector in fitted.items():
-                    if name not in measured:  # classifiers of several attacks read the same measurements
-                        measured[name] = detector.measure(features)
-            self._measured = {other: old for other, old in self._measured.items() if other[0] != "adversarial"}
+        """What each detector measures of images; all attacks on a batch share the clean ones."""
+        if kind in self._measured:
+            return self._measured[kind]
+        assert self._extractor is not None
+        features = self._extractor(images, batch.targets, batch.ids)
+        measured: dict[str, Tensor] = {}
+        for fitted in self._fitted.values():
+            for name, detector in fitted.items():
+                if name not in measured:  # classifiers of several attacks read the same measurements
+                    measured[name] = detector.measure(features)
+        if kind[1] != batch.planned.key:  # other attacks on this batch will ask for it
             self._measured[kind] = measured
-        return self._measured[kind]
+        return measured
 
     def _fit(
         self,
@@ -269,14 +324,19 @@ class Detection(EvaluationListener):
         _, reference, labels = clean_features(context, self._extractor, loader, "clean features for the detectors")
         prepared = {name: one for name, one in self.detectors.items() if self._has_dropout(name, one, on_first)}
         near, classes = reference.to(device), labels.to(device)
-        prepared = _fitted(prepared, lambda one: one.fit_reference(near, classes), device, on_first)
+
+        def refer(one: Detector) -> str:
+            one.fit_reference(near, classes)
+            return ""
+
+        prepared = _fitted(prepared, refer, device, on_first)
         self._extractor.stepping = views_needed(prepared.values()).stepping
         loader = data.dataloader_of("adv_train", self.fit_per_class)
         patients = {sample.id: sample.patient for sample in data.splits["adv_train"]}
         found = fitting_features(context, victim, plan, crafter, needed, self._extractor, loader, self.seed, patients)
         for planned in needed:
             groups = found[planned.key]
-            counts = self._counts[fit_name(planned)] = groups.counts()
+            counts = self._counts[planned.key] = groups.counts()
             if on_first:
                 logger.info(
                     "detectors on %s: %d clean images of train, %d clean and %d adversarial of adv_train",
@@ -287,8 +347,8 @@ class Detection(EvaluationListener):
                 )
             forks = {name: detector.fork() for name, detector in prepared.items()}
 
-            def classify(one: Detector, groups: FittingFeatures = groups) -> None:
-                one.fit_classifier(*groups.measured(one, device), groups=groups.patients())
+            def classify(one: Detector, groups: FittingFeatures = groups) -> str:
+                return groups.fit(one, device)
 
             self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")
 
@@ -302,22 +362,24 @@ class Detection(EvaluationListener):
         return True
 
     def _forget(self) -> None:
-        self._fitted, self._chosen, self._measured, self._batch = {}, {}, {}, []
+        self._fitted, self._chosen, self._counts, self._measured, self._batch = {}, {}, {}, {}, []
 
 
 def _fitted(
     detectors: Mapping[str, Detector],
-    fit: Callable[[Detector], None],
+    fit: Callable[[Detector], str],
     device: torch.device,
     on_first: bool,
     where: str = "",
 ) -> dict[str, Detector]:
-    """The detectors that could be fitted; the first process logs why each of the others could not."""
+    """The detectors that could be fitted; the first process logs what each lacks, or why it could not be."""
     good = {}
     for name, detector in detectors.items():
         try:
-            fit(detector)
+            lacks = fit(detector)
             good[name] = detector.to(device)
+            if lacks and on_first:
+                logger.warning("detector %s%s has no threshold: %s", name, where, lacks)
         except (ValueError, torch.linalg.LinAlgError) as error:
             if on_first:
                 logger.warning("detector %s%s is left out: %s", name, where, error)

@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from medrobust.results.formats import format_epsilon, format_percent
+from medrobust.results.formats import format_epsilon, format_percent, format_score
 from medrobust.results.statistics import paired_p_value
 
+SAME = "same"  # the fit where every attack has a classifier of its own
 SIGNIFICANCE = 0.05
 TOLERANCE = 1e-6  # an L-infinity norm may exceed its radius by the rounding of float32
 MAX_ZERO_GRADIENTS = 0.1
 MIN_IMAGES = 30
 ROUNDED = 0.01  # share of the clean images that may be judged otherwise by another device or batch
+MIN_POSITIVES = 50
 
 Row = Mapping[str, Any]
 Flag = dict[str, Any]
@@ -36,12 +38,14 @@ class CheckedEvaluation:
         tables: Records by the key of the attack.
         manifest: The manifest of the evaluation.
         records: All records.
+        detection: How well detectors do, as `results.detection` says; empty without detectors.
     """
 
     rows: Sequence[Row]
     tables: Mapping[str, pl.DataFrame]
     manifest: Mapping[str, Any]
     records: pl.DataFrame
+    detection: Mapping[str, Any]
 
     @property
     def clean(self) -> Row:
@@ -76,6 +80,15 @@ class CheckedEvaluation:
             for key, table in self.tables.items()
         }
 
+    @cached_property
+    def detectors(self) -> dict[tuple[str, str], list[Row]]:
+        """The rows of detection by the fit and the key of the attack, without detectors that have no score."""
+        found: dict[tuple[str, str], list[Row]] = {}
+        for row in self.detection.get("rows", ()):
+            if row["n_positive"] + row["n_negative"]:
+                found.setdefault((row["fit"], row["key"]), []).append(row)
+        return found
+
     def beats(self, first: Row, second: Row) -> bool:
         """Whether the first attack fools more of the images that both have tried than chance explains."""
         one, other = self.fooled[first["key"]], self.fooled[second["key"]]
@@ -96,7 +109,11 @@ class Check(NamedTuple):
 
 
 def check(
-    rows: Sequence[Row], tables: Mapping[str, pl.DataFrame], manifest: Mapping[str, Any], records: pl.DataFrame
+    rows: Sequence[Row],
+    tables: Mapping[str, pl.DataFrame],
+    manifest: Mapping[str, Any],
+    records: pl.DataFrame,
+    detection: Mapping[str, Any],
 ) -> tuple[list[dict[str, Any]], list[Flag]]:
     """Make all self-checks of `CHECKS`.
 
@@ -109,12 +126,13 @@ def check(
         tables: Records by the key of the attack.
         manifest: The manifest of the evaluation.
         records: All records.
+        detection: How well detectors do, as `results.detection` says; empty without detectors.
 
     Returns:
         The checks, `{"check", "description", "comparisons", "flags"}` with the number of comparisons that could be made
         (0 where the check does not apply) and of flags raised; and the flags, errors first.
     """
-    evaluation = CheckedEvaluation(rows, tables, manifest, records)
+    evaluation = CheckedEvaluation(rows, tables, manifest, records, detection)
     checks: list[dict[str, Any]] = []
     flags: list[Flag] = []
     for name, one in CHECKS.items():
@@ -370,6 +388,69 @@ def _transfer(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             yield _flag("warning", row, message) if black_box[0] > white_box[1] else None
 
 
+def _few_positives(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    judged: dict[str, Row] = {}
+    for rows in evaluation.detectors.values():
+        for row in rows:
+            judged[row["key"]] = max(row, judged.get(row["key"], row), key=lambda one: one["n_positive"])
+    for row in judged.values():
+        message = (
+            f"Only {row['n_positive']} images of {row['attack']} count as positives of the detectors, fewer than "
+            f"{MIN_POSITIVES}: AUROC and TPR on so few are rough."
+        )
+        yield None if row["n_positive"] >= MIN_POSITIVES else _detector_flag(row, message)
+    for fitted_on, rows in _fits(evaluation, "fitted_positives"):
+        count = rows[0]["fitted_positives"]
+        message = (
+            f"The detectors fitted on {fitted_on} learnt from {count:.0f} adversarial images, fewer than "
+            f"{MIN_POSITIVES}: fitted on others, they may turn out differently."
+        )
+        yield None if count >= MIN_POSITIVES else _detector_flag(rows[0], message)
+
+
+def _wrong_signs(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    for fitted_on, rows in _fits(evaluation, "wrong_signs"):
+        wrong = [f"{row['detector']} ({row['wrong_signs']:.0f})" for row in rows if row["wrong_signs"]]
+        message = (
+            f"Weights of the wrong sign in the regressions fitted on {fitted_on}: {', '.join(wrong)}. The more "
+            "suspicious such a measurement is, the less adversarial they take the image for."
+        )
+        yield _detector_flag(rows[0], message) if wrong else None
+
+
+def _fits(evaluation: CheckedEvaluation, what: str) -> Iterator[tuple[str, list[Row]]]:
+    """What detectors were fitted on, with the rows of those of which a number is known; each fit once.
+
+    A fit of a name judges several attacks with the same classifiers.
+    """
+    seen = set()
+    for (fit, key), rows in evaluation.detectors.items():
+        known = [row for row in rows if row[what] is not None]
+        identity = (fit, key if fit == SAME else tuple(row[what] for row in known))
+        if known and identity not in seen:
+            seen.add(identity)
+            yield known[0]["attack"] if fit == SAME else fit, known
+
+
+def _worse_than_guessing(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    for (fit, _), rows in evaluation.detectors.items():
+        defined = [row for row in rows if row["auroc"] is not None]
+        below = [f"{row['detector']} ({format_score(row['auroc'])})" for row in defined if row["auroc"] < 0.5]
+        if not defined:
+            continue
+        message = (
+            f"AUROC below 50 on {rows[0]['attack']}{'' if fit == SAME else f', fitted on {fit}'}: {', '.join(below)}. "
+            "To these, an adversarial image looks cleaner than a clean or noisy one more often than not. An attack "
+            "that hides does that; the scores may then tell the images apart the other way round."
+        )
+        yield _detector_flag(rows[0], message) if below else None
+
+
+def _detector_flag(row: Row, message: str) -> Flag:
+    """A warning about detectors, beside the attack that the row is of."""
+    return {"severity": "warning", "attack": row["attack"], "epsilon": row["epsilon"], "message": message}
+
+
 def _same_radius(one: Row, other: Row) -> bool:
     radii = one["epsilon"], other["epsilon"]
     return None not in radii and math.isclose(*radii, rel_tol=1e-6)
@@ -393,5 +474,10 @@ CHECKS = {
     "refused": Check("every attack's images are finite and inside [0, 1] and their ball", _refused),
     "probabilities": Check("the victim's outputs do not look like probabilities", _probabilities),
     "unbounded": Check("attacks that look for the smallest perturbation, however large, fool every image", _unbounded),
+    "few_positives": Check(
+        f"detectors learn from and are judged on at least {MIN_POSITIVES} successful adversarial images", _few_positives
+    ),
+    "wrong_signs": Check("no regression of a detector has a weight of the wrong sign", _wrong_signs),
+    "worse_than_guessing": Check("no detector does worse than guessing", _worse_than_guessing),
     "transfer": Check("no attack fools another victim more often than the one that it was made for", _transfer),
 }

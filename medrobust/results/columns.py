@@ -87,11 +87,12 @@ DOUBTS = {
     "probability_outputs": "1 where the victim's outputs for the clean image look like probabilities, not like logits",
 }
 
-Kind = Literal["adversarial", "clean", "noisy"]
+Kind = Literal["adversarial", "clean", "noisy", "signs"]
 Judgement = Literal["before", "after", "success"]
 
-# Columns that are no measurements of an image: scores of detectors and verdicts of judges, as regular expressions.
-SCORE_PATTERNS = ("^detector_.*$", "^judge_.*$")
+# Columns that are no measurements of an image: scores of detectors, how these were fitted, and verdicts of judges, as
+# regular expressions.
+SCORE_PATTERNS = ("^detector_.*$", "^fitted_.*$", "^judge_.*$")
 DIRECTION_WEIGHTS = "direction_weights"
 
 
@@ -111,13 +112,45 @@ def score_column(detector: str, fit: str, kind: Kind = "adversarial") -> str:
     Args:
         detector: Name of the detector.
         fit: Attack that its classifier was fitted on; "same" for the judged attack itself.
-        kind: Version of the image that is scored.
+        kind: Version of the image that is scored: besides the adversarial and the clean one, one with noise of the
+            perturbation's length, and one with random signs.
 
     >>> score_column("kd", "bim"), score_column("kd", "bim", "noisy")
     ('detector_kd_bim', 'detector_kd_bim_noisy')
     """
     name = f"detector_{detector}_{fit}"
     return name if kind == "adversarial" else f"{name}_{kind}"
+
+
+def threshold_column(detector: str, fit: str) -> str:
+    """Column of the score above which a detector flags an image: the same in all records of an attack.
+
+    >>> threshold_column("kd", "bim")
+    'detector_kd_bim_threshold'
+    """
+    return f"detector_{detector}_{fit}_threshold"
+
+
+def wrong_signs_column(detector: str, fit: str) -> str:
+    """Column of the number of a detector's weights that take more suspicious measurements for less adversarial ones.
+
+    >>> wrong_signs_column("lid", "bim")
+    'detector_lid_bim_wrong_signs'
+    """
+    return f"detector_{detector}_{fit}_wrong_signs"
+
+
+def fitted_positives_column(fit: str) -> str:
+    """Column of the number of adversarial images that classifiers have learnt from.
+
+    >>> fitted_positives_column("bim")
+    'fitted_bim_positives'
+    """
+    return f"fitted_{fit}_positives"
+
+
+# What follows the name of a fit in the names of columns, where another fit's name must not end.
+FIT_SUFFIXES = ("_clean", "_noisy", "_signs", "_threshold", "_wrong_signs")
 
 
 def judge_column(judge: str, what: Judgement) -> str:

@@ -1,13 +1,16 @@
 """How well scores separate two groups: AUROC, TPR at a given TNR, the ROC curve, and bootstrap intervals."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medrobust.results.statistics import Z95, wilson_interval
+
 RESAMPLES = 1000
+FEWEST = 10  # patients on either side from which the bootstrap of an AUROC can be trusted
 LIMITS = (2.5, 97.5)  # percentiles that enclose 95 %
 BLOCK = 4_000_000  # weights held at a time: bounds the memory of the bootstrap
 
@@ -15,7 +18,7 @@ Scores = NDArray[np.float64]
 
 
 class Intervals(NamedTuple):
-    """95 % limits `[lower, upper]` of both measures; None where a group is empty."""
+    """95 % limits `[lower, upper]` of both measures; None where a group is empty or, of the AUROC, too small."""
 
     auroc: list[float] | None
     tpr: list[float] | None
@@ -129,6 +132,11 @@ def bootstrap_intervals(
     resample is a weight for each patient, and one cumulative sum over the sorted scores evaluates all resamples.
     Resamples without a positive or without a negative have no value and are left out.
 
+    Drawing from scores that are all in the right order can only repeat that order. Where a limit reaches 0 or 1, the
+    interval is therefore widened to `auroc_score_interval` and, for the TPR, to `wilson_interval`, with patients as
+    the effective numbers. With fewer than `FEWEST` patients on either side, the AUROC has no interval, and the TPR's is
+    widened in any case.
+
     Args:
         negative: Raw scores, ``(N,)``.
         negative_patients: Number of the patient, from 0, that each score belongs to, ``(N,)``.
@@ -145,6 +153,87 @@ def bootstrap_intervals(
     _passing(len(negative), tnr)
     if not len(negative) or not len(positive):
         return Intervals(None, None)
+    areas, rates = _resampled(negative, negative_patients, positive, positive_patients, tnr, resamples, seed)
+    area, rate = auroc(negative, positive), tpr_at_tnr(negative, positive, tnr)
+    assert area is not None
+    assert rate is not None
+    counts = len(np.unique(negative_patients)), len(np.unique(positive_patients))
+    area_limits = _widened(_limits(areas), auroc_score_interval(area, *counts)) if min(counts) >= FEWEST else None
+    least = wilson_interval(rate * counts[1], counts[1])
+    return Intervals(area_limits, _widened(_limits(rates), least, in_any_case=min(counts) < FEWEST))
+
+
+def auroc_score_interval(area: float, negatives: float, positives: float) -> list[float]:
+    """95 % interval of an AUROC that keeps a width at 0 and 1 (Newcombe, Stat. Med. 25, 2006, part 2, method 5).
+
+    It holds every area t that the observed one does not contradict at the 5 % level: |area - t| <= z * sqrt(V(t)), with
+    Hanley & McNeil's (1982) variance V(t) = t (1 - t) (1 + k (1 - t) / (2 - t) + k t / (1 + t)) / (m n), where
+    k = (m + n) / 2 - 1. It is to the AUROC what `wilson_interval` is to a rate.
+
+    Args:
+        area: The AUROC, in [0, 1].
+        negatives: Effective number n of negatives, at least 1, such as that of their patients.
+        positives: The same for the positives, m.
+
+    >>> [round(limit, 3) for limit in auroc_score_interval(1.0, 1, 1)]  # k = 0, as for a rate of 1 in 1
+    [0.207, 1.0]
+    """
+
+    def lower(observed: float) -> float:
+        """The root below the observed area, which separates areas that contradict it from those that do not."""
+        low, high = 0.0, observed
+        for _ in range(60):
+            middle = (low + high) / 2
+            spread = 1 + kept * (1 - middle) / (2 - middle) + kept * middle / (1 + middle)
+            variance = middle * (1 - middle) * spread / (negatives * positives)
+            low, high = (low, middle) if observed - middle <= Z95 * math.sqrt(variance) else (middle, high)
+        return high
+
+    kept = (negatives + positives) / 2 - 1
+    return [lower(area), 1 - lower(1 - area)]
+
+
+def rate_interval(
+    flagged: NDArray[np.bool_], patients: NDArray[np.int64], resamples: int = RESAMPLES, seed: int = 0
+) -> list[float] | None:
+    """95 % interval of the share of flagged images, by a cluster bootstrap over patients.
+
+    Where a limit reaches 0 or 1, all patients agree, or there are fewer than `FEWEST`, it is widened to
+    `wilson_interval` with patients as the effective number: drawing from images that are all flagged would never draw
+    another.
+
+    Args:
+        flagged: Whether each image is flagged, ``(N,)``.
+        patients: Number of the patient, from 0, that each image shows, ``(N,)``.
+        resamples: Number of resamples.
+        seed: Seed of the drawing.
+
+    Returns:
+        `[lower, upper]`; None without images.
+
+    >>> [round(limit, 3) for limit in rate_interval(np.ones(43, bool), np.arange(43))]  # 43/(43 + z^2)
+    [0.918, 1.0]
+    """
+    if not len(flagged):
+        return None
+    members = np.unique(patients, return_inverse=True)[1]
+    count = 1 + int(members.max())
+    hits, sizes = np.bincount(members, flagged, count), np.bincount(members, minlength=count)
+    shares = [(hits @ weights) / (sizes @ weights) for weights in _draws(count, resamples, count, seed)]
+    least = wilson_interval(float(flagged.mean()) * count, count)
+    return _widened(_limits(np.concatenate(shares)), least, in_any_case=count < FEWEST)
+
+
+def _resampled(
+    negative: Scores,
+    negative_patients: NDArray[np.int64],
+    positive: Scores,
+    positive_patients: NDArray[np.int64],
+    tnr: float,
+    resamples: int,
+    seed: int,
+) -> tuple[Scores, Scores]:
+    """AUROC and TPR of each resample that has a positive and a negative."""
     order, place = np.argsort(negative, kind="stable"), np.argsort(positive, kind="stable")
     negative, positive = negative[order], positive[place]
     negative_patients, positive_patients = negative_patients[order], positive_patients[place]
@@ -162,7 +251,18 @@ def bootstrap_intervals(
         areas.append(pairs / (2 * n_negative * n_positive))
         threshold = (negatives[1:] < _passing(n_negative, tnr)).sum(axis=0)
         rates.append(1 - positives[missed[threshold], np.arange(len(threshold))] / n_positive)
-    return Intervals(_limits(np.concatenate(areas)), _limits(np.concatenate(rates)))
+    return np.concatenate(areas), np.concatenate(rates)
+
+
+def _widened(
+    limits: list[float] | None, least: Sequence[float] | None, in_any_case: bool = False
+) -> list[float] | None:
+    """Limits of a bootstrap; widened to the others where they have no width or reach 0 or 1, and so show too little."""
+    if limits is None or least is None:
+        return None if least is None else list(least)
+    if 0 < limits[0] < limits[1] < 1 and not in_any_case:
+        return limits
+    return [min(limits[0], least[0]), max(limits[1], least[1])]
 
 
 def _draws(patients: int, resamples: int, scores: int, seed: int) -> Iterator[NDArray[np.int64]]:

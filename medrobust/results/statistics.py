@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
+def wilson_interval(successes: float, trials: float) -> tuple[float, float] | None:
     """Interval that covers the true rate with 95 % confidence (Wilson, J. Am. Stat. Assoc. 1927).
 
     It holds every rate p that the observation does not contradict at the 5 % level: |p_hat - p| <= z * sqrt(p (1 - p) /
@@ -17,7 +17,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
 
     Args:
         successes: Number of trials in which the event occurred, from 0 to `trials`.
-        trials: Number of trials.
+        trials: Number of independent trials; of images that resemble each other, the effective number and its share.
 
     Returns:
         The lower and the upper limit, in [0, 1]; None without trials.

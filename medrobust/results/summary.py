@@ -58,7 +58,8 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     for entry in entries:
         table = tables[entry["key"]]
         rows.append({**_row(entry, table, expected), "transfer": _transfer(table, judges, weights)})
-    checks, flags = check(rows, tables, manifest, records)
+    detected = detection([entry for entry in entries if not entry["control"]], tables, manifest)
+    checks, flags = check(rows, tables, manifest, records, detected)
     return {
         "schema": SCHEMA,
         "manifest": dict(manifest),
@@ -66,7 +67,7 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         "worst_case": _worst_case(entries, tables),
         "checks": checks,
         "flags": flags,
-        "detection": detection([entry for entry in entries if not entry["control"]], tables, manifest),
+        "detection": detected,
     }
 
 

@@ -221,11 +221,16 @@ def test_who_is_in_the_netrc_file_is_logged_in(
 def test_detectors_are_sent_as_scalars(folder: Path) -> None:
     log, summary = WandbLogger(), summary_of()
     row = {"attack": "pgd", "epsilon": 1 / 256, "detector": "kd", "fit": "same", "auroc": 0.9, "tpr": None}
-    log_evaluation([log], folder, {**summary, "detection": {"rows": [row, {**row, "epsilon": None, "tpr": 0.5}]}})
+    shares = {"successful": {"rate": 0.4}, "clean": {"rate": 0.1}, "signs": {"rate": None}}
+    other = {**row, "epsilon": None, "tpr": 0.5, "controls": {"signs": 0.98}, "flagged": shares}
+    log_evaluation([log], folder, {**summary, "detection": {"rows": [row, other]}})
     sent = {name: value for name, value in log.logged.items() if "detection" in name}
     assert sent == {
         "pgd/1|256/detection/kd fitted on same/auroc": 0.9,
         "pgd/detection/kd fitted on same/auroc": 0.9,
+        "pgd/detection/kd fitted on same/auroc of signs": 0.98,
+        "pgd/detection/kd fitted on same/flagged successful": 0.4,
+        "pgd/detection/kd fitted on same/flagged clean": 0.1,
         "pgd/detection/kd fitted on same/tpr": 0.5,
     }
 

@@ -1,4 +1,4 @@
-"""What detectors are fitted on: the images of AdvTrain that count, and noise of the attacks' own size."""
+"""What detectors are fitted on: the images of AdvTrain that count, with their patients."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medrobust.attacks import FGSM, PGD, Attack, CWLinf, DeepFool, UniformNoise
+from medrobust.attacks import FGSM, DeepFool, UniformNoise
 from medrobust.detectors import Features, Mahalanobis
 from medrobust.evaluation import Crafter, EvaluationContext, EvaluationPlan, PlannedAttack
 from medrobust.evaluation.detector_fitting import (
@@ -16,11 +16,10 @@ from medrobust.evaluation.detector_fitting import (
     fit_name,
     fitted_on,
     fitting_features,
-    noise_like,
 )
 from medrobust.evaluation.extraction import Extractor
 from tests.in_memory import random_split
-from tests.tiny_networks import SIDE, linear_victim
+from tests.tiny_networks import linear_victim
 
 COUNT = 11
 VICTIM: Any = linear_victim().eval()
@@ -37,13 +36,25 @@ def test_the_counts_are_those_of_the_images_and_missing_kinds_count_nothing() ->
     assert data.counts() == {"clean": 3, "noisy": 2, "adversarial": 0}
 
 
+class Notes(Mahalanobis):
+    """Notes what its classifier is fitted on."""
+
+    seen: tuple[Tensor, Tensor]
+
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Any = None) -> None:
+        if not hasattr(self, "seen"):
+            self.seen = (negative, positive)
+        super().fit_classifier(negative, positive, groups)
+
+
 def test_negatives_are_the_clean_and_the_noisy_images_and_positives_the_adversarial_ones() -> None:
     # two classes at 0 and 10 whose images lie 1 beside them: a covariance of 1, so the distance is squared
     reference, labels = layer(-1, 1, 9, 11), torch.tensor([0, 0, 1, 1])
-    detector = Mahalanobis(shrinkage=0.0)
+    detector = Notes(shrinkage=0.0)
     detector.fit_reference(reference, labels)
     data = FittingFeatures(clean=layer(0, 10), noisy=layer(2, 10.5), adversarial=layer(5, 13))
-    negatives, positives = data.measured(detector, torch.device("cpu"))
+    assert data.fit(detector, torch.device("cpu")) == "a threshold needs to know the images' patients"
+    negatives, positives = detector.seen
     torch.testing.assert_close(negatives.flatten(), torch.tensor([0.0, 0.0, 4.0, 0.25], dtype=torch.float64))
     torch.testing.assert_close(positives.flatten(), torch.tensor([25.0, 9.0], dtype=torch.float64))
 
@@ -54,7 +65,7 @@ def test_negatives_are_the_clean_and_the_noisy_images_and_positives_the_adversar
 def test_a_kind_of_which_there_is_no_image_is_named(missing: str, words: str) -> None:
     kinds = {kind: layer(1, 2) for kind in ("clean", "noisy", "adversarial")}
     with pytest.raises(ValueError, match=words):
-        FittingFeatures(**{**kinds, missing: None}).measured(Mahalanobis(), torch.device("cpu"))
+        FittingFeatures(**{**kinds, missing: None}).fit(Mahalanobis(), torch.device("cpu"))
 
 
 def collected(targets: Tensor) -> dict[str, FittingFeatures]:
@@ -124,56 +135,3 @@ def test_the_classifier_of_a_judged_attack_is_of_its_radius_or_the_nearest() -> 
 def test_configured_noise_has_no_classifier_of_its_own() -> None:
     grain = PlannedAttack(name="grain", attack=UniformNoise(epsilon=0.1), key="grain")
     assert fit_key("same", grain, [grain]) is None
-
-
-def noise_beside(attack: Attack, images: Tensor, adversarial: Tensor, ids: list[str], seed: int = 0) -> Tensor:
-    """Noise beside an attack's perturbation."""
-    return noise_like(attack, VICTIM, images, adversarial, ids, seed) - images
-
-
-def test_noise_beside_an_attack_of_the_maximum_norm_is_the_controls_of_its_radius() -> None:
-    images, ids = IMAGES, [f"image-{place}" for place in range(COUNT)]
-    targets = torch.zeros(len(images), dtype=torch.long)
-    for attack in (FGSM(epsilon=0.1), PGD(epsilon=0.1, steps=2), CWLinf(epsilon=0.1, steps=2)):
-        noisy = noise_like(attack, VICTIM, images, images, ids, seed=0)
-        control = UniformNoise(epsilon=0.1).craft(VICTIM, images, targets, ids).images
-        assert torch.equal(noisy, control)
-        assert 0.09 < float((noisy - images).abs().max()) <= 0.1 + 1e-6
-
-
-def test_noise_beside_another_attack_is_gaussian_of_the_perturbations_length() -> None:
-    images = IMAGES * 0.2 + 0.4  # far from 0 and 1, where it would be clipped
-    ids = [str(place) for place in range(len(images))]
-    lengths = torch.linspace(0.01, 0.4, len(images))
-    shift = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    shift = shift / shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * lengths.view(-1, 1, 1, 1)
-    noise = noise_beside(DeepFool(), images, images + shift, ids)
-    torch.testing.assert_close(noise.flatten(1).norm(dim=1), lengths, rtol=1e-4, atol=1e-6)
-    whole = (noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).flatten() * SIDE  # of variance 1
-    inside = [float((whole.abs() < width).double().mean()) for width in (1, 2)]
-    assert inside == pytest.approx([0.683, 0.954], abs=0.05)  # 704 numbers of a normal distribution
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
-def test_noise_keeps_its_length_where_black_and_white_cut_it(value: float) -> None:
-    images = torch.full((1, 1, SIDE, SIDE), value)
-    noise = noise_beside(DeepFool(), images, images + (0.1 if value < 1 else -0.1), ["a"])
-    assert 0 <= (images + noise).min() <= (images + noise).max() <= 1
-    assert float(noise.norm()) == pytest.approx(0.1 * SIDE, rel=0.01)
-
-
-def test_noise_depends_on_the_seed_and_the_id_alone() -> None:
-    images = IMAGES[:3]
-    for attack in (DeepFool(), FGSM(epsilon=0.1)):
-        all_three = noise_beside(attack, images, images + 0.01, ["a", "b", "c"])
-        alone = noise_beside(attack, images[1:2], images[1:2] + 0.01, ["b"])
-        torch.testing.assert_close(all_three[1:2], alone)
-        assert not torch.equal(alone, noise_beside(attack, images[1:2], images[1:2] + 0.01, ["x"]))
-        assert not torch.equal(alone, noise_beside(attack, images[1:2], images[1:2] + 0.01, ["b"], seed=1))
-
-
-def test_beside_an_image_that_a_minimal_attack_left_unchanged_there_is_no_noise() -> None:
-    images = IMAGES[:2]
-    noise = noise_beside(DeepFool(), images, torch.stack([images[0], images[1] * 0.9]), ["a", "b"])
-    assert noise[0].abs().max() == 0
-    assert noise[1].abs().max() > 0

@@ -29,11 +29,13 @@ from medrobust.detectors import (
     SupportVectors,
     load_detectors,
     patient_numbers,
+    read_header,
 )
 from medrobust.evaluation import EvaluationListener, EvaluationPlan
 from medrobust.evaluation.extraction import Extractor
 from medrobust.evaluation.plan import weights_hash
 from medrobust.listeners import Detection, RecordJournal
+from medrobust.metrics.separation import auroc
 from medrobust.networks import WrappedClassifier, as_victim
 from medrobust.results.records import read_records
 from medrobust.results.report.page import finish
@@ -46,7 +48,8 @@ COUNTS = {"train": 26, "adv_train": 25, "adv_test": 11}
 WRONG = 6  # every so many images the victim is wrong
 ATTACKS: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.03), "deepfool": DeepFool(steps=10)}
 LAYERS = ["act1", "act2"]
-KINDS = ("", "_clean", "_noisy")
+FACTS = ("_threshold", "_wrong_signs")  # of how a detector was fitted, the same for all images
+KINDS = ("", "_clean", "_noisy", "_signs")
 
 
 def all_detectors() -> dict[str, Detector]:
@@ -151,7 +154,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def score_columns(frame: polars.DataFrame) -> list[str]:
     """Names of the columns of scores."""
-    return [name for name in frame.columns if name.startswith("detector_")]
+    return [name for name in frame.columns if name.startswith("detector_") and not name.endswith(FACTS)]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +165,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, finish(folder), read_records(folder)
 
 
-def test_every_detector_scores_the_three_versions_of_every_attacked_image(
+def test_every_detector_scores_the_four_versions_of_every_attacked_image(
     whole: tuple[Path, dict[str, Any], polars.DataFrame],
 ) -> None:
     table = whole[2]
@@ -171,9 +174,14 @@ def test_every_detector_scores_the_three_versions_of_every_attacked_image(
     assert set(score_columns(table)) == {
         f"detector_{name}_{fit}{kind}" for kind in KINDS for fit in ("same", "fgsm") for name in all_detectors()
     }
+    unchanged = attacked["linf"] == 0  # by DeepFool where it was wrong before: no noise has the length 0
+    assert 0 < unchanged.sum() < len(attacked)
     for column in score_columns(table):
-        assert attacked[column].null_count() == 0, column
-        assert all(map(math.isfinite, attacked[column])), column
+        least = attacked.filter(~unchanged) if column.endswith(("_noisy", "_signs")) else attacked
+        assert least[column].null_count() == 0, column
+        assert all(map(math.isfinite, least[column])), column
+    beside = attacked.filter(unchanged)
+    assert beside["detector_maha_same_noisy"].null_count() == len(beside)
 
 
 def test_a_cell_of_the_summary_is_the_share_of_pairs_that_the_score_puts_in_order(
@@ -286,8 +294,7 @@ def test_only_right_images_and_successful_attacks_of_adv_train_are_fitted_on(spy
         attacked = attack(victim, images[right], targets[right])
         features = [victim.features(kind, ["act2"])[1]["act2"] for kind in (images[right], attacked.images)]
     assert 0 < int(attacked.success.sum()) < int(right.sum())
-    negative, positive = Spy.groups[0]
-    assert len(Spy.groups) == 1
+    negative, positive = Spy.groups[0]  # those after it leave patients out, for the threshold
     assert len(negative) == 2 * int(right.sum())  # clean and noisy
     order = torch.tensor(sorted(range(len(images)), key=lambda row: data.splits["adv_train"][row].id))
     kept = torch.arange(len(images))[right].tolist()
@@ -302,8 +309,9 @@ def test_classifiers_know_which_rows_belong_to_one_patient(spy: Spy, tmp_path: P
     for sample in data.splits["adv_train"]:
         sample.patient = f"patient {int(sample.id[-2:]) // 2}"
     evaluate(tmp_path, {"spy": spy}, {"fgsm": FGSM(epsilon=0.03)}, data=data, reference_per_class=5)
-    (groups,), ((negative, positive),) = Spy.patients, Spy.groups
-    assert groups is not None and (len(groups.negative), len(groups.positive)) == (len(negative), len(positive))
+    (groups, *parts), ((negative, positive), *_) = Spy.patients, Spy.groups
+    assert groups is not None
+    assert (len(groups.negative), len(groups.positive)) == (len(negative), len(positive))
     clean, noisy = groups.negative.chunk(2)
     assert torch.equal(clean, noisy)
     assert int(clean.unique(return_counts=True)[1].max()) == 2
@@ -312,6 +320,9 @@ def test_classifiers_know_which_rows_belong_to_one_patient(spy: Spy, tmp_path: P
     kept = sorted(sample.id for sample, good in zip(data.splits["adv_train"], right.tolist(), strict=True) if good)
     assert torch.equal(clean, patient_numbers([f"patient {int(id[-2:]) // 2}" for id in kept]))
     assert set(groups.positive.tolist()) <= set(clean.tolist())
+    left_out = [set(clean.tolist()) - set(part.negative.tolist()) for part in parts if part is not None]
+    assert len(left_out) == 5
+    assert sum(map(len, left_out)) == len(set().union(*left_out)) == len(clean.unique())  # each patient once
 
 
 def test_densities_are_fitted_on_the_first_clean_images_of_each_class_of_train(spy: Spy, tmp_path: Path) -> None:
@@ -363,7 +374,8 @@ def test_an_evaluation_none_of_whose_detectors_can_be_fitted_ends_with_empty_col
     evaluate(tmp_path, {"bu": BayesianUncertainty()}, victim=victim_of(dropout=0.0))
     table = records(tmp_path)
     assert all(table[column].null_count() == len(table) == 33 for column in score_columns(table))
-    assert len(score_columns(table)) == 3
+    assert len(score_columns(table)) == 4
+    assert table["detector_bu_same_threshold"].null_count() == 33
 
 
 @pytest.fixture
@@ -518,7 +530,7 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
         folder = tmp_path / str(batch_size)
         evaluate(folder, chosen, {"fgsm": FGSM(epsilon=0.03)}, data_of(batch_size))
         tables.append(records(folder))
-    assert len(score_columns(tables[0])) == 3 * len(detectors)
+    assert len(score_columns(tables[0])) == 4 * len(detectors)
     for table in tables[1:]:
         assert table["key"].equals(tables[0]["key"])
         assert table["success"].equals(tables[0]["success"])
@@ -544,3 +556,88 @@ def test_another_split_is_judged_by_the_same_detectors(
     evaluate(tmp_path, all_detectors(), fit_on=["same", "fgsm"], split="val")
     assert set(records(tmp_path)["split"]) == {"val"}
     assert saved(tmp_path) == saved(whole[0])
+
+
+class Plain(nn.Module):
+    """Logits that are linear in the image, whose values can be read at a layer that leaves them as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.last = nn.ReLU(), nn.Linear(SIDE * SIDE, 2)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.randn(2, SIDE * SIDE, generator=torch.Generator().manual_seed(0)))
+            self.last.bias.zero_()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.act(images.flatten(1)))
+
+
+class Length(Detector):
+    """How far an image lies from the mid-grey that all clean images are, to three digits of FGSM's length."""
+
+    def measure(self, features: Features) -> Tensor:
+        return (features.penultimate - 0.5).norm(dim=1, keepdim=True).div(0.1 * SIDE).round(decimals=3)
+
+    def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
+        """The length itself is the score."""
+
+    def classify(self, measured: Tensor) -> Tensor:
+        return measured[:, 0]
+
+
+def test_the_length_of_a_perturbation_tells_nothing(tmp_path: Path) -> None:
+    """Beside uniform noise of its radius, which is shorter, FGSM is recognised by its length, AUROC 1."""
+    victim = as_victim(Plain(), mean=0.0, std=1.0).eval()
+    images = torch.full((12, 1, SIDE, SIDE), 0.5)
+    with torch.no_grad():
+        split = images, victim(images).argmax(1)
+    data = InMemoryData(dict.fromkeys(COUNTS, split))
+    keep = evaluate(tmp_path, {"length": Length()}, {"fgsm": FGSM(epsilon=0.1)}, data, victim, layers=["act"])
+    assert keep.of("fgsm", "success").all()
+    attacked, noisy, signs = (keep.column("fgsm", f"detector_length_same{kind}") for kind in ("", "_noisy", "_signs"))
+    uniform = Length().measure(Features({"act": keep.of("noise", "adversarial").flatten(1)}, torch.zeros(12)))[:, 0]
+    assert float(auroc(uniform.double(), attacked)) == 1
+    assert float(auroc(noisy, attacked)) == 0.5
+    assert float(auroc(noisy, signs)) == 0.5
+
+
+def test_a_detectors_threshold_is_saved_with_it_and_stands_in_the_records(
+    whole: tuple[Path, dict[str, Any], polars.DataFrame],
+) -> None:
+    folder, _, table = whole
+    (file,) = (folder / "detectors").iterdir()
+    loaded = load_detectors(file, weights_hash(victim_of().state_dict()))
+    fgsm = table.filter(attack="fgsm")
+    for name in all_detectors():
+        threshold = float(loaded[f"fgsm@0.03/{name}"].get_buffer("threshold"))
+        assert fgsm[f"detector_{name}_same_threshold"].to_list() == [threshold] * len(fgsm)
+    counts = read_header(file)["about"]["images"]["fgsm@0.03"]
+    assert set(fgsm["fitted_same_positives"]) == {float(counts["adversarial"])}
+    weights = loaded["fgsm@0.03/lid"].get_buffer("weights")
+    assert set(fgsm["detector_lid_same_wrong_signs"]) == {float((weights < 0).sum())}
+    assert "detector_kd_same_wrong_signs" not in table.columns  # it has no weights
+
+
+def test_scores_of_another_definition_are_not_mixed_with_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = evaluate(tmp_path, {"maha": Mahalanobis()}).keys()
+    monkeypatch.setattr(module, "DEFINITION", 1)
+    old = evaluate(tmp_path, {"maha": Mahalanobis()})
+    assert not set(old.keys().values()) & set(keys.values())
+    assert sum(old.counts().values()) == 33  # everything is attacked again
+
+
+def test_without_attacked_patients_a_classifier_has_no_threshold_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = data_of()
+    for sample in data.splits["adv_train"]:
+        sample.patient = "the only one"
+    evaluate(tmp_path, {"maha": Mahalanobis(), "kd": KernelDensity()}, {"fgsm": FGSM(epsilon=0.03)}, data)
+    table = records(tmp_path).filter(attack="fgsm")
+    assert table["detector_maha_same"].null_count() == 0
+    assert table["detector_maha_same_threshold"].null_count() == len(table)
+    assert table["detector_kd_same_threshold"].null_count() == 0  # which is a measurement and no classifier
+    said = [line for line in warnings_of(caplog) if "no threshold" in line]
+    assert said == [
+        "detector maha on fgsm has no threshold: a threshold needs adversarial images of at least 2 patients"
+    ]

@@ -5,11 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medrobust.metrics.separation import auroc as auroc_in_torch
 from medrobust.results import separation
+from medrobust.results.statistics import wilson_interval
 
 
 def scores(seed, n=60, m=45, levels=None, scale=1.0, shift=0.8):
@@ -167,7 +170,67 @@ def test_blocks_of_resamples_make_no_difference(monkeypatch):
     assert intervals(negative, positive).auroc == pytest.approx(whole.auroc, abs=0.02)
 
 
-def test_few_positives_still_have_an_interval():
-    negative, positive = np.arange(20.0), np.array([25.0])
-    images = np.arange(20)
-    assert separation.bootstrap_intervals(negative, images, positive, images[:1]) == ([1.0, 1.0], [1.0, 1.0])
+def test_few_patients_have_no_interval_of_an_auroc_and_a_wide_one_of_a_rate():
+    negative, images = np.arange(20.0), np.arange(20)
+    area, rate = separation.bootstrap_intervals(negative, images, np.array([25.0]), images[:1])
+    assert area is None
+    assert rate == pytest.approx([1 / (1 + 1.959964**2), 1])  # Wilson, 1 of 1
+    many = separation.bootstrap_intervals(negative, images, np.arange(10.0), images[:10])
+    assert many.auroc is not None
+
+
+def test_where_no_pair_is_in_the_wrong_order_the_bootstrap_does_not_claim_certainty():
+    negative, positive = np.arange(43.0), np.arange(100.0, 143.0)
+    for one, other, certain in ((negative, positive, 1.0), (positive, negative, 0.0)):
+        area, rate = intervals(one, other)
+        assert certain in area
+        assert 0.04 < area[1] - area[0] < 0.05
+        assert certain in rate
+        assert rate[1] - rate[0] == pytest.approx(1.959964**2 / (43 + 1.959964**2))  # Wilson, 43 of 43 or none
+
+
+@pytest.mark.parametrize(("area", "m", "n"), [(1.0, 43, 191), (0.5, 20, 30), (0.8, 12, 200), (0.97, 60, 15)])
+def test_the_score_interval_holds_the_areas_that_the_observed_one_does_not_contradict(area, m, n):
+    k = (m + n) / 2 - 1
+
+    def contradiction(t):
+        variance = t * (1 - t) * (1 + k * (1 - t) / (2 - t) + k * t / (1 + t)) / (m * n)
+        return abs(area - t) - 1.959963984540054 * np.sqrt(variance)
+
+    low, high = separation.auroc_score_interval(area, n, m)
+    assert low == pytest.approx(brentq(contradiction, 1e-9, area - 1e-6), abs=1e-6)
+    assert high == 1 if area == 1 else high == pytest.approx(brentq(contradiction, area + 1e-6, 1 - 1e-9), abs=1e-6)
+    assert separation.auroc_score_interval(1 - area, n, m) == pytest.approx([1 - high, 1 - low])
+
+
+def test_intervals_of_detectors_that_miss_little_cover_the_truth_too():
+    """By the bootstrap alone, one in five missed it: where the sample shows no error, resamples show none either."""
+    truth, covered = 0.99, 0
+    shift = norm.ppf(truth) * 2**0.5
+    for seed in range(100):
+        negative, positive = scores(1000 + seed, n=60, m=30, shift=shift)
+        lower, upper = intervals(negative, positive, resamples=300).auroc
+        covered += lower <= truth <= upper
+    assert covered >= 90
+
+
+def test_rates_of_patients_are_as_certain_as_their_number():
+    flagged, patients = np.ones(40, bool), np.arange(40) // 4
+    assert separation.rate_interval(flagged, patients) == pytest.approx([10 / (10 + 1.959964**2), 1])
+    assert separation.rate_interval(~flagged, patients) == pytest.approx([0, 1.959964**2 / (10 + 1.959964**2)])
+    halves = np.arange(40) % 2 == 0  # two of four images of every patient: they agree, and that proves little
+    low, high = separation.rate_interval(halves, patients)
+    assert low < 0.3 < 0.7 < high
+    assert separation.rate_interval(flagged[:0], patients[:0]) is None
+    three = np.array([1, 0, 0, 0] + [1, 1, 0, 0] + [1, 1, 1, 0], bool), np.arange(12) // 4
+    assert separation.rate_interval(*three) == pytest.approx(wilson_interval(1.5, 3))  # wider than 1/4 to 3/4
+
+
+def test_rates_between_are_drawn_by_patients():
+    random = np.random.default_rng(0)
+    flagged = random.random(100) < 0.3
+    alone = separation.rate_interval(flagged, np.arange(100))
+    rate = flagged.mean()
+    assert alone == pytest.approx([rate - 1.96 * 0.046, rate + 1.96 * 0.046], abs=0.02)
+    copies = separation.rate_interval(np.repeat(flagged, 4), np.arange(400) // 4)
+    assert copies == pytest.approx(alone)

@@ -244,6 +244,9 @@ def test_a_sound_evaluation_raises_no_flag():
         "steps": 0,
         "zero_gradients": 3,
         "unbounded": 1,
+        "few_positives": 0,
+        "wrong_signs": 0,
+        "worse_than_guessing": 0,
         "transfer": 0,
     }
     assert [check["check"] for check in summary["checks"]] == list(CHECKS)

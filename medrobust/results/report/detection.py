@@ -1,21 +1,39 @@
 """How detection is shown: tables of detectors by attacks, as HFC21 and Ma20 lay them out, and ROC curves."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from medrobust.results.formats import format_epsilon, format_interval, format_score, markdown_lines
+from medrobust.results.formats import (
+    DASH,
+    format_epsilon,
+    format_interval,
+    format_percent,
+    format_score,
+    markdown_lines,
+)
 from medrobust.results.report.svg import CHARACTER, PALETTE, figure, line, marker, polyline, scale, shorten, text
 
 SAME = "same"  # the fit where every attack has a classifier of its own
 NOTE = (
-    "Among the images that were right before the attack: "
-    "successful adversarial versions against all clean and noisy ones."
+    "Among the images that were right before the attack: successful adversarial versions against all clean and noisy "
+    "ones, with noise as long as the attack's own perturbation. Two controls stand beside them: random signs of the "
+    "attack's radius, and failed, which are images that the attack changed without success."
 )
+THRESHOLDS = (
+    "The threshold of a detector was set when it was fitted, so that {passing} of AdvTrain's clean images do not "
+    "exceed it, by scores of a classifier that has not seen their patients."
+)
+OLD = (
+    "There are no thresholds or no scores of random signs in these records: they are of a version that kept none, or "
+    "none could be set. A dash stands in their place; evaluate again to have them."
+)
+TOO_FEW = "too few"  # patients for an interval
+FLAGGED = {"clean": "clean", "noisy": "noisy", "signs": "signs", "unsuccessful": "failed"}  # and what they are called
 WIDTH = 760.0  # of a figure, in pixels
 ACROSS = 4  # plots side by side
 MOST = 12  # plots; beyond that each attack is shown at its largest radius only
@@ -56,6 +74,35 @@ class Grid(NamedTuple):
         """What the classifiers were fitted on."""
         return "fitted on each attack itself" if self.fit == SAME else f"fitted on {self.fit}"
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether any detector has a threshold, and any a score of random signs."""
+        rows = [row for _, rows in self.lines for row in rows]
+        return any(row.get("threshold") is not None for row in rows) and any(control(row, "signs") for row in rows)
+
+
+class Cell(NamedTuple):
+    """One number of a table of details."""
+
+    value: str
+    interval: str
+    n: int | None  # images that it is a share of; None for an AUROC
+
+
+class Details(NamedTuple):
+    """All numbers of all detectors on one attack."""
+
+    column: AttackColumn
+    lines: list[tuple[str, list[Cell]]]  # of each detector, under the headings of `DETAILS`
+
+
+# Headings of the details, in groups: of a group, and of its columns.
+DETAILS = (
+    ("AUROC", ("attack", "signs", "failed")),
+    ("flagged at the fitted threshold", ("attack (TPR)", "clean", "noisy", "signs", "failed")),
+    ("ideal threshold", ("TPR",)),
+)
+
 
 def detection_grids(summary: Mapping[str, Any]) -> list[Grid]:
     """Arrange the summary's rows of detection in grids of detectors by attacks, one for each fit.
@@ -83,8 +130,68 @@ def detection_grids(summary: Mapping[str, Any]) -> list[Grid]:
     return grids
 
 
+def control(row: Row, name: str) -> float | None:
+    """AUROC of a control of a row against the same negatives; None in a summary of an earlier version."""
+    value: float | None = (row.get("controls") or {}).get(name)
+    return value
+
+
+def flagged(row: Row, name: str) -> Mapping[str, Any]:
+    """Share of a kind of image that a row's detector flags, with its interval and n; all of it undefined if unknown."""
+    found: Mapping[str, Any] = (row.get("flagged") or {}).get(name) or {"rate": None, "interval": None, "n": 0}
+    return found
+
+
+def area_interval(row: Row) -> str:
+    """Interval of a row's AUROC, or a word that there are too few patients for one."""
+    if row["auroc"] is not None and row["auroc_interval"] is None:
+        return TOO_FEW
+    return format_interval(row["auroc_interval"])
+
+
+def beside_area(row: Row) -> list[str]:
+    """The lines below an AUROC: that of each control which has one."""
+    areas = {"signs": control(row, "signs"), "failed": control(row, "unsuccessful")}
+    return [" · ".join(f"{name} {format_score(area)}" for name, area in areas.items() if area is not None)]
+
+
+def beside_rate(row: Row) -> list[str]:
+    """The lines below a TPR: the false alarms on clean and noisy images, and what of the controls is flagged."""
+    shares = [(name, flagged(row, kind)["rate"]) for kind, name in FLAGGED.items()]
+    words = [f"{name} {format_score(rate)}" for name, rate in shares if rate is not None]
+    return [" · ".join(words[:2]), " · ".join(words[2:])]
+
+
+def details(grid: Grid) -> list[Details]:
+    """Every number of a grid, attack by attack."""
+    found = []
+    for place, column in enumerate(grid.columns):
+        lines = []
+        for name, rows in grid.lines:
+            row = rows[place]
+            cells = [Cell(format_score(row["auroc"]), area_interval(row), None)]
+            cells += [Cell(format_score(control(row, kind)), "", None) for kind in ("signs", "unsuccessful")]
+            for kind in ("successful", *FLAGGED):
+                share = flagged(row, kind)
+                cells.append(Cell(format_score(share["rate"]), format_interval(share["interval"]), share["n"]))
+            cells.append(Cell(format_score(row["tpr"]), format_interval(row["tpr_interval"]), row["n_positive"]))
+            lines.append((name, cells))
+        found.append(Details(column, lines))
+    return found
+
+
+def threshold_note(summary: Mapping[str, Any]) -> str:
+    """How thresholds were set, or that there are none."""
+    detection = summary["manifest"].get("listeners", {}).get("detection") or {}
+    passing = (detection.get("threshold") or {}).get("passing")
+    told = "" if passing is None else THRESHOLDS.format(passing=format_percent(passing).replace(".0", ""))
+    return " ".join(filter(None, (told, "" if all(grid.is_complete for grid in detection_grids(summary)) else OLD)))
+
+
 def console_detection(summary: Mapping[str, Any], width: int = 80) -> RenderableType | None:
-    """Tables of AUROC in percent for the console, one for each fit; attacks that do not fit side by side wrap.
+    """Tables in percent for the console, two for each fit; attacks that do not fit side by side wrap.
+
+    The first shows AUROCs and below them those of the controls, the second what is flagged at the fitted thresholds.
 
     Args:
         summary: As `summarise` returns it.
@@ -96,25 +203,23 @@ def console_detection(summary: Mapping[str, Any], width: int = 80) -> Renderable
     grids = detection_grids(summary)
     tables: list[RenderableType] = []
     for grid in grids:
-        tables.append(Text(f"Detection: AUROC in percent, {grid.title}", style="italic"))
-        for places in _parts(grid, width):
-            table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-            table.add_column("detector", no_wrap=True)
-            for place in places:
-                table.add_column(_heading(grid.columns[place]), justify="right", no_wrap=True)
-            for name, rows in grid.lines:
-                table.add_row(Text(name), *(format_score(rows[place]["auroc"]) for place in places))
-            table.add_row("positives", *(str(grid.columns[place].n_positive) for place in places), style="dim")
-            tables.append(table)
-    return Group(*tables, Text(NOTE, style="dim italic")) if tables else None
+        for title, cell in (
+            ("AUROC, below it that of signs / failed", _areas),
+            ("flagged at the fitted threshold, below it clean / noisy / signs / failed", _shares),
+        ):
+            tables.append(Text(f"Detection in percent, {grid.title}: {title}", style="italic"))
+            for places in _parts(grid, width, cell):
+                tables.append(_console_table(grid, places, cell))
+    return Group(*tables, Text(f"{NOTE} {threshold_note(summary)}", style="dim italic")) if tables else None
 
 
 def detection_markdown(summary: Mapping[str, Any], pairs: Sequence[tuple[str, str]] = ()) -> str:
     """All tables of detection in Markdown.
 
-    There is a table of AUROC and one of TPR with their 95 % intervals for each fit; if there are several fits, one
-    table with the fits below each other (Ma20 Table 5); and for pairs of attacks (A, B), one that shows them as "A / B"
-    (HFC21 Table 2).
+    For each fit there are tables of the AUROC with 95 % intervals, of the AUROC of the controls, of the TPR at the
+    fitted threshold, of all else that is flagged there, and of the TPR at an ideal threshold; if there are several
+    fits, one table with the fits below each other (Ma20 Table 5); and for pairs of attacks (A, B), one that shows them
+    as "A / B" (HFC21 Table 2).
 
     Args:
         summary: As `summarise` returns it.
@@ -128,16 +233,25 @@ def detection_markdown(summary: Mapping[str, Any], pairs: Sequence[tuple[str, st
     if not grids:
         raise ValueError(f"{summary['manifest']['run']} has no scores of detectors: evaluate it with detectors first")
     tnr = f"{100 * summary['detection']['tnr']:.0f} %"
-    parts = [f"{NOTE} In percent, with 95 % bootstrap intervals over patients in brackets.\n"]
+    parts = [
+        f"{NOTE} In percent, with 95 % intervals over patients in brackets. {threshold_note(summary)}".rstrip() + "\n"
+    ]
     for grid in grids:
-        parts.append(f"**AUROC, {grid.title}**\n\n{_measure(grid, 'auroc')}")
-        parts.append(f"**TPR at {tnr} TNR, {grid.title}**\n\n{_measure(grid, 'tpr')}")
+        parts.append(f"**AUROC, {grid.title}**\n\n{_table(grid, _area)}")
+        parts.append(f"**AUROC of the controls, signs / failed, {grid.title}**\n\n{_table(grid, _controls, 'signs')}")
+        parts.append(f"**TPR at the fitted threshold, {grid.title}**\n\n{_table(grid, _rate)}")
+        parts.append(
+            f"**Flagged at the fitted threshold: clean / noisy / signs / failed, {grid.title}**\n\n"
+            f"{_table(grid, _alarms, 'flagged')}"
+        )
+        parts.append(f"**TPR at {tnr} TNR, an ideal threshold, {grid.title}**\n\n{_table(grid, _ideal)}")
     if len(grids) > 1:
-        parts.append(f"**AUROC by what the classifiers were fitted on** (* the attack itself)\n\n{_across(grids)}")
+        title = "**AUROC by what the classifiers were fitted on** (* the attack itself), and of signs / failed"
+        parts.append(f"{title}\n\n{_across(grids)}")
     for grid in grids:
         mine = [pair for pair in pairs if grid.fit == pair[0] or pair[0] not in summary["detection"]["fits"]]
         if mine:
-            parts.append(f"**AUROC and TPR at {tnr} TNR, {grid.title}**\n\n{_paired(grid, mine)}")
+            parts.append(f"**Pairs of attacks, {grid.title}**\n\n{_paired(grid, mine, tnr)}")
     return "\n".join(parts)
 
 
@@ -153,13 +267,68 @@ def read_pair(words: str) -> tuple[str, str]:
     return first, second
 
 
-def _measure(grid: Grid, name: str) -> str:
-    def cell(row: Row) -> str:
-        interval = format_interval(row[f"{name}_interval"])
-        return format_score(row[name]) + (f" ({interval})" if interval else "")
+def _area(row: Row) -> str:
+    return _with_interval(row["auroc"], area_interval(row))
 
+
+def _controls(row: Row) -> str:
+    return " / ".join(format_score(control(row, kind)) for kind in ("signs", "unsuccessful"))
+
+
+def _rate(row: Row) -> str:
+    share = flagged(row, "successful")
+    return _with_interval(share["rate"], format_interval(share["interval"]))
+
+
+def _alarms(row: Row) -> str:
+    return " / ".join(format_score(flagged(row, kind)["rate"]) for kind in FLAGGED)
+
+
+def _ideal(row: Row) -> str:
+    return _with_interval(row["tpr"], format_interval(row["tpr_interval"]))
+
+
+def _with_interval(value: float | None, interval: str) -> str:
+    return format_score(value) + (f" ({interval})" if interval else "")
+
+
+def _areas(row: Row) -> str:
+    return f"{format_score(row['auroc'])}\n{_whole(control(row, 'signs'), control(row, 'unsuccessful'))}"
+
+
+def _shares(row: Row) -> str:
+    others = _whole(*(flagged(row, kind)["rate"] for kind in FLAGGED))
+    return f"{format_score(flagged(row, 'successful')['rate'])}\n{others}"
+
+
+def _whole(*rates: float | None) -> str:
+    """Rates in percent without decimals, side by side."""
+    return "/".join(DASH if rate is None else f"{100 * rate:.0f}" for rate in rates)
+
+
+def _console_table(grid: Grid, places: Sequence[int], cell: Callable[[Row], str]) -> Table:
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("detector", no_wrap=True)
+    for place in places:
+        table.add_column(_heading(grid.columns[place]), justify="right", no_wrap=True)
+    for name, rows in grid.lines:
+        cells = [cell(rows[place]).partition("\n") for place in places]
+        table.add_row(Text(name), *(Text.assemble(first, "\n", (rest, "dim")) for first, _, rest in cells))
+    table.add_row("positives", *(str(grid.columns[place].n_positive) for place in places), style="dim")
+    return table
+
+
+def _table(grid: Grid, cell: Callable[[Row], str], counted: Literal["", "signs", "flagged"] = "") -> str:
+    """A table of one cell for each detector and attack, with the numbers of images below."""
     head = ["detector", *(column.label for column in grid.columns)]
     body = [[detector, *map(cell, rows)] for detector, rows in grid.lines]
+    kinds = {"": (), "signs": ("signs", "unsuccessful"), "flagged": tuple(FLAGGED)}[counted]
+    if kinds:
+        counts = [
+            " / ".join(str(max(flagged(rows[place], kind)["n"] for _, rows in grid.lines)) for kind in kinds)
+            for place in range(len(grid.columns))
+        ]
+        return markdown_lines(head, [*body, ["images", *counts]])
     for kind in ("n_positive", "n_negative"):
         body.append([f"{kind[2:]}s", *(_count(grid, place, kind) for place in range(len(grid.columns)))])
     return markdown_lines(head, body)
@@ -180,7 +349,7 @@ def _across(grids: Sequence[Grid]) -> str:
         for grid in grids:
             rows = grid.lines[number][1]
             cells = [
-                format_score(row["auroc"]) + " *" * (grid.fit in (SAME, column.attack))
+                f"{format_score(row['auroc'])}{' *' * (grid.fit in (SAME, column.attack))} ({_controls(row)})"
                 for row, column in zip(rows, grid.columns, strict=True)
             ]
             body.append([detector, "itself" if grid.fit == SAME else grid.fit, *cells])
@@ -188,7 +357,16 @@ def _across(grids: Sequence[Grid]) -> str:
     return markdown_lines(head, body, words=(0, 1))
 
 
-def _paired(grid: Grid, pairs: Iterable[tuple[str, str]]) -> str:
+def _paired(grid: Grid, pairs: Iterable[tuple[str, str]], tnr: str) -> str:
+    numbers: dict[str, Callable[[Row], float | None]] = {
+        "AUROC": lambda row: row["auroc"],
+        "TPR": lambda row: flagged(row, "successful")["rate"],
+        "clean flagged": lambda row: flagged(row, "clean")["rate"],
+        "noisy flagged": lambda row: flagged(row, "noisy")["rate"],
+        "signs flagged": lambda row: flagged(row, "signs")["rate"],
+        "failed flagged": lambda row: flagged(row, "unsuccessful")["rate"],
+        f"TPR at {tnr} TNR": lambda row: row["tpr"],
+    }
     head, places = ["detector"], []
     for first, second in pairs:
         for name in (first, second):
@@ -208,13 +386,15 @@ def _paired(grid: Grid, pairs: Iterable[tuple[str, str]]) -> str:
         places += found
         for one, _ in found:
             radius = f" {format_epsilon(grid.columns[one].epsilon)}" if grid.columns[one].swept else ""
-            head += [f"AUROC {first} / {second}{radius}", f"TPR {first} / {second}{radius}"]
+            head += [f"{words} {first} / {second}{radius}" for words in numbers]
 
     body = []
     for name, rows in grid.lines:
-        cells = [[format_score(rows[place][kind]) for place in pair] for pair in places for kind in ("auroc", "tpr")]
+        cells = [
+            [format_score(number(rows[place])) for place in pair] for pair in places for number in numbers.values()
+        ]
         body.append([name, *(" / ".join(cell) for cell in cells)])
-    counts = [" / ".join(_count(grid, place, "n_positive") for place in pair) for pair in places for _ in range(2)]
+    counts = [" / ".join(_count(grid, place, "n_positive") for place in pair) for pair in places for _ in numbers]
     body.append(["positives", *counts])
     return markdown_lines(head, body)
 
@@ -223,13 +403,14 @@ def _heading(column: AttackColumn) -> Text:
     return Text(f"{column.short}\n{format_epsilon(column.epsilon)}" if column.swept else column.short)
 
 
-def _parts(grid: Grid, width: int) -> list[list[int]]:
+def _parts(grid: Grid, width: int, cell: Callable[[Row], str]) -> list[list[int]]:
     """Places of the columns, in groups that fit side by side; the box takes three characters beside each column."""
     first = 4 + max(len("positives"), *(len(name) for name, _ in grid.lines))
     parts: list[list[int]] = []
     room = -1
     for place, column in enumerate(grid.columns):
-        needed = 3 + max(len("100.0"), *map(len, _heading(column).plain.split("\n")))
+        words = [_heading(column).plain, "100.0", *(cell(rows[place]) for _, rows in grid.lines)]
+        needed = 3 + max(len(line) for part in words for line in part.split("\n"))
         if needed > room:
             parts.append([])
             room = width - first
@@ -313,8 +494,9 @@ def _title(column: AttackColumn, side: float) -> str:
 def _tooltip(name: str, row: Mapping[str, Any]) -> str:
     return (
         f"{name} on {row['attack']}, ε {format_epsilon(row['epsilon'])}\n"
-        f"AUROC {format_score(row['auroc'])} [{format_interval(row['auroc_interval'])}]\n"
+        f"AUROC {format_score(row['auroc'])} [{area_interval(row)}]\n"
         f"TPR {format_score(row['tpr'])} [{format_interval(row['tpr_interval'])}]\n"
+        f"at the fitted threshold {_rate(row)}\n"
         f"{row['n_positive']} positives, {row['n_negative']} negatives"
     )
 

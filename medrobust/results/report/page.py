@@ -26,8 +26,20 @@ from medrobust.results.formats import (
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import RECORDS, merge
-from medrobust.results.report.detection import detection_grids, roc_figure, roc_note
+from medrobust.results.report.detection import (
+    DETAILS,
+    area_interval,
+    beside_area,
+    beside_rate,
+    details,
+    detection_grids,
+    flagged,
+    roc_figure,
+    roc_note,
+    threshold_note,
+)
 from medrobust.results.report.figures import accuracy_figure, cost_figure
+from medrobust.results.separation import FEWEST
 from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
 
 REPORT = "report.html"
@@ -74,23 +86,7 @@ def write_report(folder: str | Path) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: summarise the records of the evaluation first")
     summary = json.loads(path.read_bytes())
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        epsilon=format_epsilon,
-        percent=lambda rate: _glue(format_percent(rate)),
-        glue=_glue,
-        interval=format_interval,
-        passes=format_passes,
-        number=_number,
-        measure=format_measure,
-        score=format_score,
-    )
+    environment = _environment()
     panels = read_panels(folder, summary["manifest"])
     tnr = (summary.get("detection") or {}).get("tnr", TNR)
     page = environment.get_template(f"{REPORT}.j2").render(
@@ -112,11 +108,41 @@ def write_report(folder: str | Path) -> Path:
         cost_figure=Markup(cost_figure(summary)),
         detection=[(grid, Markup(roc_figure(grid, tnr)), roc_note(grid)) for grid in detection_grids(summary)],
         tnr=tnr,
+        threshold_note=threshold_note(summary),
+        headings=DETAILS,
+        fewest=FEWEST,
         panels=panels,
         first_shown=_first_shown(panels, summary),
         dash=DASH,
     )
     return replace_file(folder / REPORT, page.encode())
+
+
+def _environment() -> Environment:
+    """Where templates are found, and what they can call."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        epsilon=format_epsilon,
+        percent=lambda rate: _glue(format_percent(rate)),
+        glue=_glue,
+        interval=format_interval,
+        passes=format_passes,
+        number=_number,
+        measure=format_measure,
+        score=format_score,
+        area_interval=area_interval,
+        beside_area=beside_area,
+        beside_rate=beside_rate,
+        flagged=flagged,
+        details=details,
+    )
+    return environment
 
 
 def headline(summary: Mapping[str, Any]) -> str:
