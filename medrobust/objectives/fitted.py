@@ -185,7 +185,8 @@ class HidingObjective(FittedObjective):
 
     It is added to one that fools. Let that one stop once the image is taken for the class: ``CrossEntropy`` of a
     targeted attack, or a ``TypicalMargin``. Untargeted cross-entropy does the reverse. Its slope is 1 - p_y, next to
-    nothing for a confident victim and almost 1 once it is fooled, so that it fights the hiding to the end.
+    nothing for a confident victim and almost 1 once it is fooled, so that it fights the hiding to the end. So does a
+    ``Margin`` whose kappa is out of reach.
 
     Args:
         taps: Patterns of the layers whose features it is fitted to, as ``networks.features.layers_named`` reads them.

@@ -36,7 +36,8 @@ def opposed(value: Any, targeted: bool = False) -> HidingObjective | None:
     if isinstance(value, list | tuple):
         inside = list(value)
     else:
-        inside = [getattr(value, field.name) for field in fields(value)] if is_dataclass(value) else []
+        is_instance = is_dataclass(value) and not isinstance(value, type)
+        inside = [getattr(value, field.name) for field in fields(value)] if is_instance else []
     found = (opposed(inner, targeted) for inner in inside)
     return next((hiding for hiding in found if hiding is not None), None)
 
