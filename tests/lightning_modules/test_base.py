@@ -75,7 +75,7 @@ def test_a_victim_that_fixes_its_normalisation_is_built_from_its_checkpoint(tmp_
             "it has besides extra and 1 more",
         ),
         (lambda state, about: state.update({"network.fc.bias": torch.ones(7)}), "network.fc.bias has another shape"),
-        (lambda state, about: about.update(num_classes=3), "network.fc.bias and 1 more has another shape"),
+        (lambda state, about: about.update(num_classes=3), "network.fc.weight and 1 more has another shape"),
         (lambda state, about: about.update(depth=3), "does not say what its Classifier is built from: .*depth"),
         (lambda state, about: about.pop("backbone"), "does not say what its Classifier is built from: .*backbone"),
         (lambda state, about: state.pop("mean"), "does not say what its Classifier is built from: 'mean'"),

@@ -379,13 +379,12 @@ def test_results_needs_neither_torch_nor_lightning():
     ("changes", "words"),
     [
         ({"linf": "big"}, "line 2: column 'linf' is Float64, got String"),
-        ({"id": 7}, "line 2: column 'id' is String"),
         ({"correct_before": "yes"}, "line 2: column 'correct_before' is Boolean, got String"),
         ({"forwards": 1.5}, "column 'forwards' holds whole numbers, got fractions"),
         ({"psnr": "high"}, "line 2: column 'psnr' holds numbers, got String"),
         ({"detector_kd_bim": [1]}, "line 2: column 'detector_kd_bim' holds numbers"),
         ({"l2": None}, "column 'l2' needs a value in every record, got 1 without one"),
-        ({"epsilon": {}}, "column 'epsilon' is Float64"),
+        ({"epsilon": {}}, "line 2: column 'epsilon' is Float64, got dict"),
     ],
 )
 def test_values_of_a_wrong_type_are_found_before_anything_is_attacked_with_a_remedy(tmp_path, changes, words):
