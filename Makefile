@@ -1,4 +1,4 @@
-# make demo | test | slow | lint | bench | clean: each sets up what it needs in .venv; the extra dev includes the application
+# make demo | test | slow | faults | lint | bench | clean: each sets up what it needs in .venv; the extra dev includes the application
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PEERS := torchattacks foolbox eagerpy GitPython gitdb smmap adversarial-robustness-toolbox adv-lib six
 THREADS ?= 1
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow faults lint bench clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -25,7 +25,11 @@ test: $(VENV)/ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
 slow: $(VENV)/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --ignore=tests/faults
+
+# stops runs at random moments, fills disks and breaks files: an hour; MEDROBUST_MOMENTS and MEDROBUST_SEED choose others
+faults: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' -o log_cli=true --log-cli-level=INFO tests/faults
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

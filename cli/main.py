@@ -256,10 +256,14 @@ class MedRobustCLI(LightningCLI):
         """
         check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
-        if self.trainer.is_global_zero and isinstance(best, ModelCheckpoint) and best.best_model_path:
+        if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
+            return
+        if best.best_model_path:
             score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
             _console().print(f"best checkpoint{score}: {shown(Path(best.best_model_path))}", soft_wrap=True)
-            _console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
+        elif best.last_model_path:
+            _console().print(f"last checkpoint: {shown(Path(best.last_model_path))}", soft_wrap=True)
+        _console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
 
     def after_test(self) -> None:
         """Merge the records and write the report."""

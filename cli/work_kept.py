@@ -69,6 +69,8 @@ def check_trained(trainer: pl.Trainer) -> None:
     path = Path(best.best_model_path) if best.best_model_path else None
     last: Any = trainer.callback_metrics.get(str(best.monitor))
     score = None if best.best_model_score is None else float(best.best_model_score)
+    if path is None and best.last_model_path and Path(best.last_model_path).is_file():
+        return  # without validation there is no best epoch
     if path is None or not path.is_file():
         measured = "" if last is not None else f", and {best.monitor} was never measured"
         raise UnfinishedError(f"training has made no checkpoint{measured}: it ended after {trainer.global_step} steps")

@@ -2,48 +2,19 @@
 
 import json
 import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.programs import ATTACKS, CONFIG, IMAGES, PAIR, end, evaluate, members, run, start
+
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280)]
 
-IMAGES = 23  # of adv_test below: divisible neither by 2 ranks nor by the batch size
-CONFIG = """
-name: small
-seed_everything: 7
-model:
-  class_path: Classifier
-  init_args: {backbone: resnet10t, channels: 1}
-data:
-  class_path: PhantomChestXRay
-  init_args:
-    root: phantom
-    patients: 100
-    side: 32
-    image_size: 32
-    channels: 1
-    batch_size: 4
-    fractions: {train: 0.6, val: 0.1, adv_train: 0.14, adv_test: 0.16}
-trainer: {max_epochs: 2, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
-quality: {download: false}
-"""
-ATTACKS = """
-attack:
-  attacks:
-    fgsm: {class_path: FGSM}
-    pgd: {class_path: PGD, init_args: {steps: 3, step_size: 1/255, stop_when_fooled: true}}
-    dim: {class_path: DIM, init_args: {steps: 2}}
-  epsilons: [1/255, 4/255]
-"""
 DETECTION = """
 model: {init_args: {options: {drop_rate: 0.3}}}
 attack:
@@ -74,35 +45,6 @@ detection:
   fit_on: [same, fgsm]
   passes: 10
 """
-
-
-def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a program of the project in a folder of its own, with one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / program), *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def run(folder: Path, program: str, *arguments: str) -> str:
-    """Run a program to its end and give what it printed."""
-    process = start(folder, program, *arguments)
-    try:
-        printed, _ = process.communicate(timeout=200)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        printed, _ = process.communicate()
-        pytest.fail(f"{program} hung:\n{printed[-3000:]}")
-    assert process.returncode == 0, printed[-3000:]
-    return printed
-
-
-def evaluate(runs: Path, *more: str) -> tuple[str, ...]:
-    """Arguments of an evaluation whose run lies in ``runs``, so that several can share one checkpoint."""
-    best = runs.parent / "runs" / "small" / "checkpoints" / "best.ckpt"
-    configs = ("-c", "small.yaml", "-c", "attacks.yaml", "--runs", str(runs), "--ckpt_path", str(best))
-    return ("test", *configs, "--data.limit", str(IMAGES), *more)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +97,7 @@ def test_one_process_records_each_image_once_for_each_attack_and_radius(folder: 
 
 def test_two_processes_give_the_records_of_one(folder: Path) -> None:
     runs = folder / "two"
-    run(folder, "evaluate.py", *evaluate(runs, "--trainer.devices", "2", "--trainer.strategy", "ddp"))
+    run(folder, "evaluate.py", *evaluate(runs, *PAIR))
     files = sorted(path.name for path in (runs / "small/evaluate/journal").glob("*.jsonl"))
     assert files == ["rank-0-0.jsonl", "rank-1-0.jsonl"]
     assert_same_records(records(folder / "one"), records(runs))
@@ -166,20 +108,24 @@ def test_two_processes_give_the_records_of_one(folder: Path) -> None:
         assert before["accuracy_under_attack"] == after["accuracy_under_attack"]
 
 
-def test_a_killed_evaluation_goes_on_where_it_was_with_another_number_of_processes(folder: Path) -> None:
+def test_an_evaluation_goes_on_with_another_number_of_processes_after_one_was_stopped(folder: Path) -> None:
     runs = folder / "killed"
-    process = start(folder, "evaluate.py", *evaluate(runs, "--trainer.devices", "2", "--trainer.strategy", "ddp"))
+    process = start(folder, "evaluate.py", *evaluate(runs, *PAIR))
     journal = runs / "small/evaluate/journal"
     deadline = time.monotonic() + 150
     while lines(journal) < 30 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    for pid in (process.pid, *map(int, children)):
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    first, second = members(process.pid)
+    assert first == process.pid
+    os.kill(second, signal.SIGTERM)
+    status, printed = end(process, seconds=60)
+    assert status == 143 and printed.count("stopped by SIGTERM") == 1 and "Traceback" not in printed
+    said = re.search(r"process 1 of 2 was stopped by SIGTERM: (\d+) of (\d+) records are kept; run the same", printed)
+    assert said is not None, printed
     kept = lines(journal)
     everything = len(records(folder / "one"))
     assert 30 <= kept < everything, "the kill came too early or too late to show anything"
+    assert 0 <= kept - int(said[1]) <= 4 and int(said[2]) == everything  # a batch may have been written meanwhile
     with next(iter(sorted(journal.glob("rank-0-*.jsonl")))).open("a") as file:
         file.write('{"schema": 1, "key": "torn')  # what a kill in the middle of a line leaves
 
@@ -197,7 +143,7 @@ def lines(journal: Path) -> int:
 
 def test_fine_tuning_by_two_processes_ends_with_one_checkpoint_and_robustness_logged(folder: Path) -> None:
     runs = folder / "pair"
-    more: list[Any] = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1"]
+    more = [*PAIR, "--trainer.max_epochs", "1"]
     attack = ["--attack.attacks", '{"fgsm": {"class_path": "FGSM"}}', "--attack.fit_batches", "1"]
     printed = run(folder, "train.py", "fit", "-c", "small.yaml", "--runs", str(runs), *more, *attack)
     assert "best checkpoint" in printed
@@ -207,7 +153,7 @@ def test_fine_tuning_by_two_processes_ends_with_one_checkpoint_and_robustness_lo
 def test_detectors_by_two_processes_are_those_of_one(folder: Path) -> None:
     (folder / "detection.yaml").write_text(DETECTION)
     tables, cells = [], []
-    for name, more in (("one-detects", ()), ("two-detect", ("--trainer.devices", "2", "--trainer.strategy", "ddp"))):
+    for name, more in (("one-detects", ()), ("two-detect", PAIR)):
         arguments = evaluate(folder / name, *more)
         at = arguments.index("attacks.yaml")
         printed = run(folder, "evaluate.py", *arguments[:at], "detection.yaml", *arguments[at + 1 :])

@@ -45,7 +45,6 @@ def save_detectors(
 
     Raises:
         ValueError: A detector is not fitted, or something cannot be written as JSON.
-        OSError: The file cannot be written; names it.
     """
     path = Path(path)
     tensors: dict[str, Tensor] = {}
@@ -75,17 +74,22 @@ def save_detectors(
         "about": _as_json(dict(about or {}), "about"),
         "detectors": details,
     }
+    # as bytes, since safetensors' own errors of a full disk are not the system's
+    _write(path, save(tensors, {KEY: json.dumps(header)}))
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all; errors of the system name it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # as bytes, since safetensors' own errors of a full disk are not the system's
-        temporary.write_bytes(save(tensors, {KEY: json.dumps(header)}))
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

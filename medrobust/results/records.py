@@ -104,7 +104,7 @@ def read_journal(folder: str | Path, keys: Collection[str] | None = None) -> pl.
             no value where it needs one.
     """
     parts = [pl.DataFrame(schema=TYPES)]
-    for path, frame in _blocks(folder, None):
+    for path, frame in _blocks(folder):
         if keys is not None:
             frame = frame.filter(pl.col("key").is_in(list(keys)))
         parts.append(_current(frame, path))
@@ -230,15 +230,15 @@ def _line(record: Mapping[str, Any]) -> str:
         raise ValueError(f"NaN or infinity in {', '.join(wrong)} of {whose}: undefined values are None") from None
 
 
-def _blocks(folder: str | Path, schema: dict[str, pl.DataType] | None) -> Iterator[tuple[Path, pl.DataFrame]]:
-    """The journal in blocks of bounded size, in the order of ranks and files; only the columns of `schema` if given."""
+def _blocks(folder: str | Path) -> Iterator[tuple[Path, pl.DataFrame]]:
+    """The journal in blocks of bounded size, in the order of ranks and files."""
     paths = Path(folder, JOURNAL).glob("*.jsonl")
     for path in sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in _parts(path)]):
         line = 1
         with path.open("rb") as file:
             while block := file.read(BLOCK):
                 block += file.readline()
-                yield path, _parse(block, schema, path, line, last=not file.peek(1))
+                yield path, _parse(block, path, line, last=not file.peek(1))
                 line += block.count(b"\n")
 
 
@@ -246,20 +246,26 @@ def _parts(path: Path) -> list[str]:
     return re.split(r"(\d+)", path.name)  # text and numbers alternate, so rank-10 comes after rank-2
 
 
-def _parse(block: bytes, schema: dict[str, pl.DataType] | None, path: Path, first: int, last: bool) -> pl.DataFrame:
+def _parse(block: bytes, path: Path, first: int, last: bool) -> pl.DataFrame:
     if last and not block.endswith(b"\n") and not _is_object(block[block.rfind(b"\n") + 1 :]):
         block = block[: block.rfind(b"\n") + 1]  # the process was killed while writing this line
     if not block.strip():
-        return pl.DataFrame(schema=schema or TYPES)
+        return pl.DataFrame(schema=TYPES)
     try:
-        frame = pl.read_ndjson(io.BytesIO(block), schema=schema, infer_schema_length=None)
+        frame = pl.read_ndjson(io.BytesIO(block), infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         for number, line in enumerate(block.split(b"\n"), first):
             if line.strip() and not _is_object(line):
-                raise ValueError(
-                    f"{path}, line {number} is damaged: {line[:60].decode(errors='replace')!r}{REMEDY}"
-                ) from None
-        raise ValueError(f"{path}, lines {first} and following: {error}") from None
+                shown = repr(line[:60].decode(errors="replace"))
+                raise ValueError(f"{path}, line {number} is damaged: {shown}{REMEDY}") from None
+            for name, value in json.loads(line).items() if line.strip() else ():
+                if name in TYPES and value is not None and not _fits(value, TYPES[name]):
+                    got = type(value).__name__
+                    raise ValueError(
+                        f"{path}, line {number}: column '{name}' is {TYPES[name]}, got {got}{REMEDY}"
+                    ) from None
+        what = str(error).splitlines()[0]
+        raise ValueError(f"{path}, lines {first} and following: {what}{REMEDY}") from None
     _check_schema(frame, path)
     for name in ("key", "id"):
         if name not in frame.columns or frame[name].null_count():
@@ -319,13 +325,19 @@ def _place(path: Path, name: str, dtype: pl.DataType) -> str:
     """Where a column's first value of another type stands: the file, and the line if it is a journal."""
     if path.suffix != ".jsonl":
         return str(path)
-    kinds = (str,) if dtype == pl.String else (bool,) if dtype == pl.Boolean else (int, float)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             value = json.loads(line).get(name) if _is_object(line) else None
-            if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            if value is not None and not _fits(value, dtype):
                 return f"{path}, line {number}"
     return str(path)
+
+
+def _fits(value: Any, dtype: pl.DataType) -> bool:
+    """Whether a value of a journal can stand in a column of this type."""
+    if isinstance(value, bool) or dtype == pl.Boolean:
+        return isinstance(value, bool) and dtype == pl.Boolean
+    return isinstance(value, str) if dtype == pl.String else isinstance(value, int | float)
 
 
 def _from_schema_1(records: pl.DataFrame) -> pl.DataFrame:

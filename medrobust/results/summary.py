@@ -95,13 +95,13 @@ def write_summary(folder: str | Path) -> dict[str, Any]:
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:
-    """Read the summary of an evaluation; names in it are as a terminal can show them.
+    """Read the summary of an evaluation; its texts are as a terminal can show them.
 
     Args:
         folder: Folder of the run, or of its evaluation.
 
     Raises:
-        ValueError: If there is no summary, or it is damaged.
+        ValueError: If there is no summary, or it is damaged or of another schema.
     """
     places = (Path(folder) / SUMMARY, Path(folder) / "evaluate" / SUMMARY)
     path = next((place for place in places if place.is_file()), None)
@@ -117,9 +117,11 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
             f"{path}: this version reads summaries of schema {SCHEMA}, got {found}: evaluate that run again, which "
             "attacks no image anew"
         )
-    if missing := [name for name in ("manifest", "rows", "flags", "worst_case", "checks") if name not in summary]:
+    kinds = {"manifest": dict, "rows": list}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(summary.get(name), kind)]:
         raise ValueError(
-            f"{path} is damaged, it lacks {', '.join(missing)}: evaluate that run again, which attacks no image anew"
+            f"{path} is damaged, it has no {' and no '.join(wrong)}: evaluate that run again, which attacks no image "
+            "anew"
         )
     shown: dict[str, Any] = all_printable(summary)
     return shown

@@ -34,7 +34,8 @@ with Ending() as ending:
     if ranks > 1 and rank == 0:
         os.environ[ADDRESS] = ending.launch(ranks, lambda: children)
         for other in range(1, ranks):
-            children.append(subprocess.Popen([sys.executable, __file__], env={{**os.environ, "LOCAL_RANK": str(other)}}))
+            environment = {{**os.environ, "LOCAL_RANK": str(other)}}
+            children.append(subprocess.Popen([sys.executable, __file__], env=environment))
     ending.rank, ending.ranks = rank, ranks
     open(f"pid-{{rank}}.part", "w").write(str(os.getpid()))
     os.rename(f"pid-{{rank}}.part", f"pid-{{rank}}")

@@ -1,6 +1,10 @@
 """Phantom chest X-rays: deterministic, in the public layout, generated safely, and not trivial to classify."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -90,6 +94,37 @@ def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     phantoms(tmp_path / "empty").prepare_data()
     assert len(contents(tmp_path / "empty")) == 26
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train/NORMAL/mine.jpeg", "train/NORMAL/IM-0999-0001.jpeg", "x/y/z.png"])
+@pytest.mark.parametrize("marker", ["whole", "damaged"])
+def test_a_set_to_which_the_user_has_added_files_is_never_generated_anew(
+    tmp_path: Path, name: str, marker: str
+) -> None:
+    root = tmp_path / "set"
+    phantoms(root).prepare_data()
+    mine = root / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine")
+    if marker == "damaged":
+        (root / "phantom.json").write_text("{")
+    before = contents(root)
+    with pytest.raises(ValueError, match=f"delete, first {name}; move them away, or give another root"):
+        phantoms(root, generator_seed=4).prepare_data()
+    assert mine.read_text() == "mine" and contents(root) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_what_a_killed_process_had_begun_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = socket.gethostname()
+    names = {f".set.{host}.{ended.pid}.ab_c1": False, f".set.{host}.{os.getpid()}.x": True, ".set.other.1.x": True}
+    for name in (*names, ".settings", "set2"):
+        (tmp_path / name / "set").mkdir(parents=True)
+    phantoms(tmp_path / "set").prepare_data()
+    left = {name for name, kept in names.items() if kept} | {"set", ".settings", "set2"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 @pytest.mark.parametrize(

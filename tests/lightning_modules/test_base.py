@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules import VictimModule
+from lightning_modules import Classifier, VictimModule
 from medrobust.networks import Outcome, is_evaluated_victim
 from tests.in_lightning import InMemoryModule, trainer_of
 
@@ -64,3 +64,30 @@ def test_a_victim_that_fixes_its_normalisation_is_built_from_its_checkpoint(tmp_
     folder = Path(run_of(tmp_path / "bright", Bright()))
     again = Bright.from_checkpoint(folder / "checkpoints" / "best.ckpt")
     assert torch.equal(again(torch.full((1, 1, 2, 2), 0.25)), torch.tensor([0.25]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state, about: state.pop("network.fc.bias"), "it lacks network.fc.bias"),
+        (
+            lambda state, about: state.update(extra=torch.ones(2), other=torch.ones(1)),
+            "it has besides extra and 1 more",
+        ),
+        (lambda state, about: state.update({"network.fc.bias": torch.ones(7)}), "network.fc.bias has another shape"),
+        (lambda state, about: about.update(num_classes=3), "network.fc.weight and 1 more has another shape"),
+        (lambda state, about: about.update(depth=3), "does not say what its Classifier is built from: .*depth"),
+        (lambda state, about: about.pop("backbone"), "does not say what its Classifier is built from: .*backbone"),
+        (lambda state, about: state.pop("mean"), "does not say what its Classifier is built from: 'mean'"),
+    ],
+)
+def test_a_checkpoint_with_keys_too_many_or_too_few_is_refused_in_a_sentence(
+    tmp_path: Path, run_of: Any, change: Any, words: str
+) -> None:
+    path = Path(run_of(tmp_path / "run", Classifier("resnet10t", channels=1))) / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint["state_dict"], checkpoint["victim"])
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=words) as refused:
+        Classifier.from_checkpoint(path)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)

@@ -473,6 +473,23 @@ def test_an_evaluation_that_was_stopped_loads_its_detectors_and_ends_like_a_whol
     assert one.equals(other.select(one.columns))
 
 
+@pytest.mark.parametrize("left", [0, 4, 0.5, 0.99])
+def test_fitted_detectors_whose_file_was_truncated_are_fitted_again_with_a_warning(
+    fits: list[list[str]], tmp_path: Path, left: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(tmp_path / "whole", some_detectors())
+    with pytest.raises(Stopped):
+        evaluate(tmp_path / "stopped", some_detectors(), stop_after=4)
+    (file,) = (tmp_path / "stopped" / "detectors").iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[: left if isinstance(left, int) else int(left * len(content))])
+    evaluate(tmp_path / "stopped", some_detectors())
+    assert len(fits) == 3 and file.read_bytes() == content
+    assert [text for text in caplog.messages if "fitted again" in text and file.name in text]
+    one, other = (records(tmp_path / name) for name in ("whole", "stopped"))
+    assert one.equals(other.select(one.columns))
+
+
 def test_an_evaluation_that_is_complete_fits_and_loads_nothing(fits: list[list[str]], tmp_path: Path) -> None:
     evaluate(tmp_path, some_detectors())
     for file in (tmp_path / "detectors").iterdir():

@@ -288,3 +288,38 @@ def test_records_have_the_columns_of_the_schema_and_are_found_as_finished(tmp_pa
     assert isinstance(frame, polars.DataFrame) and set(frame.columns) >= {"var", *COLUMNS}
     assert all(ids == set(data_of().ids("adv_test")) for ids in finished(tmp_path).values())
     assert len(finished(tmp_path)) == 3
+
+
+def test_a_folder_that_another_process_writes_into_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    about = {"host": "elsewhere", "process": 4321, "since": "2026-01-02T03:04:05Z", "token": "x"}
+    (tmp_path / "writer.lock").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="by process 4321 on elsewhere since 2026-01-02T03:04:05Z"):
+        evaluate(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["writer.lock"]
+
+
+def test_the_folder_is_free_again_when_the_evaluation_has_ended(tmp_path: Path) -> None:
+    evaluate(tmp_path)
+    assert not (tmp_path / "writer.lock").exists()
+
+
+def test_results_that_will_be_replaced_are_announced_before_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(tmp_path)
+    evaluate(tmp_path, {"pgd": ATTACKS["pgd"]})  # there is no report yet that could change
+    assert not caplog.messages
+    evaluate(tmp_path)
+    merge(tmp_path)
+    evaluate(tmp_path)
+    assert not [text for text in caplog.messages if "no longer" in text]
+    with pytest.raises(Stopped):
+        evaluate(tmp_path, {"other": PGD(epsilon=0.1, steps=2)}, controls=False, stop_after=0)
+    (said,) = [text for text in caplog.messages if "no longer show" in text]
+    assert "of attacks that are not configured now" in said and "fgsm at 0.05" in said and "pgd at 0.05" in said
+    assert str(tmp_path) in said and "--name" in said
+    caplog.clear()
+    evaluate(tmp_path)
+    merge(tmp_path)
+    evaluate(tmp_path, data=data_of("second"))
+    assert [text for text in caplog.messages if "of other weights, data or settings" in text]

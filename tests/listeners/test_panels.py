@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 
 from medrobust.attacks import FGSM, PGD, Attack
-from medrobust.evaluation import AdversarialBatch, Crafter, EvaluationContext, EvaluationPlan, PlannedAttack
+from medrobust.evaluation import AdversarialBatch, EvaluationContext, EvaluationPlan, PlannedAttack
 from medrobust.listeners import Panels
 from medrobust.listeners.panels import to_image
 from medrobust.networks import Outcome, class_outcome
-from tests.in_memory import InMemoryData
 from tests.tiny_networks import linear_victim
 
 COUNT = 12
@@ -101,8 +100,7 @@ CONTEXT, VICTIM = EvaluationContext(), linear_victim()
 
 def start(panels: Panels, plan: EvaluationPlan) -> None:
     """Let panels hear that an evaluation starts."""
-    data = InMemoryData({"adv_test": (torch.zeros(COUNT, 1, 4, 4), TARGETS)}, {"adv_test": IDS}, num_classes=3)
-    panels.on_evaluation_start(CONTEXT, VICTIM, data, plan, Crafter())
+    panels.on_evaluation_plan(CONTEXT, VICTIM, plan)
 
 
 def save(folder: Path, count: int, order: list[int], size: int, channels: int = 1, **options: object) -> list[dict]:
@@ -217,6 +215,28 @@ def test_colours_keep_their_order_and_their_orientation() -> None:
     assert values[0, 2].tolist() == [255, 0, 0] and values[1, 0].tolist() == [0, 0, 128]
     assert to_image(torch.full((3, 2, 2), 0.5)).mode == "L"  # three equal channels are grey
     assert np.asarray(to_image(torch.tensor([[[-0.5, 1.5]]]))).tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated picture", "large junk as picture", "no picture", "torn text", "other text"]
+)
+def test_pictures_that_were_damaged_are_made_again_and_only_those(tmp_path: Path, damage: str) -> None:
+    order = list(range(COUNT))
+    one, other = save(tmp_path, 2, order, COUNT)
+    picture = tmp_path / "panels" / one["images"]["adversarial"]
+    text = next(file for file in tmp_path.glob("panels/*.json") if json.loads(file.read_text())["id"] == one["id"])
+    content = picture.read_bytes()
+    if "picture" in damage:
+        changed = {"truncated picture": content[:60], "large junk as picture": b"\x00junk" * 4000, "no picture": None}
+        picture.unlink() if changed[damage] is None else picture.write_bytes(changed[damage])
+    else:
+        text.write_text('{"id": ' if damage == "torn text" else "[]")
+    panels, plan = Panels(str(tmp_path), 2), plan_of(order, [planned()])
+    plan.done[planned().key] = set(IDS)
+    start(panels, plan)
+    assert plan.done[planned().key] == set(IDS) - {one["id"]}
+    panels.on_adversarial_batch(CONTEXT, VICTIM, batch_of([IDS.index(one["id"])]))
+    assert picture.read_bytes() == content and json.loads(text.read_text()) == one
 
 
 def test_victims_that_name_no_class_have_no_panels(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Records: what a journal keeps through kills, resumes and later versions."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -372,3 +373,61 @@ def test_results_needs_neither_torch_nor_lightning():
     code = f"import sys, {modules}; print({{'torch', 'pytorch_lightning', 'scipy'}} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"linf": "big"}, "line 2: column 'linf' is Float64, got String"),
+        ({"correct_before": "yes"}, "line 2: column 'correct_before' is Boolean, got String"),
+        ({"forwards": 1.5}, "column 'forwards' holds whole numbers, got fractions"),
+        ({"psnr": "high"}, "line 2: column 'psnr' holds numbers, got String"),
+        ({"detector_kd_bim": [1]}, "line 2: column 'detector_kd_bim' holds numbers"),
+        ({"l2": None}, "column 'l2' needs a value in every record, got 1 without one"),
+        ({"epsilon": {}}, "line 2: column 'epsilon' is Float64, got dict"),
+    ],
+)
+def test_values_of_a_wrong_type_are_found_before_anything_is_attacked_with_a_remedy(tmp_path, changes, words):
+    put(tmp_path, "rank-0-0", {"schema": 2, **record("a")}, {"schema": 2, **record("b"), **changes})
+    with pytest.raises(ValueError) as refused:
+        finished(tmp_path, ["k1"])
+    sentence = str(refused.value)
+    assert words in sentence and "rank-0-0.jsonl" in sentence and "\n" not in sentence
+    assert sentence.endswith("delete the line or the file, and its images are attacked again")
+
+
+def test_columns_stand_in_the_same_order_whichever_came_first(tmp_path):
+    tables = []
+    for name, columns in (("one", ("ssim", "judge_b_after", "psnr")), ("two", ("psnr", "judge_b_after", "ssim"))):
+        write_manifest(tmp_path / name, manifest(("pgd", 1 / 255, "k1")))
+        with Journal(tmp_path / name) as journal:
+            journal.append([record("a", **dict.fromkeys(columns, 1.0))])
+        tables.append(merge(tmp_path / name))
+    assert tables[0].equals(tables[1])
+    assert tables[0].columns == [*COLUMNS, "psnr", "ssim", "judge_b_after"]
+
+
+def test_a_full_disk_leaves_the_records_before_it_and_names_the_file(tmp_path, monkeypatch):
+    with Journal(tmp_path) as journal:
+        journal.append([record("a")])
+        file = journal._file
+        monkeypatch.setattr(journal, "_file", FullDisk(file))
+        with pytest.raises(OSError) as refused:
+            journal.append([record("b")])
+        monkeypatch.setattr(journal, "_file", file)
+    assert refused.value.errno == errno.ENOSPC and str(refused.value.filename).endswith("rank-0-0.jsonl")
+    assert finished(tmp_path) == {"k1": {"a"}}  # half a line of "b" is dropped
+
+
+class FullDisk:
+    """A file on a disk that has room for 40 bytes more."""
+
+    def __init__(self, file):
+        self.file, self.name, self.left = file, file.name, 40
+
+    def write(self, content):
+        if not self.left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(content[: self.left])
+        self.left = 0
+        return written

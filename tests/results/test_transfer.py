@@ -35,7 +35,7 @@ def run(
         )
     place = folder / name / "evaluate"
     place.mkdir(parents=True)
-    (place / "summary.json").write_text(json.dumps({"rows": rows, "manifest": {"run": name}}))
+    (place / "summary.json").write_text(json.dumps({"schema": 1, "rows": rows, "manifest": {"run": name}}))
     return str(folder / name)
 
 
@@ -85,6 +85,44 @@ def test_runs_that_cannot_be_compared_get_one_sentence(tmp_path: Path, capsys: p
         read_summaries([alone])
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", "reads summaries of schema 1, got None"),
+        ("[]", "reads summaries of schema 1, got None"),
+        ('{"schema": 99, "rows": []}', "reads summaries of schema 1, got 99"),
+        ('{"schema": 1}', "has no manifest and no rows"),
+        ('{"schema": 1, "manifest": [], "rows": {}}', "has no manifest and no rows"),
+        ("", "is damaged"),
+        ("\x00\x01", "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("command", ["table", "detection", "transfer"])
+def test_a_summary_of_another_kind_gets_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: str, words: str
+) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(SystemExit) as left:
+        compare.main([command, str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and words in line and line.endswith("attacks no image anew")
+
+
+def test_damaged_records_get_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "records.parquet").write_bytes(b"PAR1 junk")
+    with pytest.raises(SystemExit) as left:
+        compare.main(["records", str(tmp_path), str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and "records.parquet is damaged" in line
+
+
+def test_control_characters_in_names_are_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = run(tmp_path, "a", {"bim\x1b[2J": {"A": 1.0}}, None)
+    compare.main(["transfer", place])
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "\\x1b[2J" in printed
+
+
 def test_a_run_is_printed_as_tables_in_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {
         "attack": "bim",
@@ -105,7 +143,7 @@ def test_a_run_is_printed_as_tables_in_markdown(tmp_path: Path, capsys: pytest.C
     }
     place = tmp_path / "a" / "evaluate"
     place.mkdir(parents=True)
-    (place / "summary.json").write_text(json.dumps({"manifest": {"data": {}}, "rows": [row], "flags": []}))
+    (place / "summary.json").write_text(json.dumps({"schema": 1, "manifest": {"data": {}}, "rows": [row], "flags": []}))
     compare.main(["table", str(tmp_path / "a")])
     printed = capsys.readouterr().out
     assert "| bim | 1/255 | 50 | 25.0 % | 20.0–30.0 | 50.0 % | 40.0–60.0 | 19 |" in printed

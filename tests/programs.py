@@ -1,0 +1,98 @@
+"""The project's programs as processes of their own, on phantoms and a network so small that it takes seconds."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = 23  # of adv_test below: divisible neither by 2 ranks nor by the batch size
+CONFIG = """
+name: small
+seed_everything: 7
+model:
+  class_path: Classifier
+  init_args: {backbone: resnet10t, channels: 1}
+data:
+  class_path: PhantomChestXRay
+  init_args:
+    root: phantom
+    patients: 100
+    side: 32
+    image_size: 32
+    channels: 1
+    batch_size: 4
+    fractions: {train: 0.6, val: 0.1, adv_train: 0.14, adv_test: 0.16}
+trainer: {max_epochs: 2, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
+quality: {download: false}
+"""
+ATTACKS = """
+attack:
+  attacks:
+    fgsm: {class_path: FGSM}
+    pgd: {class_path: PGD, init_args: {steps: 3, step_size: 1/255, stop_when_fooled: true}}
+    dim: {class_path: DIM, init_args: {steps: 2}}
+  epsilons: [1/255, 4/255]
+"""
+PAIR = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a program of the project in a folder and a session of its own, with one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / program), *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # which a shell's & switches off
+    )
+
+
+def end(process: subprocess.Popen[str], seconds: float = 200) -> tuple[int, str]:
+    """Wait for a program and all that it has started; exit status and what was printed."""
+    try:
+        printed, _ = process.communicate(timeout=seconds)
+        deadline = time.monotonic() + 60
+        while left := members(process.pid):
+            assert time.monotonic() < deadline, f"processes {left} were left behind:\n{printed[-3000:]}"
+            time.sleep(0.1)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        printed, _ = process.communicate()
+        pytest.fail(f"the program hung:\n{printed[-3000:]}")
+    return process.returncode, printed
+
+
+def run(folder: Path, program: str, *arguments: str) -> str:
+    """Run a program to its end and give what it printed."""
+    status, printed = end(start(folder, program, *arguments))
+    assert status == 0, printed[-3000:]
+    return printed
+
+
+def members(session: int) -> list[int]:
+    """Processes of a session that run, in the order in which they were started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(words[3]) == session and words[0] not in "ZX":
+            found.append((int(words[19]), int(path.parent.name)))
+    return [process for _, process in sorted(found)]
+
+
+def evaluate(runs: Path, *more: str) -> tuple[str, ...]:
+    """Arguments of an evaluation whose run lies in ``runs``, so that several can share one checkpoint."""
+    best = runs.parent / "runs" / "small" / "checkpoints" / "best.ckpt"
+    configs = ("-c", "small.yaml", "-c", "attacks.yaml", "--runs", str(runs), "--ckpt_path", str(best))
+    return ("test", *configs, "--data.limit", str(IMAGES), *more)
