@@ -150,13 +150,9 @@ def clean_outcomes(folder: str | Path, keys: Collection[str], count: int = 32) -
     Raises:
         ValueError: If a record is damaged or has an unknown schema.
     """
-    schema = {
-        **{"schema": pl.Int64(), "key": pl.String(), "id": pl.String()},
-        **{"correct_before": pl.Boolean(), "quality_before": pl.Float64()},
-    }
     found: dict[str, RecordedOutcome] = {}
-    for _, frame in _blocks(folder, schema):
-        rows = frame.filter(pl.col("key").is_in(list(keys)), pl.col("correct_before").is_not_null())
+    for path, frame in _blocks(folder):
+        rows = _current(frame, path).filter(pl.col("key").is_in(list(keys)), pl.col("correct_before").is_not_null())
         for id, right, quality in rows.select("id", "correct_before", "quality_before").iter_rows():
             found.setdefault(id, RecordedOutcome(right, quality))
             if len(found) == count:
