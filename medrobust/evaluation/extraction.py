@@ -24,8 +24,8 @@ class Extractor:
         passes: Passes with dropout on; 0 for none. A victim without dropout makes none.
         seed: Seed of the dropout.
         maps: Longest side of the layers' maps, which are then kept besides their means; 0 for none. They take up to
-            ``2 * maps ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 36 layers of a
-            MobileNetV2 at a side of 8.
+            ``2 * maps ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 35 layers of a
+            MobileNetV2 at a side of 8 and images of 160 pixels.
 
     Raises:
         ValueError: A layer does not exist.
