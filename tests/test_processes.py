@@ -38,7 +38,8 @@ detection:
     lid: {class_path: LocalDimension, init_args: {neighbours: 5}}
     maha: {class_path: Mahalanobis}
     svm: {class_path: SupportVectors}
-    dnn: {class_path: LayerNetworks, init_args: {epochs: 20}}
+    dnn: {class_path: LayerNetworks}
+    dnn-maps: {class_path: LayerConvolutions, init_args: {side: 4, hidden: 4, epochs: 20}}
     dfeat: {class_path: DeepFeatures, init_args: {trees: 20}}
     qfeat: {class_path: QuantizedFeatures}
   layers: [layer2.*.act2, global_pool]
@@ -164,7 +165,7 @@ def test_detectors_by_two_processes_are_those_of_one(folder: Path) -> None:
     assert len(tables[0]) == 3 * IMAGES  # fgsm, hide and the added noise
     assert tables[1].select("key", "id").is_unique().all()
     assert_same_records(*tables)
-    assert len(cells[0]) == 2 * 2 * 9  # attacks, fits and detectors
+    assert len(cells[0]) == 2 * 2 * 10  # attacks, fits and detectors
     for one, other in zip(*cells, strict=True):
         same = ("attack", "fit", "detector", "n_positive", "n_negative")
         assert [one[name] for name in same] == [other[name] for name in same]
