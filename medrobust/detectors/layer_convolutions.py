@@ -29,7 +29,8 @@ class LayerConvolutions(SupervisedDetector):
     the weights of the step with the lowest loss on a fifth of the patients.
 
     The maps take ``2 * side ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 35 layers of a
-    MobileNetV2 at a side of 8 and images of 160 pixels. Fitting holds those of all reference and AdvTrain images, clean, noisy and adversarial.
+    MobileNetV2 at a side of 8 and images of 160 pixels. Fitting holds those of all reference and AdvTrain images,
+    clean, noisy and adversarial.
 
     Args:
         side: Longest side of the maps, at least 1.

@@ -15,7 +15,7 @@ from medrobust.evaluation.crafting import Crafter, judged
 from medrobust.evaluation.data import Batch
 from medrobust.evaluation.extraction import Extractor, gather
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack
-from medrobust.evaluation.thresholds import held_out_threshold
+from medrobust.evaluation.thresholds import FOLDS, held_out_threshold
 from medrobust.networks.victims import EvaluatedVictim
 
 SAME = "same"  # stands for the judged attack itself
@@ -40,10 +40,15 @@ class FittingFeatures:
         kinds = {"clean": self.clean, "noisy": self.noisy, "adversarial": self.adversarial}
         return {kind: 0 if features is None else len(features) for kind, features in kinds.items()}
 
-    def fit(self, detector: Detector, device: torch.device) -> str:
+    def fit(self, detector: Detector, device: torch.device, folds: int = FOLDS) -> str:
         """Fit a detector's classifier, and set its threshold on scores of clean images that it has not learnt from.
 
         Clean and noisy images are the negatives, adversarial ones the positives.
+
+        Args:
+            detector: A detector with a reference, which is fitted.
+            device: Where it is fitted.
+            folds: Parts of the patients, each of which is left out once for the threshold.
 
         Returns:
             Why the detector has no threshold; empty if it has one.
@@ -61,9 +66,10 @@ class FittingFeatures:
         positive = detector.measure(self.adversarial.to(device))
         detector.fit_classifier(negative, positive, groups=groups)
         try:
-            detector.keep(threshold=held_out_threshold(detector, negative, positive, groups, len(self.clean)))
+            threshold = held_out_threshold(detector, negative, positive, groups, len(self.clean), folds)
         except ValueError as error:
             return str(error)
+        detector.keep(threshold=threshold)
         return ""
 
 

@@ -14,12 +14,12 @@ FOLDS = 5
 
 
 def held_out_threshold(
-    detector: Detector, negative: Tensor, positive: Tensor, groups: Groups | None, clean: int
+    detector: Detector, negative: Tensor, positive: Tensor, groups: Groups | None, clean: int, folds: int = FOLDS
 ) -> Tensor:
     """Threshold that ``PASSING`` of the clean images do not exceed, by scores of images that were held out.
 
     A classifier's scores of the images that it has learnt from are too low, so that their quantile would raise false
-    alarms. Here the patients are dealt to at most `FOLDS` parts, a classifier is fitted without each part in turn, and
+    alarms. Here the patients are dealt to at most `folds` parts, a classifier is fitted without each part in turn, and
     it scores the clean images of that part (cross-fitting). It learns from fewer patients than the detector itself has,
     so that the threshold is that of a slightly weaker classifier. Where the score has no fitted classifier, this is
     simply the score.
@@ -30,6 +30,7 @@ def held_out_threshold(
         positive: Measured positives, ``(M, D)``.
         groups: Patients of the rows.
         clean: Number of clean images.
+        folds: Largest number of parts, at least 2.
 
     Returns:
         The smallest score that at least ``PASSING`` of the clean images do not exceed, float64 ``()``.
@@ -38,7 +39,7 @@ def held_out_threshold(
         ValueError: The patients are not known, only one of them has adversarial images, no clean image has a score, or
             a classifier cannot be fitted without some patients.
     """
-    scores = _held_out_scores(detector, negative, positive, groups, clean)
+    scores = _held_out_scores(detector, negative, positive, groups, clean, folds)
     known = scores[~scores.isnan()].sort().values
     if not len(known):
         raise ValueError("a threshold needs the score of a clean image")
@@ -46,14 +47,14 @@ def held_out_threshold(
 
 
 def _held_out_scores(
-    detector: Detector, negative: Tensor, positive: Tensor, groups: Groups | None, clean: int
+    detector: Detector, negative: Tensor, positive: Tensor, groups: Groups | None, clean: int, folds: int
 ) -> Tensor:
     """Scores of the clean images, float64 ``(clean,)``, each by a classifier that has not seen its patient."""
     if isinstance(detector, WeightedMeasurements) and detector.raw:
         return detector.classify(negative[:clean]).double()
     if groups is None:
         raise ValueError("a threshold needs to know the images' patients")
-    negative_parts, positive_parts = (parts.to(negative.device) for parts in dealt(groups, FOLDS))
+    negative_parts, positive_parts = (parts.to(negative.device) for parts in dealt(groups, folds))
     if not bool(positive_parts.any()):  # then there is but one part
         raise ValueError("a threshold needs adversarial images of at least 2 patients")
     scores = negative.new_full((clean,), math.nan, dtype=torch.float64)

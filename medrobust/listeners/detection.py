@@ -63,6 +63,8 @@ class Detection(EvaluationListener):
         reference_per_class: Clean images of Train of each class that densities are fitted on; None for all.
         fit_per_class: Images of AdvTrain of each class; None for all.
         passes: Passes with dropout for Bayesian uncertainty.
+        folds: Parts of AdvTrain's patients, each of which is left out once to score its clean images for the
+            threshold. Every classifier is fitted that many times more, so that fewer parts save time.
         seed: Seed of dropout and noise.
         folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
 
@@ -81,12 +83,13 @@ class Detection(EvaluationListener):
         passes: int = 50,
         seed: int = 0,
         folder: str = "",
+        folds: int = FOLDS,
     ) -> None:
         """Keep the settings; nothing is fitted yet."""
         self.detectors = dict(detectors or {})
         self.layers, self.fit_on = list(layers or ["activations"]), list(fit_on or [SAME])
         self.reference_per_class, self.fit_per_class = reference_per_class, fit_per_class
-        self.passes, self.seed, self.folder = passes, seed, folder
+        self.passes, self.folds, self.seed, self.folder = passes, folds, seed, folder
         if len(set(self.fit_on)) < len(self.fit_on):
             raise ValueError(f"fit_on names each attack once, got {self.fit_on}")
         for name in self.detectors:
@@ -98,6 +101,8 @@ class Detection(EvaluationListener):
         views_needed(self.detectors.values())  # refuses two that ask for a gradient step
         if passes < 2:
             raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
+        if folds < 2:
+            raise ValueError(f"folds are parts of the patients to leave out in turn, at least 2, got {folds}")
         self._extractor: Extractor | None = None
         self._fitted: dict[str, dict[str, Detector]] = {}
         self._chosen: dict[tuple[str, str], str | None] = {}
@@ -133,7 +138,7 @@ class Detection(EvaluationListener):
             )
         described = {
             "definition": DEFINITION,
-            "threshold": {"passing": PASSING, "folds": FOLDS},
+            "threshold": {"passing": PASSING, "folds": self.folds},
             "detectors": list(self.detectors),
             "fits": self.fit_on,
             "settings": {
@@ -348,7 +353,7 @@ class Detection(EvaluationListener):
             forks = {name: detector.fork() for name, detector in prepared.items()}
 
             def classify(one: Detector, groups: FittingFeatures = groups) -> str:
-                return groups.fit(one, device)
+                return groups.fit(one, device, self.folds)
 
             self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")
 

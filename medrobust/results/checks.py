@@ -421,15 +421,16 @@ def _wrong_signs(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
 def _fits(evaluation: CheckedEvaluation, what: str) -> Iterator[tuple[str, list[Row]]]:
     """What detectors were fitted on, with the rows of those of which a number is known; each fit once.
 
-    A fit of a name judges several attacks with the same classifiers.
+    A fit of a name judges several attacks with the same classifiers, and may be that of an attack itself.
     """
     seen = set()
-    for (fit, key), rows in evaluation.detectors.items():
+    for (fit, _), rows in evaluation.detectors.items():
         known = [row for row in rows if row[what] is not None]
-        identity = (fit, key if fit == SAME else tuple(row[what] for row in known))
+        fitted_on = rows[0]["attack"] if fit == SAME else fit
+        identity = (fitted_on, *(row[what] for row in known))
         if known and identity not in seen:
             seen.add(identity)
-            yield known[0]["attack"] if fit == SAME else fit, known
+            yield fitted_on, known
 
 
 def _worse_than_guessing(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:

@@ -72,6 +72,7 @@ def test_a_classifier_scores_only_images_that_it_has_not_learnt_from() -> None:
     assert float(detector.classify(clean).max()) == -1  # of its own images it says nothing
     assert float(held_out_threshold(detector, clean, positive, apart(30, 10), 30)) == 26
     assert torch.equal(detector.get_buffer("known"), clean[:, 0])  # it stays what it was
+    assert float(held_out_threshold(detector, clean, positive, apart(30, 10), 30, folds=2)) == 26
 
 
 def test_all_images_of_a_patient_are_left_out_together() -> None:

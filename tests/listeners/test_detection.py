@@ -423,6 +423,7 @@ def test_settings_that_cannot_work_are_refused_before_an_image_is_attacked(
         ({"reference_per_class": 0}, "reference_per_class counts images and is at least 1, got 0"),
         ({"fit_per_class": -1}, "fit_per_class counts images and is at least 1, got -1"),
         ({"passes": 1}, "from 2 on, got 1"),
+        ({"folds": 1}, "at least 2, got 1"),
         ({"detectors": {name: Mahalanobis(perturbation=0.01) for name in "ab"}}, "only one detector .* gradient step"),
     ],
 )
@@ -526,6 +527,7 @@ def test_all_that_scores_depend_on_changes_the_records_keys(tmp_path: Path) -> N
         {"layers": ["act2"]},
         {"reference_per_class": 9},
         {"fit_per_class": 9},
+        {"folds": 3},
         {"seed": 1},
         {"fit_on": ["fgsm"]},
         {"data": moved},

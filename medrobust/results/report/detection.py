@@ -78,7 +78,10 @@ class Grid(NamedTuple):
     def is_complete(self) -> bool:
         """Whether any detector has a threshold, and any a score of random signs."""
         rows = [row for _, rows in self.lines for row in rows]
-        return any(row.get("threshold") is not None for row in rows) and any(control(row, "signs") for row in rows)
+        return all(
+            any(number(row) is not None for row in rows)
+            for number in (lambda row: row.get("threshold"), lambda row: control(row, "signs"))
+        )
 
 
 class Cell(NamedTuple):
