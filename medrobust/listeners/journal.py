@@ -1,5 +1,6 @@
 """The journal: one record for each image and attack, written as soon as there is one, resumed after a kill."""
 
+import logging
 import platform
 import shlex
 import sys
@@ -21,7 +22,9 @@ from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 from medrobust.results.columns import COLUMNS
 from medrobust.results.manifest import SCHEMA, write_manifest
-from medrobust.results.records import Journal, clean_outcomes, finished
+from medrobust.results.records import RECORDS, Journal, clean_outcomes, finished
+
+logger = logging.getLogger(__name__)
 
 
 class RecordJournal(EvaluationListener):
@@ -68,8 +71,16 @@ class RecordJournal(EvaluationListener):
         if context.is_first:
             write_manifest(folder, self._manifest(context, victim, plan))
         if self.resume:
-            for key, ids in finished(folder, [planned.key for planned in plan.attacks]).items():
-                plan.done.setdefault(key, set()).update(ids)
+            found = finished(folder)
+            for planned in plan.attacks:
+                plan.done.setdefault(planned.key, set()).update(found.pop(planned.key, ()))
+            unused = sum(map(len, found.values()))
+            if unused and context.is_first and not (folder / RECORDS).is_file():
+                logger.warning(
+                    "%d records in %s are of other weights, data, attacks or settings, or of an earlier version, and "
+                    "are not used",
+                    *(unused, folder),
+                )
             plan.recorded.update(clean_outcomes(folder, [planned.key for planned in plan.attacks]))
         self._journal = Journal(folder, context.rank)
 
