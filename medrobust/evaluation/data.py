@@ -62,6 +62,9 @@ def evaluation_data(value: object) -> "EvaluationData":
 class EvaluationData(Protocol):
     """Images in splits, which an evaluation attacks, fits detectors and objectives on, and names in its records.
 
+    Data that also have ``hashes`` (``networks.seen_images.HashedData``) are compared with what a victim says that it
+    was trained on (``TellsSeenImages``): images that it has seen are refused.
+
     ``isinstance`` tells whether an object has all of it; the types are for a static checker.
     """
 
@@ -86,7 +89,7 @@ class EvaluationData(Protocol):
         ...
 
     def fingerprint(self, split: str) -> str:
-        """Short text that changes with whatever decides the images and targets of a split."""
+        """Short text that changes with whatever decides the images and targets of a split, their content included."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -21,12 +21,13 @@ def victim_beside(victim: EvaluatedVictim, path: str, what: str, device: torch.d
     """
     if not is_stored_victim(victim):
         raise ValueError(f"{what} is read from a checkpoint, and a {type(victim).__name__} cannot be built from one")
-    other = victim.from_checkpoint(checkpoint_of(path))
+    with torch.inference_mode(False):  # a trainer's inference mode would leave it tensors without gradients
+        other = victim.from_checkpoint(checkpoint_of(path)).to(device)
     wanted, found = victim.description(), other.description()
     for fact in ("num_classes", "channels"):
         if wanted.get(fact) != found.get(fact):
             raise ValueError(f"{what} has {fact} {found.get(fact)}, the victim {wanted.get(fact)}")
-    return other.to(device).eval().requires_grad_(False)
+    return other.eval().requires_grad_(False)
 
 
 def checkpoint_of(path: str | Path) -> Path:

@@ -77,8 +77,16 @@ class RecordJournal(EvaluationListener):
             announce_replaced(folder, plan)
             write_manifest(folder, self._manifest(context, victim, plan))
         if self.resume:
-            for key, ids in finished(folder, [planned.key for planned in plan.attacks]).items():
-                plan.done.setdefault(key, set()).update(ids)
+            found = finished(folder)
+            for planned in plan.attacks:
+                plan.done.setdefault(planned.key, set()).update(found.pop(planned.key, ()))
+            unused = sum(map(len, found.values()))
+            if unused and context.is_first and not (folder / RECORDS).is_file():
+                logger.warning(
+                    "%d records in %s are of other weights, data, attacks or settings, or of an earlier version, and "
+                    "are not used",
+                    *(unused, folder),
+                )
             plan.recorded.update(clean_outcomes(folder, [planned.key for planned in plan.attacks]))
         self._journal = Journal(folder, context.rank)
 

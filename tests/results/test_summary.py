@@ -252,6 +252,53 @@ def test_a_sound_evaluation_raises_no_flag():
     assert [check["check"] for check in summary["checks"]] == list(CHECKS)
 
 
+def bound(**found):
+    """What a manifest says of a victim that has seen nothing, but for what is found."""
+    return {"unknown": "", "images": 40, "seen": {}, "examples": [], "differences": [], "others": {}} | found
+
+
+@pytest.mark.parametrize(
+    ("found", "check", "severity", "words"),
+    [
+        (
+            {"seen": {"train": 40}},
+            "seen",
+            "error",
+            "Of the 40 images under evaluation, the victim has seen 40 in its Train",
+        ),
+        ({"unknown": "nobody wrote it down"}, "seen", "warning", "Nobody can tell whether the victim has seen"),
+        ({"others": {"the judge a": bound(seen={"val": 3})}}, "seen", "warning", "the judge a has seen 3 in its Val"),
+        ({"differences": ["Trained at 8."]}, "preparation", "warning", "Trained at 8."),
+    ],
+)
+def test_what_victims_have_seen_is_flagged(found, check, severity, words):
+    entry = attack()
+    told, records = {**manifest(entry), "binding": bound()}, pl.DataFrame(rows(entry, "1" * 40), schema_overrides=TYPES)
+    assert not summarise(records, told)["flags"]
+    (flag,) = summarise(records, told | {"binding": bound(**found)})["flags"]
+    assert (flag["check"], flag["severity"]) == (check, severity) and words in flag["message"]
+
+
+def test_records_that_contradict_each_other_about_clean_images_are_flagged():
+    one, other = attack("fgsm"), attack("pgd")
+    entries, clean = [one, other], rows(one, "1" * 40)
+    for wrong, flagged in ((1, False), (2, True)):  # one image of 40 may lie on the boundary
+        records = clean + [
+            row | ({"correct_before": False, "success": False} if place < wrong else {})
+            for place, row in enumerate(rows(other, "1" * 40))
+        ]
+        flags = [flag for flag in summary_of(entries, records)["flags"] if flag["check"] == "clean"]
+        assert bool(flags) == flagged
+    assert flags[0]["severity"] == "error" and "right and wrong about 2 of 40 clean images" in flags[0]["message"]
+
+
+def test_records_that_contradict_the_victims_own_metric_are_flagged():
+    entry = attack()
+    told = manifest(entry) | {"victim": {"name": "net", "quality": {"accuracy": 0.9}}}
+    (flag,) = summarise(pl.DataFrame(rows(entry, "1" * 40), schema_overrides=TYPES), told)["flags"]
+    assert flag["check"] == "clean" and "right about 100.0 %" in flag["message"] and "says 90.0 %" in flag["message"]
+
+
 @pytest.mark.parametrize(("only_noise", "flagged"), [(4, False), (5, True)])  # 1/16 and 1/32 against 5 %
 def test_noise_that_beats_an_attack(only_noise, flagged):
     noise, entry = attack("noise", control=True), attack()
