@@ -48,7 +48,7 @@ from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
 from medrobust.results.formats import all_printable, printable
-from medrobust.results.manifest import read_manifest, replace_file, write_manifest
+from medrobust.results.manifest import naming, read_manifest, replace_file, write_manifest
 from medrobust.results.report.detection import console_detection
 from medrobust.results.report.page import finish
 from medrobust.results.report.tables import console_flags, console_table
@@ -93,7 +93,9 @@ class RunConfig(SaveConfigCallback):
         replace_file(self.path, text.encode())
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, MedicalDataModule):
-            data.export_splits(self.path.with_name(SPLITS))
+            splits = self.path.with_name(SPLITS)
+            with naming(splits):
+                data.export_splits(splits)
         for log in trainer.loggers:
             log.log_hyperparams({"config": text})
 

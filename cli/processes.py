@@ -18,28 +18,33 @@ def tie_processes(trainer: pl.Trainer, ending: Ending) -> None:
     ends with status 0; when a launched process fails it kills the first one without a word.
     """
     launcher = trainer.strategy.launcher
-    launches = isinstance(launcher, _SubprocessScriptLauncher)
-    if launcher is not None and not launches:
+    if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):
         return  # processes that are forked or spawned take the trainer along, which must stay as it is
     _leave_sigterm_alone(trainer)
     if trainer.world_size == 1:
         return
-    ours = isinstance(launcher, _SubprocessScriptLauncher) and trainer.num_nodes == 1
-    if ours and not launcher.cluster_environment.creates_processes_externally:
-        os.environ[ADDRESS] = ending.launch(trainer.world_size, lambda: launcher.procs)
-        subprocess_script._launch_process_observer = lambda processes: None
+    if launcher is not None and trainer.num_nodes == 1:
+        _tie_launched(launcher, trainer.world_size, ending)
     _meet_after_setup(trainer, ending)
 
 
+def _tie_launched(launcher: _SubprocessScriptLauncher, ranks: int, ending: Ending) -> None:
+    """Be the first process, if this is the one that is about to launch the others."""
+    if not launcher.cluster_environment.creates_processes_externally:
+        os.environ[ADDRESS] = ending.launch(ranks, lambda: launcher.procs)
+        watching: Any = subprocess_script
+        watching._launch_process_observer = lambda processes: None
+
+
 def _leave_sigterm_alone(trainer: pl.Trainer) -> None:
-    connector = trainer._signal_connector
+    connector: Any = trainer._signal_connector
     register = connector._register_signal
 
     def register_others(number: Any, handler: Any) -> None:
         if number not in (signal.SIGTERM, signal.SIGINT):
             register(number, handler)
 
-    connector._register_signal = register_others  # type: ignore[method-assign]
+    connector._register_signal = register_others
 
 
 def _meet_after_setup(trainer: pl.Trainer, ending: Ending) -> None:

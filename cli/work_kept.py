@@ -63,7 +63,7 @@ def check_trained(trainer: pl.Trainer) -> None:
         UnfinishedError: Says which, and what there is.
     """
     watched = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor]
-    if trainer.fast_dev_run or not watched or not trainer.is_global_zero:
+    if getattr(trainer, "fast_dev_run", False) or not watched or not trainer.is_global_zero:
         return
     best = watched[0]
     path = Path(best.best_model_path) if best.best_model_path else None

@@ -119,8 +119,9 @@ class Writer:
         here = _identity(os.getpid())
         if holder.get("host") == socket.gethostname() and holder.get("namespace") == here["namespace"]:
             process = holder.get("process")
-            running = isinstance(process, int) and process > 0 and _runs(process)
-            return not running or _identity(process)["started"] != holder.get("started")
+            if not isinstance(process, int) or process < 1 or not _runs(process):
+                return True
+            return _identity(process)["started"] != holder.get("started")
         return self._age() > STALE
 
     def _age(self) -> float:
