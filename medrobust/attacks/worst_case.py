@@ -93,7 +93,7 @@ class WorstCase(Attack):
         for index, attack in enumerate(self.attacks):
             if not unbroken.ids:
                 break
-            crafted = attack.perturb(victim, unbroken.clean, unbroken.targets, unbroken.ids)
+            crafted = attack.attempt(victim, unbroken.clean, unbroken.targets, unbroken.ids)
             with torch.no_grad():
                 step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, self.targeted)
                 values = Margin()(step)

@@ -229,7 +229,7 @@ def test_the_strength_check_is_what_runs_by_default(conv_net: Any, images_of: An
         ({"attacks": (Unbounded(),)}, "a worst case is one at a radius, and Unbounded has no epsilon"),
         ({"attacks": (PGD(), LogDomain())}, "one in a norm, got PGD with linf and LogDomain with log"),
         ({"attacks": ("PGD",)}, "attacks lists configured attacks, got 'PGD'"),
-        ({"epsilon": 8}, r"epsilon is in units of .* and lies in \(0, 1\], got 8"),
+        ({"epsilon": 8}, r"epsilon is in units of .* and lies in \[0, 1\], got 8"),
         ({"attacks": (PGD(),), "epsilon": None}, "epsilon is a number, got None"),
     ],
 )
