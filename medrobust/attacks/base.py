@@ -127,6 +127,12 @@ class Attack(PlainNumbers, ABC):
         the victim which were broken.
         """
 
+    def attempt(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
+        """What ``perturb`` makes, for an attack that runs this one: the clean image where it may not be returned."""
+        crafted = self.perturb(victim, images, targets, ids)
+        fine = acceptable(crafted.images, images, getattr(self, "epsilon", None), self.norm)
+        return replace(crafted, images=torch.where(fine.view(-1, 1, 1, 1), crafted.images, images))
+
     def _crafted(
         self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str] | None
     ) -> tuple[Crafted, WatchedVictim]:

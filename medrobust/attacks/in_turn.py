@@ -39,7 +39,7 @@ def attack_in_turn(
     for index, attack in enumerate(attacks):
         if not unbroken.ids:
             break
-        crafted = attack.perturb(victim, unbroken.clean, unbroken.targets, unbroken.ids)
+        crafted = attack.attempt(victim, unbroken.clean, unbroken.targets, unbroken.ids)
         with torch.no_grad():
             step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, attack.targeted)
             values = Margin()(step)

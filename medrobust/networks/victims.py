@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -219,13 +219,15 @@ def evaluated_victim(value: object) -> EvaluatedVictim:
 
 
 def attackable(value: object) -> Victim:
-    """The value itself, if it promises what an attack asks of a victim.
+    """The value itself, if it can be attacked: it can be called, and has an ``outcome``.
+
+    The rest of what a ``Victim`` promises is left to the attacks that need it.
 
     Raises:
-        ValueError: It does not; the message names what is missing, and how a plain module becomes a victim.
+        ValueError: It cannot; the message names what it lacks, and how a plain module becomes a victim.
     """
-    if isinstance(value, Victim):
-        return value
+    if callable(value) and hasattr(value, "outcome"):
+        return cast(Victim, value)
     lacking = ", ".join(name for name in ("__call__", "loss", "outcome", "features") if not hasattr(value, name))
     raise ValueError(
         f"an attack needs a victim, and {type(value).__name__} lacks {lacking}: wrap a classifier that returns logits "

@@ -57,7 +57,12 @@ _TABLE = (
     Column("l0", pl.Int64(), True, "number of changed values"),
     Column("forwards", pl.Int64(), False, "forward passes of this image through the victim that the attack spent"),
     Column("backwards", pl.Int64(), False, "backward passes"),
-    Column("zero_gradients", pl.Int64(), False, "backward passes whose objective had saturated or gradient was zero"),
+    Column(
+        "zero_gradients",
+        pl.Int64(),
+        False,
+        "backward passes whose objective had saturated or gradient was zero or not finite",
+    ),
     Column("seed", pl.Int64(), False, "seed of the attack"),
 )
 

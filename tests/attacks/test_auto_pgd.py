@@ -175,11 +175,12 @@ def test_the_images_that_come_back_are_those_that_fool(linear: Any) -> None:
     victim, images = linear(), torch.full((40, 1, 8, 8), 0.5)
     targets = torch.zeros(40).long()
     attack = APGD(epsilon=0.1, steps=5, objective=-Margin(1e6), stop_when_fooled=False)
-    noise = per_image_uniform([str(i) for i in range(40)], (1, 8, 8), 0, "APGD:0", images)
+    ids = [str(i) for i in range(40)]
+    noise = per_image_uniform(ids, (1, 8, 8), 0, "APGD:0", images)
     starts = images + 0.1 * noise
     fools = victim(starts).argmax(1) != targets
     assert 5 < int(fools.sum()) < 35
-    attacked = attack(victim, images, targets)
+    attacked = attack(victim, images, targets, ids)
     assert torch.equal(attacked.success, fools)
     torch.testing.assert_close(attacked.images[fools], starts[fools])
 
@@ -236,7 +237,7 @@ def test_a_gradient_that_is_not_a_number_leaves_a_valid_image() -> None:
     class Rooted(torch.nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             score = (images - 0.1).clamp(min=0).square().sum((1, 2, 3)).sqrt()
-            return torch.stack([score / 0.0 - score / 0.0, 0.5 - score], 1)
+            return torch.stack([score, 0.5 - score], 1)
 
     images = torch.zeros(2, 1, 2, 2)
     images[1] = 0.5
@@ -339,7 +340,7 @@ def test_two_runs_have_no_cosine_between_them(linear: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epsilon", 8, r"epsilon is in units of the \[0, 1\] image range and lies in \(0, 1\], got 8"),
+        ("epsilon", 8, r"epsilon is in units of the \[0, 1\] image range and lies in \[0, 1\], got 8"),
         ("steps", 0, "got 0"),
         ("restarts", 0, "restarts counts runs and is a whole number of at least 1, got 0"),
         ("rho", 1.5, r"rho is a share of the steps and lies in \[0, 1\], got 1.5"),

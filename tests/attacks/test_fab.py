@@ -333,7 +333,7 @@ def test_torchattacks_walks_as_far(conv_net: Any, images_of: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epsilon", 8, r"epsilon is in units of the \[0, 1\] image range and lies in \(0, 1\], got 8"),
+        ("epsilon", 8, r"epsilon is in units of the \[0, 1\] image range and lies in \[0, 1\], got 8"),
         ("steps", 0, "got 0"),
         ("restarts", 0, "restarts is a whole number of at least 1, got 0"),
         ("search_steps", -1, "search_steps is a whole number of at least 0, got -1"),

@@ -383,7 +383,9 @@ def test_the_random_start_fills_the_ball_evenly(linear: Any) -> None:
     """Uniform in [-eps, eps]: mean 0 with standard error eps / sqrt(3 n), mean square eps^2 / 3."""
     images = torch.full((64, 1, 8, 8), 0.5)
     attack = PGD(epsilon=0.1, steps=1, step_size=1e-7)
-    moved = (attack(linear(), images, torch.zeros(64).long()).images - images).double()
+    moved = (
+        attack(linear(), images, torch.zeros(64).long(), [str(place) for place in range(64)]).images - images
+    ).double()
     assert abs(float(moved.mean())) < 5 * 0.1 / (3 * 4096) ** 0.5
     assert float(moved.square().mean()) == pytest.approx(0.01 / 3, rel=0.05)
     assert 0.099 < float(moved.abs().max()) <= 0.1 + 1e-6
@@ -392,7 +394,9 @@ def test_the_random_start_fills_the_ball_evenly(linear: Any) -> None:
 def test_uniform_noise_is_uniform_and_costs_one_look(linear: Any) -> None:
     images = torch.full((100, 1, 8, 8), 0.5)
     images[0] = 0.0
-    attacked = UniformNoise(epsilon=0.1)(linear(), images, torch.zeros(100).long())
+    attacked = UniformNoise(epsilon=0.1)(
+        linear(), images, torch.zeros(100).long(), [str(place) for place in range(100)]
+    )
     moved = (attacked.images - images).double()[1:]
     assert abs(float(moved.mean())) < 5 * 0.1 / (3 * 6336) ** 0.5
     assert float(moved.square().mean()) == pytest.approx(0.01 / 3, rel=0.05)

@@ -232,7 +232,7 @@ def test_standard_is_autoattacks_and_runs_by_default(conv_net: Any, images_of: A
         ({"attacks": ("PGD",)}, "attacks lists configured attacks, got 'PGD'"),
         ({"attacks": "strong"}, "attacks is a list of attacks or one of standard, got 'strong'"),
         ({"attacks": ()}, "attacks lists at least one attack, or is 'standard', got none"),
-        ({"epsilon": 8}, r"epsilon is in units of .* and lies in \(0, 1\], got 8"),
+        ({"epsilon": 8}, r"epsilon is in units of .* and lies in \[0, 1\], got 8"),
         ({"attacks": (PGD(),), "epsilon": None}, "epsilon is a number, got None"),
     ],
 )

@@ -79,3 +79,14 @@ def test_without_judges_there_is_no_column_and_no_identity() -> None:
     recorder = evaluate(linear_victim(), InMemoryData({"adv_test": random_split(2)}), {"bim": BIM()}, Transfer())
     assert recorder.plans[0].listeners == {}
     assert not recorder.batches[0].columns
+
+
+def test_a_judge_whose_outputs_are_not_finite_is_not_fooled_but_refused(tmp_path: Path, run_of: Any) -> None:
+    broken = random_resnet(1)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    judges = {"broken": run_of(tmp_path / "a", broken)}
+    with pytest.raises(
+        ValueError, match=r"\(judge broken, clean\) are not finite for 4 of 4 images, first 'adv_test-00'"
+    ):
+        evaluate(random_resnet(0), data_of(), {"bim": BIM(steps=1)}, Transfer(judges))

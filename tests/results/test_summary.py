@@ -243,6 +243,9 @@ def test_a_sound_evaluation_raises_no_flag():
         "radius": 1,
         "steps": 0,
         "zero_gradients": 3,
+        "broken_gradients": 3,
+        "refused": 4,
+        "probabilities": 1,
         "unbounded": 1,
         "few_positives": 0,
         "wrong_signs": 0,
@@ -351,6 +354,42 @@ def test_vanishing_gradients(zero, flagged):
     for record in records[:zero]:
         record["zero_gradients"] = 1
     assert raised(summary_of([entry], records)) == ([("zero_gradients", "pgd", 1 / 255)] if flagged else [])
+
+
+def test_broken_gradients_are_flagged_with_the_images_and_passes():
+    entry = attack()
+    records = rows(entry, "1" * 40)
+    for record in records:
+        record["broken_gradients"] = None
+    assert raised(summary_of([entry], records)) == []
+    records[3]["broken_gradients"], records[5]["broken_gradients"] = 2.0, 1.0
+    summary = summary_of([entry], records)
+    assert raised(summary) == [("broken_gradients", "pgd", 1 / 255)]
+    assert "on 2 of 40 images, in 3.8 % of its backward passes" in summary["flags"][0]["message"]  # 3 of 80
+    assert "broken_gradients" not in summary["rows"][1]["means"]
+
+
+def test_images_that_could_not_be_returned_are_flagged():
+    entry, noise = attack(), attack("noise", control=True)
+    records = rows(entry, "1" * 40) + rows(noise, "0" * 40)
+    records[7]["refused"] = 1.0
+    summary = summary_of([noise, entry], records)
+    assert raised(summary) == [("refused", "pgd", 1 / 255)]
+    assert summary["flags"][0]["severity"] == "error"
+    assert "1 of 40 images that are not finite" in summary["flags"][0]["message"]
+    assert "refused" not in summary["rows"][2]["means"]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_outputs_that_look_like_probabilities_are_flagged_once(missing):
+    sweep = [attack(), attack(epsilon=2 / 255)]
+    records = rows(sweep[0], "1" * 40) + rows(sweep[1], "1" * 40)
+    for record in records:
+        record["probability_outputs"] = 1.0
+    records[0]["probability_outputs"] = None if missing else 1.0
+    summary = summary_of(sweep, records)
+    assert raised(summary) == ([] if missing else [("probabilities", None, None)])
+    assert "probability_outputs" not in summary["rows"][1]["means"]
 
 
 @pytest.mark.parametrize(("excess", "norm", "flagged"), [(9e-7, "linf", 0), (2e-6, "linf", 1), (2e-6, "l2", 0)])
@@ -496,7 +535,7 @@ def test_console_says_that_all_checks_passed():
     entry = attack()
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(console_flags(summary_of([entry], rows(entry, "1" * 40))))
-    assert console.export_text() == "All 6 self-checks passed.\n"
+    assert console.export_text() == "All 9 self-checks passed.\n"
 
 
 def test_markdown_table():
