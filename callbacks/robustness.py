@@ -34,6 +34,8 @@ class Robustness(Callback):
         attacks: Attacks by name.
         epsilons: Radii at which every attack runs in ``validate`` and ``test``, in units of the [0, 1] image range,
             such as ``1/255``; None leaves each attack at its own.
+        log_epsilons: Radii at which attacks in the log domain run instead, in units of the natural logarithm of an
+            image; needed beside ``epsilons`` if there is such an attack.
         controls: Add uniform noise of the same radii, the control that every table shows.
         fit_batches: Validation batches of each epoch that are attacked while fine-tuning, each attack at its own
             radius; 0 for none.
@@ -54,7 +56,8 @@ class Robustness(Callback):
             ``report`` their number at the top of the results, for an evaluation on Train on purpose.
 
     Raises:
-        ValueError: A radius or count is out of its range.
+        ValueError: A radius or count is out of its range, the name of an attack is not text, or a sweep's radii fit no
+            attack or not all of them.
     """
 
     def __init__(
@@ -71,13 +74,23 @@ class Robustness(Callback):
         fitted: str = "",
         seed: int | None = None,
         seen: Seen = "refuse",
+        log_epsilons: list[Fraction | float] | None = None,
     ) -> None:
         """Keep the settings."""
         self.attacks = dict(attacks or {})
-        self.epsilons, self.controls, self.goals, self.seed = epsilons, controls, goals, seed
+        self.epsilons, self.log_epsilons = epsilons, log_epsilons
+        self.controls, self.goals, self.seed = controls, goals, seed
         self.fit_batches, self.seen = fit_batches, seen
+        for name, radii in (("epsilons", epsilons), ("log_epsilons", log_epsilons)):
+            if radii is not None and not radii:
+                raise ValueError(f"{name} is a list of radii, or null for each attack's own, got an empty list")
         for radius in epsilons or []:
             check_radius("epsilons", radius, zero=True)
+        for radius in log_epsilons or []:
+            check_radius("log_epsilons", radius, "the natural logarithm of an image", zero=True)
+        for name in self.attacks:
+            if not isinstance(name, str) or name.strip() != name or not name:
+                raise ValueError(f"the name of an attack is text without spaces around it, got {name!r}")
         if fit_batches < 0:
             raise ValueError(f"fit_batches counts batches and is not negative, got {fit_batches}")
         if controls and CONTROL in self.attacks:
@@ -92,12 +105,13 @@ class Robustness(Callback):
             reference_per_class=reference_per_class,
             fitted=fitted,
         )
+        self.planned()  # refuses radii that no attack takes
         self.evaluation: Evaluation | None = None
         self._correct: Tensor | None = None
 
     def planned(self) -> list[tuple[str, Attack]]:
         """Names and attacks of an evaluation, in the order in which they run; names repeat over radii."""
-        laid_out = lay_out(self.attacks, self.epsilons, self.controls)
+        laid_out = lay_out(self.attacks, self.epsilons, self.controls, self.log_epsilons)
         if self.seed is None:
             return laid_out
         return [(name, replace(attack, seed=self.seed)) for name, attack in laid_out]

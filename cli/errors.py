@@ -1,30 +1,40 @@
-"""Turns the parser's account of everything that it tried into one sentence about the mistake."""
+"""Turns the parser's account of everything that it tried into one sentence about the mistake, and says where it is."""
 
-import difflib
 import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
-from datamodules import MedicalDataModule
-from lightning_modules import VictimModule
+from cli.config_files import ConfigFile, line_of
+from cli.suggestions import (
+    KINDS,
+    expected_base,
+    fields_of,
+    found_class,
+    kind_of,
+    known_classes,
+    known_options,
+    nearest,
+    subparsers,
+)
 from medrobust.attacks import Attack
-from medrobust.detectors import Detector
-from medrobust.objectives import Objective
 from medrobust.results.formats import printable
 
 IMPORT_FAILURE = r"(No module named '[^']+'|cannot import name '[^']+'|module '[^']+' has no attribute '[^']+')"
+CALLABLE = r"Got value: Namespace\(class_path='([^']+)'"
+NO_CAUSE = "Expected a <class|Does not validate|Problem with given class_path|Not a valid subclass"
+LONGEST = 240  # characters of a message of the parser's that no better sentence is known for
 
 
 class OneSentenceParser(LightningArgumentParser):
     """Lightning's parser, whose error is one sentence on standard error and exit status 2."""
+
+    files: tuple[ConfigFile, ...] = ()  # that were given to it
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the program with the sentence; a nested parser raises instead."""
@@ -33,8 +43,66 @@ class OneSentenceParser(LightningArgumentParser):
         if os.environ.get("MEDROBUST_TRACEBACK"):
             sys.stderr.write(f"{message}\n")
             traceback.print_exc()
-        sys.stderr.write(f"error: {printable(sentence(message, list(known_options(self))))}\n")
+        place = place_of(message, list(given_files(self)))
+        sys.stderr.write(f"error: {place}{printable(sentence(message, list(known_options(self))))}\n")
         sys.exit(2)
+
+
+def given_files(parser: Any) -> Iterable[ConfigFile]:
+    """The configuration files that a parser and its subcommands were given."""
+    yield from parser.files
+    for sub in subparsers(parser):
+        yield from given_files(sub)
+
+
+def place_of(message: str, files: Sequence[ConfigFile]) -> str:
+    """File and line of a mistake, to be put before its sentence; empty if it is in no file or already named.
+
+    Args:
+        message: The parser's message, or what a class said when it was built.
+        files: The configuration files, in the order in which they were given.
+    """
+    if any(message.startswith(file.path) for file in files):
+        return ""
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    within = tuple(keys[0].split(".")) if keys else ()
+    if option := re.search(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'", message):
+        name = (option[1] or option[2]).removeprefix("init_args.").partition(".")[0]
+        return line_of(files, within, name)
+    if unknown := re.search(r"dot import path string: (\S+)|Import path (\S+)|class, but (\S+) is abstract", message):
+        return line_of(files, within, None, unknown[1] or unknown[2] or unknown[3])
+    if re.search(IMPORT_FAILURE, message) and (owners := re.findall(CALLABLE, message) or _owners(message)):
+        return line_of(files, within, None, owners[-1])
+    values = re.findall(r"(?:Got|Given) value: (.+)", message) + re.findall(
+        r"fraction such as 8/255, got '(.+)'", message
+    )
+    for value in values if keys else []:
+        name = keys[-1].rpartition(".")[2]
+        if place := line_of(files, within, name, value) or line_of(files, within, None, value):
+            return place
+    called = re.search(CALLABLE, message)
+    return (called and line_of(files, (), None, called[1])) or _built_from(message, files)
+
+
+def _built_from(message: str, files: Sequence[ConfigFile]) -> str:
+    """Place of the value that a class refused when it was built: one whose name and value its sentence contains."""
+    words, quoted = set(re.findall(r"\w+", message)), re.findall(r"'([^']+)'", message)
+    values = re.findall(r"(?:got|passed in|devices) ([^\s,;)]*[^\s,;.)])", message) or quoted
+    for file in reversed(files):
+        for entry in file.entries():
+            if entry.names[-1] in words and any(entry.means(value) for value in values):
+                return file.at(entry.line)
+    if "got " in message:  # quoted words may be what was expected
+        return next((place for value in quoted if (place := line_of(files, ("attack", "attacks", value)))), "")
+    return next((place for value in quoted if (place := line_of(files, (), None, value))), "")
+
+
+def place_of_class(message: str, files: Sequence[ConfigFile]) -> str:
+    """File and line of the class that refused its values, if the files name it only once; empty otherwise."""
+    built = re.search(r"Given value: Namespace\(class_path='([^']+)'", message)
+    names = (built[1], built[1].rpartition(".")[2]) if built else ()
+    found = {file.at(entry.line) for file in files for entry in file.entries() if any(map(entry.means, names))}
+    return found.pop() if len(found) == 1 else ""
 
 
 def sentence(message: str, options: list[str]) -> str:
@@ -42,88 +110,107 @@ def sentence(message: str, options: list[str]) -> str:
 
     Args:
         message: The message; for classes and unions it has several lines.
-        options: All options, of which the sentence suggests the nearest to an unknown one.
+        options: All options, of which the sentence suggests the nearest to an unknown one; none for what a class says.
     """
-    where = re.search(r'Parser key "([^"]+)"', message)
-    place = f"{where[1]}: " if where else ""
-    inner = re.findall(r'Parser key "([^"]+)"', message)
-    place = f"{where[1]}, {inner[-1]}: " if where and inner[-1] != where[1] else place
-    if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
+    if not options and "\n" not in message:
+        return message
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    place = "" if not keys else f"{keys[0]}: " if keys[-1] == keys[0] else f"{keys[0]}, {keys[-1]}: "
+    about = _about_a_class(message, place) or _about_an_option(message, place, options)
+    if about:
+        return about
+    if keys and (owners := _owners(message)):
+        place = f"{keys[0]}, {keys[-1]} of {owners[-1].rpartition('.')[2]}: "
+    return _about_a_value(message, place)
+
+
+def _about_a_class(message: str, place: str) -> str:
+    """Sentence about a class that does not exist, cannot be imported or is of another kind; empty if it is not that."""
+    base = expected_base((re.findall(r"Subtypes: (.+)|subclass of (.+)", message) or [("", "")])[-1][0] or message)
+    kind = KINDS[base] if base else ""
+    unknown = re.search(r"Expected a dot import path string: (\S+)", message)
+    foreign = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)
+    if foreign or (unknown and kind_of(unknown[1])):
+        name = foreign[1] if foreign else unknown[1]  # type: ignore[index]
+        own = kind_of(name.rpartition(".")[2])
+        return f"{place}{name} is {own or 'not ' + kind}{', and ' + kind + ' is expected' if own and kind else ''}"
+    if unknown:
         choices = re.search(r"Expected a typing.Literal\[(.+?)\]", message)
         beside = f", nor is it one of {choices[1]}" if choices else ""
-        return f"{place}there is no class {unknown[1]!r}{beside}{nearest(unknown[1], known_classes())}"
-    owners = re.findall(r"Problem with given class_path '([^']+)'", message)
+        return f"{place}there is no class {unknown[1]!r}{beside}{nearest(unknown[1], known_classes(base))}"
+    if abstract := re.search(r"Expected an instantiatable class, but (\S+) is abstract", message):
+        if given := re.search(r"NestedArg\(key='([^']+)'", message):
+            return f"{place}no class is configured that {given[1]} could be given to; give a class_path first"
+        name = abstract[1].rpartition(".")[2]
+        return f"{place}{name} only says what {kind or 'such a class'} is; name a class of that kind"
+    if failed := re.search(IMPORT_FAILURE, message):
+        owners = re.findall(CALLABLE, message) or _owners(message) or ["a class"]
+        missing = failed[1].startswith("No module")
+        name = owners[-1].rpartition(".")[2]
+        hint = "; its folder has to be on PYTHONPATH" if missing else nearest(name, known_classes(base))
+        return f"{place}{owners[-1]} cannot be imported ({failed[1]}){hint}"
+    return ""
+
+
+def _about_an_option(message: str, place: str, options: list[str]) -> str:
+    """Sentence about an option that does not exist or is missing; empty if it is not that."""
     if option := re.search(r"Option '([^']+)' is not accepted", message):
-        owner = owners[-1] if owners else ""
-        name = option[1].rpartition(".")[2]
-        return f"{place}{owner.rpartition('.')[2] or 'it'} has no option {name!r}{nearest(name, _fields(owner))}"
+        owners = re.findall(CALLABLE, message) or _owners(message) or [""]
+        name = option[1].removeprefix("init_args.").partition(".")[0]
+        owner = owners[-1].rpartition(".")[2] or "it"
+        return f"{place}{owner} has no option {name!r}{_meant(name, owners[-1])}"
     if refused := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)", message):
         name = refused[1] or refused[2]
         return f"there is no option {name!r}{nearest(name, options)}"
-    if failed := re.search(IMPORT_FAILURE, message):
-        hint = "; its folder has to be on PYTHONPATH" if failed[1].startswith("No module") else ""
-        return f"{inner[0] + ': ' if inner else ''}{(owners or ['a class'])[-1]} cannot be imported ({failed[1]}){hint}"
+    if word := re.search(r"unrecognized arguments: (\S+)", message):
+        if word[1].endswith((".yaml", ".yml")):
+            return f"configuration files are given with -c: write -c {word[1]}"
+        hint = nearest(word[1].lstrip("-"), options)
+        return f"options begin with two hyphens, got {word[1]!r}{hint.replace('mean ', 'mean --')}"
     if missing := re.search(r"the following arguments are required: (.+)", message):
         names = " and ".join(name.rpartition(".")[2] for name in missing[1].split(", "))
         return f"the command needs {names}: give a configuration with -c, such as a run's train.yaml, or options"
     if commands := re.search(r'expected "subcommand" to be one of \{(.+?)\}, but it was not provided', message):
         return f"expected a command among {commands[1].replace(',', ', ')}, got none"
-    if owners and inner:
-        place = f"{inner[0]}, {inner[-1]} of {owners[-1].rpartition('.')[2]}: "
+    return ""
+
+
+def _about_a_value(message: str, place: str) -> str:
+    """Sentence about a value of the wrong type; what the parser said if nothing better is known."""
+    given = re.findall(r"(?:Got|Given) value: (.+)", message)
     if fraction := re.search(r"Not of type Fraction: (.+)", message):
         return place + fraction[1]
+    if loaded := re.search(r"Unable to load config ['\"](.+?)['\"]", message):
+        return f"{place}expected options of its own, or a file of them, got {loaded[1]!r}"
     if literal := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (.+)", message):
         return f"{place}expected one of {literal[1]}, got {literal[2]!r}"
+    if given and (literals := re.findall(r"Expected a typing.Literal\[(.+?)\]", message)):
+        return f"{place}expected one of {', '.join(literals)}, got {given[-1][:120]!r}"
     if plain := re.search(r"Expected a <class '(.+?)'>\. Got value: (.+)", message):
-        return f"{place}expected {_type(plain[1])}, got {plain[2]!r}"
+        return f"{place}expected {_type(plain[1])}, got {plain[2][:120]!r}"
     tried = re.search(r"Errors:\n(.+?)(?:\n\s*Given value|$)", message, re.DOTALL)
-    causes = re.findall(r"^\s*- (?!Expected a <class)(.+)$", tried[1], re.MULTILINE) if tried else []
+    causes = re.findall(rf"^\s*- (?!{NO_CAUSE})(.+)$", tried[1], re.MULTILINE) if tried else []
+    if called := re.search(r"expects a function or a callable class: (.+?)\.* Got value", message):
+        return place + re.sub(r"<class '(\w+)'>", r"\1", called[1])
     if causes:
         return place + causes[0]
-    kinds = [_type(kind) for kind in re.findall(r"Expected a <class '(.+?)'>", message)]
-    given = re.search(r"Given value: (.+)", message)
-    if kinds and given:
-        return f"{place}expected {' or '.join(dict.fromkeys(kinds))}, got {given[1][:120]!r}"
-    return " ".join(message.split())
+    types = [_type(kind) for kind in re.findall(r"Expected a <class '(.+?)'>", message)]
+    if types and given:
+        return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[-1][:120]!r}"
+    said = " ".join(re.sub(r'Parser key "[^"]+":', " ", message).split())
+    return place + (said if len(said) <= LONGEST else f"{said[:LONGEST]}...") if place else said
 
 
-def known_options(parser: Any) -> Iterator[str]:
-    """Names of a parser's options, including those of its subcommands."""
-    for action in parser._actions:
-        yield from (option.lstrip("-") for option in action.option_strings)
-        for sub in getattr(action, "_name_parser_map", {}).values():
-            yield from known_options(sub)
+def _owners(message: str) -> list[str]:
+    return re.findall(r"Problem with given class_path '([^']+)'", message)
 
 
-def known_classes() -> list[str]:
-    """Names of the project's classes that a configuration may name."""
-    return [
-        found.__name__
-        for base in (Attack, Objective, Detector, VictimModule, MedicalDataModule, Callback)
-        for found in _below(base)
-        if not inspect.isabstract(found)
-    ]
-
-
-def _below(base: type) -> Iterator[type]:
-    direct: type
-    for direct in base.__subclasses__():
-        yield direct
-        yield from _below(direct)
-
-
-def _fields(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    try:
-        return list(inspect.signature(getattr(import_module(module), name)).parameters)
-    except (ImportError, AttributeError, TypeError, ValueError):
-        return []
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """Suggestion of the most similar names, to be appended to a sentence; empty if none is similar."""
-    near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=3, cutoff=0.6)))
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+def _meant(name: str, class_path: str) -> str:
+    """What an option that a class does not have may have been meant as, to be appended to a sentence."""
+    owner = found_class(class_path)
+    if name == "epsilon" and inspect.isclass(owner) and issubclass(owner, Attack):
+        return "; it has no radius" + (": it looks for the smallest perturbation that fools" if owner.minimal else "")
+    return nearest(name, [*fields_of(class_path), "init_args"])
 
 
 def _type(name: str) -> str:

@@ -7,10 +7,10 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every process asks a server for a newer version
@@ -37,8 +37,9 @@ from callbacks import (
     Transfer,
 )
 from cli.checkpoints import check_checkpoint, find_checkpoint
+from cli.config_files import ConfigFile, line_of
 from cli.endings import Ending, UnfinishedError
-from cli.errors import OneSentenceParser, sentence
+from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.overlays import OverlayFile
 from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_of, splits_of_run
@@ -58,6 +59,7 @@ logger = logging.getLogger(__name__)
 register_type(Fraction, serializer=str, deserializer=Fraction)
 
 Program = Literal["train", "evaluate"]
+MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # what a trainer may refuse on this machine
 
 
 class RunConfig(SaveConfigCallback):
@@ -172,14 +174,21 @@ class MedRobustCLI(LightningCLI):
             parser.set_defaults({"verbose": False})
         return parser
 
+    def _set_seed(self) -> None:
+        """Set the seed, which no one else would name."""
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            seed = self._get(self.config, "seed_everything")
+            place = line_of(list(given_files(self.parser)), ("seed_everything",), None, str(seed))
+            raise ValueError(f"{place}seed_everything is a whole number from 0 to 4294967295, got {seed}") from error
+
     def before_instantiate_classes(self) -> None:
         """Resolve the run's folders and its checkpoint, before anything is built."""
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and not config.attack.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
-        if not config.name:
-            raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
-        self.folder = Path(config.runs) / config.name
+        self.folder = run_folder(config.runs, config.name, given_files(self.parser))
         records = self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
@@ -209,6 +218,14 @@ class MedRobustCLI(LightningCLI):
             held.check_settings(self._parser(self.subcommand).dump(config, skip_none=False))
         return held
 
+    def instantiate_classes(self) -> None:
+        """Build everything; what a class says about its values names the file and the line that they come from."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException) as error:
+            said, files = sentence(str(error), []), list(given_files(self.parser))
+            raise ValueError(f"{place_of(said, files) or place_of_class(str(error), files)}{said}") from error
+
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         """Build the trainer, with a W&B logger that needs neither account nor network unless another is given."""
         chosen = self._get(self.config_init, "trainer")["logger"]
@@ -226,7 +243,14 @@ class MedRobustCLI(LightningCLI):
             config["strategy"] = DDPStrategy(timeout=timedelta(days=3))
         if config["enable_checkpointing"] is False:
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
-        return super()._instantiate_trainer(config, callbacks)
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            said = " ".join(str(error).partition(" Find a complete list")[0].replace("`", "'").split())
+            given = ", ".join(
+                f"{name} {config[name]!r}" for name in MACHINE if config.get(name) not in (None, "auto", 1)
+            )
+            raise ValueError(f"the trainer refuses its options{' (' + given + ')' if given else ''}: {said}") from error
 
     def after_instantiate_classes(self) -> None:
         """Compare the checkpoint with the victim, before any data is read, and watch over the processes."""
@@ -307,6 +331,25 @@ def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, fl
     manifest["victim"]["quality"] = {name: defined.get(name) for name in values}
     write_manifest(folder, manifest)
     return list(defined.items())
+
+
+def run_folder(runs: str, name: str | None, files: Iterable[ConfigFile] = ()) -> Path:
+    """Folder of a run, below the folder of all runs.
+
+    Raises:
+        ValueError: The run has no name, or one that leads elsewhere.
+    """
+    if not name:
+        raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
+    plain = PurePosixPath(name)
+    if plain.is_absolute() or ".." in plain.parts or str(plain) != name or name == "." or not _is_plain(name):
+        place = line_of(list(files), ("name",), None, name)
+        raise ValueError(f"{place}name is that of a folder below {runs}, such as my_run, got {name!r}")
+    return Path(runs) / name
+
+
+def _is_plain(name: str) -> bool:
+    return name.isprintable() and name.strip() == name and "\\" not in name
 
 
 def shown(path: Path) -> str:

@@ -1,13 +1,13 @@
 """Configuration files laid over each other: a later file replaces the attacks of the earlier ones, or changes some."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile
 
-from cli.errors import nearest
+from cli.config_files import ConfigFile, line_of
+from cli.suggestions import known_options, nearest, subparsers
 
 MOVED = ("attacks", "detectors")  # packages that lay at the top level once
 
@@ -23,29 +23,27 @@ class OverlayFile(ActionConfigFile):
     @staticmethod
     def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
         """Read the file on top of what earlier files have configured."""
-        try:
-            content = yaml.safe_load(Path(value).read_text())
-            if content is None:
-                raise ValueError(f"the configuration file {value} is empty")
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise ValueError(f"{value} is not valid YAML: line {line}, {error.problem}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{value} is not a YAML file: it is not text in UTF-8") from error
-        except FileNotFoundError as error:
-            raise ValueError(f"there is no configuration file {value}") from error
-        except OSError:
-            content = None  # the parser says what is wrong
+        file = ConfigFile(value)
+        parser.files = (*parser.files, file)
+        if not list(subparsers(parser)):  # before the command's name a file holds the options of commands
+            file.check_options(list(known_options(parser)))
+        file.check_classes()
+        content: Any = file.content
         if (renamed := with_moved_classes(content)) != content:
             content, value = renamed, yaml.safe_dump(renamed, sort_keys=False)
-        attack = content.get("attack") if isinstance(content, dict) else None
+        attack = content.get("attack")
         if isinstance(attack, dict) and "attacks+" in attack:
             if "attacks" in attack:
                 raise ValueError(
-                    f"{value} has both attack.attacks, which replaces all attacks, and attack.attacks+, "
+                    f"{file.path} has both attack.attacks, which replaces all attacks, and attack.attacks+, "
                     "which changes some; give one of them"
                 )
-            attack["attacks"] = changed_attacks(cfg.get("attack.attacks") or {}, attack.pop("attacks+"))
+            try:
+                attack["attacks"] = changed_attacks(cfg.get("attack.attacks") or {}, attack.pop("attacks+"))
+            except ValueError as error:
+                named = str(error).removeprefix("attack.attacks+.").partition(":")[0].partition(" ")[0]
+                place = line_of([file], ("attack", "attacks", named)) or line_of([file], ("attack", "attacks"))
+                raise ValueError(f"{place}{error}") from error
             value = yaml.safe_dump(content, sort_keys=False)  # the parser takes a file's content as well as its path
         elif isinstance(attack, dict) and "attacks" in attack and cfg.get("attack.attacks") is not None:
             cfg["attack.attacks"] = None

@@ -102,7 +102,10 @@ def radius_of(attack: Attack) -> float | None:
 
 
 def lay_out(
-    attacks: Mapping[str, Attack], epsilons: Sequence[float] | None, controls: bool
+    attacks: Mapping[str, Attack],
+    epsilons: Sequence[float] | None,
+    controls: bool,
+    log_epsilons: Sequence[float] | None = None,
 ) -> list[tuple[str, Attack]]:
     """Lay out the attacks: each at every radius, with uniform noise of the same radii before them as control.
 
@@ -110,13 +113,19 @@ def lay_out(
         attacks: Attacks by name.
         epsilons: Radii of the sweep; None leaves each attack at its own. Attacks without a radius run once.
         controls: Add the noise where no noise of that radius is configured.
+        log_epsilons: Radii of the attacks whose ``norm`` is ``log``, in units of the natural logarithm of an image.
 
     Returns:
         Names and attacks in the order in which they run; a name occurs once for each radius.
+
+    Raises:
+        ValueError: The radii of one unit are given without those of the other, or no attack has a radius of that unit.
     """
+    _check_units(attacks, epsilons, log_epsilons)
     laid_out: list[tuple[str, Attack]] = []
     for name, attack in attacks.items():
-        radii = list(dict.fromkeys(epsilons)) if epsilons and radius_of(attack) is not None else []
+        swept = log_epsilons if attack.norm == "log" else epsilons
+        radii = list(dict.fromkeys(swept)) if swept and radius_of(attack) is not None else []
         laid_out += [(name, _at_radius(attack, radius)) for radius in radii] if radii else [(name, attack)]
     if controls:
         present = {attack.epsilon for _, attack in laid_out if isinstance(attack, UniformNoise)}
@@ -124,6 +133,24 @@ def lay_out(
         noise = [UniformNoise(epsilon=radius) for radius in wanted if radius is not None and radius not in present]
         laid_out = [("noise", attack) for attack in sorted(noise, key=lambda attack: attack.epsilon)] + laid_out
     return laid_out
+
+
+def _check_units(
+    attacks: Mapping[str, Attack], epsilons: Sequence[float] | None, log_epsilons: Sequence[float] | None
+) -> None:
+    """Refuse a sweep that would leave an attack of the other unit at its own radius, or that sweeps nothing."""
+    bounded = {name: attack for name, attack in attacks.items() if radius_of(attack) is not None}
+    logs = [name for name, attack in bounded.items() if attack.norm == "log"]
+    pixels = [name for name in bounded if name not in logs]
+    if epsilons and logs and not log_epsilons:
+        raise ValueError(
+            "epsilons are radii in units of the [0, 1] image range, and those of "
+            f"{' and '.join(logs)} are in units of the natural logarithm of an image: give these as log_epsilons"
+        )
+    for name, radii, swept in (("epsilons", epsilons, pixels), ("log_epsilons", log_epsilons, logs)):
+        if radii and attacks and not swept:
+            listed = ", ".join(f"{name} ({attack.norm})" for name, attack in list(attacks.items())[:5])
+            raise ValueError(f"{name} sweeps radii, and no attack has one of that unit, got {listed}; leave it out")
 
 
 def _at_radius(attack: Attack, epsilon: float) -> Attack:
