@@ -28,8 +28,9 @@ class LayerConvolutions(SupervisedDetector):
     training of ``LayerNetworks`` holds here: own loss, weights and optimiser for each layer, all rows in each step, and
     the weights of the step with the lowest loss on a fifth of the patients.
 
-    The maps take ``2 * side ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 35 layers of a
-    MobileNetV2 at a side of 8 and images of 160 pixels. Fitting holds those of all reference and AdvTrain images, clean, noisy and adversarial.
+    The maps take up to ``2 * side ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 35 layers
+    of a MobileNetV2 at a side of 8 and images of 160 pixels. Fitting holds those of all reference images and of the
+    clean, noisy and adversarial images of AdvTrain.
 
     Args:
         side: Longest side of the maps, at least 1.
