@@ -96,8 +96,8 @@ class LayerConvolutions(SupervisedDetector):
         # the caller may have switched gradients off or run in half precision
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(negative.device.type, enabled=False):
             layers = zip(self._by_layer(negative), self._by_layer(positive), strict=True)
-            for index, (name, layer) in enumerate(zip(self.layer_names, layers, strict=True)):
-                fitted = self._train(name, *(group.detach().clone() for group in layer), apart)
+            for index, (name, (normal, other)) in enumerate(zip(self.layer_names, layers, strict=True)):
+                fitted = self._train(name, normal.detach().clone(), other.detach().clone(), apart)
                 names = [f"{key}_{index}" for key in (*SCALES, *WEIGHTS)]
                 self.keep(**dict(zip(names, fitted, strict=True)))
 
