@@ -28,9 +28,9 @@ class LayerConvolutions(SupervisedDetector):
     training of ``LayerNetworks`` holds here: own loss, weights and optimiser for each layer, all rows in each step, and
     the weights of the step with the lowest loss on a fifth of the patients.
 
-    The maps take ``2 * side ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 35 layers of a
-    MobileNetV2 at a side of 8 and images of 160 pixels. Fitting holds those of all reference and AdvTrain images,
-    clean, noisy and adversarial.
+    The maps take up to ``2 * side ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 35 layers
+    of a MobileNetV2 at a side of 8 and images of 160 pixels. Fitting holds those of all reference images and of the
+    clean, noisy and adversarial images of AdvTrain.
 
     Args:
         side: Longest side of the maps, at least 1.
@@ -96,8 +96,8 @@ class LayerConvolutions(SupervisedDetector):
         # the caller may have switched gradients off or run in half precision
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(negative.device.type, enabled=False):
             layers = zip(self._by_layer(negative), self._by_layer(positive), strict=True)
-            for index, (name, layer) in enumerate(zip(self.layer_names, layers, strict=True)):
-                fitted = self._train(name, *(group.detach().clone() for group in layer), apart)
+            for index, (name, (normal, other)) in enumerate(zip(self.layer_names, layers, strict=True)):
+                fitted = self._train(name, normal.detach().clone(), other.detach().clone(), apart)
                 names = [f"{key}_{index}" for key in (*SCALES, *WEIGHTS)]
                 self.keep(**dict(zip(names, fitted, strict=True)))
 
