@@ -1,5 +1,7 @@
 """A run's folder: its configuration, splits and checkpoints belong together, and stay so whatever is done to it."""
 
+import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +60,10 @@ class HeldRun:
         """
         before, now = dict(_flat(self.settings)), dict(_flat(yaml.safe_load(text)))
         differing = [
-            f"{name} was {before[name]!r} and is {now[name]!r}"
-            for name in before.keys() & now.keys()
-            if before[name] != now[name] and _decisive(name)
+            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+            for name in before.keys() | now.keys()
+            if before.get(name) != now.get(name) and _decisive(name) and not _of_another_version(name, before, now)
         ]
-        kinds = {name.rpartition(".")[0] for name in before.keys() ^ now.keys() if name.endswith(".class_path")}
-        differing += [f"{kind} is not the same" for kind in sorted(kinds) if _decisive(kind)]
         if differing:
             shown = "; ".join(sorted(differing)[:SHOWN]) + ("; ..." if len(differing) > SHOWN else "")
             raise ValueError(f"{self.folder} holds a victim of other settings: {shown}. {REMEDY}")
@@ -91,13 +91,15 @@ class HeldRun:
     def _changes(self, data: MedicalDataModule, split: str) -> dict[str, int]:
         """How many images of a split are new or gone by the run's split file, for checkpoints that do not say."""
         file = self.folder / SPLITS
-        rows = (line.split(",") for line in file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
-        before = {row[0] for row in rows if len(row) > 1 and row[1] == split}
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        before = {row["id"] for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("split") == split}
         now = {sample.id for sample in data.splits[split]}
         return {"gone": len(before - now), "new": len(now - before)}
 
 
-REMEDY = "Give this training another --name, or replace the old one with --overwrite true"
+REMEDY = (
+    "Give this training another --name, go on with that one (--ckpt_path last), or replace it with --overwrite true"
+)
 
 
 def trained_on(checkpoint: Path) -> SeenImages | None:
@@ -161,6 +163,12 @@ def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{place}.{name}" if place else str(name))
     else:
         yield place, _name(value) if place.endswith("class_path") else value
+
+
+def _of_another_version(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a setting is missing on one side because that version has no such option."""
+    parent = name.rpartition(".")[0]
+    return (name in before) != (name in now) and (parent.endswith("init_args") or parent in (*DECISIVE, ""))
 
 
 def _decisive(name: str) -> bool:

@@ -270,6 +270,10 @@ def test_training_of_other_settings_into_the_same_folder_is_refused(folder: Path
     assert "data.init_args.split_seed was 0 and is 1" in said and "--overwrite true" in said
     said = refused("train", "fit", "--model.init_args.head", "dense")
     assert "model.init_args.head was 'linear' and is 'dense'" in said
+    said = refused("train", "fit", "--model.init_args.options", '{"drop_rate": 0.5}')
+    assert "model.init_args.options.drop_rate was None and is 0.5" in said
+    said = refused("train", "fit", "--model.init_args.optimizer", "torch.optim.SGD", "--trainer.max_epochs", 2)
+    assert "model.init_args.optimizer" in said and "trainer.max_epochs was 1 and is 2" in said
     assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
 
 

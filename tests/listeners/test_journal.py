@@ -323,3 +323,17 @@ def test_results_that_will_be_replaced_are_announced_before_they_are(
     merge(tmp_path)
     evaluate(tmp_path, data=data_of("second"))
     assert [text for text in caplog.messages if "of other weights, data or settings" in text]
+
+
+@pytest.mark.parametrize("other", ["version", "content"])
+def test_records_of_an_earlier_version_or_of_other_pixels_are_not_mixed_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, other: str
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        if other == "version":
+            patch.setattr("medrobust.evaluation.plan.KEYS", 1)
+        evaluate(tmp_path, data=data_of("first" if other == "version" else "other pixels"), stop_after=3)
+    old = len(lines(tmp_path))
+    evaluate(tmp_path)
+    assert old and f"{old} records in {tmp_path} are of other weights, data, attacks or settings" in caplog.text
+    assert len(merge(tmp_path)) == 3 * COUNT and len(lines(tmp_path)) == 3 * COUNT + old
