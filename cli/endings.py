@@ -68,12 +68,13 @@ class Ending:
         self._first: FirstProcess | None = None
         self._other: OtherProcess | None = None
         self._children: Children = list
-        self._lock, self._finishing = threading.Lock(), threading.Lock()
+        self._lock, self._finishing = threading.RLock(), threading.Lock()  # a signal may come while it is held
         self._noted, self._told = threading.Event(), threading.Event()
         self._raised = self._asked = self._speaks = self._closed = False
         self._handlers: dict[signal.Signals, object] = {}
         self._timer: threading.Timer | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._woken_before = -1
 
     def __enter__(self) -> Self:
         """Take over the signals, and tie this process to the one that has launched it."""
@@ -176,7 +177,7 @@ class Ending:
         near, far = socket.socketpair()
         far.setblocking(False)
         self._wake = (near, far)
-        signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+        self._woken_before = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=self._forget_signals)
         threading.Thread(target=self._hear_signals, args=(near,), daemon=True).start()
 
@@ -210,9 +211,7 @@ class Ending:
             if self.cause is not None:
                 return
             name = signal.Signals(number).name
-            stopped = (
-                f"process {self.rank} of {self.ranks} was stopped by {name}" if self.rank else f"stopped by {name}"
-            )
+            stopped = f"rank {self.rank} of {self.ranks} was stopped by {name}" if self.rank else f"stopped by {name}"
             self.cause = Cause(128 + number, stopped, kept=True)
         self._noted.set()
         self._start_timer()
@@ -225,17 +224,17 @@ class Ending:
             self.stop(self._killed(rank))
         else:
             self._speaks = self.rank == 1
-            self.stop(Cause(1, f"the first of {self.ranks} processes was killed", kept=True))
+            self.stop(Cause(1, f"rank 0 of {self.ranks} was killed", kept=True))
 
     def _killed(self, rank: int) -> Cause:
         """The cause when a process has ended without a word."""
         status = self._status_of(rank)
         if status is not None and status > 0:
-            return Cause(status, f"process {rank} of {self.ranks} ended with status {status}", kept=True)
+            return Cause(status, f"rank {rank} of {self.ranks} ended with status {status}", kept=True)
         if status:
             name = signal.Signals(-status).name
-            return Cause(128 - status, f"process {rank} of {self.ranks} was killed by {name}", kept=True)
-        return Cause(1, f"process {rank} of {self.ranks} was killed", kept=True)
+            return Cause(128 - status, f"rank {rank} of {self.ranks} was killed by {name}", kept=True)
+        return Cause(1, f"rank {rank} of {self.ranks} was killed", kept=True)
 
     def _status_of(self, rank: int) -> int | None:
         """Exit status of a process that this one has launched; None if it has launched none of that number."""
@@ -276,12 +275,18 @@ class Ending:
         if self._other is not None and not self._speaks:
             self._other.tell({"status": cause.status, "reason": cause.reason, "kept": cause.kept})
         elif cause.reason and not (self.rank and cause.kept and not self._speaks):
-            say(f"{cause.reason}: {self.kept()}" if cause.kept else cause.reason)
+            say(f"{cause.reason}: {self._what_is_kept()}" if cause.kept else cause.reason)
         if self._first is not None:
             self._first.tell({"status": cause.status})
         self._reap()
         self.release()
         self._told.set()
+
+    def _what_is_kept(self) -> str:
+        try:
+            return self.kept()
+        except Exception:  # whatever is wrong there, the sentence has to be said
+            return "run the same command again"
 
     def _reap(self) -> None:
         """Wait until the launched processes have ended, and kill those that do not."""
@@ -309,7 +314,7 @@ class Ending:
         if self._timer is not None:
             self._timer.cancel()
         if self._wake is not None:
-            signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(self._woken_before)
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)  # type: ignore[arg-type]
             self._handlers = {}

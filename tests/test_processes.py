@@ -121,7 +121,7 @@ def test_an_evaluation_goes_on_with_another_number_of_processes_after_one_was_st
     os.kill(second, signal.SIGTERM)
     status, printed = end(process, seconds=60)
     assert status == 143 and printed.count("stopped by SIGTERM") == 1 and "Traceback" not in printed
-    said = re.search(r"process 1 of 2 was stopped by SIGTERM: (\d+) of (\d+) records are kept; run the same", printed)
+    said = re.search(r"rank 1 of 2 was stopped by SIGTERM: (\d+) of (\d+) records are kept; run the same", printed)
     assert said is not None, printed
     kept = lines(journal)
     everything = len(records(folder / "one"))

@@ -146,10 +146,10 @@ def test_an_unforeseen_error_keeps_its_traceback(tmp_path: Path) -> None:
     ("rank", "number", "status", "lines"),
     [
         (0, signal.SIGTERM, 143, [f"stopped by SIGTERM: {KEPT}"]),
-        (1, signal.SIGTERM, 143, [f"process 1 of 3 was stopped by SIGTERM: {KEPT}"]),
-        (2, signal.SIGINT, 130, [f"process 2 of 3 was stopped by SIGINT: {KEPT}"]),
-        (2, signal.SIGKILL, 137, [f"process 2 of 3 was killed by SIGKILL: {KEPT}"]),
-        (0, signal.SIGKILL, -9, [f"the first of 3 processes was killed: {KEPT}"]),
+        (1, signal.SIGTERM, 143, [f"rank 1 of 3 was stopped by SIGTERM: {KEPT}"]),
+        (2, signal.SIGINT, 130, [f"rank 2 of 3 was stopped by SIGINT: {KEPT}"]),
+        (2, signal.SIGKILL, 137, [f"rank 2 of 3 was killed by SIGKILL: {KEPT}"]),
+        (0, signal.SIGKILL, -9, [f"rank 0 of 3 was killed: {KEPT}"]),
     ],
 )
 def test_the_end_of_one_process_ends_all_and_one_of_them_says_why(
@@ -198,7 +198,7 @@ def test_a_process_that_ends_before_it_is_tied_ends_the_first_one(tmp_path: Path
     body = """children.append(subprocess.Popen([sys.executable, "-c", "raise SystemExit(5)"]))
     ending.launch(2, lambda: children)
     deaf()"""
-    assert Run(tmp_path, body).end() == (5, [f"process 1 of 2 ended with status 5: {KEPT}"])
+    assert Run(tmp_path, body).end() == (5, [f"rank 1 of 2 ended with status 5: {KEPT}"])
 
 
 def test_a_signal_while_modules_are_imported_ends_at_once(tmp_path: Path) -> None:

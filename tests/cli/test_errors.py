@@ -1,5 +1,6 @@
 """Mistakes of the user: one sentence that names the mistake, exit status 2, and no data read."""
 
+import errno
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 import cli.main
+from cli.work_kept import describe
 from lightning_modules import Classifier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,3 +270,44 @@ def test_a_mistake_in_a_process_of_its_own_leaves_a_short_screen(tmp_path: Path)
     lines = done.stderr.strip().splitlines()
     assert len(lines) <= 4 and lines[-1].startswith("error: ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--runs", "x" * 300], "the name is too long"),
+        (["--runs", "a-file"], "a part of the path is a file, not a folder"),
+        (["--data.root", "x" * 300], "the name is too long"),
+        (["--ckpt_path", "x" * 300], "the name is too long"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_one_sentence_with_the_file(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").write_text("")
+    small = ("--data.root", "set", "--data.patients", "20", "--data.side", "32", "--trainer.max_epochs", "1")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main("train", ["fit", "-c", str(DEMO), *small, *QUIET, *arguments])
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 1 and words in said and arguments[1][:50] in said and len(said) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space left on device"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission denied"),
+        (errno.EIO, "input/output error"),
+    ],
+)
+def test_an_error_of_the_system_is_described_with_its_file(number: int, words: str) -> None:
+    assert describe(OSError(number, os.strerror(number), "runs/a/b")).startswith("runs/a/b: ")
+    assert words in describe(OSError(number, os.strerror(number), "runs/a/b"))
+    assert "a file could not be read or written" in describe(OSError(number, os.strerror(number)))
