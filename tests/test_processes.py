@@ -170,4 +170,8 @@ def test_detectors_by_two_processes_are_those_of_one(folder: Path) -> None:
         same = ("attack", "fit", "detector", "n_positive", "n_negative")
         assert [one[name] for name in same] == [other[name] for name in same]
         assert one["n_positive"] > 2
-        assert one["auroc"] == pytest.approx(other["auroc"], abs=1e-3), (one["attack"], one["fit"], one["detector"])
+        place = (one["attack"], one["fit"], one["detector"])
+        assert one["auroc"] == pytest.approx(other["auroc"], abs=1e-3), place
+        assert one["controls"]["signs"] == pytest.approx(other["controls"]["signs"], abs=1e-3), place
+        assert one["fitted_positives"] == other["fitted_positives"], place
+        assert one["threshold"] == pytest.approx(other["threshold"], rel=1e-3, abs=1e-3), place
