@@ -56,7 +56,7 @@ class FeatureConstraint(HidingObjective):
 
     The 1/2 is that of eq. 7, which the authors' released code leaves out: weight 2 here is weight 1 there. Their attack
     adds it to cross-entropy *towards* the class: a targeted attack on ``CrossEntropy() + 2.0 * FeatureConstraint()``.
-    ``TypicalMargin() + 2.0 * FeatureConstraint()`` hides further, and needs no goal.
+    ``TypicalMargin() + 4.0 * FeatureConstraint()`` lets go of an image in the same way, and needs no goal.
 
     Args:
         taps: Patterns of the layers.

@@ -154,10 +154,10 @@ SMALL_STUDIES = {
     "hfc_table2": {
         "bim": {"class_path": "BIM", "init_args": FORTY},
         "bim-hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
-        "bim-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
         "pgd": {"class_path": "PGD", "init_args": FORTY},
         "pgd-hfc": hidden("PGD", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
-        "pgd-strong": hidden("PGD", FORTY, "TypicalMargin", CONSTRAINT, 2.0),
+        "pgd-strong": hidden("PGD", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
         "cw": {"class_path": "CWLinf", "init_args": {**FORTY, "kappa": 100.0}},
         "cw-hfc": hidden("CWLinf", FORTY, "Margin", CONSTRAINT, 2.0),
     },
@@ -168,17 +168,17 @@ SMALL_STUDIES = {
         "kde": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "DensityGuide"}),
         "lid-guide": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "DimensionGuide"}),
         "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
-        "hfc-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 2.0),
+        "hfc-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
     },
     "hfc_table4": {
         "bim": {"class_path": "BIM", "init_args": FAR},
         "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT, 2.0),
-        "bim-strong": hidden("BIM", FAR, "TypicalMargin", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", FAR, "TypicalMargin", CONSTRAINT, 4.0),
     },
     "hfc_defender": {
         "bim": {"class_path": "BIM", "init_args": FORTY},
         "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
-        "hfc-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 2.0),
+        "hfc-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
     },
 }
 
@@ -210,13 +210,16 @@ def test_what_hides_aims_at_the_class_that_it_resembles(path: Path, shown: Shown
     assert untargeted == ({"hfc-untargeted", "hfc-untargeted-weight-1"} if path.stem == "hfc_ablation" else set())
 
 
-@pytest.mark.parametrize(("name", "first"), [("hfc_paper", "CrossEntropy"), ("hfc_strong", "TypicalMargin")])
-def test_the_two_modes_of_hfc(name: str, first: str, shown: Shown) -> None:
+MODES = [("hfc_paper", "CrossEntropy", 2.0), ("hfc_strong", "TypicalMargin", 4.0)]
+
+
+@pytest.mark.parametrize(("name", "first", "weight"), MODES)
+def test_the_two_modes_of_hfc(name: str, first: str, weight: float, shown: Shown) -> None:
     """The paper's steps are 2 epsilon / step_size, and its weight is twice that of eq. 7."""
     settings = list(shown.attacks("-c", DEMO, "-c", CONFIGS / "attacks" / f"{name}.yaml").values())[1]["init_args"]
     summed = settings["objective"]["init_args"]
     assert [term["class_path"].rsplit(".", 1)[1] for term in summed["terms"]] == [first, "FeatureConstraint"]
-    assert (summed["weights"], settings["targeted"], settings["steps"]) == ([1.0, 2.0], True, 100)
+    assert (summed["weights"], settings["targeted"], settings["steps"]) == ([1.0, weight], True, 100)
     assert (settings["epsilon"], settings["step_size"]) == ("1/256", "0.02/256")
 
 
