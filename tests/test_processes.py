@@ -221,7 +221,7 @@ def test_detectors_by_two_processes_are_those_of_one(folder: Path) -> None:
     assert_same_records(*tables)
     one, two = (table.sort("key", "id") for table in tables)
     for column in ("detector_dnn_same", "detector_dnn_fgsm", "detector_dnn-maps_same", "detector_dnn-maps_fgsm"):
-        assert (one[column] - two[column]).abs().max() < 1e-4 * one[column].std(), column  # rounding stays rounding
+        assert (one[column] - two[column]).abs().max() < 1e-3 * one[column].std(), column  # rounding stays rounding
     assert len(cells[0]) == 2 * 2 * 10  # attacks, fits and detectors
     for cell, other in zip(*cells, strict=True):
         same = ("attack", "fit", "detector", "n_positive", "n_negative")
