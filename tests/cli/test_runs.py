@@ -230,6 +230,17 @@ def test_a_changed_image_of_train_is_told(folder: Path) -> None:
     assert "1 images of Train have other content than when the victim was trained" in flag["message"]
 
 
+def test_changed_pixels_of_the_tested_split_are_evaluated_anew(folder: Path) -> None:
+    evaluate()
+    before, path = read_records("runs/small/evaluate"), folder / "xray" / of("adv_test")[0]
+    with Image.open(path) as image:
+        changed = Image.fromarray(255 - np.asarray(image))
+    changed.save(path)
+    evaluate()
+    after = read_records("runs/small/evaluate")
+    assert len(after) == len(before) and not set(before["key"]) & set(after["key"]) and not flags("clean")
+
+
 def test_an_older_checkpoint_is_evaluated_and_flagged(folder: Path) -> None:
     path = Path("runs/small/checkpoints/best.ckpt")
     checkpoint = torch.load(path, weights_only=True)
