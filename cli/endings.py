@@ -275,7 +275,8 @@ class Ending:
         if self._other is not None and not self._speaks:
             self._other.tell({"status": cause.status, "reason": cause.reason, "kept": cause.kept})
         elif cause.reason and not (self.rank and cause.kept and not self._speaks):
-            say(f"{cause.reason}: {self._what_is_kept()}" if cause.kept else cause.reason)
+            joint = "; " if cause.reason.startswith("error: ") else ": "
+            say(f"{cause.reason}{joint}{self._what_is_kept()}" if cause.kept else cause.reason)
         if self._first is not None:
             self._first.tell({"status": cause.status})
         self._reap()

@@ -89,7 +89,7 @@ def check_trained(trainer: pl.Trainer) -> None:
 def describe(error: OSError) -> str:
     """What the system refused, in one sentence that names the file."""
     reasons = {
-        errno.ENOSPC: "no space left on device; free some",
+        errno.ENOSPC: "no space left on device",
         errno.EDQUOT: "no space left: the quota is used up",
         errno.EROFS: "it cannot be written, because the file system is read-only",
         errno.EACCES: "it cannot be read or written: permission denied",

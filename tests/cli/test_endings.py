@@ -126,7 +126,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     [
         ("pass", 0, []),
         ("ending.fail(2, 'error: no such file')", 2, ["error: no such file"]),
-        ("ending.fail(1, 'error: no space left', kept=True)", 1, [f"error: no space left: {KEPT}"]),
+        ("ending.fail(1, 'error: no space left', kept=True)", 1, [f"error: no space left; {KEPT}"]),
         ("ending.fail(2, 'error: a\\x1b[2Jb\\nc')", 2, ["error: a\\x1b[2Jb\\nc"]),
         ("sys.exit(2)", 2, []),
         ("sys.exit()", 0, []),

@@ -15,7 +15,7 @@ from tests.programs import ATTACKS, CONFIG, PAIR, end, evaluate, run, start
 
 logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(3600)]
-ROOM = 64 * 2**20
+ROOM = 256 * 2**20  # two checkpoints, and one that replaces another
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def disk(folder: Path) -> Iterator[Path]:
-    """A file system of 64 MB in memory, with a copy of nothing."""
+    """A file system of its own, in memory."""
     place = folder / "disk"
     place.mkdir()
     try:
@@ -51,7 +51,8 @@ def fill(disk: Path, left: int) -> Path:
     filler = disk / "filler"
     with filler.open("wb") as file:
         count = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - left
-        file.write(bytes(max(0, count)))
+        while count > 0:
+            count -= file.write(bytes(min(count, 2**20)))
     return filler
 
 
