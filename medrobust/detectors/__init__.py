@@ -4,6 +4,7 @@ from medrobust.detectors.base import Detector, Features, NeededViews, Views, con
 from medrobust.detectors.bayesian_uncertainty import BayesianUncertainty, KernelDensityUncertainty
 from medrobust.detectors.deep_features import DeepFeatures
 from medrobust.detectors.kernel_density import KernelDensity
+from medrobust.detectors.layer_convolutions import LayerConvolutions
 from medrobust.detectors.layer_networks import LayerNetworks
 from medrobust.detectors.local_dimension import LocalDimension
 from medrobust.detectors.mahalanobis import Mahalanobis
@@ -20,6 +21,7 @@ __all__ = [
     "Groups",
     "KernelDensity",
     "KernelDensityUncertainty",
+    "LayerConvolutions",
     "LayerNetworks",
     "LocalDimension",
     "Mahalanobis",

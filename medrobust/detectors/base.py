@@ -21,18 +21,22 @@ class Views:
         draws: Whether it reads ``Features.draws``, from several passes with dropout.
         step: Length, in units of the [0, 1] image range, of the signed gradient step that moves an image towards what
             each layer takes for clean; the detector reads ``Features.stepped``. 0 for none.
+        maps: Longest side of the maps of the layers that it reads in ``Features.maps``. 0 for none.
 
     Raises:
-        ValueError: The step is out of range.
+        ValueError: The step or the side is out of range.
     """
 
     draws: bool = False
     step: float = 0.0
+    maps: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a step that is not a length in the image range."""
+        """Refuse a step that is not a length in the image range, and a negative side."""
         if not 0 <= self.step < 1:
             raise ValueError(f"step is a length in the [0, 1] image range, at least 0 and below 1, got {self.step}")
+        if self.maps < 0:
+            raise ValueError(f"maps is the longest side of maps, or 0 for none, got {self.maps}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Features:
             layer takes for clean; None if no detector asks for them.
         groups: Numbers that tell to which patient an image belongs, ``(N,)`` int64, as ``patient_numbers`` makes them;
             all versions of an image share one. None if the patients are not known.
+        maps: Activations of each layer that are not averaged over all of space, ``(N, C, H, W)``; None if no detector
+            asks for them.
 
     Raises:
         ValueError: There are no layers, the tensors differ in their number of images, or a layer is not ``(N, C)``.
@@ -58,6 +64,7 @@ class Features:
     draws: Tensor | None = None
     stepped: Mapping[str, Tensor] | None = None
     groups: Tensor | None = None
+    maps: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together."""
@@ -94,12 +101,14 @@ class Features:
             None if self.draws is None else change(self.draws),
             None if self.stepped is None else {name: change(values) for name, values in self.stepped.items()},
             None if self.groups is None else change(self.groups),
+            None if self.maps is None else {name: change(values) for name, values in self.maps.items()},
         )
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {**self.layers, "predictions": self.predictions}
         named |= {} if self.draws is None else {"draws": self.draws}
         named |= {} if self.groups is None else {"groups": self.groups}
+        named |= {f"maps of {name}": values for name, values in (self.maps or {}).items()}
         return named | {f"stepped {name}": values for name, values in (self.stepped or {}).items()}
 
 
@@ -114,18 +123,20 @@ def concatenate(parts: Sequence[Features]) -> Features:
     names = list(parts[0].layers)
     if any(list(part.layers) != names for part in parts):
         raise ValueError("features of different layers cannot be concatenated")
-    for view in ("draws", "stepped", "groups"):
+    for view in ("draws", "stepped", "groups", "maps"):
         if len({getattr(part, view) is None for part in parts}) > 1:
             raise ValueError(f"features with and without {view} cannot be concatenated")
     draws = [part.draws for part in parts if part.draws is not None]
     stepped = [part.stepped for part in parts if part.stepped is not None]
     groups = [part.groups for part in parts if part.groups is not None]
+    maps = [part.maps for part in parts if part.maps is not None]
     return Features(
         {name: torch.cat([part.layers[name] for part in parts]) for name in names},
         torch.cat([part.predictions for part in parts]),
         torch.cat(draws) if draws else None,
         {name: torch.cat([part[name] for part in stepped]) for name in names} if stepped else None,
         torch.cat(groups) if groups else None,
+        {name: torch.cat([part[name] for part in maps]) for name in maps[0]} if maps else None,
     )
 
 
@@ -340,7 +351,7 @@ class Detector(nn.Module, ABC):
         self.__dict__["_layer_names"] = list(names)
 
     def _check(self, features: Features) -> None:
-        """Refuse features of other layers, non-finite ones, and those that lack the draws that are needed."""
+        """Refuse features of other layers, non-finite ones, and those that lack the draws or maps that are needed."""
         if list(features.layers) != self.layer_names:
             raise ValueError(f"expected features of the layers {self.layer_names}, got {list(features.layers)}")
         widths = self._buffers.get("layer_widths")
@@ -354,6 +365,8 @@ class Detector(nn.Module, ABC):
                 )
         if self.views.draws and features.draws is None:
             raise ValueError(f"{type(self).__name__} needs passes with dropout, and the features have none")
+        if self.views.maps and features.maps is None:
+            raise ValueError(f"{type(self).__name__} needs maps of the layers, and the features have none")
 
 
 class NeededViews(NamedTuple):
@@ -361,6 +374,7 @@ class NeededViews(NamedTuple):
 
     draws: bool  # whether any of them reads passes with dropout
     stepping: Detector | None  # the one that asks for a gradient step of the image
+    maps: int = 0  # longest side of the layers' maps; 0 if none of them reads maps
 
 
 def views_needed(detectors: Iterable[Detector]) -> NeededViews:
@@ -370,14 +384,19 @@ def views_needed(detectors: Iterable[Detector]) -> NeededViews:
         detectors: Detectors that judge the same images; only one of several forks of the same detector.
 
     Raises:
-        ValueError: More than one asks for a gradient step, while ``Features`` holds the moved images of one only.
+        ValueError: More than one asks for a gradient step, while ``Features`` holds the moved images of one only, or
+            they ask for maps of different sizes.
     """
     detectors = list(detectors)
     stepping = [detector for detector in detectors if detector.views.step > 0]
     if len(stepping) > 1:
         names = ", ".join(f"{type(detector).__name__} of step {detector.views.step:g}" for detector in stepping)
         raise ValueError(f"only one detector can ask for a gradient step of the images, got {names}")
-    return NeededViews(any(detector.views.draws for detector in detectors), stepping[0] if stepping else None)
+    sides = sorted({detector.views.maps for detector in detectors if detector.views.maps})
+    if len(sides) > 1:
+        raise ValueError(f"all detectors that read maps are expected to ask for the same side, got {sides}")
+    draws = any(detector.views.draws for detector in detectors)
+    return NeededViews(draws, stepping[0] if stepping else None, sides[0] if sides else 0)
 
 
 def check_groups(negative: Tensor, positive: Tensor) -> None:

@@ -118,8 +118,8 @@ class LayerNetworks(SupervisedDetector):
         """Scaling and weights of one layer's network, from the features ``(N, C)`` and ``(M, C)`` of both groups."""
         negative, positive = (group.detach().clone() for group in (negative, positive))
         centre, width = standardisation(negative.double())
-        scaled = [_standardised(group, centre, width).float() for group in (negative, positive)]
-        learnt, held = (_Rows(*part) for part in parted(*scaled, groups))
+        normal, other = (_standardised(group, centre, width).float() for group in (negative, positive))
+        learnt, held = (_Rows(*part) for part in parted(normal, other, groups))
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         channels = negative.shape[1]

@@ -58,7 +58,8 @@ def dealt(groups: Groups, folds: int) -> Groups:
     with_positives, with_rows = [0] * count, [0] * count
     fold_of = [0] * len(numbers)
     for one in sorted(range(len(numbers)), key=lambda number: (-positives[number], -rows[number], number)):
-        shares = list(zip(with_positives, with_rows, strict=True)) if positives[one] else with_rows
+        by_positives = positives[one] > 0
+        shares = [(with_positives[fold] if by_positives else 0, with_rows[fold]) for fold in range(count)]
         fold = fold_of[one] = shares.index(min(shares))
         with_positives[fold] += positives[one]
         with_rows[fold] += rows[one]

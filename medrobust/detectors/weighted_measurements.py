@@ -34,8 +34,10 @@ class WeightedMeasurements(Detector):
         """Names of the measurements whose weight is negative, though by definition they grow with suspicion."""
         if self.raw or "weights" not in self._buffers:
             return []
-        weights = self.get_buffer("weights").tolist()
-        return [name for name, weight in zip(self.measurement_names(), weights, strict=True) if weight < 0]
+        weights, names = self.get_buffer("weights").tolist(), self.measurement_names()
+        if len(names) != len(weights):  # a class of one's own that measures something else and names nothing
+            names = [f"measurement {number}" for number in range(len(weights))]
+        return [name for name, weight in zip(names, weights, strict=True) if weight < 0]
 
     def fit_classifier(self, negative: Tensor, positive: Tensor, groups: Groups | None = None) -> None:
         """Fit the scaling on the negatives ``(N, D)``, and the regression on them and the positives ``(M, D)``.

@@ -11,6 +11,7 @@ from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import Batch
 from medrobust.evaluation.deployment import judging
 from medrobust.networks.dropout import Dropouts
+from medrobust.networks.features import reduced_maps, tapped
 from medrobust.networks.victims import EvaluatedVictim, Targets
 
 
@@ -22,14 +23,19 @@ class Extractor:
         layers: Names or patterns of its layers, as ``networks.features.layers_named`` reads them.
         passes: Passes with dropout on; 0 for none. A victim without dropout makes none.
         seed: Seed of the dropout.
+        maps: Longest side of the layers' maps, which are then kept besides their means; 0 for none. They take up to
+            ``2 * maps ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 35 layers of a
+            MobileNetV2 at a side of 8 and images of 160 pixels.
 
     Raises:
         ValueError: A layer does not exist.
     """
 
-    def __init__(self, victim: EvaluatedVictim, layers: Sequence[str], passes: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, victim: EvaluatedVictim, layers: Sequence[str], passes: int = 0, seed: int = 0, maps: int = 0
+    ) -> None:
         """Find the layers and the dropout."""
-        self.victim, self.passes, self.seed = victim, passes, seed
+        self.victim, self.passes, self.seed, self.maps = victim, passes, seed, maps
         self.names: tuple[str, ...] = victim.layers_named(layers)
         self.without_dropout = ""
         self.stepping: Detector | None = None  # the detector that asks for a gradient step of the images
@@ -47,7 +53,11 @@ class Extractor:
             ValueError: The victim does not name one class per image.
         """
         dropouts = self._dropouts
-        with judging(self.victim), dropouts.watching() if dropouts is not None else nullcontext():
+        with (
+            judging(self.victim),
+            dropouts.watching() if dropouts is not None else nullcontext(),
+            tapped(self.victim.network, self.names, self._reduced) if self.maps else nullcontext() as maps,
+        ):
             outputs, layers = self.victim.features(images, self.names)
             predictions = self.victim.outcome(outputs, targets).prediction
         if predictions is None:
@@ -57,7 +67,12 @@ class Extractor:
             with judging(self.victim):
                 draws = dropouts.draws(self.victim.normalised(images), ids, self.passes, self.seed)
         stepped = None if self.stepping is None else self._stepped(images, self.stepping)
-        return Features({name: layers[name] for name in self.names}, predictions, draws, stepped)
+        kept = {name: layers[name] for name in self.names}
+        found = None if maps is None else {name: maps[name] for name in self.names}
+        return Features(kept, predictions, draws, stepped, maps=found)
+
+    def _reduced(self, activation: Tensor) -> Tensor:
+        return reduced_maps(activation, self.maps)
 
     def _stepped(self, images: Tensor, detector: Detector) -> dict[str, Tensor]:
         """Each layer's features of images moved towards what that layer takes for clean (Lee et al., 2018, eq. 3)."""

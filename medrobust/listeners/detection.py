@@ -159,8 +159,8 @@ class Detection(EvaluationListener):
 
     def _found(self, context: EvaluationContext, victim: EvaluatedVictim) -> Extractor:
         """An extractor of the detectors' layers; warns if the last of them is not the penultimate layer."""
-        draws = views_needed(self.detectors.values()).draws
-        extractor = Extractor(victim, self.layers, self.passes if draws else 0, self.seed)
+        views = views_needed(self.detectors.values())
+        extractor = Extractor(victim, self.layers, self.passes if views.draws else 0, self.seed, views.maps)
         last, usual = extractor.names[-1], victim.layers_named(["activations"])[-1]
         if last != usual and context.is_first:
             logger.warning("detectors of penultimate features are given layer %s, the network's is %s", last, usual)

@@ -2,11 +2,13 @@
 
 import difflib
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medrobust.networks.deployment import DeployedNetwork
 
@@ -27,6 +29,28 @@ def pooled(activation: Tensor) -> Tensor:
     if activation.ndim == 4 and activation.shape[1] == activation.shape[2] != activation.shape[3]:
         return activation.mean((1, 2))
     return activation.flatten(2).mean(2) if activation.ndim > 2 else activation
+
+
+def reduced_maps(activation: Tensor, side: int) -> Tensor:
+    """Maps ``(N, C, H, W)`` of an activation, averaged over cells so that neither side is longer than ``side``.
+
+    They are float16, clipped to its range. A vector ``(N, C)`` is a map of one cell, and tokens ``(N, L, C)`` are one
+    column of cells. Of an image, they take at most ``2 * side ** 2`` bytes for each channel.
+
+    Args:
+        activation: As ``pooled`` takes it.
+        side: Longest side of a map, at least 1.
+    """
+    maps = activation.mT.unsqueeze(3) if activation.ndim == 3 else activation
+    if maps.ndim == 4 and activation.ndim == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3]:
+        maps = maps.permute(0, 3, 1, 2)
+    maps = maps.flatten(4).mean(4) if maps.ndim > 4 else maps
+    maps = maps[:, :, None, None] if maps.ndim == 2 else maps
+    height, width = (min(side, size) for size in maps.shape[2:])
+    if (height, width) != tuple(maps.shape[2:]):
+        maps = functional.adaptive_avg_pool2d(maps, (height, width))
+    largest = torch.finfo(torch.float16).max
+    return maps.clamp(-largest, largest).half()
 
 
 def layers_named(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -72,12 +96,15 @@ def activation_layers(network: nn.Module) -> list[str]:
 
 
 @contextmanager
-def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def tapped(
+    network: nn.Module, layers: Sequence[str], reduce: Callable[[Tensor], Tensor] = pooled
+) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of named layers, averaged to ``(N, C)``, in forward passes inside the ``with`` block.
 
     Args:
         network: The module that has the layers.
         layers: Names of the layers, as in the module's ``named_modules``.
+        reduce: What is kept of an output; ``pooled`` averages it.
 
     Raises:
         ValueError: A layer does not exist, and the message lists the nearest names; a layer was changed by folding; or
@@ -98,7 +125,7 @@ def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not isinstance(output, Tensor):
                 raise ValueError(f"layer {layer!r} is expected to return a tensor, got {type(output).__name__}")
-            taps[layer] = pooled(output)
+            taps[layer] = reduce(output)
 
         return hook
 

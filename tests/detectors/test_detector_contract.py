@@ -1,6 +1,7 @@
 """What every detector that the package exports must fulfil, including future ones."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,14 @@ import torch
 from torch import Tensor
 
 from medrobust import detectors
-from medrobust.detectors import Detector, Features, LayerNetworks, load_detectors, save_detectors
+from medrobust.detectors import (
+    Detector,
+    Features,
+    LayerConvolutions,
+    LayerNetworks,
+    load_detectors,
+    save_detectors,
+)
 from medrobust.metrics.separation import auroc
 
 CLASSES = [
@@ -17,7 +25,7 @@ CLASSES = [
     for kind in (getattr(detectors, name),)
     if inspect.isclass(kind) and issubclass(kind, Detector) and not inspect.isabstract(kind)
 ]
-SHORT = {LayerNetworks: {"epochs": 20, "hidden": 8}}
+SHORT = {LayerNetworks: {"epochs": 20, "hidden": 8}, LayerConvolutions: {"epochs": 20, "hidden": 4}}
 pytestmark = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 
 
@@ -34,7 +42,10 @@ def drawn(count: int, seed: int, shift: float = 0.0) -> tuple[Features, Tensor]:
     late[:, 1:] += shift
     early = torch.randn((count, 4), generator=generator) + shift
     noise = (0.02 + 0.1 * abs(shift)) * torch.randn((count, 8, 2), generator=generator)
-    return Features({"early": early, "late": late}, labels, (noise + labels[:, None, None]).softmax(2)), labels
+    scatter = torch.randn((count, 4, 3, 3), generator=generator)
+    maps = {"early": early[:, :, None, None] + scatter, "late": late[:, :, None, None]}
+    draws = (noise + labels[:, None, None]).softmax(2)
+    return Features({"early": early, "late": late}, labels, draws, maps=maps), labels
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +69,15 @@ def test_a_score_that_is_smooth_has_the_gradient_of_its_finite_differences(kind:
     """By each layer and by the passes, so that an objective can attack it; a step function says that it is one."""
     features, labels = drawn(12, 21, 1.0)
     step, generator = 1e-6, torch.Generator().manual_seed(22)
-    parts = {name: values.double() for name, values in {**features.layers, "draws": features.draws}.items()}
+    given = {**features.layers, "draws": features.draws, **{f"maps {n}": v for n, v in features.maps.items()}}
+    parts = {name: values.double() for name, values in given.items()}
     ways = {name: torch.randn(values.shape, generator=generator).double() for name, values in parts.items()}
 
     def score(shift: float | Tensor) -> Tensor:
         moved = {name: values + shift * ways[name] for name, values in parts.items()}
-        return fitted[kind].score(Features({n: moved[n] for n in features.layers}, labels, moved["draws"]))
+        maps = {name: moved[f"maps {name}"] for name in features.layers}
+        layers = {name: moved[name] for name in features.layers}
+        return fitted[kind].score(Features(layers, labels, moved["draws"], maps=maps))
 
     differences = (score(step) - score(-step)) / (2 * step)
     along = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -84,7 +98,7 @@ def test_weights_of_the_wrong_sign_are_named(kind: type[Detector], fitted: Any) 
 
 def test_a_predicted_class_that_no_reference_image_has_does_not_stop_it(kind: type[Detector], fitted: Any) -> None:
     features, labels = drawn(6, 23)
-    assert fitted[kind].score(Features(features.layers, labels + 5, features.draws)).isfinite().all()
+    assert fitted[kind].score(replace(features, predictions=labels + 5)).isfinite().all()
 
 
 def test_a_score_is_the_same_alone_in_any_order_and_in_any_batch(kind: type[Detector], fitted: Any) -> None:
@@ -144,7 +158,7 @@ def test_it_works_in_inference_mode(kind: type[Detector], fitted: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_features_of_either_precision_are_taken(kind: type[Detector], dtype: torch.dtype, fitted: Any) -> None:
     features, _ = drawn(10, 16)
-    other = Features({n: v.to(dtype) for n, v in features.layers.items()}, features.predictions, features.draws)
+    other = replace(features, layers={n: v.to(dtype) for n, v in features.layers.items()})
     torch.testing.assert_close(fitted[kind].score(other), fitted[kind].score(features))
 
 
@@ -154,6 +168,9 @@ def test_it_reads_no_view_that_it_does_not_ask_for(kind: type[Detector], fitted:
     assert detector.views.step == 0  # of the defaults: a step costs passes of the victim
     if detector.views.draws:
         with pytest.raises(ValueError, match=f"{kind.__name__} needs passes with dropout, and the features have none"):
+            detector.score(plain)
+    elif detector.views.maps:
+        with pytest.raises(ValueError, match=f"{kind.__name__} needs maps of the layers, and the features have none"):
             detector.score(plain)
     else:
         assert torch.equal(detector.score(plain), detector.score(features))

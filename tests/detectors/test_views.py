@@ -29,20 +29,20 @@ def normal(count: int, seed: int = 0) -> Tensor:
 
 
 def test_nothing_but_plain_features_is_needed_unless_a_detector_asks() -> None:
-    assert views_needed([]) == (False, None)
-    assert views_needed([KernelDensity(), LocalDimension(), Mahalanobis(), SupportVectors()]) == (False, None)
+    assert views_needed([]) == (False, None, 0)
+    assert views_needed([KernelDensity(), LocalDimension(), Mahalanobis(), SupportVectors()]) == (False, None, 0)
 
 
 @pytest.mark.parametrize("asking", [BayesianUncertainty(), KernelDensityUncertainty()])
 def test_draws_are_needed_if_one_detector_reads_them(asking: BayesianUncertainty) -> None:
     assert asking.views == Views(draws=True)
-    assert views_needed(one for one in (KernelDensity(), asking, Mahalanobis())) == (True, None)
+    assert views_needed(one for one in (KernelDensity(), asking, Mahalanobis())) == (True, None, 0)
 
 
 def test_the_detector_that_asks_for_a_step_is_found_fitted_or_not() -> None:
     stepping = Mahalanobis(perturbation=0.01)
     assert stepping.views == Views(step=0.01)
-    assert views_needed([Mahalanobis(), stepping, BayesianUncertainty()]) == (True, stepping)
+    assert views_needed([Mahalanobis(), stepping, BayesianUncertainty()]) == (True, stepping, 0)
     stepping.fit_reference(seen(normal(20)), torch.arange(20) % 2)
     assert views_needed([stepping, KernelDensity()]).stepping is stepping
 

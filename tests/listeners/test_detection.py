@@ -22,6 +22,7 @@ from medrobust.detectors import (
     Groups,
     KernelDensity,
     KernelDensityUncertainty,
+    LayerConvolutions,
     LayerNetworks,
     LocalDimension,
     Mahalanobis,
@@ -62,6 +63,7 @@ def all_detectors() -> dict[str, Detector]:
         "maha": Mahalanobis(),
         "svm": SupportVectors(),
         "dnn": LayerNetworks(hidden=4, epochs=5),
+        "dnn-maps": LayerConvolutions(side=4, hidden=4, epochs=5),
         "dfeat": DeepFeatures(trees=5),
         "qfeat": QuantizedFeatures(),
     }
@@ -189,7 +191,7 @@ def test_a_cell_of_the_summary_is_the_share_of_pairs_that_the_score_puts_in_orde
 ) -> None:
     _, summary, table = whole
     rows = summary["detection"]["rows"]
-    assert len(rows) == 2 * 2 * 9  # attacks, fits, detectors
+    assert len(rows) == 2 * 2 * 10  # attacks, fits, detectors
     for detector in ("maha", "dnn"):
         cell = next(row for row in rows if (row["attack"], row["fit"], row["detector"]) == ("fgsm", "same", detector))
         right = table.filter((polars.col("attack") == "fgsm") & polars.col("correct_before"))
