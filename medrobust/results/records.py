@@ -148,16 +148,11 @@ def clean_outcomes(folder: str | Path, keys: Collection[str], count: int = 32) -
         count: At most so many images, of the first records that there are.
 
     Raises:
-        ValueError: If a record is damaged or has an unknown schema.
+        ValueError: As `read_journal`.
     """
-    found: dict[str, RecordedOutcome] = {}
-    for path, frame in _blocks(folder):
-        rows = _current(frame, path).filter(pl.col("key").is_in(list(keys)), pl.col("correct_before").is_not_null())
-        for id, right, quality in rows.select("id", "correct_before", "quality_before").iter_rows():
-            found.setdefault(id, RecordedOutcome(right, quality))
-            if len(found) == count:
-                return found
-    return found
+    records = read_journal(folder, keys).unique("id", keep="first", maintain_order=True).head(count)
+    rows = records.select("id", "correct_before", "quality_before").iter_rows()
+    return {id: RecordedOutcome(right, quality) for id, right, quality in rows}
 
 
 def merge(folder: str | Path) -> pl.DataFrame:
