@@ -10,7 +10,7 @@ from medrobust.attacks.noise import UniformNoise
 from medrobust.attacks.saliency_map import JSMA
 from medrobust.attacks.sign_family import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain
 from medrobust.attacks.sign_gradient import SignGradient
-from medrobust.attacks.square import Square
+from medrobust.attacks.square import Square, SquareRefinement
 from medrobust.attacks.stabilized import SMIA
 from medrobust.attacks.worst_case import WorstCase
 
@@ -34,6 +34,7 @@ __all__ = [
     "SMIA",
     "SignGradient",
     "Square",
+    "SquareRefinement",
     "TIM",
     "UniformNoise",
     "WorstCase",

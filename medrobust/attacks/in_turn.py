@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
+from medrobust.attacks.square import SquareRefinement
 from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Step
 from medrobust.objectives.margin import Margin
@@ -20,6 +21,8 @@ def attack_in_turn(
     attacks: Sequence[Attack], victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]
 ) -> tuple[Crafted, Tensor]:
     """Run one attack after the other on an ever smaller batch; all have the same aim.
+
+    ``SquareRefinement`` starts from the best attempt of those before it.
 
     After each attack one forward judges its images (two for boxes, whose loss does not come with their outputs); it is
     counted. The first success on an image is kept, or the attempt with the largest margin (for boxes, the largest loss
@@ -39,7 +42,9 @@ def attack_in_turn(
     for index, attack in enumerate(attacks):
         if not unbroken.ids:
             break
-        crafted = attack.attempt(victim, unbroken.clean, unbroken.targets, unbroken.ids)
+        batch = (victim, unbroken.clean, unbroken.targets, unbroken.ids)
+        refines = isinstance(attack, SquareRefinement)
+        crafted = attack.perturb_from(*batch, unbroken.attempt) if refines else attack.attempt(*batch)
         with torch.no_grad():
             step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, attack.targeted)
             values = Margin()(step)

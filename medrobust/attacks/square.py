@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from medrobust.objectives.cross_entropy import CrossEntropy
 from medrobust.objectives.margin import Margin
 from medrobust.random_streams import image_generator
 
-MILESTONES = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the squares' area is halved
 CHUNK = 64  # queries whose squares are drawn and moved to the device together
 
 
@@ -48,6 +47,9 @@ class Square(Attack):
         ValueError: A field is out of its range.
     """
 
+    # of 10,000 queries: where the squares' area is halved
+    milestones: ClassVar[tuple[int, ...]] = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
     epsilon: Fraction | float = Fraction("8/255")
     queries: int = 5000
     share: float = 0.8
@@ -75,7 +77,7 @@ class Square(Attack):
         >>> [Square(queries=10_000).area(index) for index in (9, 10, 50, 8000)]
         [0.8, 0.4, 0.2, 0.0015625]
         """
-        halved = sum(10_000 * index >= milestone * self.queries for milestone in MILESTONES)
+        halved = sum(10_000 * index >= milestone * self.queries for milestone in self.milestones)
         return float(self.share / 2**halved)
 
     def side(self, index: int, height: int, width: int) -> int:
@@ -87,14 +89,19 @@ class Square(Attack):
         return min(max(round(math.sqrt(self.area(index) * height * width)), 1), height, width)
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
-        """Try squares on an ever smaller batch; the host waits for the device once per query, to see who leaves."""
-        objective, search = self.raised(), _Search(self, images, targets, ids)
+        """Try squares on an ever smaller batch, stripes first."""
+        search = _Search(self, images, targets, ids)
+        return self._search(victim, search, search.stripes)
+
+    def _search(self, victim: Victim, search: "_Search", first: Tensor) -> Crafted:
+        """Ask for the first images and then for squares; the host waits once per query, to see who leaves."""
+        objective = self.raised()
+        search.point = first
         with torch.no_grad():
             for index in range(self.queries):
                 if not search.ids:
                     break
-                offered = search.offer(index)
-                asked = torch.where(offered, search.upper, search.lower)
+                asked = search.offer(index)
                 targets = search.targets
                 step = Step(victim, asked, search.clean, targets, search.ids, self.targeted, objective.layers, index)
                 values = objective(step)
@@ -102,10 +109,38 @@ class Square(Attack):
                 search.forwards[search.rows] += step.forwards
                 better = values > search.best
                 search.best = torch.where(better, values, search.best)
-                search.high = torch.where(each(better), offered, search.high)
+                search.point = torch.where(each(better), asked, search.point)
                 search.keep(search.leave(asked, fooled))
-        crafted = search.finish(torch.where(search.high, search.upper, search.lower))
+        crafted = search.finish(search.point)
         return replace(crafted, measures={})  # a random search has no direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquareRefinement(Square):
+    """Random search with small squares from an image that nearly fools (after Andriushchenko et al., ECCV 2020).
+
+    A square at a random place, all of whose pixels go to one of their two bounds in each channel, is kept if it raises
+    the objective. In a ``WorstCase`` the search starts from the best attempt of the attacks before it, alone from the
+    clean image. An ascent that got stuck at a kink of the victim goes on where no gradient leads.
+
+    The squares' area is halved at query 1000, 2000, 4000 and 6000 of 10,000, rescaled to ``queries``.
+
+    Args:
+        share: Share of the image's area that the first squares cover, in (0, 1].
+    """
+
+    milestones: ClassVar[tuple[int, ...]] = (1000, 2000, 4000, 6000)
+
+    share: float = 0.02
+
+    def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
+        """Search from the clean images."""
+        return self.perturb_from(victim, images, targets, ids, images)
+
+    def perturb_from(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str], starts: Tensor) -> Crafted:
+        """Search from other images of the ball, ``(N, C, H, W)``."""
+        search = _Search(self, images, targets, ids)
+        return self._search(victim, search, torch.clamp(starts, search.lower, search.upper))
 
 
 class _Search(ActiveBatch):
@@ -123,13 +158,13 @@ class _Search(ActiveBatch):
         self.columns = torch.arange(self.width, device=self.device)
         self.generators = [image_generator(attack.seed, type(attack).__name__, id) for id in ids]
         stripes = (self._uniform(self.channels, 1, self.width) < 0.5).to(self.device)
-        self.high = stripes.expand(-1, -1, self.height, -1)  # which pixels of the best image are at their upper bound
+        self.point = self.stripes = torch.where(stripes, self.upper, self.lower)  # the best image so far
         self.squares = torch.empty((len(images), 0), device=self.device)
 
     def offer(self, index: int) -> Tensor:
-        """The best image's ``high`` with the square of this query drawn into it; at query 0 the stripes."""
+        """The best image with the square of this query drawn into it; at query 0 the first image itself."""
         if index == 0:
-            return self.high
+            return self.point
         place = (index - 1) % CHUNK
         if place == 0:
             self.squares = self._chunk(index)
@@ -139,8 +174,10 @@ class _Search(ActiveBatch):
         inside_lines = (self.lines >= top) & (self.lines < top + side)
         inside_columns = (self.columns >= left) & (self.columns < left + side)
         inside = inside_lines[:, None, :, None] & inside_columns[:, None, None, :]
-        unchanged = ((self.high == signs) | ~inside).flatten(1).all(1)
-        return torch.where(inside, signs ^ each(unchanged), self.high)
+        drawn = torch.where(signs, self.upper, self.lower)
+        unchanged = ((self.point == drawn) | ~inside).flatten(1).all(1)
+        drawn = torch.where(signs ^ each(unchanged), self.upper, self.lower)
+        return torch.where(inside, drawn, self.point)
 
     def keep(self, places: Tensor | None, *values: Tensor) -> tuple[Tensor, ...]:
         """Go on with the images at these places and with their streams; None keeps all."""

@@ -82,8 +82,10 @@ MEASURES = {
     "field_largest": ("max |B|", "largest value of the bias field, in natural logarithms of the image"),
     "field_roughness": ("roughness", "Laplacian norm of the bias field"),
     "warp_folds": ("folds", "share of the image where the warp folds over"),
-    "first_success": ("first", "number, from 0, of the attack in the list that fooled the image first"),
 }
+
+# Column of words: which of several attacks broke the image, for a worst case over attacks; null where none did.
+BROKEN_BY = "broken_by"
 
 # Columns that the self-checks read and no table shows: a value where an image raises a doubt, none elsewhere.
 DOUBTS = {

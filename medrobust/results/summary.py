@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from medrobust.results.checks import check
-from medrobust.results.columns import COLUMNS, DOUBTS, MEASURES, SCORE_PATTERNS, judge_column
+from medrobust.results.columns import BROKEN_BY, COLUMNS, DOUBTS, MEASURES, SCORE_PATTERNS, judge_column
 from medrobust.results.detection import detection, patients_of
 from medrobust.results.formats import all_printable
 from medrobust.results.manifest import read_manifest, task_of, write_json
@@ -158,6 +158,7 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
         "zero_gradient_share": None,
         "means": {},
         "undefined": {},
+        "broken_by": {},
         "transfer": {},
     }
 
@@ -185,6 +186,7 @@ def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[s
         "mean_backwards": table["backwards"].mean(),
         "zero_gradient_share": int(table["zero_gradients"].sum()) / backwards if backwards else 0.0,
         **_means(changed),
+        "broken_by": _broken_by(table),
     }
 
 
@@ -258,6 +260,15 @@ def _means(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
     means = {column.name: column.cast(pl.Float64).drop_nulls().mean() for column in columns}
     defined = {name: float(mean) for name, mean in means.items() if isinstance(mean, float)}
     return {"means": defined, "undefined": {name: measured[name].null_count() for name in defined}}
+
+
+def _broken_by(table: pl.DataFrame) -> dict[str, int]:
+    """How many of the successes each attack of a worst case had, the most first."""
+    if BROKEN_BY not in table.columns:
+        return {}
+    names = table.filter(pl.col("success"))[BROKEN_BY].drop_nulls().cast(pl.String)
+    counts = names.value_counts().sort(["count", BROKEN_BY], descending=[True, False])
+    return dict(counts.iter_rows())
 
 
 def _worst_case(entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ SHORT: dict[Any, dict[str, Any]] = {
     attacks.CWL2: {"search_steps": 3, "steps": 40},
     attacks.JSMA: {"steps": 60},
     attacks.Square: {"queries": 300},
+    attacks.SquareRefinement: {"queries": 300},
     attacks.WorstCase: {"attacks": (attacks.APGD(steps=10), attacks.FAB(steps=5), attacks.Square(queries=100))},
 }
 

@@ -357,3 +357,64 @@ def test_a_configuration_is_a_value() -> None:
     attack = APGD(objective=DifferenceOfLogits(), restarts=5)
     assert dataclasses.replace(attack, seed=1) != attack
     assert attack.parameters()["objective"] == {"class": "DifferenceOfLogits", "two_classes": "margin"}
+
+
+def test_goals_are_the_other_classes_by_the_clean_logits() -> None:
+    """Only class 3, the lowest on the clean image, can win within 0.3: its pixel alone has a slope that leads there."""
+
+    class Trap(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            near, far = images[:, 0, 0, 1], images[:, 0, 0, 3]
+            stopped = [0.5 + 0.1 * near, 0.4 + 0.1 * near]  # which rise, but never to class 0
+            return torch.stack([torch.ones_like(near), *stopped, 4 * far - 0.5], 1)
+
+    images, targets = torch.full((2, 1, 8, 8), 0.2), torch.zeros(2).long()
+    images[:, 0, 0, 1] = 0.5
+    for objective in (Margin(), DifferenceOfLogits()):
+        attack = APGD(epsilon=0.3, steps=10, objective=objective, seed=1)
+        won = [dataclasses.replace(attack, goals=goals)(as_victim(Trap()), images, targets) for goals in (1, 2, 3, 9)]
+        assert [one.success.tolist() for one in won] == [[False] * 2, [False] * 2, [True] * 2, [True] * 2]
+        assert torch.equal(won[2].images, won[3].images)  # there are no more than three other classes
+        assert won[1].backwards.tolist() == [20, 20]
+        assert won[1].forwards.tolist() == [1 + 2 * 11 + 1] * 2  # the clean image is looked at once
+
+
+def test_an_image_that_any_class_wins_makes_no_further_runs(conv_net: Any, images_of: Any) -> None:
+    victim, images = as_victim(conv_net()), images_of(12, 3, 1)
+    targets = victim.eval()(images).argmax(1)
+    targets[0] = (targets[0] + 1) % 3
+    attack = APGD(epsilon=0.03, steps=10, goals=9, objective=DifferenceOfLogits())
+    attacked = attack(victim, images, targets)
+    assert torch.equal(attacked.images[0], images[0])
+    assert (int(attacked.forwards[0]), int(attacked.backwards[0])) == (2, 0)
+    assert 1 < int(attacked.success.sum()) < 12
+    assert bool((attacked.backwards[attacked.success] < 20).all())
+    assert attacked.backwards[~attacked.success].unique().tolist() == [20]
+    for i in range(12):
+        alone = attack(victim, images[i : i + 1], targets[i : i + 1], [str(i)])
+        assert bool(alone.success) == bool(attacked.success[i])
+        torch.testing.assert_close(alone.images[0], attacked.images[i], atol=1e-5, rtol=0)
+        assert (int(alone.forwards), int(alone.backwards)) == (int(attacked.forwards[i]), int(attacked.backwards[i]))
+
+
+def test_a_run_towards_a_goal_is_that_of_a_targeted_attack_until_the_truth_falls(conv_net: Any, images_of: Any) -> None:
+    """While the true class leads it is the strongest besides the goal, and both objectives are the same."""
+    victim, images = as_victim(conv_net()), images_of(8, 3, 1)
+    outputs = victim.eval()(images)
+    targets, goals = outputs.topk(2, 1).indices.unbind(1)
+    attack = APGD(epsilon=0.004, steps=10, objective=DifferenceOfLogits(), stop_when_fooled=False)
+    towards = dataclasses.replace(attack, goals=1)(victim, images, targets)
+    aimed = dataclasses.replace(attack, targeted=True)(victim, images, goals)
+    kept = ~towards.success & ~aimed.success
+    assert int(kept.sum()) >= 4
+    assert torch.equal(towards.images[kept], aimed.images[kept])
+
+
+def test_goals_need_classes(segmenter: Any, linear: Any, images_of: Any) -> None:
+    images = images_of(2)
+    with pytest.raises(ValueError, match="takes one class per image"):
+        APGD(goals=2)(segmenter(), images, segmenter()(images).argmax(1))
+    with pytest.raises(ValueError, match="goals counts classes and is a whole number of at least 0, got -1"):
+        APGD(goals=-1)
+    targeted = APGD(goals=9, steps=3, targeted=True, stop_when_fooled=False)
+    assert targeted(linear(1, 3), images, torch.tensor([1, 2])).backwards.tolist() == [3, 3]

@@ -347,3 +347,44 @@ def test_torchattacks_walks_as_far(conv_net: Any, images_of: Any) -> None:
 def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FAB(**{field: value})
+
+
+def test_goals_find_a_boundary_that_the_nearest_one_hides() -> None:
+    """Class 1 seems 0.02 away from anywhere and is never reached; class 2, at 0.2, is, once it is a goal."""
+
+    class Hidden(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            first, second = images[:, 0, 0, 0], images[:, 0, 0, 1]
+            mirage = 50 * (first - first.detach()) - 1  # recedes with the image
+            return torch.stack([torch.zeros_like(first), mirage, 10 * (second - 0.7)], 1)
+
+    images, targets = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3).long()
+    attack = FAB(epsilon=0.25, steps=15, candidates=None)
+    nearest, first, both = (
+        dataclasses.replace(attack, goals=g)(as_victim(Hidden()), images, targets) for g in (0, 1, 9)
+    )
+    assert not bool(nearest.success.any() or first.success.any())
+    assert bool(both.success.all())
+    torch.testing.assert_close(distance(images, both.images), torch.full((3,), 0.2), rtol=0.01, atol=0)
+    assert both.backwards.tolist() == [15 * 2] * 3  # one for a step, towards one goal
+    assert both.forwards.tolist() == [1 + 2 * 15 * 2 + 3 + 1] * 3
+    stopped = dataclasses.replace(attack, goals=9, stop_when_fooled=True)(as_victim(Hidden()), images, targets)
+    assert bool(stopped.success.all())
+    assert bool((stopped.backwards < 20).all())
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_runs_towards_goals_do_not_depend_on_the_batch(stop: bool, conv_net: Any, images_of: Any) -> None:
+    victim, images = as_victim(conv_net()), images_of(10, 3, 1)
+    targets = victim.eval()(images).argmax(1)
+    attack = FAB(epsilon=0.04, steps=8, goals=9, restarts=2, stop_when_fooled=stop)
+    ids = [str(i) for i in range(10)]
+    together = attack(victim, images, targets, ids)
+    assert bool((together.success | ~FAB(epsilon=0.04, steps=8)(victim, images, targets, ids).success).all())
+    for i in range(10):
+        alone = attack(victim, images[i : i + 1], targets[i : i + 1], ids[i : i + 1])
+        assert bool(alone.success) == bool(together.success[i])
+        assert (int(alone.forwards), int(alone.backwards)) == (int(together.forwards[i]), int(together.backwards[i]))
+        torch.testing.assert_close(alone.images[0], together.images[i], atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="goals"):
+        FAB(goals=-1)

@@ -12,6 +12,7 @@ from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, Margin
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.stabilization import gaussian_kernel
+from medrobust.random_streams import per_image_uniform
 from tests.attacks.dense_cases import dense_case
 
 EPSILON = 0.1
@@ -558,3 +559,51 @@ def test_dense_images_do_not_depend_on_their_batch_mates(
         torch.testing.assert_close(alone.images[0], together.images[i], atol=1e-5, rtol=0)
         assert int(alone.backwards[0]) == int(together.backwards[i])
         assert int(alone.forwards[0]) == int(together.forwards[i])
+
+
+def test_restarts_of_pgd_leave_what_they_broke_and_keep_the_best(conv_net: Any, images_of: Any) -> None:
+    victim, images = as_victim(conv_net()), images_of(12, 3, 1)
+    with torch.no_grad():
+        targets = victim.eval()(images).argmax(1)
+    ids = [f"image {i}" for i in range(12)]
+    once, again = (PGD(epsilon=0.012, steps=4, restarts=restarts) for restarts in (1, 4))
+    first, best = once(victim, images, targets, ids), again(victim, images, targets, ids)
+    runs = [PGD(epsilon=0.012, steps=4, seed=1_000_003 * run)(victim, images, targets, ids) for run in range(4)]
+    assert torch.equal(runs[0].images, first.images)
+    broken = torch.stack([run.success for run in runs])
+    assert torch.equal(best.success, broken.any(0))
+    margins = []
+    for run in runs:
+        outputs = victim(run.images).detach()
+        rivals = outputs.scatter(1, targets[:, None], -torch.inf).amax(1)
+        margins.append(rivals - outputs.gather(1, targets[:, None]).squeeze(1))
+    for i in range(12):
+        chosen = int(broken[:, i].int().argmax()) if broken[:, i].any() else int(torch.stack(margins)[:, i].argmax())
+        torch.testing.assert_close(best.images[i], runs[chosen].images[i])
+        made = int(broken[:, i].int().argmax()) + 1 if broken[:, i].any() else 4
+        assert (int(best.backwards[i]), int(best.forwards[i])) == (4 * made, 5 * made + 1)
+        alone = again(victim, images[i : i + 1], targets[i : i + 1], ids[i : i + 1])
+        torch.testing.assert_close(alone.images[0], best.images[i], atol=1e-5, rtol=0)
+    assert set(best.measures) == set(first.measures)
+
+
+def test_one_restart_of_pgd_is_pgd(conv_net: Any, images_of: Any) -> None:
+    victim, images = as_victim(conv_net()), images_of(4, 3, 1)
+    targets, settings = torch.arange(4) % 3, {"epsilon": 0.02, "steps": 5, "step_size": 0.002, "random_start": True}
+    plain = PGD(**settings, restarts=1)(victim, images, targets)  # type: ignore[arg-type]
+    assert plain.forwards.tolist() == [6] * 4
+    assert plain.backwards.tolist() == [5] * 4
+    noise = per_image_uniform([str(i) for i in range(4)], images.shape[1:], 0, "PGD", images)
+    start = (images + 0.02 * noise).clamp(images - 0.02, images + 0.02).clamp(0, 1)
+    walked = SignGradient(epsilon=1.0, steps=5, step_size=0.002)
+    low, high = (images - 0.02).clamp(min=0), (images + 0.02).clamp(max=1)
+    for _ in range(5):
+        start = dataclasses.replace(walked, steps=1)(victim, start, targets).images.clamp(low, high)
+    torch.testing.assert_close(plain.images, start, atol=1e-6, rtol=0)
+
+
+def test_restarts_without_a_random_start_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 restarts without a random start would all be the same"):
+        PGD(restarts=3, random_start=False)
+    with pytest.raises(ValueError, match="restarts counts runs and is a whole number of at least 1, got 0"):
+        PGD(restarts=0)

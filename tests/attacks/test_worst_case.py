@@ -8,13 +8,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medrobust.attacks import BIM, FGSM, PGD, Attack, Crafted, CWLinf, LogDomain, UniformNoise
+from medrobust.attacks import (
+    APGD,
+    BIM,
+    FAB,
+    FGSM,
+    PGD,
+    Attack,
+    Crafted,
+    CWLinf,
+    LogDomain,
+    SquareRefinement,
+    UniformNoise,
+)
 from medrobust.attacks.budgets import Fraction
 from medrobust.attacks.square import Square
 from medrobust.attacks.worst_case import WorstCase, standard
 from medrobust.evaluation.plan import lay_out
 from medrobust.networks import as_victim
-from medrobust.objectives import CrossEntropy, Margin
+from medrobust.objectives import CrossEntropy, DifferenceOfLogits, Margin
+from tests.digits import digits_network
 
 IDS = [f"image {i}" for i in range(8)]
 
@@ -208,13 +221,13 @@ def test_standard_is_autoattacks_and_runs_by_default(conv_net: Any, images_of: A
     assert worst == WorstCase(attacks="standard", epsilon=0.02) == WorstCase(attacks=standard(), epsilon=0.02)
     assert worst.norm == "linf"
     described = json.loads(json.dumps(worst.parameters(), allow_nan=False))["attacks"]
-    assert [member["class"] for member in described] == ["APGD", "APGD", "FAB", "Square"]
+    assert [member["class"] for member in described] == ["APGD", "APGD", "FAB", "Square", "SquareRefinement"]
     assert {member["epsilon"] for member in described} == {0.02}
     assert [member["steps"] for member in described[:3]] == [100, 100, 100]
     assert [member["goals"] for member in described[:3]] == [0, 9, 9]
-    assert [member["seed"] for member in described] == [0, 1, 0, 0]
+    assert [member["seed"] for member in described] == [0, 1, 0, 0, 0]
     assert described[1]["objective"]["class"] == "DifferenceOfLogits"
-    assert described[3]["queries"] == 5000
+    assert [member["queries"] for member in described[3:]] == [5000, 5000]
     victim, images = as_victim(conv_net()), images_of(8, 3, 1)
     targets = victim.eval()(images).argmax(1)
     short = (*worst.members[:3], Square(queries=100))
@@ -245,3 +258,90 @@ def test_the_norm_is_that_of_the_attacks() -> None:
     assert WorstCase(attacks=(LogDomain(), LogDomain(steps=3))).norm == "log"
     assert WorstCase(attacks=[PGD(objective=CrossEntropy()), PGD(objective=Margin())]).norm == "linf"  # type: ignore[arg-type]
     assert hash(WorstCase(attacks=[PGD()])) == hash(WorstCase(attacks=(PGD(),)))  # type: ignore[arg-type]
+
+
+def test_an_image_keeps_the_measures_of_the_attack_that_is_returned_and_the_name_of_the_one_that_broke_it() -> None:
+    """Four images: the first attack breaks a and b, the second c, and of d's attempts the second is the best."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Measured(Breaks):
+        """The same attack with a measure: its number."""
+
+        number: float = 1.0
+
+        def perturb(self, victim: Any, images: Tensor, targets: Any, ids: Any) -> Crafted:
+            crafted = super().perturb(victim, images, targets, ids)
+            return dataclasses.replace(crafted, measures={f"is_{self.number:g}": torch.full((len(ids),), self.number)})
+
+    attacks = (Measured(names=("a", "b"), share=0.1), Measured(names=("c",), number=2.0), Breaks(share=0.2))
+    worst = WorstCase(attacks=attacks, epsilon=0.2)
+    victim, images = as_victim(Brightness()), torch.full((4, 1, 8, 8), 0.2)
+    attacked = worst(victim, images, torch.zeros(4).long(), ["a", "b", "c", "d"])
+    nan = torch.nan
+    expected = {"is_1": [1.0, 1.0, nan, nan], "is_2": [nan, nan, 2.0, 2.0], "first_success": [0.0, 0.0, 1.0, nan]}
+    assert set(attacked.measures) == set(expected)
+    for name, values in expected.items():
+        torch.testing.assert_close(attacked.measures[name], torch.tensor(values), equal_nan=True)
+    assert worst.names() == ("Measured", "Measured (2)", "Breaks")
+    recorded = worst.recorded(attacked.measures)
+    assert set(recorded) == {"is_1", "is_2", "broken_by"}
+    assert recorded["broken_by"] == ["Measured", "Measured", "Measured (2)", None]
+
+
+def test_members_have_names_that_tell_them_apart() -> None:
+    attacks = (PGD(), PGD(), APGD(objective=Margin()), APGD(objective=Margin(), goals=3), APGD(objective=Margin()))
+    assert WorstCase(attacks=attacks).names() == (
+        "PGD",
+        "PGD (2)",
+        "APGD with Margin",
+        "APGD with Margin towards 3 goals",
+        "APGD with Margin (2)",
+    )
+
+
+def test_of_two_classes_the_second_ascent_is_no_copy_of_the_first(images_of: Any) -> None:
+    """Another start and another objective, or the second APGD of the strength check would repeat the first."""
+    generator = torch.Generator().manual_seed(3)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 2))
+    for parameter in net.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+    images = images_of(6)
+    targets = net(images).argmax(1)
+    first, second = WorstCase(epsilon=0.02).members[:2]
+    changed: dict[str, Any] = {"steps": 10, "stop_when_fooled": False}
+    made = [
+        dataclasses.replace(attack, **changed)(as_victim(net), images, targets).images for attack in (first, second)
+    ]
+    assert bool((made[0] != made[1]).flatten(1).any(1).all())
+    same_start = dataclasses.replace(second, seed=0, **changed)
+    assert bool((same_start(as_victim(net), images, targets).images != made[0]).any())
+
+
+class Squashed(nn.Module):
+    """The digits' network with tanh on its logits: its slopes vanish, its decisions are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, _, _ = digits_network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images).tanh()
+
+
+def test_on_squashed_logits_goals_break_what_no_untargeted_attack_and_no_peer_does() -> None:
+    """AutoAttack's untargeted reading left 28 of these 40, torchattacks' APGD-T and APGD towards nine goals 26."""
+    torchattacks = pytest.importorskip("torchattacks", exc_type=ImportError)
+    _, images, labels = digits_network()
+    images, labels, squashed = images[:40], labels[:40], Squashed().eval()
+    victim, epsilon = as_victim(squashed), 0.09
+    untargeted: tuple[Attack, ...] = (APGD(), APGD(objective=DifferenceOfLogits()), FAB(stop_when_fooled=True))
+    before = WorstCase(attacks=untargeted, epsilon=epsilon)(victim, images, labels)
+    members = standard()
+    ours = WorstCase(attacks=(*members[:3], SquareRefinement(queries=500)), epsilon=epsilon)(victim, images, labels)
+    goals = APGD(goals=9, objective=DifferenceOfLogits(), epsilon=epsilon)(victim, images, labels)
+    made = torchattacks.APGDT(squashed, eps=epsilon, n_classes=10, seed=0, steps=100)(images, labels)
+    theirs = int((squashed(made).argmax(1) != labels).sum())
+    assert int(ours.success.sum()) >= max(int(goals.success.sum()), theirs)
+    assert int(ours.success.sum()) > int(before.success.sum())
+    assert bool((ours.success | ~before.success).all())
+    assert float((ours.images - images).abs().max()) <= epsilon + 1e-6

@@ -12,7 +12,7 @@ import polars
 import pytest
 import torch
 
-from medrobust.attacks import FGSM, MIM, PGD, Attack, UniformNoise
+from medrobust.attacks import FGSM, MIM, PGD, Attack, UniformNoise, WorstCase
 from medrobust.evaluation import AdversarialBatch
 from medrobust.listeners import RecordJournal
 from medrobust.results.columns import COLUMNS
@@ -139,6 +139,18 @@ def test_a_command_line_names_no_folder_of_the_machine(tmp_path: Path, monkeypat
     command = read_manifest(tmp_path)["command"]
     assert command.startswith("python evaluate.py test --data.root ") and "--runs" in command
     assert str(tmp_path) not in command
+
+
+def test_a_worst_case_names_the_attack_that_broke_the_image(tmp_path: Path) -> None:
+    worst = WorstCase(attacks=(FGSM(), PGD(steps=5)), epsilon=0.05)
+    (batch, *_) = evaluate(tmp_path, {"worst": worst}, controls=False)
+    found = merge(tmp_path)
+    assert found["broken_by"].dtype == polars.String
+    assert set(found["broken_by"].drop_nulls()) <= {"FGSM", "PGD"}
+    assert (found["broken_by"].is_not_null() == found["reached"]).all()
+    assert "first_success" not in found.columns
+    assert found["cos"].dtype == polars.Float64  # a measure of PGD's
+    assert "first_success" in batch.measures
 
 
 def test_a_finished_evaluation_attacks_nothing_again(tmp_path: Path) -> None:

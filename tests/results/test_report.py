@@ -133,6 +133,25 @@ def test_report_of_a_sweep(tmp_path):
     assert len(re.sub(r"data:image/png;base64,[^\"]*", "", html)) < 200_000
 
 
+def test_report_names_the_attacks_that_broke_the_images(tmp_path):
+    folder = evaluation(tmp_path, sweep())
+    assert "Which attack broke the images" not in read(folder)[0]
+    summary = json.loads((folder / "summary.json").read_text())
+    row = summary["rows"][-1]
+    row["broken_by"], row["n_correct_before"], row["n_success"] = {"APGD towards 9 goals": 3, "Square": 1}, 8, 4
+    del summary["rows"][1]["broken_by"]  # as an older summary has it
+    (folder / "summary.json").write_text(json.dumps(summary))
+    write_report(folder)
+    html = (folder / "report.html").read_text()
+    section = html[html.index("Which attack broke the images") :]
+    section = section[: section.index("</section>")]
+    assert re.findall(r"<td>(.*?)</td><td class=\"num\">(.*?)</td>", section) == [
+        ("APGD towards 9 goals", "3"),
+        ("Square", "1"),
+        ("none", "4"),
+    ]
+
+
 def test_report_shows_qualities_of_masks_and_not_of_classes(tmp_path):
     shown = {task: read(evaluation(tmp_path / str(task), sweep(), task=task)) for task in (None, "segmentation")}
     headings = ["attack", "ε", "n", "right after", "fooled"]

@@ -468,6 +468,19 @@ def test_a_judge_that_is_fooled_more_often_than_the_victim_is_flagged():
         assert "judge_other_before" not in summary["rows"][1]["means"]
 
 
+def test_successes_are_counted_by_the_attack_that_broke_the_image():
+    entry, plain = attack("worst-case"), attack("bim")
+    names = ["APGD", "FAB", "APGD", "APGD", None, "Square"]
+    records = [row | {"broken_by": name} for row, name in zip(rows(entry, "111101", "111011"), names, strict=True)]
+    summary = summary_of([entry, plain], records + rows(plain, "111111"), images=6)
+    assert summary["rows"][0]["broken_by"] == {}
+    counts = {row["attack"]: row["broken_by"] for row in summary["rows"][1:]}
+    assert counts == {"worst-case": {"APGD": 2, "FAB": 1, "Square": 1}, "bim": {}}
+    assert list(counts["worst-case"]) == ["APGD", "FAB", "Square"]
+    unbroken = summary_of([entry], [row | {"broken_by": None} for row in rows(entry, "0000")], images=4)
+    assert unbroken["rows"][1]["broken_by"] == {}
+
+
 def test_means_say_how_many_images_have_no_value():
     entry = attack("bim")
     records = [
