@@ -127,7 +127,7 @@ def test_an_attack_named_noise_is_refused_where_controls_have_that_name() -> Non
     assert Robustness({"noise": FGSM()}, controls=False).planned()
 
 
-@pytest.mark.parametrize("options", [{"epsilons": [8]}, {"epsilons": [0.0]}, {"fit_batches": -1}])
+@pytest.mark.parametrize("options", [{"epsilons": [8]}, {"epsilons": [-0.1]}, {"fit_batches": -1}])
 def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="got"):
         Robustness({"fgsm": FGSM()}, **options)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from medrobust.attacks import BIM, FGSM, Attack
+from medrobust.attacks import BIM, FGSM, PGD, Attack, UniformNoise
 from medrobust.listeners import RecordJournal
 from medrobust.networks import as_victim
 from medrobust.results.records import merge
+from medrobust.results.report.page import write_report
 from medrobust.results.summary import write_summary
 from tests.in_memory import random_data
 from tests.recording import evaluate
@@ -85,3 +86,16 @@ def test_a_network_that_normalises_in_place_is_wrapped_or_refused() -> None:
     assert torch.equal(images, kept)
     with pytest.raises(ValueError, match="the victim changes the images that it is given"):
         evaluate(Bare(InPlace()), random_data(), {"fgsm": FGSM(epsilon=0.02)})
+
+
+def test_a_sweep_may_begin_at_radius_0(tmp_path: Path) -> None:
+    attacks: dict[str, Attack] = {"none": PGD(epsilon=0), "control": UniformNoise(epsilon=0)}
+    evaluate(linear_victim(), random_data(), attacks, RecordJournal(str(tmp_path), "run"))
+    records = merge(tmp_path)
+    assert len(records) == 46
+    assert records["linf"].to_list() == [0.0] * 46
+    assert records["success"].sum() == records["backwards"].sum() == 0
+    assert records["var"].null_count() == 46  # of a perturbation in units of its radius
+    summary = write_summary(tmp_path)
+    assert [row["epsilon"] for row in summary["rows"][1:]] == [0.0, 0.0]
+    assert write_report(tmp_path).is_file()
