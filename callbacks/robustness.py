@@ -83,7 +83,7 @@ class Robustness(Callback):
         self.fit_batches, self.seen = fit_batches, seen
         for name, radii in (("epsilons", epsilons), ("log_epsilons", log_epsilons)):
             if radii is not None and not radii:
-                raise ValueError(f"{name} is a list of radii, or null for each attack's own, got an empty list")
+                raise ValueError(f"{name} is a list of radii, or null for each attack's own, got []")
         for radius in epsilons or []:
             check_radius("epsilons", radius, zero=True)
         for radius in log_epsilons or []:

@@ -73,6 +73,8 @@ def place_of(message: str, files: Sequence[ConfigFile]) -> str:
         return line_of(files, within, None, unknown[1] or unknown[2] or unknown[3])
     if re.search(IMPORT_FAILURE, message) and (owners := re.findall(CALLABLE, message) or _owners(message)):
         return line_of(files, within, None, owners[-1])
+    if (called := re.search(CALLABLE, message)) and (place := line_of(files, (), None, called[1])):
+        return place
     values = re.findall(r"(?:Got|Given) value: (.+)", message) + re.findall(
         r"fraction such as 8/255, got '(.+)'", message
     )
@@ -80,8 +82,7 @@ def place_of(message: str, files: Sequence[ConfigFile]) -> str:
         name = keys[-1].rpartition(".")[2]
         if place := line_of(files, within, name, value) or line_of(files, within, None, value):
             return place
-    called = re.search(CALLABLE, message)
-    return (called and line_of(files, (), None, called[1])) or _built_from(message, files)
+    return _built_from(message, files)
 
 
 def _built_from(message: str, files: Sequence[ConfigFile]) -> str:

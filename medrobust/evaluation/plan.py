@@ -150,7 +150,7 @@ def _check_units(
     for name, radii, swept in (("epsilons", epsilons, pixels), ("log_epsilons", log_epsilons, logs)):
         if radii and attacks and not swept:
             listed = ", ".join(f"{name} ({attack.norm})" for name, attack in list(attacks.items())[:5])
-            raise ValueError(f"{name} sweeps radii, and no attack has one of that unit, got {listed}; leave it out")
+            raise ValueError(f"{name} sweeps radii, and no attack has one of that unit, got {listed}: set it to null")
 
 
 def _at_radius(attack: Attack, epsilon: float) -> Attack:

@@ -109,3 +109,16 @@ def test_an_infinite_parameter_can_be_part_of_a_key() -> None:
     parameters = BIM(objective=Margin(math.inf)).parameters()
     assert parameters["objective"] == {"class": "Margin", "kappa": "inf"}
     assert record_key(parameters) != record_key(BIM(objective=Margin(1.0)).parameters())
+
+
+def test_radii_of_images_and_of_their_logarithms_are_told_apart() -> None:
+    attacks = {"log": LogDomain(epsilon=0.3), "fgsm": FGSM()}
+    with pytest.raises(ValueError, match="those of log are in units of the natural logarithm .* give these as log_eps"):
+        lay_out(attacks, [0.01], controls=False)
+    with pytest.raises(ValueError, match=r"epsilons sweeps radii, and no attack has one of that unit, got df \(l2\)"):
+        lay_out({"df": DeepFool()}, [0.01], controls=False)
+    with pytest.raises(ValueError, match=r"log_epsilons sweeps radii, .* got fgsm \(linf\): set it to null"):
+        lay_out({"fgsm": FGSM()}, None, controls=False, log_epsilons=[0.01])
+    both = lay_out(attacks, [0.01], controls=True, log_epsilons=[0.2, 0.4])
+    assert radii(both) == [("noise", 0.01), ("log", 0.2), ("log", 0.4), ("fgsm", 0.01)]
+    assert radii(lay_out(attacks, None, controls=False, log_epsilons=[0.2])) == [("log", 0.2), ("fgsm", 8 / 255)]

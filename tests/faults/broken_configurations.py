@@ -320,17 +320,15 @@ FILES = (
         "pgd",
         "line 3",
         line=5,
-        text="attack:\n  attacks:\n    pgd: {class_path: PGD}\n"
-        "    bim: {class_path: BIM}\n    'pgd': {class_path: MIM}\n",
+        text=attack("PGD", "pgd") + "    bim: {class_path: BIM}\n    'pgd': {class_path: MIM}\n",
     ),
     file("an option twice", "steps", line=3, text=attack("{class_path: PGD, init_args: {steps: 3, steps: 4}}")),
     file("a merge key twice", "<<", line=5, text="x: &a {p: 1}\ny: &b {q: 1}\nname:\n  <<: *a\n  <<: *b\n"),
     file(
         "a merge with a misspelt option",
         "stpes",
-        line=1,
-        text="attack: {attacks: {a: {class_path: PGD, init_args: &s {stpes: 3}}, "
-        "b: {class_path: BIM, init_args: {<<: *s}}}}\n",
+        line=3,
+        text=attack("{class_path: PGD, init_args: &s {stpes: 3}}") + "    b: {class_path: BIM, init_args: {<<: *s}}\n",
     ),
     file("an anchor's own key", "settings", line=1, text=MERGED + attack("{class_path: PGD, init_args: *settings}")),
     file("an alias without anchor", "settings", line=3, text=attack("{class_path: PGD, init_args: *settings}")),
@@ -385,7 +383,7 @@ OPTIONS = (
     option("a run's name with a way up inside", "name", "a/../../x", arguments=("--name", "a/../../x")),
     option("an absolute name", "name", "/tmp/x", arguments=("--name", "/tmp/x")),
     option("the folder itself as name", "name", "'.'", arguments=("--name", ".")),
-    option("an empty name", "needs a name", arguments=("--name=",)),
+    option("no name", "needs a name", arguments=("--name=",)),
     option("a name of a space", "name", arguments=("--name= ",)),
     file("a name that leaves the folder", "../x", text="name: ../x\n"),
     option("no attack", "no attack is configured", arguments=("--attack.attacks", "{}")),
@@ -434,7 +432,7 @@ OPTIONS = (
 FURTHER = (
     file("a number as the run's name", "name", "1", text="name: 1\n", line=1),
     file("an empty section", "attack", text="attack:\n", line=1),
-    file("no radius at all", "epsilons", "empty", text="attack:\n  epsilons: []\n", line=2),
+    file("no radius at all", "epsilons", "got []", text="attack:\n  epsilons: []\n", line=2),
     file("detectors as a list", "detectors", "mapping", text="detection:\n  detectors: [Mahalanobis]\n", line=2),
     file(
         "a number as a detector's name",
