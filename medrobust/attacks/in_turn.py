@@ -43,8 +43,10 @@ def attack_in_turn(
         if not unbroken.ids:
             break
         batch = (victim, unbroken.clean, unbroken.targets, unbroken.ids)
-        refines = isinstance(attack, SquareRefinement)
-        crafted = attack.perturb_from(*batch, unbroken.attempt) if refines else attack.perturb(*batch)
+        if isinstance(attack, SquareRefinement):
+            crafted = attack.perturb_from(*batch, unbroken.attempt)
+        else:
+            crafted = attack.perturb(*batch)
         with torch.no_grad():
             step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, attack.targeted)
             values = Margin()(step)
