@@ -93,9 +93,10 @@ def _built_from(message: str, files: Sequence[ConfigFile]) -> str:
         for entry in file.entries():
             if entry.names[-1] in words and any(entry.means(value) for value in values):
                 return file.at(entry.line)
-    if "got " in message:  # quoted words may be what was expected
-        return next((place for value in quoted if (place := line_of(files, ("attack", "attacks", value)))), "")
-    return next((place for value in quoted if (place := line_of(files, (), None, value))), "")
+    named = [place for value in quoted if (place := line_of(files, ("attack", "attacks", value)))]
+    if not named and "got " not in message:  # else quoted words may be what was expected
+        named = [place for value in quoted if (place := line_of(files, (), None, value))]
+    return named[0] if named else ""
 
 
 def place_of_class(message: str, files: Sequence[ConfigFile]) -> str:
