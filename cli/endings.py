@@ -229,6 +229,9 @@ class Ending:
     def _killed(self, rank: int) -> Cause:
         """The cause when a process has ended without a word."""
         status = self._status_of(rank)
+        if status is not None and status - 128 in SIGNALS:  # before it could say so
+            name = signal.Signals(status - 128).name
+            return Cause(status, f"rank {rank} of {self.ranks} was stopped by {name}", kept=True)
         if status is not None and status > 0:
             return Cause(status, f"rank {rank} of {self.ranks} ended with status {status}", kept=True)
         if status:

@@ -194,11 +194,12 @@ def test_processes_that_are_through_wait_for_nobody_and_say_nothing(tmp_path: Pa
     assert Run(tmp_path, "time.sleep(0.3 * rank)", ranks=3).end() == (0, [])
 
 
-def test_a_process_that_ends_before_it_is_tied_ends_the_first_one(tmp_path: Path) -> None:
-    body = """children.append(subprocess.Popen([sys.executable, "-c", "raise SystemExit(5)"]))
+@pytest.mark.parametrize(("status", "what"), [(5, "ended with status 5"), (143, "was stopped by SIGTERM")])
+def test_a_process_that_ends_before_it_is_tied_ends_the_first_one(tmp_path: Path, status: int, what: str) -> None:
+    body = f"""children.append(subprocess.Popen([sys.executable, "-c", "raise SystemExit({status})"]))
     ending.launch(2, lambda: children)
     deaf()"""
-    assert Run(tmp_path, body).end() == (5, [f"rank 1 of 2 ended with status 5: {KEPT}"])
+    assert Run(tmp_path, body).end() == (status, [f"rank 1 of 2 {what}: {KEPT}"])
 
 
 def test_a_signal_while_modules_are_imported_ends_at_once(tmp_path: Path) -> None:
