@@ -384,7 +384,7 @@ def test_an_image_that_any_class_wins_makes_no_further_runs(conv_net: Any, image
     targets = victim.eval()(images).argmax(1)
     targets[0] = (targets[0] + 1) % 3
     attack = APGD(epsilon=0.03, steps=10, goals=9, objective=DifferenceOfLogits())
-    attacked = attack(victim, images, targets)
+    attacked = attack(victim, images, targets, [str(i) for i in range(12)])
     assert torch.equal(attacked.images[0], images[0])
     assert (int(attacked.forwards[0]), int(attacked.backwards[0])) == (2, 0)
     assert 1 < int(attacked.success.sum()) < 12

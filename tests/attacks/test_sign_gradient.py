@@ -590,10 +590,11 @@ def test_restarts_of_pgd_leave_what_they_broke_and_keep_the_best(conv_net: Any, 
 def test_one_restart_of_pgd_is_pgd(conv_net: Any, images_of: Any) -> None:
     victim, images = as_victim(conv_net()), images_of(4, 3, 1)
     targets, settings = torch.arange(4) % 3, {"epsilon": 0.02, "steps": 5, "step_size": 0.002, "random_start": True}
-    plain = PGD(**settings, restarts=1)(victim, images, targets)  # type: ignore[arg-type]
+    ids = [str(i) for i in range(4)]
+    plain = PGD(**settings, restarts=1)(victim, images, targets, ids)  # type: ignore[arg-type]
     assert plain.forwards.tolist() == [6] * 4
     assert plain.backwards.tolist() == [5] * 4
-    noise = per_image_uniform([str(i) for i in range(4)], images.shape[1:], 0, "PGD", images)
+    noise = per_image_uniform(ids, images.shape[1:], 0, "PGD", images)
     start = (images + 0.02 * noise).clamp(images - 0.02, images + 0.02).clamp(0, 1)
     walked = SignGradient(epsilon=1.0, steps=5, step_size=0.002)
     low, high = (images - 0.02).clamp(min=0), (images + 0.02).clamp(max=1)

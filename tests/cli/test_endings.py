@@ -45,6 +45,12 @@ with Ending() as ending:
 """
 
 
+def hear_all_signals() -> None:
+    """Undo what the tests themselves may have been started with, such as by nohup."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Run:
     """A short program in a folder of its own, and the processes that it has started."""
 
@@ -60,7 +66,7 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=hear_all_signals,
         )
 
     def pid(self, rank: int) -> int:

@@ -1,5 +1,6 @@
 """Saved detectors: what is loaded scores like what was saved, in a new process too, and nothing else is loaded."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medrobust.detectors import saving
 from medrobust.detectors.base import Detector, Features
 from medrobust.detectors.deep_features import DeepFeatures
 from medrobust.detectors.layer_networks import LayerNetworks
@@ -44,7 +44,7 @@ class OddBuffers(Detector):
         super().fit_reference(clean, labels)
         whole = torch.arange(12.0).view(3, 4)
         self.keep(whole=whole, turned=whole.T, row=whole[1], count=torch.tensor(3), empty=torch.zeros(0, 2))
-        self.keep(other_empty=torch.zeros(2, 0), flags=torch.tensor([True, False]), short=whole.half())
+        self.keep(other_empty=torch.zeros(2, 0), marks=torch.tensor([True, False]), short=whole.half())
 
     def measure(self, features: Features) -> Tensor:
         return features.penultimate
@@ -229,13 +229,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(saved, tmp
     target = tmp_path / "detectors"
     target.write_bytes(path.read_bytes())
 
-    def half_written(tensors, place, metadata) -> None:
-        Path(place).write_bytes(b"half")
-        raise OSError("disk full")
+    def half_written(place: Path, content: bytes) -> None:
+        with place.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(saving, "save_file", half_written)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", half_written)
+    with pytest.raises(OSError, match=f"No space left on device: '{target}'"):
         save_detectors(target, fitted, "victim", "pgd")
+    monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["detectors"]
     assert list(load_detectors(target, "victim")) == list(fitted)
 
