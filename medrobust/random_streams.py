@@ -9,7 +9,7 @@ from torch import Tensor
 
 def image_generator(seed: int, stream: str, id: str) -> torch.Generator:
     """Random stream of one image: the same for (seed, stream, id) in any batch, order, rank and device."""
-    digest = hashlib.blake2b(repr((seed, stream, id)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr((seed, stream, str(id))).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks.batch_checks import check_batch, without_inference
-from medrobust.attacks.last_check import acceptable, doubts, first_failing
+from medrobust.attacks.last_check import LEAST_IMAGES, acceptable, doubts, first_failing
 from medrobust.networks.finite import finite_outputs
 from medrobust.networks.freezing import frozen
-from medrobust.networks.victims import Outputs, Targets, Victim, attackable
+from medrobust.networks.victims import Outputs, Targets, Victim, attackable, check_known
 from medrobust.networks.watched_victim import WatchedVictim
 from medrobust.objectives.opposition import warn_of_opposition
 from medrobust.objectives.plain_numbers import PlainNumbers, plain
@@ -104,7 +104,10 @@ class Attack(PlainNumbers, ABC):
         names = [str(place) for place in range(len(images))] if ids is None else ids
         with torch.inference_mode(False), torch.no_grad(), frozen(victim):
             outputs = finite_outputs(victim(crafted.images.clone()), names, f"on the images of {type(self).__name__}")
+            check_known(targets, outputs)
             success = self.reached(victim, outputs, without_inference(targets))
+            if not self.targeted and len(images) >= LEAST_IMAGES:
+                watch.see_clean()  # one further forward, which is not the attack's and is not counted
         for doubt in doubts(watch, crafted.measures, self.targeted):
             warnings.warn(doubt, stacklevel=2)
         passes = {"forwards": crafted.forwards + 1, "success": success}

@@ -31,6 +31,8 @@ def check_batch(images: Tensor, targets: Any, ids: Sequence[str] | None) -> None
     count = len(images) if ids is None else len(ids)
     if not len(images) == len(targets) == count:
         raise ValueError(f"got {len(images)} images, {len(targets)} targets and {count} ids: one of each is needed")
+    if ids is not None and (other := next((id for id in ids if not isinstance(id, str)), None)) is not None:
+        raise ValueError(f"ids are text, one name per image, got {other!r}: convert them by [str(id) for id in ids]")
     if ids is not None and len(set(ids)) < count:
         twice, times = Counter(ids).most_common(1)[0]
         raise ValueError(
@@ -51,6 +53,8 @@ def _check_images(images: Any) -> None:
         raise ValueError(f"expected float32 images (N, C, H, W) in one tensor, got {type(images).__name__}")
     if images.ndim != 4 or images.dtype not in (torch.float32, torch.float64):
         received, how = f"{images.dtype} {tuple(images.shape)}", ""
+        if images.ndim == 3:
+            how = ": a batch of this one image is images[None]"
         if images.ndim == 4:
             how = ": convert them by images.float()" + (" / 255" if images.dtype == torch.uint8 else "")
         raise ValueError(f"expected float32 images (N, C, H, W), got {received}{how}")

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medrobust.networks.victims import check_known
 from medrobust.objectives.logit_gap import logit_gap
 
 
@@ -33,35 +34,39 @@ def check_logits(outputs: Any, targets: Tensor) -> None:
     """Refuse outputs that are not logits of classes that include the targets; the host waits for the device once.
 
     Raises:
-        ValueError: The outputs are not ``(N, K)`` with K >= 2, or a target is not one of the K classes.
+        ValueError: The outputs are not ``(N, K)``, or a target is not one of the K classes (of two, if K is 1).
     """
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not outputs.shape[1]:
         received = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(f"this attack needs logits (N, K) with K >= 2, the victim gave {received}")
-    if len(targets) and int(targets.max()) >= outputs.shape[1]:
-        largest = int(targets.max())
-        raise ValueError(f"the victim distinguishes {outputs.shape[1]} classes, counted from 0, got class {largest}")
+        raise ValueError(f"this attack needs logits (N, K), the victim gave {received}")
+    check_known(targets, outputs)
+
+
+def logits_of_classes(outputs: Tensor) -> Tensor:
+    """Logits ``(N, K)`` with K >= 2: a single one, z, whose sign decides between 0 and 1, becomes (0, z)."""
+    return outputs if outputs.shape[1] > 1 else torch.cat([torch.zeros_like(outputs), outputs], 1)
 
 
 def rival_classes(outputs: Tensor, targets: Tensor, candidates: int | None = None) -> Tensor:
     """The classes other than the target, the largest logit first, ``(N, R)``.
 
     Args:
-        outputs: Logits, ``(N, K)``.
+        outputs: Logits, ``(N, K)``, or one of two classes, ``(N, 1)``.
         targets: Classes, ``(N,)``.
         candidates: Number of classes that compete, the target included, so that R is at most ``candidates - 1``;
             None for all K.
     """
-    classes = outputs.shape[1]
+    logits = logits_of_classes(outputs)
+    classes = logits.shape[1]
     count = classes if candidates is None else min(candidates, classes)
-    return outputs.scatter(1, targets.long()[:, None], float("-inf")).topk(count - 1, dim=1).indices
+    return logits.scatter(1, targets.long()[:, None], float("-inf")).topk(count - 1, dim=1).indices
 
 
 def class_leads(outputs: Tensor, targets: Tensor, rivals: Tensor, targeted: bool) -> Tensor:
     """By how many logits the attack leads: above 0 where it has what it wants.
 
     Args:
-        outputs: Logits, ``(N, K)``.
+        outputs: Logits, ``(N, K)``, or one of two classes, ``(N, 1)``.
         targets: True classes, or goals if ``targeted``, ``(N,)``.
         rivals: Classes that compete with the true one, ``(N, R)``; not used if ``targeted``.
         targeted: Whether the attack aims at ``targets`` instead of away from them.
@@ -71,7 +76,8 @@ def class_leads(outputs: Tensor, targets: Tensor, rivals: Tensor, targeted: bool
     """
     if targeted:
         return -logit_gap(outputs, targets, soft=False).unsqueeze(1)
-    return outputs.gather(1, rivals) - outputs.gather(1, targets.long()[:, None])
+    logits = logits_of_classes(outputs)
+    return logits.gather(1, rivals) - logits.gather(1, targets.long()[:, None])
 
 
 def class_gradients(values: Tensor, images: Tensor, batched: bool | None = None) -> Tensor:

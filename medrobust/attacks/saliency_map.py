@@ -10,7 +10,7 @@ from torch import Tensor
 from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
-from medrobust.attacks.class_boundaries import check_classes, check_logits, rival_classes
+from medrobust.attacks.class_boundaries import check_classes, check_logits, logits_of_classes, rival_classes
 from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import note_broken
@@ -120,14 +120,15 @@ class JSMA(Attack):
             batch.forwards[batch.rows] += 1
             if index == 0:
                 check_logits(outputs, targets)
-                batch.classes, batch.goals = outputs.shape[1], self._goals(outputs.detach(), targets, ids, turn)
+                seen = logits_of_classes(outputs.detach())
+                batch.classes, batch.goals = seen.shape[1], self._goals(seen, targets, ids, turn)
             reached = self.reached(victim, outputs, batch.targets)
             batch.success[batch.rows] = reached
             ended = torch.where(each(reached), batch.images, batch.clean)
             staying = batch.leave(ended, reached | batch.stuck)
             if index == self.steps or (staying is not None and not len(staying)):
                 break
-            slopes = torch.stack(self._slopes(outputs, batch.goals, variable), 1)
+            slopes = torch.stack(self._slopes(logits_of_classes(outputs), batch.goals, variable), 1)
             slopes, broken = batch.keep(staying, *mended(slopes, leading=2))
             note_broken(victim, batch.ids, broken)
             goal_slopes, other_slopes = slopes.flatten(2).unbind(1)

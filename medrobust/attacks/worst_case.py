@@ -141,6 +141,8 @@ class WorstCase(Attack):
     def recorded(self, measures: Mapping[str, Tensor]) -> dict[str, Tensor | list[str | None]]:
         """The measures with the name of the attack that broke each image in place of its number."""
         names = self.names()
+        if FIRST_SUCCESS not in measures:  # at a radius of 0 none has run
+            return dict(measures)
         broken_by = [None if place != place else names[int(place)] for place in measures[FIRST_SUCCESS].tolist()]
         rest = {name: values for name, values in measures.items() if name != FIRST_SUCCESS}
         return {**rest, "broken_by": broken_by}

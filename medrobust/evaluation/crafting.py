@@ -19,10 +19,9 @@ from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_has
 from medrobust.networks.finite import finite_outputs
 from medrobust.networks.victims import (
     EvaluatedVictim,
-    Outputs,
     Targets,
+    check_known,
     checked_outcome,
-    is_classes,
     probability_like,
 )
 from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
@@ -207,22 +206,9 @@ def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Seque
                 "the victim changes the images that it is given, by an operation such as sub_ or div_, and with them "
                 "all that is measured afterwards: let its forward begin with a copy"
             )
-        check_targets(targets, outputs)
+        check_known(targets, outputs)
         outcome = checked_outcome(victim.outcome(outputs, targets), len(ids))
     return CleanBatch(ids=list(ids), images=images, targets=targets, outputs=outputs, outcome=outcome)
-
-
-def check_targets(targets: Targets, outputs: Outputs) -> None:
-    """Refuse a class that the victim's logits do not have; waits for the device.
-
-    Raises:
-        ValueError: Names the class.
-    """
-    has_logits = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1
-    if has_logits and is_classes(targets) and len(targets) and int(targets.max()) >= outputs.shape[1]:
-        raise ValueError(
-            f"the victim distinguishes {outputs.shape[1]} classes, counted from 0, got class {int(targets.max())}"
-        )
 
 
 def _doubted(clean: CleanBatch) -> dict[str, Tensor]:

@@ -256,7 +256,8 @@ def _column(name: str, values: Tensor | list[str | None], count: int) -> list[An
     Raises:
         ValueError: They are not one number or word per image.
     """
-    if isinstance(values, list) and len(values) == count:
+    words = isinstance(values, list) and all(value is None or isinstance(value, str) for value in values)
+    if isinstance(values, list) and words and len(values) == count:
         return values
     if not isinstance(values, Tensor) or values.shape != (count,):
         received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

@@ -95,6 +95,23 @@ def is_classes(targets: Targets) -> bool:
     return isinstance(targets, Tensor) and targets.ndim == 1
 
 
+def check_known(targets: Targets, outputs: Outputs) -> None:
+    """Refuse a class that the victim's logits do not have; the host waits for the device.
+
+    Args:
+        targets: Targets of any kind; only classes ``(N,)`` are looked at.
+        outputs: Outputs of any kind; only logits ``(N, K)`` are looked at, of which a single one tells two classes.
+
+    Raises:
+        ValueError: Names the class.
+    """
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not is_classes(targets) or not len(targets):
+        return
+    classes, largest = max(outputs.shape[1], 2), int(targets.max())
+    if largest >= classes:
+        raise ValueError(f"the victim distinguishes {classes} classes, counted from 0, got class {largest}")
+
+
 def probability_like(outputs: Outputs, targets: Targets) -> Tensor | None:
     """Whether the outputs for an image look like probabilities instead of logits, bool ``(N,)``.
 

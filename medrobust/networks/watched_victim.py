@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medrobust.networks.finite import all_finite
-from medrobust.networks.victims import Outcome, Outputs, Targets, Victim, is_classes, probability_like
+from medrobust.networks.victims import Outcome, Outputs, Targets, Victim, check_known, is_classes, probability_like
 
 
 class WatchedVictim:
@@ -89,9 +89,17 @@ class WatchedVictim:
         equal = Counter(ids)
         return torch.tensor([found[name] / equal[name] or torch.nan for name in ids])
 
+    def see_clean(self) -> None:
+        """Look at the clean images, if the first look was at others; the host waits for the device."""
+        if isinstance(self.targets, Tensor) and len(self.images) and (self.right is None or bool(self.right.isnan())):
+            outputs = self.victim(self.images.clone())
+            if isinstance(outputs, Tensor):
+                self._look_once(outputs, self.images)
+
     def _watched(self, outputs: Outputs, images: Tensor) -> Outputs:
         self.finite_outputs = self.finite_outputs & all_finite(outputs).to(self.images.device)
         if not self._asked and isinstance(outputs, Tensor) and isinstance(self.targets, Tensor):
+            check_known(self.targets, outputs)  # before a loss that would index beyond them
             self._look_once(outputs.detach(), images.detach())
         self._asked = True
         return outputs

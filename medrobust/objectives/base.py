@@ -52,6 +52,8 @@ class Step:
         self.forwards, self.backwards = 0, 1
         self.has_outputs = False
         self.vanished: Tensor | None = None
+        self._asked_by: ref[Step] | None = None
+        self._others: list[Step] = []  # kept until the backward, which tells them what is broken
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         if images.requires_grad:
             itself = ref(self)  # a hook that held the step would keep its graph alive until the garbage is collected
@@ -87,6 +89,16 @@ class Step:
             raise ValueError("a victim's loss is expected to depend on the images, and this one has no gradient")
         return loss
 
+    def at(self, images: Tensor, layers: Sequence[str] = ()) -> "Step":
+        """A look at other images ``(N, C, H, W)``, made of these; what vanishes or breaks there is noted here, too.
+
+        Its passes are not counted here: see ``count``.
+        """
+        other = Step(self.victim, images, self.clean, self.targets, self.ids, self.targeted, layers, self.index)
+        other._asked_by = ref(self)
+        self._others.append(other)
+        return other
+
     def count(self, forwards: int, backwards: int) -> None:
         """Count passes that an objective makes beyond the shared forward and its backward."""
         self.forwards += forwards
@@ -95,14 +107,23 @@ class Step:
     def report_vanished(self, images: Tensor) -> None:
         """Note the images whose objective has lost its gradient, bool ``(N,)``."""
         self.vanished = images if self.vanished is None else self.vanished | images
+        if self._asked_by is not None and (asking := self._asked_by()) is not None:
+            asking.report_vanished(images)
+
+    def report_broken(self, images: Tensor) -> None:
+        """Note the images whose gradients were not finite, bool ``(N,)``; these count as vanished."""
+        self.broken = self.broken | images
+        if self._asked_by is not None and (asking := self._asked_by()) is not None:
+            asking.report_broken(images)
+        else:
+            self.report_vanished(images)
 
 
 def _finite(step: Step | None, gradients: Tensor) -> Tensor:
     """The gradients of a step's images, mended; the step marks those that were broken."""
     gradients, broken = mended(gradients)
     if step is not None:
-        step.broken = step.broken | broken
-        step.report_vanished(broken)
+        step.report_broken(broken)
     return gradients
 
 

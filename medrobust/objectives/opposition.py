@@ -27,7 +27,7 @@ def warn_of_opposition(attack: Any, name: str) -> None:
 
 def opposed(value: Any, targeted: bool = False) -> HidingObjective | None:
     """The hiding objective that an attack adds to untargeted cross-entropy; None if there is none."""
-    targeted = targeted or getattr(value, "targeted", False) is True
+    targeted = targeted or getattr(value, "targeted", False) is True or bool(getattr(value, "goals", 0))
     if isinstance(value, WeightedSum):
         raised = [term for term, weight in _terms(value) if weight > 0]
         hiding = [term for term in raised if isinstance(term, HidingObjective)]

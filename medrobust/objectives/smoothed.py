@@ -16,8 +16,9 @@ class Smoothed(Objective):
 
     The deviation s is a share of the largest change that the image has undergone so far, so that it suits every
     radius; an image that is still clean has no noise. The mean over the copies estimates the slope of the smoothed
-    victim: it looks past the kinks and small plateaus at which the slope of a single point stops an ascent. Noisy
-    copies are not clipped to [0, 1].
+    victim: it looks past the kinks and small plateaus at which the slope of a single point stops an ascent. The
+    victim sees the copies clipped to [0, 1], as it knows no other images; the slope goes through the clip, or pixels
+    near their bounds would have none.
 
     Args:
         objective: What is averaged.
@@ -52,11 +53,10 @@ class Smoothed(Objective):
         for copy in range(self.copies):
             noise = _normal(step, f"{type(self).__name__}:{step.index}:{copy}")
             noisy = step.images + self.deviation * change * noise
-            look = Step(step.victim, noisy, step.clean, step.targets, step.ids, step.targeted, self.layers, step.index)
+            noisy = noisy + (noisy.clamp(0, 1) - noisy).detach()
+            look = step.at(noisy, self.layers)
             total = total + self.objective(look)
             step.count(look.forwards, look.backwards if copy else look.backwards - 1)
-            if look.vanished is not None:
-                step.report_vanished(look.vanished)
         return total / self.copies
 
 

@@ -679,7 +679,7 @@ def test_probabilities_in_place_of_logits_are_told(cls: Any, conv_net: Any, imag
     targets, attack = victim.eval()(images).argmax(1), cls(**BRIEF.get(cls, {}))
     assert [message for message in warned(attack, victim, images, targets) if "probabilities" in message] == (
         []
-        if cls is attacks.UniformNoise  # which does not ask the victim
+        if cls is attacks.UniformNoise  # which does not ask the victim, and four images are too few to ask for
         else [
             "the victim's outputs are at least 0 and sum to 1: they look like probabilities, on which attacks are "
             "weaker than they ought to be; let the victim return logits, without the softmax"
@@ -699,4 +699,25 @@ def test_a_victim_that_seems_to_guess_is_told(linear: Any, images_of: Any) -> No
     assert not warned(attacks.FGSM(), victim, images, right)
     assert not warned(attacks.FGSM(), victim, images[:8], half[:8])  # too few to say
     assert not warned(attacks.FGSM(targeted=True), victim, images, half)  # goals, not truths
-    assert not warned(attacks.PGD(), victim, images, half)  # never shows the victim a clean image
+    for other in (attacks.PGD(), attacks.APGD(steps=2), attacks.Square(queries=2), attacks.UniformNoise()):
+        (told,) = warned(other, victim, images, half)  # although none of them begins with the clean images
+        assert "right about 8 of 16" in told
+
+
+@each_attack
+def test_a_class_that_the_victim_does_not_know_is_refused(cls: Any, conv_net: Any, images_of: Any) -> None:
+    images = images_of(12, 3)
+    with pytest.raises(ValueError, match="the victim distinguishes 3 classes, counted from 0, got class 7"):
+        made_of(cls)(as_victim(conv_net()), images, torch.tensor([0, 7, *[1] * 10]))
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([1, 1]), [1, 2]])
+def test_ids_that_are_not_text_are_refused(ids: Any, linear: Any, images_of: Any) -> None:
+    with pytest.raises(ValueError, match="ids are text, one name per image, got .*1"):
+        attacks.PGD()(linear(), images_of(2), torch.tensor([0, 1]), ids)
+
+
+def test_ids_of_numpy_are_the_same_text(linear: Any, images_of: Any) -> None:
+    victim, images, targets = linear(), images_of(2), torch.tensor([0, 1])
+    one, other = (attacks.PGD()(victim, images, targets, ids) for ids in (["a", "b"], np.array(["a", "b"])))
+    assert torch.equal(one.images, other.images)

@@ -283,6 +283,7 @@ def test_an_image_keeps_the_measures_of_the_attack_that_is_returned_and_the_name
     for name, values in expected.items():
         torch.testing.assert_close(attacked.measures[name], torch.tensor(values), equal_nan=True)
     assert worst.names() == ("Measured", "Measured (2)", "Breaks")
+    assert worst.recorded({}) == {}  # at a radius of 0 none of them runs
     recorded = worst.recorded(attacked.measures)
     assert set(recorded) == {"is_1", "is_2", "broken_by"}
     assert recorded["broken_by"] == ["Measured", "Measured", "Measured (2)", None]

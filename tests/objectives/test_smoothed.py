@@ -90,3 +90,33 @@ def test_a_field_out_of_range_is_refused(settings: dict[str, Any], message: str)
         Smoothed(**settings)
     with pytest.raises(ValueError, match="two_classes is 'margin' or 'smoothed', got 'none'"):
         DifferenceOfLogits(two_classes="none")  # type: ignore[arg-type]
+
+
+class Roots(nn.Module):
+    """Finite for images in [0, 1] only, and with an infinite slope where a pixel is black."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        lead = (images.sqrt().flatten(1) - 0.5).sum(1)
+        return torch.stack([-lead, lead], 1)
+
+
+def test_the_victim_sees_copies_in_the_unit_range_and_the_slope_passes_the_clip(images_of: Any) -> None:
+    images = images_of(3)
+    images[:, :, :2], images[:, :, 2:4] = 0.01, 1.0
+    clean = (images - 0.4).clamp(0, 1)
+    leaf = images.clone().requires_grad_()
+    values = Smoothed(Margin(1e6), copies=3)(step_of(as_victim(Roots()), leaf, clean, torch.zeros(3).long()))
+    assert bool(values.isfinite().all())
+    (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    assert bool((gradient != 0).all())
+
+
+def test_broken_gradients_behind_the_noise_are_counted(images_of: Any) -> None:
+    class Region(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return Roots()(images * (torch.arange(8) > 3))
+
+    victim, images = as_victim(Region()), images_of(3)
+    with pytest.warns(UserWarning, match="for 3 of 3 images the victim's gradients were not finite"):
+        attacked = APGD(epsilon=1e-4, steps=5, objective=Smoothed(Margin(1e6)))(victim, images, torch.zeros(3).long())
+    assert attacked.measures["broken_gradients"].tolist() == attacked.backwards.tolist()

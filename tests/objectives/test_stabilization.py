@@ -87,8 +87,8 @@ def test_of_two_classes_eq_5_turns_back_once_the_lead_differs_by_one_over_p(lead
     """
     p = 0.25
     smooth_lead = math.log(p / (1 - p)) + lead / p
-    clean = torch.tensor([smooth_lead / 8, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
-    images = torch.tensor([math.log(p / (1 - p)) / 8, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
+    clean = torch.tensor([0.5 + smooth_lead / 8, 0.5], dtype=torch.float64).view(1, 1, 1, 2)
+    images = torch.tensor([0.5 + math.log(p / (1 - p)) / 8, 0.5], dtype=torch.float64).view(1, 1, 1, 2)
     spread = Stabilization("kl_eq5", through=False, kernel=9, sigma=1e9)
     objective = CrossEntropy(saturated="keep") + spread
     gradient = logit_gradient(objective, images, clean, torch.tensor([0]), 2)
