@@ -411,7 +411,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our own sentence says what could not be downloaded
     known = "treespec, LeafSpec|does not have many workers|smaller than the logging interval|exists and is not empty"
-    warnings.filterwarnings("ignore", message=f".*({known}|dirpath has changed).*")
+    warnings.filterwarnings("ignore", message=f".*({known}).*")
 
 
 class Visible(logging.Formatter):
