@@ -44,7 +44,7 @@ from cli.overlays import OverlayFile
 from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
-from cli.work_kept import check_trained, describe, kept_records, kept_training
+from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
@@ -208,14 +208,14 @@ class MedRobustCLI(LightningCLI):
         """The run that the folder of a training holds already.
 
         Raises:
-            ValueError: It has other settings, and its training is neither to go on nor to be replaced.
+            ValueError: It has other settings, and its training is not to be replaced.
         """
         held = HeldRun.of(self.folder)
         goes_on = config.ckpt_path is not None and run_of(config.ckpt_path) == self.folder.absolute()
         if goes_on:
             config.overwrite = False
-        elif held is not None and not config.overwrite:
-            held.check_settings(self._parser(self.subcommand).dump(config, skip_none=False))
+        if held is not None and not config.overwrite:
+            held.check_settings(self._parser(self.subcommand).dump(config, skip_none=False), goes_on)
         return held
 
     def instantiate_classes(self) -> None:
@@ -280,7 +280,12 @@ class MedRobustCLI(LightningCLI):
         Raises:
             UnfinishedError: It has diverged, or made no checkpoint.
         """
-        check_trained(self.trainer)
+        resumed = self.config.fit.ckpt_path
+        if resumed and steps_of(Path(resumed)) == self.trainer.global_step:
+            if self.trainer.is_global_zero:
+                _console().print(nothing_left(self.trainer), soft_wrap=True)
+        else:
+            check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
             return

@@ -335,3 +335,28 @@ def test_training_goes_on_with_the_runs_splits_and_not_on_other_images(
     said = refused("train", "fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
     assert "was trained on other data, of whose train images 1 gone, 0 new, 0 changed" in said
     assert splits() == before
+
+
+def test_training_goes_on_with_its_own_settings_alone(folder: Path, refused: Callable[..., str]) -> None:
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    again = ("train", "fit", "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    said = refused(*again, "--model.init_args.optimizer.init_args.lr", 0.5)
+    assert "runs/small was trained with other settings: model.init_args.optimizer.init_args.lr was " in said
+    assert "-c runs/small/train.yaml" in said and "max_epochs" not in said
+    assert "data.init_args.image_size was 32 and is 48" in refused(*again, "--data.image_size", 48)
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    command(*again, "--trainer.limit_train_batches", 1, "--trainer.max_time", "00:01:00:00")
+    assert torch.load("runs/small/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_a_training_that_is_complete_says_that_nothing_is_left(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("runs/small").rename("runs/copy")
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*.ckpt")}
+    capsys.readouterr()
+    command("train", "fit", "--name", "copy", "--ckpt_path", "last")
+    said = capsys.readouterr().out
+    assert "nothing is left to train: 1 epoch is done; give more with --trainer.max_epochs (now 1)" in said
+    assert "runs/copy/checkpoints/best.ckpt" in said and "runs/small" not in said
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*.ckpt")}
