@@ -180,7 +180,7 @@ def test_an_image_of_a_single_pixel_is_refused(root: Path, size: tuple[int, int]
 def test_files_that_are_skipped_for_their_suffix_are_counted(root: Path) -> None:
     for name in ("a.dcm", "b.dcm", "notes.txt"):
         (root / "train/NORMAL" / name).write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"skipped 3 files that do not end in .jpeg, .jpg, .png: 2 .dcm, 1 .txt"):
+    with pytest.warns(UserWarning, match=r"skipped 3 files that are not at .*: 2 .dcm, 1 .txt"):
         assert len(data(root).contents) == 20
 
 
