@@ -188,6 +188,9 @@ class MedRobustCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and not config.attack.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
+        limit = "limit_val_batches" if self.subcommand == "validate" else "limit_test_batches"
+        if self.subcommand != "fit" and config.trainer[limit] == 0:
+            raise ValueError(f"no batch is asked for: trainer.{limit} is 0, so that there is nothing to evaluate")
         self.folder = run_folder(config.runs, config.name, given_files(self.parser))
         records = self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
         config.trainer.default_root_dir = str(self.folder)
@@ -346,15 +349,25 @@ def run_folder(runs: str, name: str | None, files: Iterable[ConfigFile] = ()) ->
     """
     if not name:
         raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
-    plain = PurePosixPath(name)
-    if plain.is_absolute() or ".." in plain.parts or str(plain) != name or name == "." or not _is_plain(name):
+    if wrong := _wrong_with(name):
         place = line_of(list(files), ("name",), None, name)
-        raise ValueError(f"{place}name is that of a folder below {runs}, such as my_run, got {name!r}")
+        raise ValueError(f"{place}name is that of a folder below {runs}, such as my_run, got {name!r}, which {wrong}")
     return Path(runs) / name
 
 
-def _is_plain(name: str) -> bool:
-    return name.isprintable() and name.strip() == name and "\\" not in name
+def _wrong_with(name: str) -> str:
+    """What keeps a name from being that of a folder below another one; empty if nothing does."""
+    plain = PurePosixPath(name)
+    wrong = {
+        "is an absolute path: --runs says where the folder lies": plain.is_absolute(),
+        "leads out of that folder with ..": ".." in plain.parts,
+        "is that folder itself": name == ".",
+        "begins or ends with a space": name.strip() != name,
+        "has a control character, or another one that cannot be shown": not name.isprintable(),
+        "has a backslash": "\\" in name,
+        f"would be written {str(plain)!r}": str(plain) != name,
+    }
+    return next((what for what, is_so in wrong.items() if is_so), "")
 
 
 def shown(path: Path) -> str:
