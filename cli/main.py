@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -60,6 +60,7 @@ register_type(Fraction, serializer=str, deserializer=Fraction)
 
 Program = Literal["train", "evaluate"]
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # what a trainer may refuse on this machine
+PACKAGES = ("callbacks", "cli", "datamodules", "lightning_modules", "medrobust")
 
 
 class RunConfig(SaveConfigCallback):
@@ -430,6 +431,30 @@ def quiet() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our own sentence says what could not be downloaded
     known = "treespec, LeafSpec|does not have many workers|smaller than the logging interval|exists and is not empty"
     warnings.filterwarnings("ignore", message=f".*({known}).*")
+    if not isinstance(warnings.formatwarning, OneSentence):
+        warnings.formatwarning = OneSentence(warnings.formatwarning)  # type: ignore[assignment]
+
+
+class OneSentence:
+    """Formats a warning of ours as its sentence alone: with a place and a line of source it looks like a crash.
+
+    Args:
+        others: Formats the warnings of other packages.
+    """
+
+    def __init__(self, others: Callable[..., str]) -> None:
+        """Keep the other formatter."""
+        self.others = others
+
+    def __call__(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        """The lines to be shown."""
+        root = Path(__file__).resolve().parents[1]
+        path = Path(filename).resolve()
+        if path.is_relative_to(root) and path.relative_to(root).parts[0] in PACKAGES:
+            return "\n".join(map(printable, f"warning: {message}".splitlines())) + "\n"
+        return self.others(message, category, filename, lineno, line)
 
 
 class Visible(logging.Formatter):

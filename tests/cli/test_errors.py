@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 import cli.main
+from cli.main import quiet
 from cli.work_kept import describe
 from lightning_modules import Classifier
 
@@ -345,3 +347,13 @@ def test_a_suggestion_names_an_option_in_full(complaint: Complaint) -> None:
     found = complaint("train", text="attack: {atacks: {}}")
     assert "no option 'attack.atacks'" in found and "did you mean attack.attacks?" in found
     assert "did you mean attack.attacks?" in complaint("train", "--attack.atacks", "{}")
+
+
+def test_a_warning_of_ours_is_its_sentence_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = warnings.formatwarning("is odd", UserWarning, "/elsewhere/torch/x.py", 7)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    quiet()
+    quiet()
+    ours = str(ROOT / "cli" / "runs.py")
+    assert warnings.formatwarning(UserWarning("is\x1b odd"), UserWarning, ours, 147) == "warning: is\\x1b odd\n"
+    assert warnings.formatwarning("is odd", UserWarning, "/elsewhere/torch/x.py", 7) == before
