@@ -146,6 +146,10 @@ def splits_of_run(checkpoint: str | Path, data: Mapping[str, Any]) -> Path | Non
     trained = _settings(run).get("data") or {}
     before, now = trained.get("init_args") or {}, data.get("init_args") or {}
     if _name(trained.get("class_path")) != _name(data.get("class_path")):
+        rank_zero_warn(
+            f"the splits are computed anew, not taken from {run / SPLITS}: the victim was trained on data of the "
+            f"class {_name(trained.get('class_path'))}, and {_name(data.get('class_path'))} is configured"
+        )
         return None
     if now.get("split_file") is not None and str(now["split_file"]) != str(before.get("split_file")):
         return None
