@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="two attacks to show side by side as A / B; may be given several times",
     )
     records = commands.add_parser("records", help="whether two evaluations have the same records; exit status 1 if not")
-    records.add_argument("first", help="folder of an evaluation, such as runs/A/evaluate, or a records.parquet")
+    records.add_argument("first", help="folder of an evaluated run, or a records.parquet")
     records.add_argument("second", help="the other one")
     records.add_argument("--tolerance", type=float, default=0.0, help="largest difference that counts as rounding")
     options = parser.parse_args(arguments)

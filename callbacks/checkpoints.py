@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_warn
 
 from medrobust.results.manifest import replace_file
 
@@ -28,6 +29,48 @@ class Checkpoints(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the scores of the checkpoints in the present folder, wherever they lay when they were written."""
+        if state_dict.get("dirpath", self.dirpath) != self.dirpath:
+            state_dict = self._moved(state_dict)
+        super().load_state_dict(state_dict)
+
+    def _moved(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of another folder, with the files of the same names in this one and the scores that they hold."""
+        here = Path(self.dirpath or "")
+        before: dict[str, Any] = state.get("best_k_models") or {}
+        held = {
+            str(path): score
+            for path in (here / Path(old).name for old in before)
+            if path.is_file()
+            if (score := self._score(path)) is not None
+        }
+        if before and not held and self.save_top_k:
+            rank_zero_warn(
+                f"{here} does not hold {Path(state['best_model_path']).name} of the training that goes on here: what "
+                "is written now is the best epoch from here on"
+            )
+        order = sorted(held, key=lambda path: float(held[path]), reverse=self.mode == "max")
+        last = here / Path(state.get("last_model_path") or "last.ckpt").name
+        return {
+            **state,
+            "dirpath": self.dirpath,
+            "best_k_models": held,
+            "best_model_path": order[0] if order else "",
+            "best_model_score": held[order[0]] if order else None,
+            "kth_best_model_path": order[-1] if order else "",
+            "kth_value": held[order[-1]] if order else self.kth_value,
+            "last_model_path": str(last) if last.is_file() else "",
+        }
+
+    def _score(self, path: Path) -> Any:
+        """The score with which a checkpoint was written; None if it does not say."""
+        try:
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return held["callbacks"][self.state_key]["current_score"]
+        except Exception:  # a damaged file is no better than a new one
+            return None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last checkpoint of an epoch that was not the best."""

@@ -263,7 +263,7 @@ def suggested(section: str, name: str, options: Collection[str]) -> str:
         return nearest(name, elsewhere, cutoff=0.0)
     within = f"{section}." if section else ""
     beside = {option.removeprefix(within).partition(".")[0] for option in options if option.startswith(within)}
-    return nearest(name, sorted(beside))
+    return nearest(name, sorted(beside), within=within)
 
 
 def line_of(

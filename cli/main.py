@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -44,7 +44,7 @@ from cli.overlays import OverlayFile
 from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
-from cli.work_kept import check_trained, describe, kept_records, kept_training
+from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
@@ -60,6 +60,7 @@ register_type(Fraction, serializer=str, deserializer=Fraction)
 
 Program = Literal["train", "evaluate"]
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # what a trainer may refuse on this machine
+PACKAGES = ("callbacks", "cli", "datamodules", "lightning_modules", "medrobust")
 
 
 class RunConfig(SaveConfigCallback):
@@ -188,6 +189,9 @@ class MedRobustCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and not config.attack.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
+        limit = "limit_val_batches" if self.subcommand == "validate" else "limit_test_batches"
+        if self.subcommand != "fit" and config.trainer[limit] == 0:
+            raise ValueError(f"no batch is asked for: trainer.{limit} is 0, so that there is nothing to evaluate")
         self.folder = run_folder(config.runs, config.name, given_files(self.parser))
         records = self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
         config.trainer.default_root_dir = str(self.folder)
@@ -208,14 +212,14 @@ class MedRobustCLI(LightningCLI):
         """The run that the folder of a training holds already.
 
         Raises:
-            ValueError: It has other settings, and its training is neither to go on nor to be replaced.
+            ValueError: It has other settings, and its training is not to be replaced.
         """
         held = HeldRun.of(self.folder)
         goes_on = config.ckpt_path is not None and run_of(config.ckpt_path) == self.folder.absolute()
         if goes_on:
             config.overwrite = False
-        elif held is not None and not config.overwrite:
-            held.check_settings(self._parser(self.subcommand).dump(config, skip_none=False))
+        if held is not None and not config.overwrite:
+            held.check_settings(self._parser(self.subcommand).dump(config, skip_none=False), goes_on)
         return held
 
     def instantiate_classes(self) -> None:
@@ -280,7 +284,12 @@ class MedRobustCLI(LightningCLI):
         Raises:
             UnfinishedError: It has diverged, or made no checkpoint.
         """
-        check_trained(self.trainer)
+        resumed = self.config.fit.ckpt_path
+        if resumed and steps_of(Path(resumed)) == self.trainer.global_step:
+            if self.trainer.is_global_zero:
+                _console().print(nothing_left(self.trainer), soft_wrap=True)
+        else:
+            check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
             return
@@ -341,15 +350,25 @@ def run_folder(runs: str, name: str | None, files: Iterable[ConfigFile] = ()) ->
     """
     if not name:
         raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
-    plain = PurePosixPath(name)
-    if plain.is_absolute() or ".." in plain.parts or str(plain) != name or name == "." or not _is_plain(name):
+    if wrong := _wrong_with(name):
         place = line_of(list(files), ("name",), None, name)
-        raise ValueError(f"{place}name is that of a folder below {runs}, such as my_run, got {name!r}")
+        raise ValueError(f"{place}name is that of a folder below {runs}, such as my_run, got {name!r}, which {wrong}")
     return Path(runs) / name
 
 
-def _is_plain(name: str) -> bool:
-    return name.isprintable() and name.strip() == name and "\\" not in name
+def _wrong_with(name: str) -> str:
+    """What keeps a name from being that of a folder below another one; empty if nothing does."""
+    plain = PurePosixPath(name)
+    wrong = {
+        "is an absolute path: --runs says where the folder lies": plain.is_absolute(),
+        "leads out of that folder with ..": ".." in plain.parts,
+        "is that folder itself": name == ".",
+        "begins or ends with a space": name.strip() != name,
+        "has a control character, or another one that cannot be shown": not name.isprintable(),
+        "has a backslash": "\\" in name,
+        f"would be written {str(plain)!r}": str(plain) != name,
+    }
+    return next((what for what, is_so in wrong.items() if is_so), "")
 
 
 def shown(path: Path) -> str:
@@ -411,7 +430,31 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our own sentence says what could not be downloaded
     known = "treespec, LeafSpec|does not have many workers|smaller than the logging interval|exists and is not empty"
-    warnings.filterwarnings("ignore", message=f".*({known}|dirpath has changed).*")
+    warnings.filterwarnings("ignore", message=f".*({known}).*")
+    if not isinstance(warnings.formatwarning, OneSentence):
+        warnings.formatwarning = OneSentence(warnings.formatwarning)  # type: ignore[assignment]
+
+
+class OneSentence:
+    """Formats a warning of ours as its sentence alone: with a place and a line of source it looks like a crash.
+
+    Args:
+        others: Formats the warnings of other packages.
+    """
+
+    def __init__(self, others: Callable[..., str]) -> None:
+        """Keep the other formatter."""
+        self.others = others
+
+    def __call__(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        """The lines to be shown."""
+        root = Path(__file__).resolve().parents[1]
+        path = Path(filename).resolve()
+        if path.is_relative_to(root) and path.relative_to(root).parts[0] in PACKAGES:
+            return "\n".join(map(printable, f"warning: {message}".splitlines())) + "\n"
+        return self.others(message, category, filename, lineno, line)
 
 
 class Visible(logging.Formatter):

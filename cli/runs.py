@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +24,12 @@ OF_THE_MACHINE = (
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.logger"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.default_root_dir"),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.inference_mode", "trainer.limit_test_batches"),
+)
+# how long a training lasts, which may change when it goes on
+HOW_LONG = (
+    *("trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps", "trainer.max_time"),
+    *("trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.limit_test_batches"),
+    *("trainer.limit_predict_batches", "trainer.num_sanity_val_steps", "trainer.fast_dev_run"),
 )
 
 
@@ -49,11 +55,12 @@ class HeldRun:
             return None
         return cls(folder, _settings(folder), {path: trained_on(path) for path in checkpoints})
 
-    def check_settings(self, text: str) -> None:
+    def check_settings(self, text: str, goes_on: bool = False) -> None:
         """Refuse a training that would put another configuration beside these checkpoints.
 
         Args:
             text: The new training's configuration, as it would be saved.
+            goes_on: Whether it goes on from one of the checkpoints, and may last longer than was said before.
 
         Raises:
             ValueError: A setting that decides the weights differs; names some of them.
@@ -62,11 +69,14 @@ class HeldRun:
         differing = [
             f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
             for name in before.keys() | now.keys()
-            if before.get(name) != now.get(name) and _decisive(name) and not _of_another_version(name, before, now)
+            if before.get(name) != now.get(name)
+            and _decisive(name, but=HOW_LONG if goes_on else ())
+            and not _of_another_version(name, before, now)
         ]
         if differing:
             shown = "; ".join(sorted(differing)[:SHOWN]) + ("; ..." if len(differing) > SHOWN else "")
-            raise ValueError(f"{self.folder} holds a victim of other settings: {shown}. {REMEDY}")
+            remedy = f"Go on with its own settings (-c {self.folder / CONFIG}), or {ANEW}" if goes_on else REMEDY
+            raise ValueError(f"the victim in {self.folder} was trained with other settings: {shown}. {remedy}")
 
     def check_data(self, data: MedicalDataModule) -> None:
         """Refuse a training that would put other splits beside these checkpoints; the data have been set up.
@@ -97,6 +107,7 @@ class HeldRun:
         return {"gone": len(before - now), "new": len(now - before)}
 
 
+ANEW = "train anew, without --ckpt_path, under another --name or with --overwrite true"
 REMEDY = (
     "Give this training another --name, go on with that one (--ckpt_path last), or replace it with --overwrite true"
 )
@@ -135,6 +146,10 @@ def splits_of_run(checkpoint: str | Path, data: Mapping[str, Any]) -> Path | Non
     trained = _settings(run).get("data") or {}
     before, now = trained.get("init_args") or {}, data.get("init_args") or {}
     if _name(trained.get("class_path")) != _name(data.get("class_path")):
+        rank_zero_warn(
+            f"the splits are computed anew, not taken from {run / SPLITS}: the victim was trained on data of the "
+            f"class {_name(trained.get('class_path'))}, and {_name(data.get('class_path'))} is configured"
+        )
         return None
     if now.get("split_file") is not None and str(now["split_file"]) != str(before.get("split_file")):
         return None
@@ -171,9 +186,9 @@ def _of_another_version(name: str, before: Mapping[str, Any], now: Mapping[str, 
     return (name in before) != (name in now) and (parent.endswith("init_args") or parent in (*DECISIVE, ""))
 
 
-def _decisive(name: str) -> bool:
+def _decisive(name: str, but: Sequence[str] = ()) -> bool:
     return name.partition(".")[0] in DECISIVE and not any(
-        name == one or name.startswith(f"{one}.") for one in OF_THE_MACHINE
+        name == one or name.startswith(f"{one}.") for one in (*OF_THE_MACHINE, *but)
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cli.endings import UnfinishedError
@@ -54,6 +55,21 @@ def kept_training(folder: Path, begun: float, resumed: str | None) -> str:
     if resumed:
         return f"no further checkpoint is kept than {resumed}; {AGAIN}"
     return f"no checkpoint is kept yet; {AGAIN}"
+
+
+def steps_of(checkpoint: Path) -> int | None:
+    """The number of optimiser steps that a checkpoint is of; None for one that does not say, or cannot be read."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception:  # whatever is wrong with it, whoever needs it will say so
+        return None
+
+
+def nothing_left(trainer: pl.Trainer) -> str:
+    """Says that a training was resumed that had come to its end before, and how it would go on."""
+    done = trainer.fit_loop.epoch_progress.current.completed
+    epochs = "1 epoch is done" if done == 1 else f"{done} epochs are done"
+    return f"nothing is left to train: {epochs}; give more with --trainer.max_epochs (now {trainer.max_epochs})"
 
 
 def check_trained(trainer: pl.Trainer) -> None:

@@ -237,7 +237,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
             if not splits[split]:
                 total = sum(map(len, splits.values()))
                 raise ValueError(
-                    f"expected images in every split, but {split} is empty after splitting {total} images; "
+                    f"expected images in every split, but {split} is empty after splitting {_images(total)}; "
                     "give it a larger fraction or the dataset more patients"
                 )
             if missing := self.missing_classes(splits[split]):
@@ -253,7 +253,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         if copies:
             shown = ", ".join(f"{id} of {split} is {twin.id} of {home}" for id, split, twin, home in copies[:5])
             rank_zero_warn(
-                f"left out {len(copies)} images with the same pixels as an image of another split: {shown}"
+                f"left out {_images(len(copies))} with the same pixels as an image of another split: {shown}"
                 + (", ..." if len(copies) > 5 else "")
             )
         return {id for id, *_ in copies}
@@ -286,8 +286,8 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         images = len(self._samples("val"))
         if fitting and not EachImageOnce(images, self.batch_size).even:  # DDP would wait for the missing batch forever
             raise ValueError(
-                f"val has {images} images, expected enough for the same number of batches of at most {self.batch_size} "
-                "on every rank: use fewer devices, another batch_size or a larger val"
+                f"val has {_images(images)}, expected enough for the same number of batches of at most "
+                f"{self.batch_size} on every rank: use fewer devices, another batch_size or a larger val"
             )
         return self.dataloader_of("val")
 
@@ -312,7 +312,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         samples = first_of_each_stratum(self._samples(split), per_class)
         world = rank_and_world()[1]
         if len(samples) < world:
-            raise ValueError(f"the split {split} has {len(samples)} images for {world} processes: use fewer devices")
+            raise ValueError(f"the split {split} has {_images(len(samples))} for {world} processes: use fewer devices")
         batches: Sampler[list[int]] = EachImageOnce(len(samples), self.batch_size)
         reader = self._reader()
         dataset = ImageDataset(samples, reader, self.transform_for_evaluation())
@@ -439,13 +439,14 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
             )
         if gone:
             names = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
-            rank_zero_warn(f"{len(gone)} of {found + len(gone)} images of {self.split_file} are gone: {names}")
+            are = "is" if len(gone) == 1 else "are"
+            rank_zero_warn(f"{len(gone)} of {found + len(gone)} images of {self.split_file} {are} gone: {names}")
         if unlisted := len(samples) - found:
             listed_ids = {sample.id for members in listed.values() for sample in members}
             first = next(sample.id for sample in samples if sample.id not in listed_ids)
             rank_zero_warn(
-                f"{self.split_file} leaves out {unlisted} of {len(samples)} images, which belong to no split, "
-                f"first {first}"
+                f"{self.split_file} leaves out {unlisted} of {len(samples)} images, which "
+                f"{'belongs' if unlisted == 1 else 'belong'} to no split, first {first}"
             )
 
     def _without_bad(self, samples: Sequence[Sample[Target]]) -> list[Sample[Target]]:
@@ -502,6 +503,10 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
     def _require_setup(self) -> None:
         if not self.splits:
             raise ValueError(f"{type(self).__name__} has no splits yet: call setup() first")
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _by_hash(sample: Sample[Any]) -> bytes:

@@ -13,6 +13,14 @@ from datamodules.samples import Sample
 FOLDERS = ("train", "val", "test")
 SUFFIXES = (".jpeg", ".jpg", ".png")
 LAYOUT = "{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg"
+SHOWN = 8  # kinds of skipped files that a warning names
+IMAGES = (
+    *SUFFIXES,
+    ".dcm",
+    ".bmp",
+    ".tif",
+    ".tiff",
+)  # beside the splits, other files are no images that were forgotten
 
 _PATIENTS = (
     re.compile(r"(person\d+)_(?:bacteria|virus)_\d+"),
@@ -51,25 +59,30 @@ class ChestXRay(ClassificationDataModule):
             ValueError: There is a folder of another class, or no image at all.
         """
         base = self._base()
-        samples = []
-        skipped: Counter[str] = Counter()
+        samples, skipped = [], _beside_the_splits(base)
         for folder in FOLDERS:
             for directory in sorted(_visible(base / folder)):
                 if not directory.is_dir():
+                    skipped[f"{_kind(directory)} directly in {folder}"] += 1
                     continue
                 if directory.name not in self.class_names:
                     expected = " or ".join(self.class_names)
                     raise ValueError(f"{directory}: expected a folder {expected}, got {directory.name}")
                 target = self.class_names.index(directory.name)
                 for path in _visible(directory):
-                    if path.suffix.lower() in SUFFIXES:
-                        id = path.relative_to(base).as_posix()
+                    id = path.relative_to(base).as_posix()
+                    if path.is_dir():
+                        skipped[f"in the folder {id}"] += _count(path)
+                    elif path.suffix.lower() in SUFFIXES:
                         samples.append(Sample(path, id, target, patient_of(path.stem)))
                     else:
-                        skipped[path.suffix or path.name] += 1
-        if skipped:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items())[:5])
-            rank_zero_warn(f"{base}: skipped {skipped.total()} files that do not end in {', '.join(SUFFIXES)}: {kinds}")
+                        skipped[_kind(path)] += 1
+        if total := skipped.total():
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items())[:SHOWN] if count)
+            rank_zero_warn(
+                f"{base}: skipped {total} {'file that is' if total == 1 else 'files that are'} not at {LAYOUT} (or "
+                f"{', '.join(SUFFIXES[1:])}): {kinds}{', ...' if len(skipped) > SHOWN else ''}"
+            )
         if not samples:
             raise ValueError(f"{base}: expected images at {LAYOUT}, found none")
         return sorted(samples, key=lambda sample: sample.id)
@@ -89,3 +102,23 @@ def _visible(directory: Path) -> list[Path]:
     if not directory.is_dir():
         return []
     return [path for path in directory.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX"]
+
+
+def _beside_the_splits(base: Path) -> Counter[str]:
+    """How many files lie in each unknown folder beside train, val and test, and how many images beside them."""
+    skipped: Counter[str] = Counter()
+    for path in sorted(_visible(base)):
+        if path.is_dir() and path.name not in FOLDERS:
+            skipped[f"in the folder {path.name}"] = _count(path)
+        elif path.suffix.lower() in IMAGES:
+            skipped[f"{_kind(path)} beside {', '.join(FOLDERS)}"] += 1
+    return +skipped
+
+
+def _count(folder: Path) -> int:
+    """How many files lie in a folder and in those below it."""
+    return sum(_count(path) if path.is_dir() and not path.is_symlink() else 1 for path in _visible(folder))
+
+
+def _kind(path: Path) -> str:
+    return path.suffix or path.name

@@ -197,7 +197,10 @@ def _parse(
     """The sample and the split of one row."""
     id, split, target = row["id"] or "", row["split"] or "", row.get("target")
     if id not in known:
-        raise ValueError(f"{place}: expected the id of an image under the root, got {id!r}")
+        raise ValueError(
+            f"{place}: the image {id!r} is missing: expected the id of an image under the root; put the image there, "
+            "remove the row, or compute splits anew without split_file"
+        )
     if split not in SPLITS:
         raise ValueError(f"{place}: expected a split among {', '.join(SPLITS)}, got {split!r}")
     sample = known[id]

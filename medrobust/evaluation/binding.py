@@ -49,11 +49,13 @@ def refuse_seen(binding: Mapping[str, Any] | None, split: str, seen: Seen) -> No
     if binding is None or seen == "report" or not (counts := binding["seen"]):
         return
     where = " and ".join(f"{count} in {home.capitalize()}" for home, count in counts.items())
+    images = "1 image" if binding["images"] == 1 else f"{binding['images']} images"
     raise ValueError(
-        f"of the {binding['images']} images of {split}, the victim has seen {where}: "
+        f"of the {images} of {split}, the victim has seen {where}: "
         + "; ".join(binding["examples"])
         + ("; ..." if sum(counts.values()) > SHOWN else "")
-        + ". Take the splits that it was trained with, or evaluate seen images on purpose with attack.seen report"
+        + ". Take the splits that it was trained with (on a command line --splits run, or --data.split_file with the "
+        "splits.csv of its run), or evaluate seen images on purpose with --attack.seen report"
     )
 
 
@@ -89,5 +91,6 @@ def _differences(known: SeenImages, data: EvaluationData) -> list[str]:
         if fact in before and fact in now and before[fact] != now[fact]
     ]
     if "train" in data.splits and (changed := known.differences("train", data.hashes("train"))["changed"]):
-        sentences.append(f"{changed} images of Train have other content than when the victim was trained on them.")
+        which, they = ("1 image of Train has", "it") if changed == 1 else (f"{changed} images of Train have", "them")
+        sentences.append(f"{which} other content than when the victim was trained on {they}.")
     return sentences

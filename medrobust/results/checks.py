@@ -169,9 +169,16 @@ def _incomplete(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             yield _flag("warning", row, message)
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _few_images(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     n = evaluation.clean["n_correct_before"]
-    message = f"Only {n} images were right before the attack, fewer than {MIN_IMAGES}: the intervals are wide."
+    message = (
+        f"Only {_counted(n, 'image')} {'was' if n == 1 else 'were'} right before the attack, fewer than {MIN_IMAGES}: "
+        "the intervals are wide."
+    )
     yield None if n >= MIN_IMAGES else _flag("warning", evaluation.clean, message)
 
 
@@ -395,15 +402,15 @@ def _few_positives(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             judged[row["key"]] = max(row, judged.get(row["key"], row), key=lambda one: one["n_positive"])
     for row in judged.values():
         message = (
-            f"Only {row['n_positive']} images of {row['attack']} count as positives of the detectors, fewer than "
-            f"{MIN_POSITIVES}: AUROC and TPR on so few are rough."
+            f"Only {_counted(row['n_positive'], 'image')} of {row['attack']} count as positives of the detectors, "
+            f"fewer than {MIN_POSITIVES}: AUROC and TPR on so few are rough."
         )
         yield None if row["n_positive"] >= MIN_POSITIVES else _detector_flag(row, message)
     for fitted_on, rows in _fits(evaluation, "fitted_positives"):
         count = rows[0]["fitted_positives"]
         message = (
-            f"The detectors fitted on {fitted_on} learnt from {count:.0f} adversarial images, fewer than "
-            f"{MIN_POSITIVES}: fitted on others, they may turn out differently."
+            f"The detectors fitted on {fitted_on} learnt from {_counted(round(count), 'adversarial image')}, "
+            f"fewer than {MIN_POSITIVES}: fitted on others, they may turn out differently."
         )
         yield None if count >= MIN_POSITIVES else _detector_flag(rows[0], message)
 

@@ -183,15 +183,20 @@ def read_records(path: str | Path) -> pl.DataFrame:
     """Read merged records as `read_journal` returns them.
 
     Args:
-        path: The file `records.parquet`, or the folder that holds it.
+        path: The file `records.parquet`, or the folder that holds it: that of the evaluation, or of its run.
 
     Raises:
         ValueError: If the file does not exist, or a record has an unknown schema, a wrong type or no value where it
             needs one.
     """
-    path = Path(path) / RECORDS if Path(path).is_dir() else Path(path)
+    given = Path(path)
+    places = (given / RECORDS, given / "evaluate" / RECORDS) if given.is_dir() else (given,)
+    path = next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: merge the journal of the evaluation first")
+        raise ValueError(
+            f"{' and '.join(map(str, places))} do{'' if len(places) > 1 else 'es'} not exist: run the "
+            "evaluation again, which attacks no image anew"
+        )
     try:
         records = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -47,7 +47,8 @@ class Writer:
         """Lock the folder.
 
         Raises:
-            ValueError: Another process is writing there; names its host, its number and since when.
+            ValueError: Another process is writing there; names its host, its number and since when. Or the lock is
+                damaged, so that nobody can tell.
             OSError: The folder cannot be written.
         """
         place = self.path.absolute()
@@ -60,6 +61,11 @@ class Writer:
                 threading.Thread(target=self._touch, daemon=True).start()
                 return self
             holder = self._holder()
+            if self.path.is_dir() or (holder == {} and not self._is_left(holder)):
+                raise ValueError(
+                    f"{self.path} is damaged: expected a file that says which process writes into {self.folder}, got "
+                    f"{'a folder' if self.path.is_dir() else 'something else'}; delete it if nobody is writing there"
+                )
             if holder is not None and not self._is_left(holder):
                 raise ValueError(
                     f"{self.what} is being written into {self.folder} already, by process {holder.get('process')} on "
@@ -180,7 +186,7 @@ def _read(path: Path) -> Mapping[str, Any] | None:
         return None
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and {"host", "process", "since", "token"} <= found.keys() else {}
 
 
 def _runs(process: int) -> bool:

@@ -74,6 +74,24 @@ def test_a_training_goes_on_from_its_last_epoch_and_remembers_the_best(tmp_path:
     assert epochs(tmp_path) == {"best": 0, "last": 3}
 
 
+def test_a_training_whose_folder_was_moved_remembers_the_best(tmp_path: Path) -> None:
+    fit(tmp_path / "before", [0.5, 3.0])
+    (tmp_path / "before").rename(tmp_path / "after")
+    trainer = fit(tmp_path / "after", [0.5, 3.0, 2.5, 4.0], resume=tmp_path / "after" / "last.ckpt")
+    assert epochs(tmp_path / "after") == {"best": 0, "last": 3} and not (tmp_path / "before").exists()
+    best = trainer.checkpoint_callback
+    assert best.best_model_path == str(tmp_path / "after" / "best.ckpt") and best.best_model_score == 0.5
+    fit(tmp_path / "after", [0.5, 3.0, 2.5, 4.0, 0.25], resume=tmp_path / "after" / "last.ckpt")
+    assert epochs(tmp_path / "after") == {"best": 4, "last": 4}
+
+
+def test_a_training_that_goes_on_elsewhere_says_that_the_best_so_far_is_not_there(tmp_path: Path) -> None:
+    fit(tmp_path / "here", [0.5, 3.0])
+    with pytest.warns(UserWarning, match="does not hold best.ckpt of the training that goes on here"):
+        fit(tmp_path / "there", [0.5, 3.0, 2.5, 4.0], resume=tmp_path / "here" / "last.ckpt")
+    assert epochs(tmp_path / "there") == {"best": 2, "last": 3} and epochs(tmp_path / "here")["best"] == 0
+
+
 def test_what_lightnings_own_callback_has_written_can_be_resumed_from(tmp_path: Path) -> None:
     ours, theirs = checkpoints(tmp_path), ModelCheckpoint(tmp_path, monitor="val/loss", filename="best")
     assert ours.state_key == theirs.state_key

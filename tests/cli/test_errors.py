@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 import cli.main
+from cli.main import quiet
 from cli.work_kept import describe
 from lightning_modules import Classifier
 
@@ -311,3 +313,47 @@ def test_an_error_of_the_system_is_described_with_its_file(number: int, words: s
     assert describe(OSError(number, os.strerror(number), "runs/a/b")).startswith("runs/a/b: ")
     assert words in describe(OSError(number, os.strerror(number), "runs/a/b"))
     assert "a file could not be read or written" in describe(OSError(number, os.strerror(number)))
+
+
+@pytest.mark.parametrize(("subcommand", "limit"), [("test", "limit_test_batches"), ("validate", "limit_val_batches")])
+def test_an_evaluation_of_no_batch_is_refused(
+    subcommand: str, limit: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["evaluate.py"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main("evaluate", [subcommand, "-c", str(DEMO), "-c", str(LINF), f"--trainer.{limit}=0", "--ckpt_path=best"])
+    assert stopped.value.code == 2 and not (tmp_path / "runs").exists()
+    assert f"error: no batch is asked for: trainer.{limit} is 0" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("/tmp/x", "is an absolute path"),
+        ("../x", "leads out of that folder"),
+        (".", "is that folder itself"),
+        (" x", "begins or ends with a space"),
+        ("a\tb", "has a control character"),
+        ("a\\b", "has a backslash"),
+        ("a//b", "would be written 'a/b'"),
+    ],
+)
+def test_what_is_wrong_with_a_name_is_said(complaint: Complaint, name: str, wrong: str) -> None:
+    assert f", which {wrong}" in complaint("train", f"--name={name}")
+
+
+def test_a_suggestion_names_an_option_in_full(complaint: Complaint) -> None:
+    found = complaint("train", text="attack: {atacks: {}}")
+    assert "no option 'attack.atacks'" in found and "did you mean attack.attacks?" in found
+    assert "did you mean attack.attacks?" in complaint("train", "--attack.atacks", "{}")
+
+
+def test_a_warning_of_ours_is_its_sentence_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = warnings.formatwarning("is odd", UserWarning, "/elsewhere/torch/x.py", 7)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    quiet()
+    quiet()
+    ours = str(ROOT / "cli" / "runs.py")
+    assert warnings.formatwarning(UserWarning("is\x1b odd"), UserWarning, ours, 147) == "warning: is\\x1b odd\n"
+    assert warnings.formatwarning("is odd", UserWarning, "/elsewhere/torch/x.py", 7) == before

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 import cli.main
+from cli.runs import splits_of_run
 from medrobust.results.records import read_records
 
 CONFIG = """
@@ -137,7 +139,7 @@ def test_a_checkpoint_holds_what_it_was_trained_on(folder: Path) -> None:
 def test_an_evaluation_keeps_the_runs_splits_when_an_image_is_gone(folder: Path) -> None:
     gone = of("train")[0]
     (folder / "xray" / gone).unlink()
-    with pytest.warns(UserWarning, match=rf"1 of 120 images of .*splits.csv are gone: {gone}"):
+    with pytest.warns(UserWarning, match=rf"1 of 120 images of .*splits.csv is gone: {gone}"):
         evaluate()
     assert judged_ids() == set(of("adv_test")) and binding()["seen"] == {} and not flags("seen")
 
@@ -145,7 +147,7 @@ def test_an_evaluation_keeps_the_runs_splits_when_an_image_is_gone(folder: Path)
 def test_a_gone_image_of_the_tested_split_is_left_out(folder: Path) -> None:
     gone = of("adv_test")[0]
     (folder / "xray" / gone).unlink()
-    with pytest.warns(UserWarning, match=f"are gone: {gone}"):
+    with pytest.warns(UserWarning, match=f"is gone: {gone}"):
         evaluate()
     assert judged_ids() == set(of("adv_test")) - {gone}
 
@@ -154,7 +156,7 @@ def test_a_new_patient_belongs_to_no_split(folder: Path) -> None:
     Image.fromarray(np.random.default_rng(9).integers(0, 255, (32, 32)).astype(np.uint8)).save(
         folder / "xray/train/NORMAL/IM-0999-0000.png"
     )
-    with pytest.warns(UserWarning, match="leaves out 1 of 121 images, which belong to no split, first .*IM-0999-0000"):
+    with pytest.warns(UserWarning, match="leaves out 1 of 121 images, which belongs to no split, first .*IM-0999-0000"):
         evaluate()
     assert judged_ids() == set(of("adv_test"))
 
@@ -169,7 +171,8 @@ def test_new_splits_are_refused_by_name_and_number(folder: Path, refused: Callab
     said = refused("evaluate", "test", "--ckpt_path", "best", "--splits", "new", "--data.split_seed", 1)
     evaluated = len(of("adv_test"))
     assert f"of the {evaluated} images of adv_test, the victim has seen " in said and " in Train" in said
-    assert said.count("(the same file)") == 5 and "attack.seen report" in said
+    assert said.count("(the same file)") == 5 and "--attack.seen report" in said
+    assert "--splits run" in said and "--data.split_file" in said
     assert not Path("runs/small/evaluate/journal").exists()
 
 
@@ -204,7 +207,7 @@ def test_pixels_of_train_under_another_name_and_format_are_refused(folder: Path,
 def test_a_copy_in_a_later_split_is_left_out(folder: Path) -> None:
     seen, judged = of("train")[0], of("adv_test")[0]
     shutil.copy(folder / "xray" / seen, folder / "xray" / judged)
-    with pytest.warns(UserWarning, match=f"left out 1 images with the same pixels .*: {judged} of adv_test is {seen}"):
+    with pytest.warns(UserWarning, match=f"left out 1 image with the same pixels .*: {judged} of adv_test is {seen}"):
         evaluate()
     assert judged_ids() == set(of("adv_test")) - {judged}
 
@@ -227,7 +230,7 @@ def test_a_changed_image_of_train_is_told(folder: Path) -> None:
         file.write(b"\0")
     evaluate()
     (flag,) = flags("preparation")
-    assert "1 images of Train have other content than when the victim was trained" in flag["message"]
+    assert "1 image of Train has other content than when the victim was trained" in flag["message"]
 
 
 def test_changed_pixels_of_the_tested_split_are_evaluated_anew(folder: Path) -> None:
@@ -335,3 +338,39 @@ def test_training_goes_on_with_the_runs_splits_and_not_on_other_images(
     said = refused("train", "fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
     assert "was trained on other data, of whose train images 1 gone, 0 new, 0 changed" in said
     assert splits() == before
+
+
+def test_training_goes_on_with_its_own_settings_alone(folder: Path, refused: Callable[..., str]) -> None:
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    again = ("train", "fit", "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    said = refused(*again, "--model.init_args.optimizer.init_args.lr", 0.5)
+    assert "runs/small was trained with other settings: model.init_args.optimizer.init_args.lr was " in said
+    assert "-c runs/small/train.yaml" in said and "max_epochs" not in said
+    assert "data.init_args.image_size was 32 and is 48" in refused(*again, "--data.image_size", 48)
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    command(*again, "--trainer.limit_train_batches", 1, "--trainer.max_time", "00:01:00:00")
+    assert torch.load("runs/small/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_a_training_that_is_complete_says_that_nothing_is_left(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("runs/small").rename("runs/copy")
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*.ckpt")}
+    capsys.readouterr()
+    command("train", "fit", "--name", "copy", "--ckpt_path", "last")
+    said = capsys.readouterr().out
+    assert "nothing is left to train: 1 epoch is done; give more with --trainer.max_epochs (now 1)" in said
+    assert "runs/copy/checkpoints/best.ckpt" in said and "runs/small" not in said
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*.ckpt")}
+
+
+def test_splits_of_data_of_another_class_are_computed_anew_with_a_sentence(folder: Path) -> None:
+    checkpoint = "runs/small/checkpoints/best.ckpt"
+    with pytest.warns(
+        UserWarning, match="splits are computed anew.*of the class ChestXRay, and Phantom.* is configured"
+    ):
+        assert splits_of_run(checkpoint, {"class_path": "datamodules.PhantomChestXRay"}) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert splits_of_run(checkpoint, {"class_path": "datamodules.ChestXRay"}) is not None

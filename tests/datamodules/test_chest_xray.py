@@ -198,6 +198,22 @@ def test_layout_variants(root: Path, tmp_path: Path) -> None:
     assert "train/NORMAL/IM-0000-0001.JPG" in [sample.id for sample in data(root).index()]
 
 
+def test_all_that_is_skipped_is_counted_in_one_warning(root: Path) -> None:
+    expected = [sample.id for sample in data(root).index()]
+    names = ("train/b.dcm", "train/NORMAL/more/a.jpeg", "train/NORMAL/more/deep/b.jpeg", "validation/NORMAL/c.jpeg")
+    for name in (*names, "val/NORMAL/d.txt", "e.png", "README.txt", ".hidden/f.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("not read")
+    (root / "notes").mkdir()
+    with pytest.warns(UserWarning, match="skipped 6 files that are not at") as caught:
+        assert [sample.id for sample in ChestXRay(root).index()] == expected
+    assert len(caught) == 1
+    for words in ("2 in the folder train/NORMAL/more", "1 in the folder validation", "1 .dcm directly in train"):
+        assert words in str(caught[0].message)
+    assert "1 .txt" in str(caught[0].message) and "1 .png beside train, val, test" in str(caught[0].message)
+    assert "notes" not in str(caught[0].message)
+
+
 def test_wrong_roots(root: Path, tmp_path: Path) -> None:
     for wrong in (tmp_path / "nowhere", root / "train"):
         with pytest.raises(FileNotFoundError, match=r"expected chest X-rays at {train,val,test}/{NORMAL,PNEUMONIA}/\*"):

@@ -180,7 +180,7 @@ def test_an_image_of_a_single_pixel_is_refused(root: Path, size: tuple[int, int]
 def test_files_that_are_skipped_for_their_suffix_are_counted(root: Path) -> None:
     for name in ("a.dcm", "b.dcm", "notes.txt"):
         (root / "train/NORMAL" / name).write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"skipped 3 files that do not end in .jpeg, .jpg, .png: 2 .dcm, 1 .txt"):
+    with pytest.warns(UserWarning, match=r"skipped 3 files that are not at .*: 2 .dcm, 1 .txt"):
         assert len(data(root).contents) == 20
 
 
@@ -192,7 +192,7 @@ def test_the_same_pixels_under_another_name_leave_the_later_split(root: Path, fo
         pixels = image.convert("L" if form == "copy" else "RGB")
         copy.unlink()
         pixels.save(copy, format="PNG" if form == "copy" else "BMP")
-    with pytest.warns(UserWarning, match=f"left out 1 images with the same pixels .*{copy.name} of adv_test is"):
+    with pytest.warns(UserWarning, match=f"left out 1 image with the same pixels .*{copy.name} of adv_test is"):
         after = data(root)
     kept = [sample.id for sample in before.splits["adv_test"] if sample.path != copy]
     assert [sample.id for sample in after.splits["adv_test"]] == kept and len(after.splits["train"]) == 10

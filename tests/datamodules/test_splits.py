@@ -150,7 +150,7 @@ def test_csv_gives_the_patient(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("z-0.png,train,0,z", r"row 2: expected the id of an image under the root, got 'z-0.png'"),
+        ("z-0.png,train,0,z", r"row 2: the image 'z-0.png' is missing: .*under the root; .*remove the row"),
         ("a-0.png,train,0,a\na-0.png,train,0,a", r"row 3: expected each id once, got 'a-0.png' again after row 2"),
         ("a-0.png,test,0,a", r"row 2: expected a split among train, val, adv_train, adv_test, got 'test'"),
         ("a-0.png,train,2,a", r"row 2: expected a target from 0 to 1, got '2'"),

@@ -119,7 +119,7 @@ def test_other_preparation_and_changed_images_are_told() -> None:
     found = binding_of(victim_of(BEFORE), data, "adv_test", {})
     assert found is not None and found["differences"] == [
         "The victim was trained with image_size 8 and is evaluated with 16.",
-        "1 images of Train have other content than when the victim was trained on them.",
+        "1 image of Train has other content than when the victim was trained on it.",
     ]
 
 

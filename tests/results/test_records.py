@@ -364,7 +364,7 @@ def test_manifest_errors_name_the_folder(tmp_path):
         read_manifest(tmp_path)
     with pytest.raises(ValueError, match=r"lacks data\.images"):
         write_manifest(tmp_path, {"schema": 1, "run": "x", "data": {}, "attacks": []})
-    with pytest.raises(ValueError, match="merge the journal"):
+    with pytest.raises(ValueError, match="run the evaluation again"):
         read_records(tmp_path)
 
 

@@ -53,8 +53,8 @@ def test_images_that_one_side_lacks_are_counted() -> None:
 def test_the_command_says_so_by_its_exit_status(
     changes: dict, status: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, table in (("a", records()), ("b", records(**changes))):
-        (tmp_path / name).mkdir()
+    for name, table in (("a", records()), ("b/evaluate", records(**changes))):  # an evaluation's folder, and a run's
+        (tmp_path / name).mkdir(parents=True)
         table.write_parquet(tmp_path / name / "records.parquet")
     with pytest.raises(SystemExit) as stopped:
         compare.main(["records", str(tmp_path / "a"), str(tmp_path / "b")])
@@ -64,4 +64,6 @@ def test_the_command_says_so_by_its_exit_status(
 def test_a_folder_without_records_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         compare.main(["records", str(tmp_path), str(tmp_path)])
-    assert stopped.value.code == 2 and "records.parquet does not exist" in capsys.readouterr().err
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "records.parquet do not exist: run the evaluation again" in said and "evaluate/records.parquet" in said

@@ -420,6 +420,12 @@ def test_few_images(right, flagged):
     assert raised(summary_of([entry], records)) == ([("few_images", None, None)] if flagged else [])
 
 
+@pytest.mark.parametrize(("right", "words"), [(1, "Only 1 image was right"), (2, "Only 2 images were right")])
+def test_one_image_is_no_images(right, words):
+    flags = summary_of([attack()], rows(attack(), "1" * 40, "1" * right + "0" * (40 - right)))["flags"]
+    assert any(flag["message"].startswith(words) for flag in flags)
+
+
 @pytest.mark.parametrize(("right", "flagged"), [(60, True), (61, False)])  # 60 of 100 are of the larger class
 def test_a_victim_no_better_than_the_larger_class(right, flagged):
     entry = attack()
@@ -494,7 +500,7 @@ def test_means_say_how_many_images_have_no_value():
 def test_summary_file_is_strict_json(tmp_path):
     entry = attack()
     (tmp_path / "manifest.json").write_text(json.dumps(manifest(entry, attack("bim"), images=2)))
-    with pytest.raises(ValueError, match="merge the journal"):
+    with pytest.raises(ValueError, match="run the evaluation again"):
         write_summary(tmp_path)
     with Journal(tmp_path) as journal:
         journal.append(rows(entry, "01"))
@@ -539,7 +545,9 @@ def test_console_table_fits_and_keeps_its_numbers(width):
     console.print(console_flags(summary))
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= width
-    assert all(words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "error: Uniform noise"))
+    assert all(
+        words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "flag (error): Uniform noise")
+    )
     assert ("14.2–40.2" in shown) == (width >= 100)
     assert "…" not in shown
 

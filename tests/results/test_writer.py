@@ -113,16 +113,27 @@ def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.
         assert writer.path.stat().st_mtime > 1e9
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00\x01"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00\x01", '{"process": 1}'])
 def test_a_damaged_lock_counts_until_it_has_not_been_touched_for_long(tmp_path: Path, content: str) -> None:
     path = forge(tmp_path)
     path.write_text(content)
-    with pytest.raises(ValueError, match="already"):
+    with pytest.raises(ValueError, match=rf"{LOCK} is damaged: .* delete it if nobody is writing there") as refused:
         Writer(tmp_path, "an evaluation").take()
+    assert "None" not in str(refused.value) and path.read_text() == content
     path.write_text(content)
     os.utime(path, (time.time() - STALE - 60,) * 2)
     with Writer(tmp_path, "an evaluation"):
         pass
+
+
+@pytest.mark.parametrize("age", [0.0, STALE + 60])
+def test_a_folder_in_the_place_of_a_lock_is_left_alone(tmp_path: Path, age: float) -> None:
+    path = tmp_path / LOCK
+    (path / "inside").mkdir(parents=True)
+    os.utime(path, (time.time() - age,) * 2)
+    with pytest.raises(ValueError, match=rf"{LOCK} is damaged: .*got a folder; delete it if nobody is writing there"):
+        Writer(tmp_path, "an evaluation").take()
+    assert [one.name for one in tmp_path.rglob("*")] == [LOCK, "inside"]
 
 
 def test_of_many_processes_at_once_one_gets_the_folder(tmp_path: Path) -> None:

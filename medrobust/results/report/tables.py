@@ -79,7 +79,7 @@ def console_flags(summary: Mapping[str, Any]) -> RenderableType:
     for flag in summary["flags"]:
         colour = "bold red" if flag["severity"] == "error" else "yellow"
         epsilon = "" if flag["epsilon"] is None else f" (ε {format_epsilon(flag['epsilon'])})"
-        lines.append(Text.assemble((f"{flag['severity']}: ", colour), flag["message"], (epsilon, "dim")))
+        lines.append(Text.assemble((f"flag ({flag['severity']}): ", colour), flag["message"], (epsilon, "dim")))
     return Group(*lines)
 
 
