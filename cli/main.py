@@ -285,11 +285,9 @@ class MedRobustCLI(LightningCLI):
             UnfinishedError: It has diverged, or made no checkpoint.
         """
         resumed = self.config.fit.ckpt_path
-        if resumed and steps_of(Path(resumed)) == self.trainer.global_step:
-            if self.trainer.is_global_zero:
-                _console().print(nothing_left(self.trainer), soft_wrap=True)
-        else:
-            check_trained(self.trainer)
+        if resumed and steps_of(Path(resumed)) == self.trainer.global_step and self.trainer.is_global_zero:
+            _console().print(nothing_left(self.trainer), soft_wrap=True)
+        check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
             return
