@@ -62,7 +62,9 @@ def file(what: str, *words: str, text: str | bytes, line: int | None = None, **m
 
 KEYS = (
     file("top-level key", "atack", "did you mean attack", text="atack: {epsilons: [1/255]}\n", line=1),
-    file("key in an own section", "attack.atacks", "did you mean attacks", text="attack:\n  atacks: {}\n", line=2),
+    file(
+        "key in an own section", "attack.atacks", "did you mean attack.attacks", text="attack:\n  atacks: {}\n", line=2
+    ),
     file("key of the trainer", "max_epohcs", "max_epochs", text="trainer:\n  max_epohcs: 3\n", line=2),
     file("key beside init_args", "init_arg", text="model:\n  init_arg: {backbone: resnet18}\n", line=2),
     file("option of the model", "bakbone", "backbone", text="model:\n  init_args:\n    bakbone: resnet18\n", line=3),

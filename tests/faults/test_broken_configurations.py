@@ -11,6 +11,7 @@ from datamodules import MedicalDataModule
 from lightning_modules import Classifier
 from tests.faults.broken_configurations import BROKEN, Broken
 
+pytestmark = pytest.mark.slow
 LONGEST = 320  # characters; a longer sentence is not read
 INTERNAL = r"Union|Namespace|NestedArg|<class|typing\.|NoneType|Traceback"
 
