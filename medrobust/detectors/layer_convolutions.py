@@ -1,6 +1,5 @@
 """DNN on maps: a small convolutional network for each layer, sigmoids averaged (Metzen et al., ICLR 2017; HFC21)."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 
@@ -9,17 +8,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from medrobust.detectors.base import Features, Views, check_groups
-from medrobust.detectors.layer_networks import FURTHEST, parted
+from medrobust.detectors.layerwise import LayerwiseDetector, check_counts, parted, standardised
 from medrobust.detectors.numerics import RESOLUTION
 from medrobust.detectors.patient_groups import Groups, rows_apart
-from medrobust.detectors.supervised import SupervisedDetector
 
 CHUNK = 2**24  # numbers of a layer's maps that are worked on at a time, at most
 SCALES = ("centre", "width")
 WEIGHTS = ("first", "first_bias", "second", "second_bias", "third", "third_bias")
 
 
-class LayerConvolutions(SupervisedDetector):
+class LayerConvolutions(LayerwiseDetector):
     """DNN as in the papers: a small convolutional network on the maps of each layer (Metzen et al. 2017; HFC21).
 
     Each network reads its layer's maps, averaged over cells to at most ``side`` x ``side``, in standard deviations of
@@ -55,16 +53,9 @@ class LayerConvolutions(SupervisedDetector):
         weight_decay: float = 0.01,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        for name, count in (("side", side), ("hidden", hidden), ("epochs", epochs)):
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} is a whole number of at least 1, got {count!r}")
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate is positive, got {learning_rate!r}")
-        if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"weight_decay is not negative, got {weight_decay!r}")
-        self.side, self.hidden, self.epochs, self.seed = side, hidden, epochs, seed
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        super().__init__(hidden, epochs, learning_rate, weight_decay, seed)
+        check_counts(side=side)
+        self.side = side
 
     @property
     def views(self) -> Views:
@@ -111,7 +102,7 @@ class LayerConvolutions(SupervisedDetector):
         columns = []
         for index, maps in enumerate(self._by_layer(measured)):
             centre, width, *weights = (self.get_buffer(f"{key}_{index}").double() for key in (*SCALES, *WEIGHTS))
-            logits = [_logits(_standardised(rows.double(), centre, width), weights) for rows in _chunks(maps)]
+            logits = [_logits(standardised(rows, centre, width), weights) for rows in _chunks(maps)]
             columns.append(torch.cat(logits))
         return torch.stack(columns, 1)
 
@@ -141,25 +132,15 @@ class LayerConvolutions(SupervisedDetector):
         """Scaling and weights of one layer's network, from the maps ``(N, C, H, W)`` and ``(M, C, H, W)``."""
         centre, width = _channel_scales(negative)
         learnt, held = parted(negative, positive, groups)
-        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        generator = self.generator(name)
         channels, hidden = negative.shape[1], self.hidden
         first = torch.randn((hidden, channels, 1, 1), generator=generator) * (2 / channels) ** 0.5
         second = torch.randn((hidden, hidden, 3, 3), generator=generator) * (2 / (9 * hidden)) ** 0.5
         made = (first, torch.zeros(hidden), second, torch.zeros(hidden), torch.zeros(1, hidden, 1, 1), torch.zeros(1))
-        weights = [weight.to(negative.device).requires_grad_() for weight in made]
-        optimizer = torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay)
-        best, least = [weight.detach().clone() for weight in weights], math.log(2)
-        for _ in range(self.epochs):
-            optimizer.zero_grad()
-            for part in _losses(weights, centre, width, *learnt):
-                for weight, gradient in zip(weights, torch.autograd.grad(part, weights), strict=True):
-                    weight.grad = gradient if weight.grad is None else weight.grad + gradient
-            optimizer.step()
-            with torch.no_grad():
-                loss = float(torch.stack(list(_losses(weights, centre, width, *held))).sum())
-            if loss < least:
-                best, least = [weight.detach().clone() for weight in weights], loss
+        weights = [weight.to(negative.device) for weight in made]
+        best = self.train_weights(
+            weights, lambda: _losses(weights, centre, width, *learnt), lambda: _losses(weights, centre, width, *held)
+        )
         return [centre, width, *best]
 
 
@@ -180,7 +161,7 @@ def _losses(
     """Parts of the cross-entropy with balanced classes, one for each chunk of rows; their sum is the loss."""
     for group, sign in ((negative, 1.0), (positive, -1.0)):
         for rows in _chunks(group):
-            logits = _logits(_standardised(rows.double(), centre, width).float(), weights)
+            logits = _logits(standardised(rows, centre, width).float(), weights)
             yield functional.softplus(sign * logits).sum() * (0.5 / len(group))
 
 
@@ -190,11 +171,6 @@ def _logits(maps: Tensor, weights: list[Tensor]) -> Tensor:
     inner = functional.gelu(functional.conv2d(maps, first, first_bias))
     inner = functional.gelu(functional.conv2d(inner, second, second_bias, padding=1))
     return functional.conv2d(inner, third, third_bias).mean((1, 2, 3))
-
-
-def _standardised(maps: Tensor, centre: Tensor, width: Tensor) -> Tensor:
-    """Maps ``(N, C, H, W)`` in widths from the centre, clipped to ``FURTHEST``."""
-    return ((maps - centre) / width).clamp(-FURTHEST, FURTHEST)
 
 
 def _chunks(maps: Tensor) -> tuple[Tensor, ...]:

@@ -1,22 +1,16 @@
 """DNN: a small network for the features of each layer, logits summed (Metzen et al., ICLR 2017; Yao et al. 2021)."""
 
-import hashlib
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from medrobust.detectors.base import Features, check_groups
+from medrobust.detectors.layerwise import LayerwiseDetector, parted, standardised
 from medrobust.detectors.numerics import standardisation
-from medrobust.detectors.patient_groups import Groups, dealt, rows_apart
-from medrobust.detectors.supervised import SupervisedDetector
-
-HELD = 5  # a fifth of the patients is held out
-FURTHEST = 10.0  # standard deviations to which a channel is clipped: a nearly constant one would outweigh the rest
+from medrobust.detectors.patient_groups import Groups, rows_apart
 
 
-class LayerNetworks(SupervisedDetector):
+class LayerNetworks(LayerwiseDetector):
     """DNN: a network with one hidden layer for each layer of the victim (Metzen et al. 2017; Yao et al. 2021).
 
     Each network reads the features of its layer in standard deviations of the negatives, clipped to +-10. It has its
@@ -58,16 +52,7 @@ class LayerNetworks(SupervisedDetector):
         weight_decay: float = 0.01,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        for name, count in (("hidden", hidden), ("epochs", epochs)):
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} is a whole number of at least 1, got {count!r}")
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate is positive, got {learning_rate!r}")
-        if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"weight_decay is not negative, got {weight_decay!r}")
-        self.hidden, self.epochs, self.seed = hidden, epochs, seed
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        super().__init__(hidden, epochs, learning_rate, weight_decay, seed)
 
     def measure(self, features: Features) -> Tensor:
         """The features of all layers side by side, ``(N, D)``."""
@@ -100,7 +85,7 @@ class LayerNetworks(SupervisedDetector):
             ValueError: The detector has not been fitted on adversarial images.
         """
         self.require("second_bias")
-        values = _standardised(measured, self.centre, self.width)
+        values = standardised(measured, self.centre, self.width)
         sizes = self.layer_widths.tolist()
         parts = zip(values.split(sizes, 1), self.first.double().split(sizes), strict=True)
         hidden = torch.stack([part @ first for part, first in parts], 1) + self.first_bias
@@ -118,28 +103,15 @@ class LayerNetworks(SupervisedDetector):
         """Scaling and weights of one layer's network, from the features ``(N, C)`` and ``(M, C)`` of both groups."""
         negative, positive = (group.detach().clone() for group in (negative, positive))
         centre, width = standardisation(negative.double())
-        normal, other = (_standardised(group, centre, width).float() for group in (negative, positive))
+        normal, other = (standardised(group, centre, width).float() for group in (negative, positive))
         learnt, held = (_Rows(*part) for part in parted(normal, other, groups))
-        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         channels = negative.shape[1]
-        first = torch.randn((channels, self.hidden), generator=generator) * (2 / channels) ** 0.5
+        first = torch.randn((channels, self.hidden), generator=self.generator(name)) * (2 / channels) ** 0.5
         weights = [
             first.to(width).float(),
             *(width.new_zeros(shape).float() for shape in (self.hidden, self.hidden, ())),
         ]
-        optimizer = torch.optim.AdamW(
-            [weight.requires_grad_() for weight in weights], self.learning_rate, weight_decay=self.weight_decay
-        )
-        best, least = [weight.detach().clone() for weight in weights], math.log(2)
-        for _ in range(self.epochs):
-            for weight, gradient in zip(weights, torch.autograd.grad(learnt.loss(weights), weights), strict=True):
-                weight.grad = gradient
-            optimizer.step()
-            with torch.no_grad():
-                loss = float(held.loss(weights))
-            if loss < least:
-                best, least = [weight.detach().clone() for weight in weights], loss
+        best = self.train_weights(weights, lambda: [learnt.loss(weights)], lambda: [held.loss(weights)])
         return centre, width, *best
 
 
@@ -156,19 +128,3 @@ class _Rows:
         first, first_bias, second, second_bias = weights
         logits = functional.gelu(torch.addmm(first_bias, self.values, first)) @ second + second_bias
         return functional.binary_cross_entropy_with_logits(logits, self.truth, reduction="none") @ self.shares
-
-
-def parted(negative: Tensor, positive: Tensor, groups: Groups) -> list[tuple[Tensor, Tensor]]:
-    """Negatives and positives to learn from, and those of other patients for choosing the step, a fifth of them."""
-    folds = Groups(*(fold.to(negative.device) for fold in dealt(groups, HELD)))
-    last = int(folds.positive.amax())
-    parts = [
-        (negative[(folds.negative == last) == held], positive[(folds.positive == last) == held])
-        for held in (False, True)
-    ]
-    return parts if all(len(rows) for part in parts for rows in part) else [(negative, positive)] * 2
-
-
-def _standardised(features: Tensor, centre: Tensor, width: Tensor) -> Tensor:
-    """Features ``(N, C)`` in widths from the centre, float64, clipped to ``FURTHEST``."""
-    return ((features.double() - centre) / width).clamp(-FURTHEST, FURTHEST)

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from medrobust.detectors.base import Features, concatenate
-from medrobust.detectors.layer_networks import LayerNetworks, parted
+from medrobust.detectors.layer_networks import LayerNetworks
+from medrobust.detectors.layerwise import parted
 from medrobust.detectors.patient_groups import Groups
 
 SIZES = {"early": 8, "middle": 24, "late": 16}
