@@ -2,6 +2,7 @@
 
 from medrobust.attacks.auto_pgd import APGD
 from medrobust.attacks.base import Attack, Attacked, Crafted
+from medrobust.attacks.basin_hopping import BasinHopping
 from medrobust.attacks.bias_field import AdvSBF
 from medrobust.attacks.carlini_wagner import CWL2
 from medrobust.attacks.deepfool import DeepFool
@@ -10,7 +11,7 @@ from medrobust.attacks.noise import UniformNoise
 from medrobust.attacks.saliency_map import JSMA
 from medrobust.attacks.sign_family import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain
 from medrobust.attacks.sign_gradient import SignGradient
-from medrobust.attacks.square import Square, SquareRefinement
+from medrobust.attacks.square import Square
 from medrobust.attacks.stabilized import SMIA
 from medrobust.attacks.worst_case import WorstCase
 
@@ -20,6 +21,7 @@ __all__ = [
     "Attack",
     "Attacked",
     "BIM",
+    "BasinHopping",
     "CWL2",
     "CWLinf",
     "Crafted",
@@ -34,7 +36,6 @@ __all__ = [
     "SMIA",
     "SignGradient",
     "Square",
-    "SquareRefinement",
     "TIM",
     "UniformNoise",
     "WorstCase",

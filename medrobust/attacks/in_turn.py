@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
-from medrobust.attacks.square import SquareRefinement
+from medrobust.attacks.basin_hopping import BasinHopping
 from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Step
 from medrobust.objectives.margin import Margin
@@ -22,7 +22,7 @@ def attack_in_turn(
 ) -> tuple[Crafted, Tensor]:
     """Run one attack after the other on an ever smaller batch; all have the same aim.
 
-    ``SquareRefinement`` starts from the best attempt of those before it.
+    ``BasinHopping`` starts from the best attempt of those before it.
 
     After each attack one forward judges its images (two for boxes, whose loss does not come with their outputs); it is
     counted. The first success on an image is kept, or the attempt with the largest margin (for boxes, the largest loss
@@ -43,7 +43,7 @@ def attack_in_turn(
         if not unbroken.ids:
             break
         batch = (victim, unbroken.clean, unbroken.targets, unbroken.ids)
-        if isinstance(attack, SquareRefinement):
+        if isinstance(attack, BasinHopping):
             crafted = attack.perturb_from(*batch, unbroken.attempt)
         else:
             crafted = attack.attempt(*batch)

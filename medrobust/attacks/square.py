@@ -89,14 +89,8 @@ class Square(Attack):
         return min(max(round(math.sqrt(self.area(index) * height * width)), 1), height, width)
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
-        """Try squares on an ever smaller batch, stripes first."""
-        search = _Search(self, images, targets, ids)
-        return self._search(victim, search, search.stripes)
-
-    def _search(self, victim: Victim, search: "_Search", first: Tensor) -> Crafted:
-        """Ask for the first images and then for squares; the host waits once per query, to see who leaves."""
-        objective = self.raised()
-        search.point = first
+        """Try squares on an ever smaller batch, stripes first; the host waits once per query, to see who leaves."""
+        search, objective = _Search(self, images, targets, ids), self.raised()
         with torch.no_grad():
             for index in range(self.queries):
                 if not search.ids:
@@ -113,34 +107,6 @@ class Square(Attack):
                 search.keep(search.leave(asked, fooled))
         crafted = search.finish(search.point)
         return replace(crafted, measures={})  # a random search has no direction
-
-
-@dataclass(frozen=True, kw_only=True)
-class SquareRefinement(Square):
-    """Random search with small squares from an image that nearly fools (after Andriushchenko et al., ECCV 2020).
-
-    A square at a random place, all of whose pixels go to one of their two bounds in each channel, is kept if it raises
-    the objective. In a ``WorstCase`` the search starts from the best attempt of the attacks before it, alone from the
-    clean image. An ascent that got stuck at a kink of the victim goes on where no gradient leads.
-
-    The squares' area is halved at query 1000, 2000, 4000 and 6000 of 10,000, rescaled to ``queries``.
-
-    Args:
-        share: Share of the image's area that the first squares cover, in (0, 1].
-    """
-
-    milestones: ClassVar[tuple[int, ...]] = (1000, 2000, 4000, 6000)
-
-    share: float = 0.02
-
-    def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
-        """Search from the clean images."""
-        return self.perturb_from(victim, images, targets, ids, images)
-
-    def perturb_from(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str], starts: Tensor) -> Crafted:
-        """Search from other images of the ball, ``(N, C, H, W)``."""
-        search = _Search(self, images, targets, ids)
-        return self._search(victim, search, torch.clamp(starts, search.lower, search.upper))
 
 
 class _Search(ActiveBatch):

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from medrobust.attacks.auto_pgd import APGD
 from medrobust.attacks.base import Attack, Crafted
+from medrobust.attacks.basin_hopping import BasinHopping
 from medrobust.attacks.budgets import Fraction, check_radius
 from medrobust.attacks.fab import FAB
 from medrobust.attacks.in_turn import SEED_STRIDE, attack_in_turn
-from medrobust.attacks.square import Square, SquareRefinement
+from medrobust.attacks.square import Square
 from medrobust.networks.victims import Victim
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
 
@@ -19,12 +20,12 @@ FIRST_SUCCESS = "first_success"
 
 
 def standard() -> tuple[Attack, ...]:
-    """AutoAttack's ``standard`` (Croce & Hein, ICML 2020, arXiv:2003.01690, section 4), and a refinement of its best.
+    """AutoAttack's ``standard`` (Croce & Hein, ICML 2020, arXiv:2003.01690, section 4), and hops from its best attempt.
 
     APGD with cross-entropy (100 steps), APGD with the targeted difference-of-logits ratio (100 steps towards each of 9
     goals), targeted FAB (the same) and Square (5,000 queries). Two climb, one projects onto boundaries and one needs no
     gradient: a defence that stops some seldom stops all. The goals are at most all other classes, the largest clean
-    logit first. The fifth, ``SquareRefinement`` (5,000 queries), goes on from the best attempt of these four.
+    logit first. The fifth, ``BasinHopping`` (100 ascents of 50 steps), goes on from the best attempt of these four.
 
     The second APGD starts elsewhere than the first. With two classes, where there is no ratio (``DifferenceOfLogits``),
     and a margin would have the signs of cross-entropy's gradient, it raises the margin of noisy copies of the image
@@ -36,7 +37,7 @@ def standard() -> tuple[Attack, ...]:
         APGD(steps=100, goals=9, objective=DifferenceOfLogits(two_classes="smoothed"), seed=1),
         FAB(steps=100, goals=9, stop_when_fooled=True),
         Square(queries=5000),
-        SquareRefinement(queries=5000),
+        BasinHopping(),
     )
 
 
@@ -127,7 +128,7 @@ class WorstCase(Attack):
         """What each attack is called in records: its class, and whatever tells it from the others of its class.
 
         >>> WorstCase().names()
-        ('APGD', 'APGD with DifferenceOfLogits towards 9 goals', 'FAB towards 9 goals', 'Square', 'SquareRefinement')
+        ('APGD', 'APGD with DifferenceOfLogits towards 9 goals', 'FAB towards 9 goals', 'Square', 'BasinHopping')
         """
         names: list[str] = []
         for attack in self.members:

@@ -29,12 +29,13 @@ SHORT: dict[Any, dict[str, Any]] = {
     attacks.CWL2: {"search_steps": 3, "steps": 40},
     attacks.JSMA: {"steps": 60},
     attacks.Square: {"queries": 300},
-    attacks.SquareRefinement: {"queries": 300},
+    attacks.BasinHopping: {"hops": 3, "steps": 20},
     attacks.WorstCase: {"attacks": (attacks.APGD(steps=10), attacks.FAB(steps=5), attacks.Square(queries=100))},
 }
 # shorter still, where a few passes show what is asked for
 BRIEF: dict[Any, dict[str, Any]] = SHORT | {
     attacks.APGD: {"steps": 10},
+    attacks.BasinHopping: {"hops": 2, "steps": 5},
     attacks.CWL2: {"search_steps": 2, "steps": 10},
     attacks.FAB: {"steps": 5},
     attacks.JSMA: {"steps": 10},

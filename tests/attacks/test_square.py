@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medrobust.attacks import PGD
-from medrobust.attacks.square import Square, SquareRefinement
+from medrobust.attacks.square import Square
 from medrobust.networks import Outcome, as_victim
 from medrobust.objectives import CrossEntropy, Margin
 
@@ -372,50 +372,3 @@ def test_it_breaks_as_many_as_a_peer_with_as_many_queries() -> None:
             theirs += float((own_class(net, peer(images, classes)) != classes).double().mean()) / 3
     assert ours > theirs - 0.04
     assert 0.2 < theirs < 0.8
-
-
-class Mean(nn.Module):
-    """Class 1 once the mean pixel exceeds a threshold."""
-
-    def __init__(self, threshold: float) -> None:
-        super().__init__()
-        self.threshold = threshold
-
-    def forward(self, images: Tensor) -> Tensor:
-        lead = images.double().mean((1, 2, 3)) - self.threshold
-        return torch.stack([-lead, lead], 1)
-
-
-def test_a_refinement_goes_on_from_where_an_ascent_stopped() -> None:
-    """The mean of 64 pixels decides; 60 of them are at their bound already, and squares of one pixel do the rest."""
-    images = torch.full((3, 1, 8, 8), 0.5)
-    victim = as_victim(Mean(0.6 - 1e-4))
-    starts = images + 0.1
-    starts.view(3, -1)[:, :4] = 0.4
-    attack = SquareRefinement(epsilon=0.1, queries=3000)
-    targets, ids = torch.zeros(3).long(), ["a", "b", "c"]
-    refined = attack.perturb_from(victim, images, targets, ids, starts)
-    assert bool((victim(refined.images).argmax(1) == 1).all())
-    torch.testing.assert_close(refined.images, torch.full_like(images, 0.6))
-    assert len(refined.forwards.unique()) == 3  # each image has its own places
-    for i in range(3):
-        alone = attack.perturb_from(victim, images[i : i + 1], targets[i : i + 1], ids[i : i + 1], starts[i : i + 1])
-        assert torch.equal(alone.images[0], refined.images[i])
-        assert alone.forwards.tolist() == [int(refined.forwards[i])]
-
-
-def test_a_refinement_never_loses_ground_and_stays_in_the_ball(images_of: Any) -> None:
-    images = images_of(4)
-    victim, targets = as_victim(Mean(2.0)), torch.zeros(4).long()
-    starts = images + 0.3  # outside the ball: it begins at the nearest point inside
-    made = SquareRefinement(epsilon=0.05, queries=40).perturb_from(victim, images, targets, list("abcd"), starts)
-    inside = (images + 0.05).clamp(max=1)
-    torch.testing.assert_close(made.images, inside)
-    alone = SquareRefinement(epsilon=0.05, queries=40)(victim, images, targets)
-    assert bool((alone.images.mean((1, 2, 3)) > images.mean((1, 2, 3))).all())
-    assert float((alone.images - images).abs().max()) <= 0.05 + 1e-6
-
-
-def test_the_squares_of_a_refinement_are_small() -> None:
-    sides = [SquareRefinement(queries=10_000).side(index, 28, 28) for index in (0, 999, 1000, 2000, 4000, 9999)]
-    assert sides == [4, 4, 3, 2, 1, 1]

@@ -15,10 +15,10 @@ from medrobust.attacks import (
     FGSM,
     PGD,
     Attack,
+    BasinHopping,
     Crafted,
     CWLinf,
     LogDomain,
-    SquareRefinement,
     UniformNoise,
 )
 from medrobust.attacks.budgets import Fraction
@@ -221,13 +221,13 @@ def test_standard_is_autoattacks_and_runs_by_default(conv_net: Any, images_of: A
     assert worst == WorstCase(attacks="standard", epsilon=0.02) == WorstCase(attacks=standard(), epsilon=0.02)
     assert worst.norm == "linf"
     described = json.loads(json.dumps(worst.parameters(), allow_nan=False))["attacks"]
-    assert [member["class"] for member in described] == ["APGD", "APGD", "FAB", "Square", "SquareRefinement"]
+    assert [member["class"] for member in described] == ["APGD", "APGD", "FAB", "Square", "BasinHopping"]
     assert {member["epsilon"] for member in described} == {0.02}
     assert [member["steps"] for member in described[:3]] == [100, 100, 100]
     assert [member["goals"] for member in described[:3]] == [0, 9, 9]
     assert [member["seed"] for member in described] == [0, 1, 0, 0, 0]
     assert described[1]["objective"]["class"] == "DifferenceOfLogits"
-    assert [member["queries"] for member in described[3:]] == [5000, 5000]
+    assert (described[3]["queries"], described[4]["hops"], described[4]["steps"]) == (5000, 100, 50)
     victim, images = as_victim(conv_net()), images_of(8, 3, 1)
     targets = victim.eval()(images).argmax(1)
     short = (*worst.members[:3], Square(queries=100))
@@ -338,7 +338,7 @@ def test_on_squashed_logits_goals_break_what_no_untargeted_attack_and_no_peer_do
     untargeted: tuple[Attack, ...] = (APGD(), APGD(objective=DifferenceOfLogits()), FAB(stop_when_fooled=True))
     before = WorstCase(attacks=untargeted, epsilon=epsilon)(victim, images, labels)
     members = standard()
-    ours = WorstCase(attacks=(*members[:3], SquareRefinement(queries=500)), epsilon=epsilon)(victim, images, labels)
+    ours = WorstCase(attacks=(*members[:3], BasinHopping(hops=3)), epsilon=epsilon)(victim, images, labels)
     goals = APGD(goals=9, objective=DifferenceOfLogits(), epsilon=epsilon)(victim, images, labels)
     made = torchattacks.APGDT(squashed, eps=epsilon, n_classes=10, seed=0, steps=100)(images, labels)
     theirs = int((squashed(made).argmax(1) != labels).sum())
