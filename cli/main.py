@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -114,6 +115,9 @@ class MedRobustCLI(LightningCLI):
             **options: As Lightning's.
         """
         self.ending, self.begun = ending, time.time()
+        given = options.get("args")
+        words = sys.argv[1:] if given is None else given
+        self.named = [name for name in self.subcommands() if name in words]
         super().__init__(*args, **options)
 
     @staticmethod
@@ -166,7 +170,13 @@ class MedRobustCLI(LightningCLI):
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
-        """Switch off Lightning's own table of metrics: ours shows them."""
+        """Switch off Lightning's own table of metrics, for ours shows them, and leave out options that cannot be given.
+
+        Building the options of all subcommands takes as long as all the rest of reading a command line.
+        """
+        if len(self.named) == 1 and subcommand not in self.named:
+            self._subcommand_method_arguments[subcommand] = []
+            return self.init_parser(**options)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         if subcommand != "fit":
             parser.set_defaults({"verbose": False})
