@@ -50,7 +50,7 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
     change with the files, a victim's checkpoint names what it was trained on, and an image whose pixels an earlier
     split holds under another name is left out with a warning.
 
-    What a dataset and its task define is listed in `SampleSource`.
+    What a dataset and its task define, besides a ``name``, is listed in `SampleSource`.
 
     Args:
         root: Folder of the dataset.
@@ -72,6 +72,8 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
     Raises:
         ValueError: An argument lies outside its range.
     """
+
+    name: str
 
     def __init__(
         self,

@@ -17,13 +17,12 @@ from datamodules.transforms import Scene
 class SampleSource(ABC, Generic[Target]):
     """Samples of one dataset, and how each becomes an image and a target.
 
-    A dataset has a ``name`` and ``class_names`` and finds its samples with `index`. Its base class for the task, such
-    as `ClassificationDataModule`, defines what a target is: how it is read, checked, transformed, batched and written
+    A dataset has ``class_names`` and finds its samples with `index`. Its base class for the task, such as
+    `ClassificationDataModule`, defines what a target is: how it is read, checked, transformed, batched and written
     down. The defaults here suit targets that the samples already hold and that no transform changes, such as several
     findings per image.
     """
 
-    name: str
     task: ClassVar[str]
     class_names: ClassVar[tuple[str, ...]] = ()  # what the numbers in a target stand for
     channels: int  # 1 for grey or 3 for RGB
