@@ -26,7 +26,7 @@ from benchmarks.sign_gradient import (
     timed,
 )
 from benchmarks.tables import cost, heading, table, write_documentation
-from medrobust.detectors.base import Features
+from medrobust.detectors.features import Features
 from medrobust.detectors.kernel_density import KernelDensity
 from medrobust.detectors.local_dimension import LocalDimension
 from medrobust.detectors.mahalanobis import Mahalanobis

@@ -6,11 +6,10 @@ import os
 import sys
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every process asks a server for a newer version
@@ -23,7 +22,6 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 
 from callbacks import (
     AttackProgress,
@@ -37,18 +35,19 @@ from callbacks import (
     Transfer,
 )
 from cli.checkpoints import check_checkpoint, find_checkpoint
-from cli.config_files import ConfigFile, line_of
+from cli.config_files import line_of
+from cli.console import console, quiet, shown
 from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.overlays import OverlayFile
 from cli.processes import tie_processes
-from cli.runs import CONFIG, SPLITS, HeldRun, run_of, splits_of_run
+from cli.runs import CONFIG, SPLITS, HeldRun, run_folder, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
 from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
-from medrobust.results.formats import all_printable, printable
+from medrobust.results.formats import all_printable
 from medrobust.results.manifest import naming, read_manifest, replace_file, write_manifest
 from medrobust.results.report.detection import console_detection
 from medrobust.results.report.page import finish
@@ -60,7 +59,6 @@ register_type(Fraction, serializer=str, deserializer=Fraction)
 
 Program = Literal["train", "evaluate"]
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # what a trainer may refuse on this machine
-PACKAGES = ("callbacks", "cli", "datamodules", "lightning_modules", "medrobust")
 
 
 class RunConfig(SaveConfigCallback):
@@ -117,6 +115,9 @@ class MedRobustCLI(LightningCLI):
             **options: As Lightning's.
         """
         self.ending, self.begun = ending, time.time()
+        given = options.get("args")
+        words = sys.argv[1:] if given is None else given
+        self.named = [name for name in self.subcommands() if name in words]
         super().__init__(*args, **options)
 
     @staticmethod
@@ -169,7 +170,13 @@ class MedRobustCLI(LightningCLI):
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
-        """Switch off Lightning's own table of metrics: ours shows them."""
+        """Switch off Lightning's own table of metrics, for ours shows them, and leave out options that cannot be given.
+
+        Building the options of all subcommands takes as long as all the rest of reading a command line.
+        """
+        if len(self.named) == 1 and subcommand not in self.named:
+            self._subcommand_method_arguments[subcommand] = []
+            return self.init_parser(**options)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         if subcommand != "fit":
             parser.set_defaults({"verbose": False})
@@ -286,17 +293,17 @@ class MedRobustCLI(LightningCLI):
         """
         resumed = self.config.fit.ckpt_path
         if resumed and steps_of(Path(resumed)) == self.trainer.global_step and self.trainer.is_global_zero:
-            _console().print(nothing_left(self.trainer), soft_wrap=True)
+            console().print(nothing_left(self.trainer), soft_wrap=True)
         check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
             return
         if best.best_model_path:
             score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
-            _console().print(f"best checkpoint{score}: {shown(Path(best.best_model_path))}", soft_wrap=True)
+            console().print(f"best checkpoint{score}: {shown(Path(best.best_model_path))}", soft_wrap=True)
         elif best.last_model_path:
-            _console().print(f"last checkpoint: {shown(Path(best.last_model_path))}", soft_wrap=True)
-        _console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
+            console().print(f"last checkpoint: {shown(Path(best.last_model_path))}", soft_wrap=True)
+        console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
 
     def after_test(self) -> None:
         """Merge the records and write the report."""
@@ -311,17 +318,17 @@ class MedRobustCLI(LightningCLI):
         if self.trainer.is_global_zero:
             quality = note_quality(self.records, self.trainer.callback_metrics)
             summary = finish(self.records)
-            console = _console()
-            console.print()
+            screen = console()
+            screen.print()
             seen = all_printable(summary)
-            console.print(console_table(seen, console.width))
-            if (detection := console_detection(seen, console.width)) is not None:
-                console.print(detection)
+            screen.print(console_table(seen, screen.width))
+            if (detection := console_detection(seen, screen.width)) is not None:
+                screen.print(detection)
             if quality:
-                console.print("victim on clean images: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
-            console.print(console_flags(seen))
+                screen.print("victim on clean images: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
+            screen.print(console_flags(seen))
             for kind in ("report", "summary", "records"):
-                console.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
+                screen.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
             log_evaluation(self.trainer.loggers, self.records, summary)
         self.trainer.strategy.barrier()
 
@@ -338,41 +345,6 @@ def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, fl
     manifest["victim"]["quality"] = {name: defined.get(name) for name in values}
     write_manifest(folder, manifest)
     return list(defined.items())
-
-
-def run_folder(runs: str, name: str | None, files: Iterable[ConfigFile] = ()) -> Path:
-    """Folder of a run, below the folder of all runs.
-
-    Raises:
-        ValueError: The run has no name, or one that leads elsewhere.
-    """
-    if not name:
-        raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
-    if wrong := _wrong_with(name):
-        place = line_of(list(files), ("name",), None, name)
-        raise ValueError(f"{place}name is that of a folder below {runs}, such as my_run, got {name!r}, which {wrong}")
-    return Path(runs) / name
-
-
-def _wrong_with(name: str) -> str:
-    """What keeps a name from being that of a folder below another one; empty if nothing does."""
-    plain = PurePosixPath(name)
-    wrong = {
-        "is an absolute path: --runs says where the folder lies": plain.is_absolute(),
-        "leads out of that folder with ..": ".." in plain.parts,
-        "is that folder itself": name == ".",
-        "begins or ends with a space": name.strip() != name,
-        "has a control character, or another one that cannot be shown": not name.isprintable(),
-        "has a backslash": "\\" in name,
-        f"would be written {str(plain)!r}": str(plain) != name,
-    }
-    return next((what for what, is_so in wrong.items() if is_so), "")
-
-
-def shown(path: Path) -> str:
-    """Path relative to the working directory, if it lies below."""
-    absolute = path.resolve()
-    return printable(str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path))
 
 
 def main(program: Program, arguments: list[str] | None = None) -> None:
@@ -416,53 +388,3 @@ def _run(program: Program, arguments: list[str] | None, ending: Ending) -> None:
 def _show_traceback() -> None:
     if os.environ.get("MEDROBUST_TRACEBACK"):
         traceback.print_exc()
-
-
-def quiet() -> None:
-    """Keep the console to what a user has to read: no adverts, no hints about settings that are chosen on purpose."""
-    console = logging.StreamHandler()
-    console.setFormatter(Visible("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[console])
-    lightning = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning.pytorch", "lightning.fabric")
-    for name in (*lightning, "httpx", "matplotlib", "PIL", "urllib3"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our own sentence says what could not be downloaded
-    known = "treespec, LeafSpec|does not have many workers|smaller than the logging interval|exists and is not empty"
-    warnings.filterwarnings("ignore", message=f".*({known}).*")
-    if not isinstance(warnings.formatwarning, OneSentence):
-        warnings.formatwarning = OneSentence(warnings.formatwarning)  # type: ignore[assignment]
-
-
-class OneSentence:
-    """Formats a warning of ours as its sentence alone: with a place and a line of source it looks like a crash.
-
-    Args:
-        others: Formats the warnings of other packages.
-    """
-
-    def __init__(self, others: Callable[..., str]) -> None:
-        """Keep the other formatter."""
-        self.others = others
-
-    def __call__(
-        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-    ) -> str:
-        """The lines to be shown."""
-        root = Path(__file__).resolve().parents[1]
-        path = Path(filename).resolve()
-        if path.is_relative_to(root) and path.relative_to(root).parts[0] in PACKAGES:
-            return "\n".join(map(printable, f"warning: {message}".splitlines())) + "\n"
-        return self.others(message, category, filename, lineno, line)
-
-
-class Visible(logging.Formatter):
-    """Formats a message with its control characters written out, except line breaks."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The message's lines."""
-        return "\n".join(map(printable, super().format(record).splitlines()))
-
-
-def _console() -> Console:
-    """Console as wide as the terminal, or 110 columns where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 110)

@@ -2,15 +2,16 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import torch
 import yaml
 from pytorch_lightning.utilities import rank_zero_warn
 
+from cli.config_files import ConfigFile, line_of
 from datamodules import MedicalDataModule
 from medrobust.networks import SeenImages
 
@@ -111,6 +112,35 @@ ANEW = "train anew, without --ckpt_path, under another --name or with --overwrit
 REMEDY = (
     "Give this training another --name, go on with that one (--ckpt_path last), or replace it with --overwrite true"
 )
+
+
+def run_folder(runs: str, name: str | None, files: Iterable[ConfigFile] = ()) -> Path:
+    """Folder of a run, below the folder of all runs.
+
+    Raises:
+        ValueError: The run has no name, or one that leads elsewhere.
+    """
+    if not name:
+        raise ValueError("a run needs a name: --name NAME, or name: NAME in a config")
+    if wrong := _wrong_with(name):
+        place = line_of(list(files), ("name",), None, name)
+        raise ValueError(f"{place}name is that of a folder below {runs}, such as my_run, got {name!r}, which {wrong}")
+    return Path(runs) / name
+
+
+def _wrong_with(name: str) -> str:
+    """What keeps a name from being that of a folder below another one; empty if nothing does."""
+    plain = PurePosixPath(name)
+    wrong = {
+        "is an absolute path: --runs says where the folder lies": plain.is_absolute(),
+        "leads out of that folder with ..": ".." in plain.parts,
+        "is that folder itself": name == ".",
+        "begins or ends with a space": name.strip() != name,
+        "has a control character, or another one that cannot be shown": not name.isprintable(),
+        "has a backslash": "\\" in name,
+        f"would be written {str(plain)!r}": str(plain) != name,
+    }
+    return next((what for what, is_so in wrong.items() if is_so), "")
 
 
 def trained_on(checkpoint: Path) -> SeenImages | None:

@@ -5,12 +5,10 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from datamodules.content import Content, ContentReader, copies_in_later_splits, image_hashes, kept_hashes
 from datamodules.dataset import ImageDataset, loader_options
-from datamodules.images import read_image
+from datamodules.sample_source import SampleSource
 from datamodules.samplers import EachImageOnce, ShuffledEpochs, rank_and_world
 from datamodules.samples import Sample, Target
 from datamodules.splits import (
@@ -30,16 +28,17 @@ from datamodules.splits import (
     read_splits,
     split_by_patient,
     take,
+    tell_differences,
     write_splits,
 )
-from datamodules.transforms import Augmentation, Resize, Scene, Transform, evaluation_transform, training_transform
+from datamodules.transforms import Augmentation, Resize, Transform, evaluation_transform, training_transform
 
 logger = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "adv_train", "adv_test"]
 
 
-class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
+class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
     """Images of one dataset in the splits Train, Val, AdvTrain and AdvTest, disjoint by patient.
 
     Train fits the victim, Val chooses its checkpoint, AdvTrain fits detectors, AdvTest judges all of them. Batches
@@ -51,10 +50,7 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
     change with the files, a victim's checkpoint names what it was trained on, and an image whose pixels an earlier
     split holds under another name is left out with a warning.
 
-    A dataset has a ``name`` and ``class_names`` and finds its samples with `index`. Its base class for the task, such
-    as `ClassificationDataModule`, defines what a target is: how it is read, checked, transformed, batched and written
-    down. The defaults here suit targets that the samples already hold and that no transform changes, such as several
-    findings per image.
+    What a dataset and its task define, besides a ``name``, is listed in `SampleSource`.
 
     Args:
         root: Folder of the dataset.
@@ -78,8 +74,6 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
     """
 
     name: str
-    task: ClassVar[str]
-    class_names: ClassVar[tuple[str, ...]] = ()  # what the numbers in a target stand for
 
     def __init__(
         self,
@@ -119,76 +113,6 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
         self._of_run = False
         # a rank may get no image at all of a small split, and must not stop the others
         self.allow_zero_length_dataloader_with_multiple_devices = True
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K."""
-        return len(self.class_names)
-
-    @abstractmethod
-    def index(self) -> list[Sample[Target]]:
-        """All samples found under the root, sorted by id; no image is read."""
-
-    def stratum_of(self, sample: Sample[Target]) -> int | str:
-        """The stratum of a sample, within which splits are balanced; by default the one that `index` gives it."""
-        return sample.stratum
-
-    def read(self, sample: Sample[Target]) -> Scene:
-        """The image of a sample and what lies on it, as its files hold them.
-
-        Raises:
-            ValueError: A file cannot be read; the message names it.
-        """
-        return Scene(read_image(sample.path, self.channels))
-
-    def check(self, sample: Sample[Target], scene: Scene) -> None:
-        """Refuse a target that was read but is wrong; by default none is.
-
-        Raises:
-            ValueError: A class, a mask or a box is wrong; the message names the file.
-        """
-
-    def target_of(self, sample: Sample[Target], scene: Scene) -> Any:
-        """The target of a sample whose scene has been transformed; by default the one that the sample holds."""
-        return sample.target
-
-    def batch_targets(self, targets: Sequence[Any]) -> Any:
-        """The targets of N images as a victim takes them; by default one tensor whose first dimension is N."""
-        return torch.stack([torch.as_tensor(target) for target in targets])
-
-    def written(self, sample: Sample[Target]) -> int | str:
-        """A sample's target as split files and fingerprints state it, which does not depend on where the root lies.
-
-        By default this is the path of a file relative to the image's folder, or JSON of any other target.
-        """
-        if isinstance(sample.target, Path):
-            return Path(os.path.relpath(sample.target, sample.path.parent)).as_posix()
-        return json.dumps(sample.target)
-
-    def check_written(self, sample: Sample[Target], text: str) -> None:
-        """Compare the target that a split file states with the sample's own.
-
-        Raises:
-            ValueError: They differ.
-        """
-        if text != str(self.written(sample)):
-            raise ValueError(f"expected the target {self.written(sample)!r} as the dataset gives it, got {text!r}")
-
-    def target_settings(self) -> list[Any]:
-        """Whatever else decides the targets, such as the meaning of labels; part of the fingerprint, ready for JSON."""
-        return []
-
-    def missing_classes(self, samples: Sequence[Sample[Target]]) -> list[str]:
-        """Names of the classes without a sample; by default none, since only some tasks know before reading."""
-        return []
-
-    def summarise(self, samples: Sequence[Sample[Target]]) -> dict[str, Any]:
-        """Numbers of images and patients, ready for JSON; a task may count more."""
-        return {"images": len(samples), "patients": len({sample.patient for sample in samples})}
-
-    def files_of(self, sample: Sample[Target]) -> list[Path]:
-        """The files that decide a sample: its image, and its target if that is a path."""
-        return [sample.path, *([sample.target] if isinstance(sample.target, Path) else [])]
 
     def take_splits_of_run(self, path: str | Path) -> None:
         """Take the splits that a victim was trained with from its run's ``splits.csv``, before `setup`.
@@ -395,20 +319,6 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
             raise ValueError(f"{errors[0]}{more}")
         return samples
 
-    def read_checked(self, sample: Sample[Target]) -> Scene:
-        """The image of a sample and what lies on it, once both have passed `check`.
-
-        Raises:
-            ValueError: A file cannot be read, the image is a single pixel wide or high, or the target is wrong; the
-                message names the file.
-        """
-        scene = self.read(sample)
-        height, width = scene.image.shape[:2]
-        if min(height, width) < 2:  # a single pixel shows nothing
-            raise ValueError(f"{sample.path}: expected an image of at least 2 x 2 pixels, got {width} x {height}")
-        self.check(sample, scene)
-        return scene
-
     def _split(
         self, samples: list[Sample[Target]], good: list[Sample[Target]]
     ) -> tuple[dict[str, list[Sample[Target]]], list[str]]:
@@ -418,36 +328,10 @@ class MedicalDataModule(pl.LightningDataModule, ABC, Generic[Target]):
             return splits, [split for split, share in asdict(self.fractions).items() if share > 0]
         gone: list[str] | None = [] if self._of_run else None
         listed = read_splits(self.split_file, samples, self.check_written, gone)
-        self._tell_differences(samples, listed, gone or [])
+        tell_differences(self.root, self.split_file, samples, listed, gone or [])
         kept = {sample.id for sample in good}
         splits = {split: [sample for sample in members if sample.id in kept] for split, members in listed.items()}
         return splits, [split for split, members in listed.items() if members]
-
-    def _tell_differences(
-        self, samples: list[Sample[Target]], listed: dict[str, list[Sample[Target]]], gone: list[str]
-    ) -> None:
-        """Warn of images that only the split file or only the dataset has.
-
-        Raises:
-            ValueError: The dataset has none of the images.
-        """
-        found = sum(map(len, listed.values()))
-        if gone and not found:
-            raise ValueError(
-                f"{self.root} has none of the {len(gone)} images of {self.split_file}, with which the victim was "
-                "trained: split other data anew with --splits new"
-            )
-        if gone:
-            names = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
-            are = "is" if len(gone) == 1 else "are"
-            rank_zero_warn(f"{len(gone)} of {found + len(gone)} images of {self.split_file} {are} gone: {names}")
-        if unlisted := len(samples) - found:
-            listed_ids = {sample.id for members in listed.values() for sample in members}
-            first = next(sample.id for sample in samples if sample.id not in listed_ids)
-            rank_zero_warn(
-                f"{self.split_file} leaves out {unlisted} of {len(samples)} images, which "
-                f"{'belongs' if unlisted == 1 else 'belong'} to no split, first {first}"
-            )
 
     def _without_bad(self, samples: Sequence[Sample[Target]]) -> list[Sample[Target]]:
         """The samples that can be read; the others are recorded, and reported in a single warning."""

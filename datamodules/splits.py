@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_warn
+
 from datamodules.samples import Sample, Target
 
 SPLITS = ("train", "val", "adv_train", "adv_test")
@@ -186,6 +188,44 @@ def read_splits(
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: expected a CSV file in UTF-8, got {error}") from None
     return {split: sorted(members, key=lambda sample: sample.id) for split, members in splits.items()}
+
+
+def tell_differences(
+    root: Path,
+    split_file: Path,
+    samples: Sequence[Sample[Target]],
+    listed: Mapping[str, Sequence[Sample[Target]]],
+    gone: Sequence[str],
+) -> None:
+    """Warn of images that only the split file or only the dataset has.
+
+    Args:
+        root: Folder of the dataset.
+        split_file: The file.
+        samples: The samples found on disk.
+        listed: Those of each split that the file lists.
+        gone: Ids that the file lists and that were not found.
+
+    Raises:
+        ValueError: The dataset has none of the images.
+    """
+    found = sum(map(len, listed.values()))
+    if gone and not found:
+        raise ValueError(
+            f"{root} has none of the {len(gone)} images of {split_file}, with which the victim was "
+            "trained: split other data anew with --splits new"
+        )
+    if gone:
+        names = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
+        are = "is" if len(gone) == 1 else "are"
+        rank_zero_warn(f"{len(gone)} of {found + len(gone)} images of {split_file} {are} gone: {names}")
+    if unlisted := len(samples) - found:
+        listed_ids = {sample.id for members in listed.values() for sample in members}
+        first = next(sample.id for sample in samples if sample.id not in listed_ids)
+        rank_zero_warn(
+            f"{split_file} leaves out {unlisted} of {len(samples)} images, which "
+            f"{'belongs' if unlisted == 1 else 'belong'} to no split, first {first}"
+        )
 
 
 def _parse(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 23  # of adv_test below: divisible neither by 2 ranks nor by the batch size
@@ -41,6 +42,12 @@ attack:
 PAIR = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
 
+def hear_all_signals() -> None:
+    """Undo what the tests themselves may have been started with: a shell's & or nohup switch signals off."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a program of the project in a folder and a session of its own, with one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
@@ -52,7 +59,7 @@ def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # which a shell's & switches off
+        preexec_fn=hear_all_signals,
     )
 
 
@@ -76,6 +83,28 @@ def run(folder: Path, program: str, *arguments: str) -> str:
     status, printed = end(start(folder, program, *arguments))
     assert status == 0, printed[-3000:]
     return printed
+
+
+def run_here(folder: Path, program: str, *arguments: str) -> None:
+    """Run a program's command line in this process, with one thread: without a start, whose imports take seconds."""
+    import cli.main
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr("sys.argv", [program])
+            cli.main("train" if program == "train.py" else "evaluate", list(arguments))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train(folder: Path, *more: str) -> str:
+    """Write the configurations into a folder, fine-tune a victim there, and give what was printed."""
+    (folder / "small.yaml").write_text(CONFIG)
+    (folder / "attacks.yaml").write_text(ATTACKS)
+    return run(folder, "train.py", "fit", "-c", "small.yaml", *more)
 
 
 def members(session: int) -> list[int]:

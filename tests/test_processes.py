@@ -1,6 +1,7 @@
 """Evaluations by several processes, and evaluations that were killed: the records are those of one, uninterrupted."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.programs import ATTACKS, CONFIG, IMAGES, PAIR, end, evaluate, members, run, start
+from tests.programs import IMAGES, PAIR, end, evaluate, members, run, run_here, start, train
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280)]
 
@@ -38,25 +39,30 @@ detection:
     lid: {class_path: LocalDimension, init_args: {neighbours: 5}}
     maha: {class_path: Mahalanobis}
     svm: {class_path: SupportVectors}
-    dnn: {class_path: LayerNetworks}
-    dnn-maps: {class_path: LayerConvolutions, init_args: {side: 4, hidden: 4, epochs: 20}}
-    dfeat: {class_path: DeepFeatures, init_args: {trees: 20}}
+    dnn: {class_path: LayerNetworks, init_args: {hidden: 8, epochs: 20}}
+    dnn-maps: {class_path: LayerConvolutions, init_args: {side: 4, hidden: 4, epochs: 10}}
+    dfeat: {class_path: DeepFeatures, init_args: {trees: 10}}
     qfeat: {class_path: QuantizedFeatures}
   layers: [layer2.*.act2, global_pool]
   fit_on: [same, fgsm]
-  passes: 10
+  passes: 5
+  folds: 2
 """
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fine-tuned victim, and its evaluation by one process."""
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a victim that two processes have fine-tuned, watching its robustness, and what they printed."""
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "small.yaml").write_text(CONFIG)
-    (folder / "attacks.yaml").write_text(ATTACKS)
-    run(folder, "train.py", "fit", "-c", "small.yaml")
-    run(folder, "evaluate.py", *evaluate(folder / "one"))
-    return folder
+    attack = ("--attack.attacks", '{"fgsm": {"class_path": "FGSM"}}', "--attack.fit_batches", "1")
+    return folder, train(folder, *PAIR, *attack)
+
+
+@pytest.fixture(scope="module")
+def folder(fitted: tuple[Path, str]) -> Path:
+    """The folder, with the victim's evaluation by one process."""
+    run_here(fitted[0], "evaluate.py", *evaluate(fitted[0] / "one"))
+    return fitted[0]
 
 
 def records(runs: Path) -> pl.DataFrame:
@@ -85,6 +91,13 @@ def assert_same_records(one: pl.DataFrame, other: pl.DataFrame) -> None:
     assert one["forwards"].equals(other["forwards"])
 
 
+def assert_same_accuracies(one: Path, other: Path) -> None:
+    """Compare the accuracies under attack in two summaries exactly."""
+    first, second = (json.loads((runs / "small/evaluate/summary.json").read_text())["rows"] for runs in (one, other))
+    for before, after in zip(first, second, strict=True):
+        assert before["accuracy_under_attack"] == after["accuracy_under_attack"]
+
+
 def test_one_process_records_each_image_once_for_each_attack_and_radius(folder: Path) -> None:
     table = records(folder / "one")
     images = json.loads((folder / "one/small/evaluate/manifest.json").read_text())["data"]["images"]
@@ -96,25 +109,14 @@ def test_one_process_records_each_image_once_for_each_attack_and_radius(folder: 
     assert 0 < table["success"].sum() <= table["reached"].sum()
 
 
-def test_two_processes_give_the_records_of_one(folder: Path) -> None:
-    runs = folder / "two"
-    run(folder, "evaluate.py", *evaluate(runs, *PAIR))
-    files = sorted(path.name for path in (runs / "small/evaluate/journal").glob("*.jsonl"))
-    assert files == ["rank-0-0.jsonl", "rank-1-0.jsonl"]
-    assert_same_records(records(folder / "one"), records(runs))
-    one, two = (
-        json.loads((folder / name / "small/evaluate/summary.json").read_text())["rows"] for name in ("one", "two")
-    )
-    for before, after in zip(one, two, strict=True):
-        assert before["accuracy_under_attack"] == after["accuracy_under_attack"]
-
-
-def test_an_evaluation_goes_on_with_another_number_of_processes_after_one_was_stopped(folder: Path) -> None:
+def test_an_evaluation_goes_on_with_another_number_of_processes_after_one_was_stopped(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     runs = folder / "killed"
     process = start(folder, "evaluate.py", *evaluate(runs, *PAIR))
     journal = runs / "small/evaluate/journal"
     deadline = time.monotonic() + 150
-    while lines(journal) < 30 and process.poll() is None and time.monotonic() < deadline:
+    while min(written(journal), default=0) < 32 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     first, second = members(process.pid)
     assert first == process.pid
@@ -125,40 +127,53 @@ def test_an_evaluation_goes_on_with_another_number_of_processes_after_one_was_st
     assert said is not None, printed
     kept = lines(journal)
     everything = len(records(folder / "one"))
-    assert 30 <= kept < everything, "the kill came too early or too late to show anything"
+    assert 64 <= kept < everything, "the kill came too early or too late to show anything"
     assert 0 <= kept - int(said[1]) <= 4 and int(said[2]) == everything  # a batch may have been written meanwhile
-    with next(iter(sorted(journal.glob("rank-0-*.jsonl")))).open("a") as file:
+    first_file, second_file = sorted(journal.glob("*.jsonl"))
+    assert (first_file.name, second_file.name) == ("rank-0-0.jsonl", "rank-1-0.jsonl")
+    for path in (first_file, second_file):  # each process has made every attack at every radius
+        whole = map(json.loads, path.read_text().split("\n")[:32])
+        assert len({(record["attack"], record["epsilon"]) for record in whole}) == 4 * 2
+    with first_file.open("a") as file:
         file.write('{"schema": 1, "key": "torn')  # what a kill in the middle of a line leaves
 
-    printed = run(folder, "evaluate.py", *evaluate(runs))
+    with caplog.at_level(logging.INFO):
+        run_here(folder, "evaluate.py", *evaluate(runs))
 
-    assert "are there already and are kept" in printed
+    assert "are there already and are kept" in caplog.text
     assert lines(journal) <= everything + 1, "images were attacked twice"
     assert_same_records(records(folder / "one"), records(runs))
+    assert_same_accuracies(folder / "one", runs)
 
 
 def lines(journal: Path) -> int:
     """Whole lines in all files of a journal."""
-    return sum(path.read_bytes().count(b"\n") for path in journal.glob("*.jsonl"))
+    return sum(written(journal))
 
 
-def test_fine_tuning_by_two_processes_ends_with_one_checkpoint_and_robustness_logged(folder: Path) -> None:
-    runs = folder / "pair"
-    more = [*PAIR, "--trainer.max_epochs", "1"]
-    attack = ["--attack.attacks", '{"fgsm": {"class_path": "FGSM"}}', "--attack.fit_batches", "1"]
-    printed = run(folder, "train.py", "fit", "-c", "small.yaml", "--runs", str(runs), *more, *attack)
+def written(journal: Path) -> list[int]:
+    """Whole lines in each file of a journal, which two processes write or have written; empty until both do."""
+    files = list(journal.glob("*.jsonl"))
+    return [path.read_bytes().count(b"\n") for path in files] if len(files) > 1 else []
+
+
+def test_fine_tuning_by_two_processes_ends_with_one_checkpoint_and_robustness_logged(fitted: tuple[Path, str]) -> None:
+    folder, printed = fitted
     assert "best checkpoint" in printed
-    assert (runs / "small/checkpoints/best.ckpt").is_file()
+    assert (folder / "runs/small/checkpoints/best.ckpt").is_file()
 
 
-def test_detectors_by_two_processes_are_those_of_one(folder: Path) -> None:
+def test_detectors_by_two_processes_are_those_of_one(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "detection.yaml").write_text(DETECTION)
     tables, cells = [], []
-    for name, more in (("one-detects", ()), ("two-detect", PAIR)):
-        arguments = evaluate(folder / name, *more)
-        at = arguments.index("attacks.yaml")
-        printed = run(folder, "evaluate.py", *arguments[:at], "detection.yaml", *arguments[at + 1 :])
-        assert "is left out" not in printed
+    one_detects, two_detect = (
+        tuple("detection.yaml" if word == "attacks.yaml" else word for word in evaluate(folder / name, *more))
+        for name, more in (("one-detects", ()), ("two-detect", PAIR))
+    )
+    run_here(folder, "evaluate.py", *one_detects)
+    assert "is left out" not in caplog.text + run(folder, "evaluate.py", *two_detect)
+    assert_same_accuracies(folder / "one-detects", folder / "two-detect")
+    for name in ("one-detects", "two-detect"):
         tables.append(records(folder / name))
         summary = json.loads((folder / name / "small/evaluate/summary.json").read_text())
         cells.append(summary["detection"]["rows"])

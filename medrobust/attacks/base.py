@@ -5,6 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -175,25 +176,27 @@ class Attack(PlainNumbers, ABC):
         names = [str(place) for place in range(len(images))] if ids is None else list(ids)
         with torch.no_grad():
             finite_outputs(victim(images.clone()), names, "clean")
-        which = "outputs"
-
-        def fails(places: Sequence[int]) -> bool:
-            nonlocal which
-            rows = list(places)
-            part = targets[rows] if isinstance(targets, Tensor) else [targets[row] for row in rows]
-            watch = WatchedVictim(victim, images[rows], part)
-            try:
-                self.perturb(watch, images[rows], part, [streams[row] for row in rows])
-            except Exception:
-                if watch.is_sound():
-                    raise
-            sound = watch.is_sound()
-            which = which if sound else "outputs" if not watch.finite_outputs else "losses"
-            return not sound
-
-        place = first_failing(fails, len(images))
+        kind = partial(self._not_finite, victim, images, targets, streams)
+        place = first_failing(lambda places: kind(places) is not None, len(images))
+        which = kind(range(len(images)) if place is None else [place]) or "outputs"
         whose = f"one of {len(images)} images" if place is None else f"the image {names[place]!r}"
         return ValueError(f"the victim's {which} are not finite at a step of {type(self).__name__} for {whose}")
+
+    def _not_finite(
+        self, victim: Victim, images: Tensor, targets: Any, streams: Sequence[str], places: Sequence[int]
+    ) -> Literal["outputs", "losses"] | None:
+        """What of the victim is not finite when the images at some places are attacked without the others."""
+        rows = list(places)
+        part = targets[rows] if isinstance(targets, Tensor) else [targets[row] for row in rows]
+        watch = WatchedVictim(victim, images[rows], part)
+        try:
+            self.perturb(watch, images[rows], part, [streams[row] for row in rows])
+        except Exception:
+            if watch.is_sound():
+                raise
+        if watch.is_sound():
+            return None
+        return "losses" if watch.finite_outputs else "outputs"
 
     def reached(self, victim: Victim, outputs: Outputs, targets: Targets) -> Tensor:
         """Whether outputs are what the attack wants, bool ``(N,)``: not the truth, or the goal if ``targeted``."""

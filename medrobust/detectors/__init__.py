@@ -1,8 +1,9 @@
 """Detectors of adversarial images: estimators on a victim's features whose scores are larger for adversarial ones."""
 
-from medrobust.detectors.base import Detector, Features, NeededViews, Views, concatenate, groups_of, views_needed
+from medrobust.detectors.base import Detector, NeededViews, views_needed
 from medrobust.detectors.bayesian_uncertainty import BayesianUncertainty, KernelDensityUncertainty
 from medrobust.detectors.deep_features import DeepFeatures
+from medrobust.detectors.features import Features, Views, concatenate, groups_of
 from medrobust.detectors.kernel_density import KernelDensity
 from medrobust.detectors.layer_convolutions import LayerConvolutions
 from medrobust.detectors.layer_networks import LayerNetworks

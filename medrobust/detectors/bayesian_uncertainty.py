@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features, Views
+from medrobust.detectors.features import Features, Views
 from medrobust.detectors.kernel_density import KernelDensity
 from medrobust.detectors.weighted_measurements import WeightedMeasurements
 

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from medrobust.detectors.patient_groups import Groups, dealt
@@ -50,9 +49,16 @@ def cross_validated_regression(values: Tensor, truth: Tensor, groups: Groups, it
         return balanced_regression(strength, iterations).fit(rows[chosen], classes[chosen])
 
     def area(strength: float, learnt: NDArray[np.bool_], judged: NDArray[np.bool_]) -> float:
-        scores = fitted(strength, learnt).decision_function(rows[judged])
-        return float(roc_auc_score(classes[judged], scores))
+        scores, positive = fitted(strength, learnt).decision_function(rows[judged]), classes[judged] == 1
+        return _area(scores[~positive], scores[positive])
 
     areas = [float(np.mean([area(one, *part) for part in parts])) for one in STRENGTHS] if parts else []
     best = next((float(one) for one, found in zip(STRENGTHS, areas, strict=False) if found > max(areas) - CLOSE), 1.0)
     return fitted(best, np.ones(len(classes), dtype=bool))
+
+
+def _area(negative: NDArray[np.float64], positive: NDArray[np.float64]) -> float:
+    """Area under the ROC curve: share of pairs in which the positive one scores higher, ties counting one half."""
+    ordered = np.sort(negative)
+    below, not_above = (np.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(ordered)))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.features import Features
 from medrobust.detectors.numerics import (
     check_variation,
     count_classes,

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.features import Features
 from medrobust.detectors.numerics import check_variation, rows_at_once, spread_over_classes, squared_distances
 from medrobust.detectors.weighted_measurements import WeightedMeasurements
 

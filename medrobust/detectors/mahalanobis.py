@@ -6,8 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from medrobust.detectors.base import Features, Views
 from medrobust.detectors.cross_validation import cross_validated_regression
+from medrobust.detectors.features import Features, Views
 from medrobust.detectors.numerics import check_variation, count_classes, rows_at_once, standardisation
 from medrobust.detectors.patient_groups import Groups, rows_apart
 from medrobust.detectors.weighted_measurements import WeightedMeasurements

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from medrobust.detectors.base import Detector, Features
+from medrobust.detectors.base import Detector
+from medrobust.detectors.features import Features
 
 
 class SupervisedDetector(Detector):

@@ -8,12 +8,27 @@ from torch import Tensor
 
 
 def dense_case(
-    task: str, channels: int, request: pytest.FixtureRequest, tagged: bool = False
+    task: str,
+    channels: int,
+    request: pytest.FixtureRequest,
+    tagged: bool = False,
+    images: Tensor | None = None,
+    classes: Tensor | None = None,
 ) -> tuple[Any, Tensor, Any]:
-    """A victim, eight images and targets that the victim gets right for about half of them."""
-    images = request.getfixturevalue("images_of")(8, channels, 4)
+    """A victim, eight images and targets that the victim gets right for about half of them.
+
+    Args:
+        task: "classes", "masks" or "boxes".
+        channels: Channels of the images.
+        request: Gives the victims.
+        tagged: Let channel 0 carry an image's name.
+        images: Other images than random ones with pixels at the bounds; darkened and brightened in turn for boxes.
+        classes: Other classes than 0, 1 and 2 in turn.
+    """
+    images = request.getfixturevalue("images_of")(8, channels, 4) if images is None else images
     if task == "classes":
-        return request.getfixturevalue("linear")(channels, 3, tagged=tagged), images, torch.arange(8) % 3
+        targets = torch.arange(8) % 3 if classes is None else classes
+        return request.getfixturevalue("linear")(channels, 3, tagged=tagged), images, targets
     if task == "masks":
         victim = request.getfixturevalue("segmenter")(channels, 2, tagged=tagged)
         masks = victim(images).argmax(1)

@@ -12,12 +12,18 @@ IDS = ["a", "b"]
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
 @pytest.mark.parametrize("shape", [(2,), (2, 3), (2, 4, 4), (2, 3, 4, 4)])
 def test_whole_numbers_with_one_entry_per_image_are_targets(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    check_batch(IMAGES, torch.ones(shape, dtype=dtype), IDS)
+    targets = torch.ones(shape, dtype=dtype)
+    check_batch(IMAGES, targets, IDS)
+    with pytest.raises(ValueError, match="got 2 images, 1 targets and 2 ids"):
+        check_batch(IMAGES, targets[:1], IDS)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 4, 4), (2, 3, 4, 4)])
 def test_labels_masks_and_maps_may_hold_ignored_entries(shape: tuple[int, ...]) -> None:
-    check_batch(IMAGES, torch.full(shape, -1), IDS)
+    targets = torch.full(shape, -1)
+    check_batch(IMAGES, targets, IDS)
+    with pytest.raises(ValueError, match="got torch.float32"):
+        check_batch(IMAGES, targets.float(), IDS)
 
 
 @pytest.mark.parametrize(

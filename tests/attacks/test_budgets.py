@@ -58,6 +58,9 @@ def test_a_radius_in_grey_levels_gets_a_hint_and_another_one_none() -> None:
 @pytest.mark.parametrize("value", [1e-9, 8 / 255, 1.0, Fraction("1/256")])
 def test_a_radius_inside_the_unit_interval_is_accepted(value: float) -> None:
     check_radius("epsilon", value)
+    for outside in (-value, 1 + value):
+        with pytest.raises(ValueError, match="lies in"):
+            check_radius("epsilon", outside)
 
 
 def test_a_stream_depends_on_seed_method_and_id_and_on_nothing_else() -> None:

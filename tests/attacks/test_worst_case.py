@@ -329,6 +329,7 @@ class Squashed(nn.Module):
         return self.network(images).tanh()
 
 
+@pytest.mark.slow
 def test_on_squashed_logits_goals_break_what_no_untargeted_attack_and_no_peer_does() -> None:
     """Of 100 digits the untargeted reading left 69, torchattacks' AutoAttack 66, as APGD-T did, and `standard` 62."""
     torchattacks = pytest.importorskip("torchattacks", exc_type=ImportError)

@@ -282,6 +282,12 @@ def test_options_are_stronger_than_files_and_later_files_than_earlier_ones(shown
     assert config["name"] == "later" and config["trainer"]["max_epochs"] == 9
 
 
+def test_a_value_that_is_the_name_of_another_subcommand_is_a_value(shown: Shown) -> None:
+    """The options of other subcommands are built only where words leave open which one is meant."""
+    usual, named = shown("train", "-c", DEMO), shown("train", "-c", DEMO, "--name", "test")
+    assert named == usual | {"name": "test"}
+
+
 def test_the_distributed_sampler_that_would_repeat_images_is_off(shown: Shown) -> None:
     assert shown("evaluate", "-c", DEMO)["trainer"]["use_distributed_sampler"] is False
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.programs import ROOT, hear_all_signals
+
 SHORT = """
 import os, subprocess, sys, time, types
 package = types.ModuleType("cli")  # without the imports of cli.main, which take seconds
@@ -43,12 +44,6 @@ with Ending() as ending:
         time.sleep(0.01)
     {body}
 """
-
-
-def hear_all_signals() -> None:
-    """Undo what the tests themselves may have been started with, such as by nohup."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Run:

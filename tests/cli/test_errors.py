@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 import cli.main
-from cli.main import quiet
+from cli.console import quiet
 from cli.work_kept import describe
 from lightning_modules import Classifier
 

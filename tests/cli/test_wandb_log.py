@@ -18,38 +18,16 @@ from PIL import Image
 from cli import wandb_log
 from cli.wandb_log import log_evaluation, logged_in, reachable, run_logger
 from medrobust.results.columns import TYPES
+from tests.sample_record import record as record_of
 
 PLACES = ("WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 KEY = "0123456789" * 4
 CONNECT = socket.create_connection
-VALUES: dict[str, Any] = {
-    "schema": 2,
-    "key": "k" * 16,
-    "run": "tiny",
-    "victim": "resnet10t",
-    "dataset": "items",
-    "split": "adv_test",
-    "target": 0,
-    "goal": None,
-    "attack": "fgsm",
-    "method": "FGSM",
-    "epsilon": 1 / 255,
-    "clean_prediction": 0,
-    "adversarial_prediction": 1,
-    "clean_confidence": 0.9,
-    "adversarial_confidence": 0.8,
-    "correct_before": True,
-    "correct_after": False,
-    "reached": True,
-    "success": True,
-    "linf": 1 / 255,
-    "l2": 0.1,
-    "l0": 64,
-    "forwards": 2,
-    "backwards": 1,
-    "zero_gradients": 0,
-    "seed": 0,
-}
+
+
+def sample(id: str, key: str = "k" * 16) -> dict[str, Any]:
+    """A record of FGSM."""
+    return record_of(id, key, attack="fgsm", method="FGSM", target=0, clean_prediction=0, adversarial_prediction=1)
 
 
 class WandbLogger:
@@ -91,13 +69,13 @@ def folder(tmp_path: Path) -> Path:
     """The results of an evaluation: three records and a panel."""
     folder = tmp_path / "evaluate"
     (folder / "panels").mkdir(parents=True)
-    rows = [{**VALUES, "id": f"image-{place}"} for place in range(3)]
+    rows = [{"schema": 2, **sample(f"image-{place}")} for place in range(3)]
     polars.DataFrame(rows, schema=TYPES).write_parquet(folder / "records.parquet")
     names = {kind: f"a-{kind}.png" for kind in ("clean", "perturbation", "adversarial")}
     for place, name in enumerate(names.values()):
         Image.new("L", (8, 8), 60 * place).save(folder / "panels" / name)
     for key in ("k" * 16, "o" * 16):  # the second of an earlier victim
-        panel = {**VALUES, "key": key, "id": "image-0", "images": names}
+        panel = {**sample("image-0", key), "images": names}
         (folder / "panels" / f"a-{key}.json").write_text(json.dumps(panel))
     return folder
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features, Views
 from medrobust.detectors.bayesian_uncertainty import BayesianUncertainty, KernelDensityUncertainty
+from medrobust.detectors.features import Features, Views
 from medrobust.detectors.kernel_density import KernelDensity
 from medrobust.metrics.separation import auroc
 

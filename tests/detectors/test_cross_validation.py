@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from medrobust.detectors import Features, Groups, Mahalanobis
-from medrobust.detectors.cross_validation import STRENGTHS, cross_validated_regression
+from medrobust.detectors.cross_validation import STRENGTHS, _area, cross_validated_regression
 from medrobust.detectors.patient_groups import dealt
 
 
@@ -125,3 +126,12 @@ def test_mahalanobis_reads_the_patients_from_the_features_and_names_layers_of_a_
     torch.testing.assert_close(
         detector.score(clean), torch.from_numpy(expected.decision_function(scaled[:100].numpy()))
     )
+
+
+def test_an_area_is_a_share_of_pairs_and_ties_count_one_half() -> None:
+    """Of the four pairs of (1, 2) and (2, 3), three are in order and one is a tie."""
+    assert _area(np.array([2.0, 1.0]), np.array([3.0, 2.0])) == 3.5 / 4
+    random = np.random.default_rng(0)
+    negative, positive = random.normal(0, 1, 40).round(1), random.normal(0.5, 1, 25).round(1)
+    truth = np.repeat([0, 1], [40, 25])
+    assert _area(negative, positive) == pytest.approx(roc_auc_score(truth, np.r_[negative, positive]), abs=1e-12)

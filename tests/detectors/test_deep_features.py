@@ -6,8 +6,8 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor
 
-from medrobust.detectors.base import Features
 from medrobust.detectors.deep_features import DeepFeatures
+from medrobust.detectors.features import Features
 
 
 def features(values: Tensor) -> Features:

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from sklearn.neighbors import KernelDensity as PerRow
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.features import Features
 from medrobust.detectors.kernel_density import KernelDensity, left_out_likelihoods, likeliest_bandwidth
 from medrobust.metrics.separation import auroc
 

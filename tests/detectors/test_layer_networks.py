@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medrobust.detectors.base import Features, concatenate
+from medrobust.detectors.features import Features, concatenate
 from medrobust.detectors.layer_networks import LayerNetworks
 from medrobust.detectors.layerwise import parted
 from medrobust.detectors.patient_groups import Groups

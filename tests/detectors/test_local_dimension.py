@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.features import Features
 from medrobust.detectors.local_dimension import LocalDimension
 from medrobust.metrics.separation import auroc
 

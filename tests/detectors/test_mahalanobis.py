@@ -9,7 +9,7 @@ from sklearn.covariance import EmpiricalCovariance, LedoitWolf, ledoit_wolf_shri
 from sklearn.covariance import ledoit_wolf as peer_ledoit_wolf
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.features import Features
 from medrobust.detectors.mahalanobis import Mahalanobis, ledoit_wolf
 from medrobust.metrics.separation import auroc
 

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medrobust.detectors.base import Detector, Features
+from medrobust.detectors.base import Detector
 from medrobust.detectors.deep_features import DeepFeatures
+from medrobust.detectors.features import Features
 from medrobust.detectors.layer_networks import LayerNetworks
 from medrobust.detectors.quantized_features import QuantizedFeatures
 from medrobust.detectors.saving import load_detectors, read_header, save_detectors
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, torch
 import medrobust.detectors
-from medrobust.detectors.base import Features
+from medrobust.detectors.features import Features
 from medrobust.detectors.saving import load_detectors
 layers = torch.load(sys.argv[2])
 given = Features(layers, torch.zeros(len(layers["late"]), dtype=torch.long))

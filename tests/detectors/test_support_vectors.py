@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import Tensor
 
-from medrobust.detectors.base import Features
+from medrobust.detectors.features import Features
 from medrobust.detectors.quantized_features import QuantizedFeatures
 from medrobust.detectors.support_vectors import SupportVectors
 

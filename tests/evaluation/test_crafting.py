@@ -1,5 +1,6 @@
 """How a batch is crafted: on a surrogate, on copies that are not mixed up, with objectives fitted to clean images."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def victim_of(seed: int = 0, **changes: Any) -> Classifier:
     return random_resnet(seed, balanced=True, **changes)
 
 
-def data_of(batch_size: int = 4) -> InMemoryData:
+@cache
+def splits_of() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Random images of three splits; the targets are what the victim says, except for every fifth."""
     splits, victim = {}, victim_of()
     for number, (split, count) in enumerate(COUNTS.items()):
@@ -51,7 +53,12 @@ def data_of(batch_size: int = 4) -> InMemoryData:
             targets = victim(images).argmax(1)
         targets[4::5] = 1 - targets[4::5]
         splits[split] = (images, targets)
-    return InMemoryData(splits, batch_size=batch_size)
+    return splits
+
+
+def data_of(batch_size: int = 4) -> InMemoryData:
+    """These images, in samples of their own."""
+    return InMemoryData(splits_of(), batch_size=batch_size)
 
 
 def evaluate(
@@ -125,7 +132,7 @@ def test_detectors_are_fitted_with_attacks_on_the_victim_although_there_is_a_sur
     fitted, made = [], []
     for name, other in (("without", None), ("with", surrogate)):
         detectors: dict[str, Detector] = {"maha": Mahalanobis(), "dnn": LayerNetworks(hidden=4, epochs=3)}
-        detection = Detection(detectors, list(TAPS), folder=str(tmp_path / name))
+        detection = Detection(detectors, list(TAPS), folds=2, folder=str(tmp_path / name))
         attacks: dict[str, Attack] = {**FOOL, "hide": hiding(steps=2)}
         keep = evaluate(attacks, detection, surrogate=other)
         files = (tmp_path / name / "detectors").iterdir()

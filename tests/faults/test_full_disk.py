@@ -11,7 +11,7 @@ import pytest
 
 from medrobust.results.records import finished, read_records
 from medrobust.results.same_records import differences
-from tests.programs import ATTACKS, CONFIG, PAIR, end, evaluate, run, start
+from tests.programs import PAIR, end, evaluate, run, start, train
 
 logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(3600)]
@@ -22,9 +22,7 @@ ROOM = 256 * 2**20  # two checkpoints, and one that replaces another
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuned victim and its evaluation on a disk with room."""
     folder = tmp_path_factory.mktemp("disk")
-    (folder / "small.yaml").write_text(CONFIG)
-    (folder / "attacks.yaml").write_text(ATTACKS)
-    run(folder, "train.py", "fit", "-c", "small.yaml")
+    train(folder)
     run(folder, "evaluate.py", *evaluate(folder / "whole"))
     return folder
 

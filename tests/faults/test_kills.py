@@ -15,7 +15,7 @@ import torch
 
 from medrobust.results.records import read_records
 from medrobust.results.same_records import differences
-from tests.programs import ATTACKS, CONFIG, PAIR, end, evaluate, members, run, start
+from tests.programs import PAIR, end, evaluate, members, run, start, train
 
 MOMENTS = int(os.environ.get("MEDROBUST_MOMENTS", "20"))
 SEED = int(os.environ.get("MEDROBUST_SEED", "10"))
@@ -64,7 +64,7 @@ def moments(what: str, ranks: int) -> list[Moment]:
     ]
 
 
-def train(runs: Path, *more: str) -> tuple[str, ...]:
+def longer(runs: Path, *more: str) -> tuple[str, ...]:
     """Arguments of a training of three epochs."""
     return ("fit", "-c", "small.yaml", "--runs", str(runs), "--trainer.max_epochs", "3", *more)
 
@@ -73,9 +73,7 @@ def train(runs: Path, *more: str) -> tuple[str, ...]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuned victim, with the data and the configurations."""
     folder = tmp_path_factory.mktemp("faults")
-    (folder / "small.yaml").write_text(CONFIG)
-    (folder / "attacks.yaml").write_text(ATTACKS)
-    run(folder, "train.py", "fit", "-c", "small.yaml")
+    train(folder)
     return folder
 
 
@@ -133,17 +131,17 @@ def test_trainings_stopped_at_any_moment_go_on_from_their_last_epoch(folder: Pat
     more = PAIR if ranks == 2 else ()
     whole = folder / f"trained-{ranks}"
     begun = time.monotonic()
-    run(folder, "train.py", *train(whole, *more))
+    run(folder, "train.py", *longer(whole, *more))
     duration = time.monotonic() - begun
     expected = weights(whole)
     assert set(expected) == {"best", "last"}
     for place, moment in enumerate(moments("training", ranks)):
         logger.info("training on %d: %s of %.0f s", ranks, moment, duration)
         runs = folder / f"training-{ranks}-{place}"
-        if ended := stopped(folder, moment, moment.place * duration, "train.py", *train(runs, *more)):
+        if ended := stopped(folder, moment, moment.place * duration, "train.py", *longer(runs, *more)):
             check_ending(moment, *ended)
             last = (runs / "small/checkpoints/last.ckpt").is_file()
-            run(folder, "train.py", *train(runs, *more, *(("--ckpt_path", "last") if last else ())))
+            run(folder, "train.py", *longer(runs, *more, *(("--ckpt_path", "last") if last else ())))
         found = weights(runs)
         for name, tensors in expected.items():
             for key, tensor in tensors.items():

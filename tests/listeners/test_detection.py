@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def evaluate(
     **settings: Any,
 ) -> Recorder:
     """Evaluate with a journal and with uniform noise as control."""
-    detection = Detection(detectors, folder=str(folder), **{"layers": LAYERS, "passes": 4, **settings})
+    detection = Detection(detectors, folder=str(folder), **{"layers": LAYERS, "passes": 4, "folds": 2, **settings})
     return recording.evaluate(
         victim or victim_of(),
         data or data_of(),
@@ -310,7 +311,7 @@ def test_classifiers_know_which_rows_belong_to_one_patient(spy: Spy, tmp_path: P
     data = data_of()
     for sample in data.splits["adv_train"]:
         sample.patient = f"patient {int(sample.id[-2:]) // 2}"
-    evaluate(tmp_path, {"spy": spy}, {"fgsm": FGSM(epsilon=0.03)}, data=data, reference_per_class=5)
+    evaluate(tmp_path, {"spy": spy}, {"fgsm": FGSM(epsilon=0.03)}, data=data, reference_per_class=5, folds=5)
     (groups, *parts), ((negative, positive), *_) = Spy.patients, Spy.groups
     assert groups is not None
     assert (len(groups.negative), len(groups.positive)) == (len(negative), len(positive))
@@ -458,46 +459,56 @@ def some_detectors(**changes: Any) -> dict[str, Detector]:
     return {"maha": Mahalanobis(perturbation=0.005), "dnn": LayerNetworks(**{"hidden": 4, "epochs": 5, **changes})}
 
 
-def test_an_evaluation_that_was_stopped_loads_its_detectors_and_ends_like_a_whole_one(
-    fits: list[list[str]], tmp_path: Path
-) -> None:
-    evaluate(tmp_path / "whole", some_detectors())
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an evaluation, ``whole``, and with the same one that was stopped after 4 of 9 batches."""
+    folder = tmp_path_factory.mktemp("halves")
+    evaluate(folder / "whole", some_detectors())
     with pytest.raises(Stopped):
-        evaluate(tmp_path / "stopped", some_detectors(), stop_after=4)
-    assert fits == [["fgsm", "deepfool"]] * 2
-    files = saved(tmp_path / "stopped")
-    keep = evaluate(tmp_path / "stopped", some_detectors())
+        evaluate(folder / "stopped", some_detectors(), stop_after=4)
+    finish(folder / "whole")
+    return folder
 
-    assert len(fits) == 2  # not a third time
+
+@pytest.fixture
+def stopped(halves: Path, tmp_path: Path) -> Path:
+    """A copy of the stopped evaluation."""
+    return Path(shutil.copytree(halves / "stopped", tmp_path / "stopped", ignore=shutil.ignore_patterns("*.lock")))
+
+
+def test_an_evaluation_that_was_stopped_loads_its_detectors_and_ends_like_a_whole_one(
+    fits: list[list[str]], halves: Path, stopped: Path
+) -> None:
+    assert saved(stopped) == saved(halves / "whole")
+    keep = evaluate(stopped, some_detectors())
+
+    assert not fits
     assert sum(len(batch.ids) for batch in keep.batches) == 33 - 4 * 4  # 4 of 9 batches were written
-    assert saved(tmp_path / "stopped") == files
-    one, other = (records(tmp_path / name) for name in ("whole", "stopped"))
+    assert saved(stopped) == saved(halves / "whole")
+    one, other = read_records(halves / "whole"), records(stopped)
     assert one["key"].equals(other["key"])
     assert one.equals(other.select(one.columns))
 
 
 @pytest.mark.parametrize("left", [0, 4, 0.5, 0.99])
 def test_fitted_detectors_whose_file_was_truncated_are_fitted_again_with_a_warning(
-    fits: list[list[str]], tmp_path: Path, left: float, caplog: pytest.LogCaptureFixture
+    fits: list[list[str]], halves: Path, stopped: Path, left: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    evaluate(tmp_path / "whole", some_detectors())
-    with pytest.raises(Stopped):
-        evaluate(tmp_path / "stopped", some_detectors(), stop_after=4)
-    (file,) = (tmp_path / "stopped" / "detectors").iterdir()
+    (file,) = (stopped / "detectors").iterdir()
     content = file.read_bytes()
     file.write_bytes(content[: left if isinstance(left, int) else int(left * len(content))])
-    evaluate(tmp_path / "stopped", some_detectors())
-    assert len(fits) == 3 and file.read_bytes() == content
+    evaluate(stopped, some_detectors())
+    assert fits == [["fgsm", "deepfool"]] and file.read_bytes() == content
     assert [text for text in caplog.messages if "fitted again" in text and file.name in text]
-    one, other = (records(tmp_path / name) for name in ("whole", "stopped"))
+    one, other = read_records(halves / "whole"), records(stopped)
     assert one.equals(other.select(one.columns))
 
 
 def test_an_evaluation_that_is_complete_fits_and_loads_nothing(fits: list[list[str]], tmp_path: Path) -> None:
-    evaluate(tmp_path, some_detectors())
+    evaluate(tmp_path, {"maha": Mahalanobis(perturbation=0.005)})
     for file in (tmp_path / "detectors").iterdir():
         file.unlink()
-    keep = evaluate(tmp_path, some_detectors())
+    keep = evaluate(tmp_path, {"maha": Mahalanobis(perturbation=0.005)})
     assert len(fits) == 1
     assert not keep.batches
 

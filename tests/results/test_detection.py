@@ -17,16 +17,10 @@ from medrobust.results.columns import COLUMNS
 from medrobust.results.detection import detection
 from medrobust.results.manifest import write_manifest
 from medrobust.results.records import Journal, read_records
-from medrobust.results.report.detection import (
-    OLD,
-    console_detection,
-    detection_grids,
-    detection_markdown,
-    read_pair,
-    roc_figure,
-    roc_note,
-)
+from medrobust.results.report.detection import console_detection, detection_markdown, read_pair
+from medrobust.results.report.detection_grids import OLD, detection_grids
 from medrobust.results.report.page import finish
+from medrobust.results.report.roc_curves import roc_figure, roc_note
 from medrobust.results.report.tables import console_flags
 from medrobust.results.separation import auroc_score_interval
 from medrobust.results.summary import summarise

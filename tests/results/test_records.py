@@ -13,43 +13,9 @@ from medrobust.evaluation.plan import record_key
 from medrobust.results.columns import COLUMNS, TYPES
 from medrobust.results.manifest import read_manifest, write_json, write_manifest
 from medrobust.results.records import Journal, finished, merge, read_journal, read_records
+from tests.sample_record import record
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def record(image="a", key="k1", **changes):
-    return {
-        "key": key,
-        "run": "demo",
-        "victim": "resnet10t",
-        "dataset": "phantom",
-        "split": "adv_test",
-        "id": image,
-        "patient": "p1",
-        "target": 1,
-        "goal": None,
-        "attack": "pgd",
-        "method": "PGD",
-        "epsilon": 1 / 255,
-        "clean_prediction": 1,
-        "adversarial_prediction": 0,
-        "clean_confidence": 0.9,
-        "adversarial_confidence": 0.8,
-        "correct_before": True,
-        "correct_after": False,
-        "reached": True,
-        "success": True,
-        "quality_before": 0.75,
-        "quality_after": 0.25,
-        "linf": 1 / 255,
-        "l2": 0.25,
-        "l0": 4096,
-        "forwards": 21,
-        "backwards": 20,
-        "zero_gradients": 0,
-        "seed": 42,
-        **changes,
-    }
 
 
 def manifest(*attacks, images=2):

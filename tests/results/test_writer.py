@@ -84,15 +84,18 @@ def test_what_a_killed_process_left_is_taken_over_with_a_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_later_process_of_the_same_number_is_not_taken_for_the_one_that_has_ended(tmp_path: Path) -> None:
+def test_a_later_process_of_the_same_number_is_not_taken_for_the_one_that_has_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     here = Writer(tmp_path, "an evaluation").take()
     about = json.loads(here.path.read_text())
     here.release()
     if not about["started"]:
         pytest.skip("when a process was started is read from /proc")
     forge(tmp_path, **{**about, "started": "1", "token": "x"})
-    with Writer(tmp_path, "an evaluation"):
-        pass
+    with caplog.at_level(logging.WARNING), Writer(tmp_path, "an evaluation") as writer:
+        assert json.loads(writer.path.read_text()) | {"token": "", "since": ""} == about | {"token": "", "since": ""}
+    assert len(caplog.messages) == 1 and "this one takes over" in caplog.messages[0]
 
 
 def test_another_machines_lock_counts_until_it_has_not_been_touched_for_long(tmp_path: Path) -> None:

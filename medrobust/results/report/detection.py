@@ -1,194 +1,34 @@
-"""How detection is shown: tables of detectors by attacks, as HFC21 and Ma20 lay them out, and ROC curves."""
+"""Tables of detection, of detectors by attacks as HFC21 and Ma20 lay them out, for the console and in Markdown."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from medrobust.results.formats import (
-    DASH,
-    format_epsilon,
-    format_interval,
-    format_percent,
-    format_score,
-    markdown_lines,
+from medrobust.results.formats import DASH, format_epsilon, format_interval, format_score, markdown_lines
+from medrobust.results.report.detection_grids import (
+    FLAGGED,
+    SAME,
+    AttackColumn,
+    Grid,
+    Row,
+    area_interval,
+    control,
+    detection_grids,
+    flagged,
+    rate_with_interval,
+    threshold_note,
+    with_interval,
 )
-from medrobust.results.report.svg import CHARACTER, PALETTE, figure, line, marker, polyline, scale, shorten, text
 
-SAME = "same"  # the fit where every attack has a classifier of its own
 NOTE = (
     "Among the images that were right before the attack: successful adversarial versions against all clean and noisy "
     "ones, with noise as long as the attack's own perturbation. Two controls stand beside them: random signs of the "
     "attack's radius, and failed, which are images that the attack changed without success."
 )
-THRESHOLDS = (
-    "The threshold of a detector was set when it was fitted, so that {passing} of AdvTrain's clean images do not "
-    "exceed it, by scores of a classifier that has not seen their patients."
-)
-OLD = (
-    "There are no thresholds or no scores of random signs in these records: they are of a version that kept none, or "
-    "none could be set. A dash stands in their place; evaluate again to have them."
-)
-TOO_FEW = "too few"  # patients for an interval
-FLAGGED = {"clean": "clean", "noisy": "noisy", "signs": "signs", "unsuccessful": "failed"}  # and what they are called
-WIDTH = 760.0  # of a figure, in pixels
-ACROSS = 4  # plots side by side
-MOST = 12  # plots; beyond that each attack is shown at its largest radius only
-
-Row = Mapping[str, Any]
-
-
-class AttackColumn(NamedTuple):
-    """One attack at one radius."""
-
-    attack: str
-    epsilon: float | None
-    key: str
-    swept: bool  # whether the radius has to be named, because an attack has several
-    n_positive: int  # scores of adversarial images, of the detector that has most
-    n_negative: int  # the same of clean and noisy images
-
-    @property
-    def short(self) -> str:
-        """The attack's name, shortened if it is long."""
-        return shorten(self.attack, 16)
-
-    @property
-    def label(self) -> str:
-        """The attack's name, with its radius where several are shown."""
-        return f"{self.attack} {format_epsilon(self.epsilon)}" if self.swept else self.attack
-
-
-class Grid(NamedTuple):
-    """How well each detector recognises each attack, with classifiers that were fitted on the same attack."""
-
-    fit: str
-    columns: list[AttackColumn]
-    lines: list[tuple[str, list[Row]]]  # detector, and its row of the summary for each column
-
-    @property
-    def title(self) -> str:
-        """What the classifiers were fitted on."""
-        return "fitted on each attack itself" if self.fit == SAME else f"fitted on {self.fit}"
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether any detector has a threshold, and any a score of random signs."""
-        rows = [row for _, rows in self.lines for row in rows]
-        return all(
-            any(number(row) is not None for row in rows)
-            for number in (lambda row: row.get("threshold"), lambda row: control(row, "signs"))
-        )
-
-
-class Cell(NamedTuple):
-    """One number of a table of details."""
-
-    value: str
-    interval: str
-    n: int | None  # images that it is a share of; None for an AUROC
-
-
-class Details(NamedTuple):
-    """All numbers of all detectors on one attack."""
-
-    column: AttackColumn
-    lines: list[tuple[str, list[Cell]]]  # of each detector, under the headings of `DETAILS`
-
-
-# Headings of the details, in groups: of a group, and of its columns.
-DETAILS = (
-    ("AUROC", ("attack", "signs", "failed")),
-    ("flagged at the fitted threshold", ("attack (TPR)", "clean", "noisy", "signs", "failed")),
-    ("ideal threshold", ("TPR",)),
-)
-
-
-def detection_grids(summary: Mapping[str, Any]) -> list[Grid]:
-    """Arrange the summary's rows of detection in grids of detectors by attacks, one for each fit.
-
-    Args:
-        summary: As `summarise` returns it.
-
-    Returns:
-        The grids in the order of the fits; empty without detection.
-    """
-    found = summary.get("detection") or {}
-    grids = []
-    for fit in found.get("fits", ()) if found.get("rows") else ():
-        rows = {(row["key"], row["detector"]): row for row in found["rows"] if row["fit"] == fit}
-        attacks = {row["key"]: (row["attack"], row["epsilon"]) for row in rows.values()}
-        swept = len({epsilon for _, epsilon in attacks.values()}) > 1
-        columns = []
-        for key, (attack, epsilon) in attacks.items():
-            counts = [
-                [row[name] for row in rows.values() if row["key"] == key] for name in ("n_positive", "n_negative")
-            ]
-            columns.append(AttackColumn(attack, epsilon, key, swept, max(counts[0]), max(counts[1])))
-        lines = [(name, [rows[column.key, name] for column in columns]) for name in found["detectors"]]
-        grids.append(Grid(fit, columns, lines))
-    return grids
-
-
-def control(row: Row, name: str) -> float | None:
-    """AUROC of a control of a row against the same negatives; None in a summary of an earlier version."""
-    value: float | None = (row.get("controls") or {}).get(name)
-    return value
-
-
-def flagged(row: Row, name: str) -> Mapping[str, Any]:
-    """Share of a kind of image that a row's detector flags, with its interval and n; all of it undefined if unknown."""
-    found: Mapping[str, Any] = (row.get("flagged") or {}).get(name) or {"rate": None, "interval": None, "n": 0}
-    return found
-
-
-def area_interval(row: Row) -> str:
-    """Interval of a row's AUROC, or a word that there are too few patients for one."""
-    if row["auroc"] is not None and row["auroc_interval"] is None:
-        return TOO_FEW
-    return format_interval(row["auroc_interval"])
-
-
-def beside_area(row: Row) -> list[str]:
-    """The lines below an AUROC: that of each control which has one."""
-    areas = {"signs": control(row, "signs"), "failed": control(row, "unsuccessful")}
-    return [" · ".join(f"{name} {format_score(area)}" for name, area in areas.items() if area is not None)]
-
-
-def beside_rate(row: Row) -> list[str]:
-    """The lines below a TPR: the false alarms on clean and noisy images, and what of the controls is flagged."""
-    shares = [(name, flagged(row, kind)["rate"]) for kind, name in FLAGGED.items()]
-    words = [f"{name} {format_score(rate)}" for name, rate in shares if rate is not None]
-    return [" · ".join(words[:2]), " · ".join(words[2:])]
-
-
-def details(grid: Grid) -> list[Details]:
-    """Every number of a grid, attack by attack."""
-    found = []
-    for place, column in enumerate(grid.columns):
-        lines = []
-        for name, rows in grid.lines:
-            row = rows[place]
-            cells = [Cell(format_score(row["auroc"]), area_interval(row), None)]
-            cells += [Cell(format_score(control(row, kind)), "", None) for kind in ("signs", "unsuccessful")]
-            for kind in ("successful", *FLAGGED):
-                share = flagged(row, kind)
-                cells.append(Cell(format_score(share["rate"]), format_interval(share["interval"]), share["n"]))
-            cells.append(Cell(format_score(row["tpr"]), format_interval(row["tpr_interval"]), row["n_positive"]))
-            lines.append((name, cells))
-        found.append(Details(column, lines))
-    return found
-
-
-def threshold_note(summary: Mapping[str, Any]) -> str:
-    """How thresholds were set, or that there are none."""
-    detection = summary["manifest"].get("listeners", {}).get("detection") or {}
-    passing = (detection.get("threshold") or {}).get("passing")
-    told = "" if passing is None else THRESHOLDS.format(passing=format_percent(passing).replace(".0", ""))
-    return " ".join(filter(None, (told, "" if all(grid.is_complete for grid in detection_grids(summary)) else OLD)))
 
 
 def console_detection(summary: Mapping[str, Any], width: int = 80) -> RenderableType | None:
@@ -242,7 +82,7 @@ def detection_markdown(summary: Mapping[str, Any], pairs: Sequence[tuple[str, st
     for grid in grids:
         parts.append(f"**AUROC, {grid.title}**\n\n{_table(grid, _area)}")
         parts.append(f"**AUROC of the controls, signs / failed, {grid.title}**\n\n{_table(grid, _controls, 'signs')}")
-        parts.append(f"**TPR at the fitted threshold, {grid.title}**\n\n{_table(grid, _rate)}")
+        parts.append(f"**TPR at the fitted threshold, {grid.title}**\n\n{_table(grid, rate_with_interval)}")
         parts.append(
             f"**Flagged at the fitted threshold: clean / noisy / signs / failed, {grid.title}**\n\n"
             f"{_table(grid, _alarms, 'flagged')}"
@@ -271,16 +111,11 @@ def read_pair(words: str) -> tuple[str, str]:
 
 
 def _area(row: Row) -> str:
-    return _with_interval(row["auroc"], area_interval(row))
+    return with_interval(row["auroc"], area_interval(row))
 
 
 def _controls(row: Row) -> str:
     return " / ".join(format_score(control(row, kind)) for kind in ("signs", "unsuccessful"))
-
-
-def _rate(row: Row) -> str:
-    share = flagged(row, "successful")
-    return _with_interval(share["rate"], format_interval(share["interval"]))
 
 
 def _alarms(row: Row) -> str:
@@ -288,11 +123,7 @@ def _alarms(row: Row) -> str:
 
 
 def _ideal(row: Row) -> str:
-    return _with_interval(row["tpr"], format_interval(row["tpr_interval"]))
-
-
-def _with_interval(value: float | None, interval: str) -> str:
-    return format_score(value) + (f" ({interval})" if interval else "")
+    return with_interval(row["tpr"], format_interval(row["tpr_interval"]))
 
 
 def _areas(row: Row) -> str:
@@ -420,120 +251,3 @@ def _parts(grid: Grid, width: int, cell: Callable[[Row], str]) -> list[list[int]
         parts[-1].append(place)
         room -= needed
     return parts
-
-
-def roc_note(grid: Grid) -> str:
-    """Say in a sentence which attacks have no plot; "" if all have one."""
-    defined, places = _defined(grid), _places(grid)
-    sentences = []
-    if len(places) < len(defined):
-        sentences.append("Each attack is drawn at its largest radius.")
-    if len(defined) < len(grid.columns):
-        sentences.append("Attacks without positives or without negatives are left out.")
-    return " ".join(sentences)
-
-
-def roc_figure(grid: Grid, tnr: float) -> str:
-    """ROC curves: one plot for each attack, one line for each detector, and a mark at its TPR for the given TNR.
-
-    Args:
-        grid: As `detection_grids` returns it.
-        tnr: True negative rate that the marks stand at.
-
-    Returns:
-        An SVG element, or "" if no detector has a curve.
-    """
-    places = _places(grid)
-    if not places:
-        return ""
-    margin, gap = 44.0, 22.0
-    across = min(ACROSS, len(places))
-    side = min(230.0, (WIDTH - margin - 6 - gap * (across - 1)) / across)
-    wide = across * (side + gap) - gap
-    left = margin + (WIDTH - margin - 6 - wide) / 2
-    body, top = _legend([name for name, _ in grid.lines], margin, left)
-    step = side + 52
-    for number, place in enumerate(places):
-        row, column = divmod(number, across)
-        x = left + column * (side + gap)
-        body += _plot(grid, place, tnr, (x, top + row * step, side), column == 0)
-    rows = -(-len(places) // across)
-    bottom = top + rows * step + 8
-    words = "false positive rate (clean and noisy images flagged)"
-    body.append(text(left + wide / 2, bottom, words, "middle", "title"))
-    x, y = left - 34, top + (rows * step - 52) / 2
-    words = text(x, y, "true positive rate", "middle", "title")
-    body.append(f'<g transform="rotate(-90 {x:.1f} {y:.1f})">{words}</g>')
-    return figure(WIDTH, bottom + 10, f"ROC curves of detectors {grid.title}", body)
-
-
-def _plot(grid: Grid, place: int, tnr: float, frame: tuple[float, float, float], first: bool) -> list[str]:
-    left, top, side = frame
-    x, y = scale(0, 1, left, left + side), scale(0, 1, top + side, top)
-    column = grid.columns[place]
-    body = [text(left, top - 10, _title(column, side), "start", "title")]
-    for tick in (0.0, 0.5, 1.0):
-        body += [line(x(tick), y(0), x(tick), y(1), "grid"), line(x(0), y(tick), x(1), y(tick), "grid")]
-        body.append(text(x(tick), y(0) + 16, f"{tick:g}", ("start", "middle", "end")[int(2 * tick)]))
-        if first:
-            body.append(text(left - 6, y(tick) + 4, f"{tick:g}", "end"))
-    body += [line(x(0), y(0), x(1), y(1), "clean"), line(x(1 - tnr), y(0), x(1 - tnr), y(1), "clean")]
-    for number, (name, rows) in enumerate(grid.lines):
-        row = rows[place]
-        if row["auroc"] is None:
-            continue
-        points = [(x(false), y(true)) for false, true in zip(row["roc"]["fpr"], row["roc"]["tpr"], strict=True)]
-        dash = ' stroke-dasharray="5 3"' if number >= PALETTE else ""  # where colours begin anew
-        body += [f'<g class="series s{number % PALETTE}"{dash}>', polyline(points)]
-        body += [marker(x(1 - tnr), y(row["tpr"]), number, _tooltip(name, row)), "</g>"]
-    return body
-
-
-def _title(column: AttackColumn, side: float) -> str:
-    radius = f" {format_epsilon(column.epsilon)}" if column.swept else ""
-    return shorten(column.attack, max(6, int(side / CHARACTER) - len(radius))) + radius
-
-
-def _tooltip(name: str, row: Mapping[str, Any]) -> str:
-    return (
-        f"{name} on {row['attack']}, ε {format_epsilon(row['epsilon'])}\n"
-        f"AUROC {format_score(row['auroc'])} [{area_interval(row)}]\n"
-        f"TPR {format_score(row['tpr'])} [{format_interval(row['tpr_interval'])}]\n"
-        f"at the fitted threshold {_rate(row)}\n"
-        f"{row['n_positive']} positives, {row['n_negative']} negatives"
-    )
-
-
-def _legend(names: list[str], margin: float, left: float) -> tuple[list[str], float]:
-    """Marks and names in one line from `left`, or in several from the margin; and the height where plots may start."""
-    labels = [shorten(name) for name in names]
-    widths = [18 + CHARACTER * len(label) + 14 for label in labels]
-    start = left if left + sum(widths) <= WIDTH else margin
-    body, x, y = [], start, 14.0
-    for number, (label, width) in enumerate(zip(labels, widths, strict=True)):
-        if x > start and x + width > WIDTH:
-            x, y = start, y + 20
-        body += [f'<g class="series s{number % PALETTE}">', marker(x + 6, y - 4, number), "</g>"]
-        body.append(text(x + 16, y, label))
-        x += width
-    return body, y + 34
-
-
-def _defined(grid: Grid) -> list[int]:
-    """Places of the columns for which some detector has a curve."""
-    places = range(len(grid.columns))
-    return [place for place in places if any(rows[place]["auroc"] is not None for _, rows in grid.lines)]
-
-
-def _places(grid: Grid) -> list[int]:
-    """Places of the columns that get a plot: all that can, or if they are too many each attack's largest radius."""
-    places = _defined(grid)
-    if len(places) <= MOST:
-        return places
-    by_radius = sorted(places, key=lambda place: _radius(grid, place))
-    return sorted({grid.columns[place].attack: place for place in by_radius}.values())
-
-
-def _radius(grid: Grid, place: int) -> float:
-    epsilon = grid.columns[place].epsilon
-    return float("inf") if epsilon is None else epsilon

@@ -26,7 +26,7 @@ from medrobust.results.formats import (
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import RECORDS, merge
-from medrobust.results.report.detection import (
+from medrobust.results.report.detection_grids import (
     DETAILS,
     area_interval,
     beside_area,
@@ -34,11 +34,10 @@ from medrobust.results.report.detection import (
     details,
     detection_grids,
     flagged,
-    roc_figure,
-    roc_note,
     threshold_note,
 )
 from medrobust.results.report.figures import accuracy_figure, cost_figure
+from medrobust.results.report.roc_curves import roc_figure, roc_note
 from medrobust.results.separation import FEWEST
 from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
 

@@ -1,0 +1,154 @@
+"""Self-checks of attacks: what makes the numbers of one of them doubtful."""
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, Row, doubted, flag
+from medrobust.results.formats import format_epsilon, format_percent
+
+TOLERANCE = 1e-6  # an L-infinity norm may exceed its radius by the rounding of float32
+MAX_ZERO_GRADIENTS = 0.1
+
+
+def norm(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether perturbations are no larger than their radius."""
+    for row in evaluation.rows[1:]:
+        bounded = row["epsilon"] is not None and evaluation.entries[row["key"]].get("norm", "linf") == "linf"
+        if not bounded or not row["n"]:
+            continue
+        above = [norm for norm in evaluation.tables[row["key"]]["linf"] if norm > row["epsilon"] + TOLERANCE]
+        if not above:
+            yield None
+            continue
+        message = (
+            f"{row['attack']} left its radius of {row['epsilon']:.6g} on {len(above)} of {row['n']} images, "
+            f"with norms of up to {max(above):.6g}."
+        )
+        yield flag("error", row, message)
+
+
+def noise(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether attacks do better than uniform noise of the same radius."""
+    for row in evaluation.attacks:
+        if evaluation.parameters[row["key"]].get("targeted"):
+            continue  # reaching a goal is more than leaving the truth, which is all that noise is asked for
+        for noise in evaluation.controls:
+            if not row["n"] or not noise["n"] or not _same_radius(row, noise):
+                continue
+            message = (
+                f"Uniform noise of the same radius fools {format_percent(noise['success_rate'])} and {row['attack']} "
+                f"{format_percent(row['success_rate'])}: the attack's gradients do not help it."
+            )
+            yield flag("error", row, message) if evaluation.beats(noise, row) else None
+
+
+def _same_radius(one: Row, other: Row) -> bool:
+    radii = one["epsilon"], other["epsilon"]
+    return None not in radii and math.isclose(*radii, rel_tol=1e-6)
+
+
+def radius(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether an attack gets weaker with a larger radius."""
+    tried = [row for row in evaluation.attacks if row["epsilon"] is not None and row["n_correct_before"]]
+    for name in dict.fromkeys(row["attack"] for row in tried):
+        sweep = [row for row in tried if row["attack"] == name]
+        for index, larger in enumerate(sweep[1:], 1):
+            smaller = max(sweep[:index], key=lambda row: row["success_rate"])
+            message = (
+                f"{name} fools {format_percent(smaller['success_rate'])} at {format_epsilon(smaller['epsilon'])} "
+                f"and only {format_percent(larger['success_rate'])} at {format_epsilon(larger['epsilon'])}, "
+                "although the larger radius contains the smaller one."
+            )
+            yield flag("warning", larger, message) if evaluation.beats(smaller, larger) else None
+
+
+def steps(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether an attack gets weaker with more steps."""
+    parameters = evaluation.parameters
+    for pair in combinations(evaluation.attacks, 2):
+        one, other = (parameters[row["key"]] for row in pair)
+        alike = len({(row["method"], row["epsilon"]) for row in pair}) == 1
+        if not alike or not all(row["n"] for row in pair) or not _only_steps_differ(one, other):
+            continue
+        few, many = sorted(pair, key=lambda row: parameters[row["key"]]["steps"])
+        message = " and ".join(
+            f"{row['attack']} fools {format_percent(row['success_rate'])} in {parameters[row['key']]['steps']} steps"
+            for row in (many, few)
+        )
+        yield flag("warning", many, f"{message}: more steps should not hurt.") if evaluation.beats(few, many) else None
+
+
+def _only_steps_differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two attacks differ in the number of their steps, and in nothing else except the size of a step."""
+    differing = {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+    return bool(one.get("steps") and other.get("steps") and {"steps"} <= differing <= {"steps", "step_size"})
+
+
+def zero_gradients(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether many of an attack's gradients vanish."""
+    for row in evaluation.attacks:
+        if not row["mean_backwards"]:
+            continue
+        message = (
+            f"{format_percent(row['zero_gradient_share'])} of the gradients of {row['attack']} vanished: "
+            "a saturated victim looks robust to an attack that cannot see it."
+        )
+        yield None if row["zero_gradient_share"] <= MAX_ZERO_GRADIENTS else flag("warning", row, message)
+
+
+def broken_gradients(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether gradients were not finite."""
+    for row in evaluation.attacks:
+        if not row["mean_backwards"]:
+            continue
+        found, table = doubted(evaluation, row, "broken_gradients"), evaluation.tables[row["key"]]
+        message = (
+            f"The gradients of {row['attack']} were not finite on {len(found)} of {row['n']} images, in "
+            f"{format_percent(sum(found) / int(table['backwards'].sum()))} of its backward passes; they were "
+            "replaced, and a victim whose gradients break looks robust to an attack that needs them."
+        )
+        yield flag("warning", row, message) if found else None
+
+
+def refused(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether an attack made images that are not finite, or lie outside [0, 1] or their ball."""
+    for row in evaluation.rows[1:]:
+        if not row["n"]:
+            continue
+        found = doubted(evaluation, row, "refused")
+        message = (
+            f"{row['attack']} made {len(found)} of {row['n']} images that are not finite or leave [0, 1] or their "
+            "ball; each counts as a failure, with the clean image in its place."
+        )
+        yield flag("error", row, message) if found else None
+
+
+def unbounded(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether attacks that look for the smallest perturbation fool every image."""
+    for row in evaluation.attacks:
+        entry = evaluation.entries[row["key"]]
+        if entry.get("epsilon") is not None or not entry.get("minimal", True) or not row["n_correct_before"]:
+            continue
+        left = row["n_correct_before"] - row["n_success"]
+        message = (
+            f"{row['attack']} has no bound and still fails on {left} of {row['n_correct_before']} images: "
+            "it stopped too early or its gradients mislead it."
+        )
+        yield flag("warning", row, message) if left else None
+
+
+def transfer(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether an attack fools another victim more often than the one that it was made for."""
+    for row in evaluation.attacks:
+        for judge, judged in row.get("transfer", {}).items():
+            white_box, black_box = row["success_rate_interval"], judged["success_rate_interval"]
+            if judged.get("same_weights") or white_box is None or black_box is None:
+                continue
+            message = (
+                f"{row['attack']} fools {judge} on {format_percent(judged['success_rate'])} of its images, and the "
+                f"victim that it was made for on only {format_percent(row['success_rate'])}: "
+                "its gradients mislead it there."
+            )
+            yield flag("warning", row, message) if black_box[0] > white_box[1] else None

@@ -1,0 +1,76 @@
+"""Self-checks of detectors: what makes their numbers doubtful."""
+
+from collections.abc import Iterator
+
+from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, Row, counted
+from medrobust.results.formats import format_score
+
+SAME = "same"  # the fit where every attack has a classifier of its own
+MIN_POSITIVES = 50
+
+
+def few_positives(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether detectors learn from and are judged on enough successful adversarial images."""
+    judged: dict[str, Row] = {}
+    for rows in evaluation.detectors.values():
+        for row in rows:
+            judged[row["key"]] = max(row, judged.get(row["key"], row), key=lambda one: one["n_positive"])
+    for row in judged.values():
+        message = (
+            f"Only {counted(row['n_positive'], 'image')} of {row['attack']} count as positives of the detectors, "
+            f"fewer than {MIN_POSITIVES}: AUROC and TPR on so few are rough."
+        )
+        yield None if row["n_positive"] >= MIN_POSITIVES else _detector_flag(row, message)
+    for fitted_on, rows in _fits(evaluation, "fitted_positives"):
+        count = rows[0]["fitted_positives"]
+        message = (
+            f"The detectors fitted on {fitted_on} learnt from {counted(round(count), 'adversarial image')}, "
+            f"fewer than {MIN_POSITIVES}: fitted on others, they may turn out differently."
+        )
+        yield None if count >= MIN_POSITIVES else _detector_flag(rows[0], message)
+
+
+def wrong_signs(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether a regression of a detector has weights of the wrong sign."""
+    for fitted_on, rows in _fits(evaluation, "wrong_signs"):
+        wrong = [f"{row['detector']} ({row['wrong_signs']:.0f})" for row in rows if row["wrong_signs"]]
+        message = (
+            f"Weights of the wrong sign in the regressions fitted on {fitted_on}: {', '.join(wrong)}. The more "
+            "suspicious such a measurement is, the less adversarial they take the image for."
+        )
+        yield _detector_flag(rows[0], message) if wrong else None
+
+
+def worse_than_guessing(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether a detector does worse than guessing."""
+    for (fit, _), rows in evaluation.detectors.items():
+        defined = [row for row in rows if row["auroc"] is not None]
+        below = [f"{row['detector']} ({format_score(row['auroc'])})" for row in defined if row["auroc"] < 0.5]
+        if not defined:
+            continue
+        message = (
+            f"AUROC below 50 on {rows[0]['attack']}{'' if fit == SAME else f', fitted on {fit}'}: {', '.join(below)}. "
+            "To these, an adversarial image looks cleaner than a clean or noisy one more often than not. An attack "
+            "that hides does that; the scores may then tell the images apart the other way round."
+        )
+        yield _detector_flag(rows[0], message) if below else None
+
+
+def _fits(evaluation: CheckedEvaluation, what: str) -> Iterator[tuple[str, list[Row]]]:
+    """What detectors were fitted on, with the rows of those of which a number is known; each fit once.
+
+    A fit of a name judges several attacks with the same classifiers, and may be that of an attack itself.
+    """
+    seen = set()
+    for (fit, _), rows in evaluation.detectors.items():
+        known = [row for row in rows if row[what] is not None]
+        fitted_on = rows[0]["attack"] if fit == SAME else fit
+        identity = (fitted_on, *(row[what] for row in known))
+        if known and identity not in seen:
+            seen.add(identity)
+            yield fitted_on, known
+
+
+def _detector_flag(row: Row, message: str) -> Flag:
+    """A warning about detectors, beside the attack that the row is of."""
+    return {"severity": "warning", "attack": row["attack"], "epsilon": row["epsilon"], "message": message}

@@ -1,0 +1,123 @@
+"""Self-checks of the victim and its images: what makes all numbers of an evaluation doubtful."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import polars as pl
+
+from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, counted, doubted, flag
+from medrobust.results.formats import format_percent
+
+MIN_IMAGES = 30
+ROUNDED = 0.01  # share of the clean images that may be judged otherwise by another device or batch
+
+
+def incomplete(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether every attack has tried every image."""
+    clean = evaluation.clean
+    for row in evaluation.rows:
+        # while the evaluation is under way, the flag of the clean row speaks for all
+        said_by_clean = row is not clean and not clean["complete"] and row["n"] <= row["images"]
+        who = "The evaluation" if row is clean else row["attack"]
+        if row["complete"] or said_by_clean:
+            yield None
+        elif row["n"] > row["images"]:
+            message = f"{who} has {row['n']} images where the manifest says {row['images']}."
+            yield flag("error", row, message)
+        else:
+            message = f"{who} has tried {row['n']} of {row['images']} images: its numbers are preliminary."
+            yield flag("warning", row, message)
+
+
+def few_images(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether enough images were right before the attack."""
+    n = evaluation.clean["n_correct_before"]
+    message = (
+        f"Only {counted(n, 'image')} {'was' if n == 1 else 'were'} right before the attack, fewer than {MIN_IMAGES}: "
+        "the intervals are wide."
+    )
+    yield None if n >= MIN_IMAGES else flag("warning", evaluation.clean, message)
+
+
+def weak_victim(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether the victim beats always naming the largest class."""
+    clean = evaluation.clean
+    targets = evaluation.records.unique("id", keep="first")["target"].drop_nulls()
+    if targets.n_unique() < 2:  # not one class per image, or a single class, which nothing can beat
+        return
+    largest = max(Counter(targets).values()) / len(targets)
+    message = (
+        f"The victim is right about {format_percent(clean['clean_accuracy'])} of the images; "
+        f"always naming the largest class is right about {format_percent(largest)}."
+    )
+    yield None if clean["clean_accuracy"] > largest else flag("error", clean, message)
+
+
+def clean(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether all records, and the victim's own metric, agree about the clean images."""
+    images = evaluation.records.group_by("id").agg(pl.col("correct_before").n_unique() > 1)
+    if not len(images):
+        return
+    both = int(images["correct_before"].sum())
+    message = (
+        f"The victim is both right and wrong about {both} of {len(images)} clean images, depending on the attack: "
+        "the records are of different images or victims."
+    )
+    # a clean image on the boundary may change sides with the number of images in a batch
+    yield flag("error", evaluation.clean, message) if both > _few(len(images)) else None
+    measured = evaluation.manifest.get("victim", {}).get("quality", {}).get("accuracy")
+    accuracy, n = evaluation.clean["clean_accuracy"], evaluation.clean["n"]
+    if measured is None or accuracy is None or not evaluation.clean["complete"]:
+        return
+    message = (
+        f"The records say that the victim is right about {format_percent(accuracy)} of the clean images, and its own "
+        f"metric says {format_percent(measured)}: the records are of other images or another victim."
+    )
+    yield flag("error", evaluation.clean, message) if abs(accuracy - measured) * n > _few(n) else None
+
+
+def _few(images: int) -> float:
+    """Images that may be judged otherwise by rounding."""
+    return max(1.5, ROUNDED * images)
+
+
+def seen(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether a victim has seen images under evaluation in its training."""
+    binding = evaluation.manifest.get("binding")
+    if binding is None:  # a victim without a memory
+        return
+    for who, one in {"the victim": binding, **binding["others"]}.items():
+        message = ""
+        if one["unknown"]:
+            message = f"Nobody can tell whether {who} has seen these images in its training: {one['unknown']}."
+        elif one["seen"]:
+            where = " and ".join(f"{count} in its {home.capitalize()}" for home, count in one["seen"].items())
+            message = (
+                f"Of the {one['images']} images under evaluation, {who} has seen {where}: "
+                "its accuracy on them says nothing about new images."
+            )
+        known = bool(one["seen"]) and who == "the victim"
+        yield flag("error" if known else "warning", evaluation.clean, message) if message else None
+
+
+def preparation(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether the images are prepared as they were for the victim's training."""
+    binding = evaluation.manifest.get("binding")
+    if binding is None or binding["unknown"]:
+        return
+    yield from (flag("warning", evaluation.clean, sentence) for sentence in binding["differences"])
+    if not binding["differences"]:
+        yield None
+
+
+def probabilities(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether the victim's outputs look like probabilities."""
+    row = next((row for row in evaluation.rows[1:] if row["n"]), None)
+    if row is None:
+        return
+    found = doubted(evaluation, row, "probability_outputs")
+    message = (
+        "The victim's outputs are at least 0 and sum to 1: they look like probabilities, on which attacks are weaker "
+        "than they ought to be, and not like the logits that confidences are computed from."
+    )
+    yield flag("warning", evaluation.clean, message) if len(found) == row["n"] else None
