@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from medrobust.results.formats import format_epsilon, format_percent, format_score
+from medrobust.results.hiding import comparisons
 from medrobust.results.statistics import paired_p_value
 
 SAME = "same"  # the fit where every attack has a classifier of its own
@@ -454,6 +455,16 @@ def _worse_than_guessing(evaluation: CheckedEvaluation) -> Iterator[Flag | None]
         yield _detector_flag(rows[0], message) if below else None
 
 
+def _hiding(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    for row, message in comparisons(
+        evaluation.attacks,
+        evaluation.parameters,
+        evaluation.detectors,
+        lambda fit: "" if fit == SAME else f", with detectors fitted on {fit}",
+    ):
+        yield None if message is None else _detector_flag(row, message)
+
+
 def _detector_flag(row: Row, message: str) -> Flag:
     """A warning about detectors, beside the attack that the row is of."""
     return {"severity": "warning", "attack": row["attack"], "epsilon": row["epsilon"], "message": message}
@@ -487,5 +498,6 @@ CHECKS = {
     ),
     "wrong_signs": Check("no regression of a detector has a weight of the wrong sign", _wrong_signs),
     "worse_than_guessing": Check("no detector does worse than guessing", _worse_than_guessing),
+    "hiding": Check("no attack that hides is easier to detect than the same attack without its hiding", _hiding),
     "transfer": Check("no attack fools another victim more often than the one that it was made for", _transfer),
 }

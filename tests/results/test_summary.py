@@ -250,6 +250,7 @@ def test_a_sound_evaluation_raises_no_flag():
         "few_positives": 0,
         "wrong_signs": 0,
         "worse_than_guessing": 0,
+        "hiding": 0,
         "transfer": 0,
     }
     assert [check["check"] for check in summary["checks"]] == list(CHECKS)
