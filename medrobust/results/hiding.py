@@ -91,9 +91,10 @@ def comparisons(
                 better = [words for words in found if words]
                 names = " and ".join(dict.fromkeys(other["attack"] for other in rivals))
                 whom = f"{names}, the same attack without it" if twins else f"any attack that does not hide ({names})"
+                by = " and ".join(hiding[row["key"]])
                 message = (
-                    f"{row['attack']} uses {' and '.join(hiding[row['key']])} to hide, and yet some detectors recognise "
-                    f"it better than {whom}{fit_told(fit)}: {', '.join(better)}; the intervals do not overlap."
+                    f"{row['attack']} uses {by} to hide, and yet some detectors recognise it "
+                    f"better than {whom}{fit_told(fit)}: {', '.join(better)}; the intervals do not overlap."
                 )
                 yield row, message if better else None
 
