@@ -547,7 +547,7 @@ def test_console_table_fits_and_keeps_its_numbers(width):
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= width
     assert all(
-        words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "flag (error): Uniform noise")
+        words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "Do not trust: Uniform noise")
     )
     assert ("14.2–40.2" in shown) == (width >= 100)
     assert "…" not in shown
