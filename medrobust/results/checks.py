@@ -403,8 +403,8 @@ def _few_positives(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             judged[row["key"]] = max(row, judged.get(row["key"], row), key=lambda one: one["n_positive"])
     for row in judged.values():
         message = (
-            f"Only {_counted(row['n_positive'], 'image')} of {row['attack']} count as positives of the detectors, "
-            f"fewer than {MIN_POSITIVES}: AUROC and TPR on so few are rough."
+            f"Only {_counted(row['n_positive'], 'adversarial image')} of {row['attack']} could be used to judge the "
+            f"detectors, fewer than {MIN_POSITIVES}: AUROC and TPR from so few are rough."
         )
         yield None if row["n_positive"] >= MIN_POSITIVES else _detector_flag(row, message)
     for fitted_on, rows in _fits(evaluation, "fitted_positives"):
@@ -420,8 +420,9 @@ def _wrong_signs(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for fitted_on, rows in _fits(evaluation, "wrong_signs"):
         wrong = [f"{row['detector']} ({row['wrong_signs']:.0f})" for row in rows if row["wrong_signs"]]
         message = (
-            f"Weights of the wrong sign in the regressions fitted on {fitted_on}: {', '.join(wrong)}. The more "
-            "suspicious such a measurement is, the less adversarial they take the image for."
+            f"Fitted on {fitted_on}, these detectors weigh some measurements (so many) the wrong way round: "
+            f"{', '.join(wrong)}. The more suspicious such a measurement is, the less adversarial they take the image "
+            "for."
         )
         yield _detector_flag(rows[0], message) if wrong else None
 
@@ -449,8 +450,8 @@ def _worse_than_guessing(evaluation: CheckedEvaluation) -> Iterator[Flag | None]
             continue
         message = (
             f"AUROC below 50 on {rows[0]['attack']}{'' if fit == SAME else f', fitted on {fit}'}: {', '.join(below)}. "
-            "To these, an adversarial image looks cleaner than a clean or noisy one more often than not. An attack "
-            "that hides does that; the scores may then tell the images apart the other way round."
+            "To these detectors, an adversarial image looks cleaner than a clean or noisy one more often than not. An "
+            "attack that hides can cause that; the scores may then tell the images apart the other way round."
         )
         yield _detector_flag(rows[0], message) if below else None
 
@@ -496,7 +497,7 @@ CHECKS = {
     "few_positives": Check(
         f"detectors learn from and are judged on at least {MIN_POSITIVES} successful adversarial images", _few_positives
     ),
-    "wrong_signs": Check("no regression of a detector has a weight of the wrong sign", _wrong_signs),
+    "wrong_signs": Check("no detector weighs a measurement the wrong way round", _wrong_signs),
     "worse_than_guessing": Check("no detector does worse than guessing", _worse_than_guessing),
     "hiding": Check("no attack that hides is easier to detect than the same attack without its hiding", _hiding),
     "transfer": Check("no attack fools another victim more often than the one that it was made for", _transfer),

@@ -514,7 +514,9 @@ def test_doubtful_detectors_are_flagged_in_report_and_console(tmp_path):
     summary = finish(evaluation(tmp_path, ATTACKS, fits=("same", "fgsm"), change=change, images=120))
     assert row_of(summary, "bim-hfc", "kd")["auroc"] < 0.5 < row_of(summary, "bim", "kd")["auroc"]
     (wrong,) = flags_of(summary, "wrong_signs")  # once, not for each attack that it judges
-    assert wrong.startswith("Weights of the wrong sign in the regressions fitted on fgsm: kd (3). ")
+    assert wrong.startswith(
+        "Fitted on fgsm, these detectors weigh some measurements (so many) the wrong way round: kd (3). "
+    )
     (few,) = flags_of(summary, "few_positives")
     assert few.startswith("The detectors fitted on fgsm learnt from 29 adversarial images, fewer than 50")
     guessing = flags_of(summary, "worse_than_guessing")
@@ -541,6 +543,6 @@ def test_too_few_positives_to_judge_by_are_flagged_beside_the_attack(tmp_path):
     messages = flags_of(summary, "few_positives")
     assert messages and all(count < 50 for count in counts.values())
     assert [message.split(":")[0] for message in messages] == [
-        f"Only {count} images of {name} count as positives of the detectors, fewer than 50"
+        f"Only {count} adversarial images of {name} could be used to judge the detectors, fewer than 50"
         for name, count in counts.items()
     ]

@@ -560,6 +560,20 @@ def test_console_says_that_all_checks_passed():
     assert console.export_text() == "All 9 self-checks passed.\n"
 
 
+def test_the_console_counts_flags_of_a_kind_beyond_the_third():
+    """Five radii, each of which left its ball on one image: five errors of one check."""
+    entries = [attack(epsilon=radius / 255) for radius in range(1, 6)]
+    records = [row for entry in entries for row in rows(entry, "1" * 40, linf=0.5)]
+    summary = summary_of(entries, records)
+    assert [flag["check"] for flag in summary["flags"]].count("norm") == 5
+    console = Console(width=200, file=io.StringIO())
+    console.print(console_flags(summary))
+    shown = console.file.getvalue()
+    assert shown.count("left its radius") == 3
+    assert "(at ε = 3/255)\n  and 2 more of this kind, which the report shows\n" in shown
+    assert markdown_table(summary).count("**Do not trust**: pgd left its radius") == 5
+
+
 def test_markdown_table():
     entry = attack("a|b")
     text = markdown_table(summary_of([entry], rows(entry, "1" * 10 + "0" * 30)))

@@ -1,5 +1,6 @@
 """Tables of a summary: for the console and in Markdown."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from medrobust.results.formats import (
 )
 from medrobust.results.summary import columns_shown
 
+ALIKE = 3  # flags of one check on the console
 HEADINGS = {  # in the console, and in Markdown
     "accuracy_under_attack": ("right", "right after the attack"),
     "success_rate": ("fooled", "fooled of those right before"),
@@ -47,7 +49,7 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
         "attacks among the images that it got right before."
         + (" quality: mean over the images, before and after the attack." if "quality_after" in shown else "")
         + (" Beside each rate stands its 95 % interval." if wide else "")
-        + (" n: images attacked so far. " if not all(row["complete"] for row in summary["rows"]) else "")
+        + (" n: images attacked so far." if not all(row["complete"] for row in summary["rows"]) else "")
         + (" !: flags, explained below." if summary["flags"] else ""),
         title_justify="left",
         caption_justify="left",
@@ -76,15 +78,26 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
 
 
 def console_flags(summary: Mapping[str, Any]) -> RenderableType:
-    """The flags of an evaluation for the console, one line for each, or one line that says that there are none."""
+    """The flags of an evaluation for the console, one line for each, or one line that says that there are none.
+
+    Of one check's flags only the first `ALIKE` are shown, and the number of the others.
+    """
     if not summary["flags"]:
         made = sum(check["comparisons"] > 0 for check in summary["checks"])
         return Text(f"All {made} self-checks passed.", style="green")
-    lines = []
+    lines: list[Text] = []
+    left = Counter(flag["check"] for flag in summary["flags"])
+    shown: Counter[str] = Counter()
     for flag in summary["flags"]:
+        left[flag["check"]] -= 1
+        shown[flag["check"]] += 1
+        if shown[flag["check"]] > ALIKE:
+            continue
         colour = "bold red" if flag["severity"] == "error" else "yellow"
         level = LEVELS[flag["severity"]].capitalize()
         lines.append(Text.assemble((f"{level}: ", colour), flag["message"], (flag_place(flag), "dim")))
+        if shown[flag["check"]] == ALIKE and left[flag["check"]]:
+            lines.append(Text(f"  and {left[flag['check']]} more of this kind, which the report shows", style="dim"))
     return Group(*lines)
 
 
