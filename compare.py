@@ -18,6 +18,35 @@ from medrobust.results.transfer import read_summaries, transfer_markdown, transf
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and print what it asks for; an error is one sentence on stderr and exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "table":
+            summary = read_summary(options.run)
+            sys.stdout.write(f"{markdown_table(summary)}\n{markdown_measures(summary)}")
+            return
+        if options.command == "records":
+            first, second = read_records(options.first), read_records(options.second)
+            found = list(differences(first, second, options.tolerance))
+            sys.stdout.write("\n".join(found or [f"all {len(first)} records are the same"]) + "\n")
+            sys.exit(1 if found else 0)
+        if options.command == "detection":
+            pairs = [read_pair(words) for words in options.pair]
+            sys.stdout.write(detection_markdown(read_summary(options.run), pairs))
+            return
+        rows = transfer_rows(read_summaries(options.runs))
+        if options.markdown:
+            replace_file(options.markdown, transfer_markdown(rows).encode())
+    except ValueError as error:
+        sys.stderr.write(f"error: {printable(str(error))}\n")
+        sys.exit(2)
+    except OSError as error:
+        sys.stderr.write(f"error: {printable(str(error.filename))}: {error.strerror}\n")
+        sys.exit(1)
+    Console(width=None if sys.stdout.isatty() else 120).print(transfer_table(rows))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The command line and its help."""
     parser = argparse.ArgumentParser(
         prog="compare.py",
         description="Print tables of one evaluation or several. For example: python compare.py table runs/demo",
@@ -57,31 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="DIFFERENCE",
         help="numbers that differ by no more than this count as equal; default 0",
     )
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "table":
-            summary = read_summary(options.run)
-            sys.stdout.write(f"{markdown_table(summary)}\n{markdown_measures(summary)}")
-            return
-        if options.command == "records":
-            first, second = read_records(options.first), read_records(options.second)
-            found = list(differences(first, second, options.tolerance))
-            sys.stdout.write("\n".join(found or [f"all {len(first)} records are the same"]) + "\n")
-            sys.exit(1 if found else 0)
-        if options.command == "detection":
-            pairs = [read_pair(words) for words in options.pair]
-            sys.stdout.write(detection_markdown(read_summary(options.run), pairs))
-            return
-        rows = transfer_rows(read_summaries(options.runs))
-        if options.markdown:
-            replace_file(options.markdown, transfer_markdown(rows).encode())
-    except ValueError as error:
-        sys.stderr.write(f"error: {printable(str(error))}\n")
-        sys.exit(2)
-    except OSError as error:
-        sys.stderr.write(f"error: {printable(str(error.filename))}: {error.strerror}\n")
-        sys.exit(1)
-    Console(width=None if sys.stdout.isatty() else 120).print(transfer_table(rows))
+    return parser
 
 
 if __name__ == "__main__":
