@@ -18,27 +18,7 @@ from medrobust.results.transfer import read_summaries, transfer_markdown, transf
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and print what it asks for; an error is one sentence on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog="compare.py", description="Print tables of one evaluation or several.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    transfer = commands.add_parser("transfer", help="matrix of attacks crafted on one victim and judged by others")
-    transfer.add_argument("runs", nargs="+", help="folders of runs, evaluated with transfer.judges")
-    transfer.add_argument("--markdown", type=Path, help="file to which the table is also written, in Markdown")
-    table = commands.add_parser("table", help="results and measurements of one run, in Markdown")
-    table.add_argument("run", help="folder of an evaluated run")
-    detection = commands.add_parser("detection", help="how well detectors do on one run, in Markdown")
-    detection.add_argument("run", help="folder of a run, evaluated with detectors")
-    detection.add_argument(
-        "--pair",
-        action="append",
-        default=[],
-        metavar="A:B",
-        help="two attacks to show side by side as A / B; may be given several times",
-    )
-    records = commands.add_parser("records", help="whether two evaluations have the same records; exit status 1 if not")
-    records.add_argument("first", help="folder of an evaluated run, or a records.parquet")
-    records.add_argument("second", help="the other one")
-    records.add_argument("--tolerance", type=float, default=0.0, help="largest difference that counts as rounding")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         if options.command == "table":
             summary = read_summary(options.run)
@@ -63,6 +43,50 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.write(f"error: {printable(str(error.filename))}: {error.strerror}\n")
         sys.exit(1)
     Console(width=None if sys.stdout.isatty() else 120).print(transfer_table(rows))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The command line and its help."""
+    parser = argparse.ArgumentParser(
+        prog="compare.py",
+        description="Print tables of one evaluation or several. For example: python compare.py table runs/demo",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+
+    transfer = command("transfer", "print how often attacks made on one victim fool the others")
+    transfer.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder of a run that was evaluated with --transfer.judges"
+    )
+    transfer.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="also write the table to this file, in Markdown"
+    )
+    table = command("table", "print the results and measurements of one run, in Markdown")
+    table.add_argument("run", metavar="RUN", help="folder of an evaluated run, such as runs/demo")
+    detection = command("detection", "print how well detectors do on one run, in Markdown")
+    detection.add_argument(
+        "run", metavar="RUN", help="folder of a run that was evaluated with -c configs/detectors/all.yaml or the like"
+    )
+    detection.add_argument(
+        "--pair",
+        action="append",
+        default=[],
+        metavar="A:B",
+        help="add a table that shows the attacks A and B side by side, as A / B; may be given several times",
+    )
+    records = command("records", "tell whether two evaluations have the same records; if not, the exit status is 1")
+    records.add_argument("first", metavar="FIRST", help="folder of an evaluated run, or a records.parquet")
+    records.add_argument("second", metavar="SECOND", help="the one to compare it with")
+    records.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="DIFFERENCE",
+        help="numbers that differ by no more than this count as equal; default 0",
+    )
+    return parser
 
 
 if __name__ == "__main__":

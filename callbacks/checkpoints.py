@@ -19,6 +19,8 @@ class Checkpoints(ModelCheckpoint):
     Takes the arguments of ModelCheckpoint.
     """
 
+    _trains = True  # an evaluation takes weights from wherever they lie, and writes no checkpoint
+
     @property
     def state_key(self) -> str:
         """As ModelCheckpoint's, so that its checkpoints can be resumed from."""
@@ -27,6 +29,7 @@ class Checkpoints(ModelCheckpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write checkpoints beside their places, unless the trainer was given a way of its own."""
         super().setup(trainer, pl_module, stage)
+        self._trains = stage == "fit"
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
 
@@ -46,7 +49,7 @@ class Checkpoints(ModelCheckpoint):
             if path.is_file()
             if (score := self._score(path)) is not None
         }
-        if before and not held and self.save_top_k:
+        if self._trains and before and not held and self.save_top_k:
             rank_zero_warn(
                 f"{here} does not hold {Path(state['best_model_path']).name} of the training that goes on here: what "
                 "is written now is the best epoch from here on"

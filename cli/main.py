@@ -39,6 +39,8 @@ from cli.config_files import line_of
 from cli.console import console, quiet, shown
 from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
+from cli.help_texts import CONFIG as CONFIG_HELP
+from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
 from cli.overlays import OverlayFile
 from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_folder, run_of, splits_of_run
@@ -132,7 +134,7 @@ class MedRobustCLI(LightningCLI):
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """Build a parser that takes configuration files by -c; their attacks replace those of earlier files."""
         parser = self.parser_class(allow_abbrev=False, **options)
-        parser.add_argument("-c", "--config", action=OverlayFile, help="Configuration file; later ones win.")
+        parser.add_argument("-c", "--config", action=OverlayFile, help=CONFIG_HELP)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -140,16 +142,18 @@ class MedRobustCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that every run has."""
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the run, and of its folder.")
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run and of its folder, runs/NAME."
+        )
         parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the runs.")
         parser.add_argument(
             "--splits",
             type=Literal["run", "new"],
             default="run",
-            help="Splits of an evaluation: those of the checkpoint's run, or new ones as the data are configured.",
+            help="Splits of an evaluation: those of the checkpoint's run, or new ones made as data says.",
         )
         parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Let a training remove the checkpoints of a run of its name."
+            "--overwrite", type=bool, default=False, help="Let a training replace an earlier run of its name."
         )
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
@@ -169,6 +173,11 @@ class MedRobustCLI(LightningCLI):
             }
         )
 
+    def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
+        """Add the subcommands, explained in our words."""
+        super()._add_subcommands(parser, **options)
+        explain_choices(parser)
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         """Switch off Lightning's own table of metrics, for ours shows them, and leave out options that cannot be given.
 
@@ -178,6 +187,7 @@ class MedRobustCLI(LightningCLI):
             self._subcommand_method_arguments[subcommand] = []
             return self.init_parser(**options)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        explain_subcommand(parser, subcommand)
         if subcommand != "fit":
             parser.set_defaults({"verbose": False})
         return parser
@@ -378,7 +388,7 @@ def _run(program: Program, arguments: list[str] | None, ending: Ending) -> None:
         auto_configure_optimizers=False,
         seed_everything_default=42,
         trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-        parser_kwargs={"prog": f"{program}.py"},
+        parser_kwargs={"prog": f"{program}.py", "description": PROGRAMS[f"{program}.py"]},
         parser_class=OneSentenceParser,
         args=arguments,
         ending=ending,

@@ -1,8 +1,10 @@
 """Several attacks in turn: each goes on with the images that none before it has broken; the best attempt is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +13,45 @@ from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.basin_hopping import BasinHopping
 from medrobust.networks.victims import Victim
+from medrobust.networks.watched_victim import WatchedVictim
 from medrobust.objectives.base import Step
 from medrobust.objectives.margin import Margin
 
 SEED_STRIDE = 1_000_003  # from one run's seed to the next: further than the seeds that anybody chooses for attacks
+
+
+class Turn(NamedTuple):
+    """Whose turn it is among several attacks.
+
+    Args:
+        attack: Class of the attack at work.
+        number: Its place, from 1.
+        attacks: Number of attacks.
+        images: Images of the batch that none before it has broken.
+        passes: Forward passes that it has made so far, each of several images.
+    """
+
+    attack: str
+    number: int
+    attacks: int
+    images: int
+    passes: int = 0
+
+
+_TELL: ContextVar[Callable[[Turn], None] | None] = ContextVar("tell", default=None)
+
+
+@contextmanager
+def told_of_turns(tell: Callable[[Turn], None]) -> Iterator[None]:
+    """Call a function at the beginning of each turn and after each of its forward passes, inside a ``with`` block.
+
+    It is told nothing that the attacks do not know anyway, so that the host does not wait for the device.
+    """
+    token = _TELL.set(tell)
+    try:
+        yield
+    finally:
+        _TELL.reset(token)
 
 
 def attack_in_turn(
@@ -43,10 +80,11 @@ def attack_in_turn(
         if not unbroken.ids:
             break
         batch = (victim, unbroken.clean, unbroken.targets, unbroken.ids)
-        if isinstance(attack, BasinHopping):
-            crafted = attack.perturb_from(*batch, unbroken.attempt)
-        else:
-            crafted = attack.attempt(*batch)
+        with _told(victim, Turn(type(attack).__name__, index + 1, len(attacks), len(unbroken.ids))):
+            if isinstance(attack, BasinHopping):
+                crafted = attack.perturb_from(*batch, unbroken.attempt)
+            else:
+                crafted = attack.attempt(*batch)
         with torch.no_grad():
             step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, attack.targeted)
             values = Margin()(step)
@@ -56,6 +94,25 @@ def attack_in_turn(
         unbroken.keep_better(crafted, fooled, values)
         unbroken.keep(unbroken.leave(crafted.images, fooled))
     return replace(unbroken.finish(unbroken.attempt), measures=unbroken.measures), unbroken.first
+
+
+@contextmanager
+def _told(victim: Victim, turn: Turn) -> Iterator[None]:
+    """Tell of a turn, and of the passes that it makes through a watched victim."""
+    tell = _TELL.get()
+    if tell is None:
+        yield
+        return
+    tell(turn)
+    if not isinstance(victim, WatchedVictim):
+        yield
+        return
+    first, before = victim.passes, victim.on_pass
+    victim.on_pass = lambda: tell(turn._replace(passes=victim.passes - first))
+    try:
+        yield
+    finally:
+        victim.on_pass = before
 
 
 class _Unbroken(ActiveBatch):

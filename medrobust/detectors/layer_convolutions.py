@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medrobust.detectors.base import Features, Views, check_groups
+from medrobust.detectors.base import check_groups
+from medrobust.detectors.features import Features, Views
 from medrobust.detectors.layerwise import LayerwiseDetector, check_counts, parted, standardised
 from medrobust.detectors.numerics import RESOLUTION
 from medrobust.detectors.patient_groups import Groups, rows_apart

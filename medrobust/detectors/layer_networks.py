@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medrobust.detectors.base import Features, check_groups
+from medrobust.detectors.base import check_groups
+from medrobust.detectors.features import Features
 from medrobust.detectors.layerwise import LayerwiseDetector, parted, standardised
 from medrobust.detectors.numerics import standardisation
 from medrobust.detectors.patient_groups import Groups, rows_apart

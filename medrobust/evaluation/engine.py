@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from medrobust.attacks import Attack
 from medrobust.attacks.batch_checks import check_batch
+from medrobust.attacks.in_turn import Turn, told_of_turns
 from medrobust.evaluation.batch import CleanBatch
 from medrobust.evaluation.binding import Seen, binding_of, refuse_seen
 from medrobust.evaluation.context import EvaluationContext
@@ -142,7 +143,13 @@ class Evaluation:
     def _run(self, planned: PlannedAttack, plan: EvaluationPlan, clean: CleanBatch) -> None:
         for listener in self.listeners:
             listener.on_attack_start(self.context, planned, plan)
-        attacked = self.crafter(self.victim, planned, plan, clean)
+
+        def tell(turn: Turn) -> None:
+            for listener in self.listeners:
+                listener.on_attack_turn(self.context, planned, plan, turn)
+
+        with told_of_turns(tell):
+            attacked = self.crafter(self.victim, planned, plan, clean)
         for listener in self.listeners:
             listener.on_adversarial_batch(self.context, self.victim, attacked)
         for listener in self.listeners:

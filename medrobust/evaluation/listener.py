@@ -1,8 +1,9 @@
-"""What can listen to an evaluation: a class with seven hooks, in the order in which they are called."""
+"""What can listen to an evaluation: a class with eight hooks, in the order in which they are called."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from medrobust.attacks.in_turn import Turn
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter
@@ -71,6 +72,11 @@ class EvaluationListener:
 
     def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
         """An attack is about to run on a batch."""
+
+    def on_attack_turn(
+        self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan, turn: Turn
+    ) -> None:
+        """An attack that runs several others in turn has got to the next one, or has made a pass; to show it."""
 
     def on_adversarial_batch(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch

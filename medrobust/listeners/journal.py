@@ -38,10 +38,10 @@ class RecordJournal(EvaluationListener):
 
     Args:
         folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
-        run: Name of the run.
+        run: Name of the run; the command line sets that of ``--name``.
         resume: Keep what the journal holds. With False everything is attacked again, and the old records are deleted
             at the end.
-        seed: Seed of the run, for the report.
+        seed: Seed of the run, for the report; the command line sets ``--seed_everything``.
     """
 
     def __init__(self, folder: str = "", run: str = "", resume: bool = True, seed: int | None = None) -> None:

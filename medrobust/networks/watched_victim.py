@@ -1,7 +1,7 @@
 """A victim as an attack sees it: it cannot change the images, and what it answers is watched."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,10 @@ class WatchedVictim:
         victim: The victim.
         images: The clean images that are attacked, ``(N, C, H, W)``.
         targets: Their true targets, or the goals of a targeted attack.
+
+    Attributes:
+        passes: Number of forward passes so far, of whole batches.
+        on_pass: Called after each of them; None to call nothing.
     """
 
     def __init__(self, victim: Victim, images: Tensor, targets: Targets) -> None:
@@ -30,7 +34,8 @@ class WatchedVictim:
         self.any_broken = torch.zeros((), dtype=torch.bool, device=images.device)
         self.probabilities: Tensor | None = None  # whether the outputs look like probabilities, bool ()
         self.right: Tensor | None = None  # number of clean images that it is right about; NaN if others were seen
-        self.classes = 0
+        self.classes = self.passes = 0
+        self.on_pass: Callable[[], None] | None = None
         self._asked = False
         self._broken: list[tuple[Sequence[str], Tensor | None, Tensor]] = []
 
@@ -50,6 +55,7 @@ class WatchedVictim:
     def loss(self, images: Tensor, targets: Targets) -> Tensor:
         """Loss of each image, ``(N,)``."""
         loss = self.victim.loss(images.clone(), targets)
+        self._count()
         self.finite_losses = self.finite_losses & all_finite(loss).to(self.images.device)
         return loss
 
@@ -96,7 +102,13 @@ class WatchedVictim:
             if isinstance(outputs, Tensor):
                 self._look_once(outputs, self.images)
 
+    def _count(self) -> None:
+        self.passes += 1
+        if self.on_pass is not None:
+            self.on_pass()
+
     def _watched(self, outputs: Outputs, images: Tensor) -> Outputs:
+        self._count()
         self.finite_outputs = self.finite_outputs & all_finite(outputs).to(self.images.device)
         if not self._asked and isinstance(outputs, Tensor) and isinstance(self.targets, Tensor):
             check_known(self.targets, outputs)  # before a loss that would index beyond them

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 DASH = "–"
+LEVELS = {"error": "do not trust", "warning": "read with care"}  # what a flag's severity asks of the reader
 
 
 def printable(text: str) -> str:
@@ -22,6 +23,15 @@ def all_printable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {all_printable(key): all_printable(inner) for key, inner in value.items()}
     return [all_printable(inner) for inner in value] if isinstance(value, list) else value
+
+
+def flag_place(flag: Mapping[str, Any]) -> str:
+    """Where a flag belongs, to be written behind its message; "" for one that is of no radius.
+
+    >>> flag_place({"epsilon": 2 / 255})
+    ' (at ε = 2/255)'
+    """
+    return "" if flag["epsilon"] is None else f" (at ε = {format_epsilon(flag['epsilon'])})"
 
 
 def format_epsilon(epsilon: float | None) -> str:

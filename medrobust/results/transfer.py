@@ -86,7 +86,7 @@ def transfer_rows(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     judges = list(dict.fromkeys(name for row in rows for name in row["rates"]))
-    head = ["attack", "ε", "crafted on", "n", *judges, "changed", "BRISQUE", "clean"]
+    head = ["attack", "ε", "crafted on", "n", *judges, "changed", "BRISQUE", "BRISQUE clean"]
     body = []
     for row in rows:
         rates = []
@@ -112,8 +112,8 @@ def transfer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The matrix of `transfer_rows` for the console."""
     head, body = _cells(rows)
     table = Table(
-        title="Success rate by judge, among the images that it got right before",
-        caption="* the victim that the images were crafted on (white box). BRISQUE: over the images that were changed.",
+        title="How often each judge is fooled, among the images that it got right before",
+        caption="* the victim that the images were crafted on (white box). BRISQUE: mean over the changed images.",
         title_justify="left",
         caption_justify="left",
         header_style="bold",

@@ -92,6 +92,15 @@ def test_a_training_that_goes_on_elsewhere_says_that_the_best_so_far_is_not_ther
     assert epochs(tmp_path / "there") == {"best": 2, "last": 3} and epochs(tmp_path / "here")["best"] == 0
 
 
+def test_an_evaluation_of_another_folders_checkpoint_says_nothing_of_a_training(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    fit(tmp_path / "here", [0.5, 3.0])
+    trainer = trainer_of(checkpoints(tmp_path / "there"), enable_checkpointing=True)
+    trainer.validate(Given([0.5]), DataLoader(range(1)), str(tmp_path / "here" / "best.ckpt"), verbose=False)
+    assert not [warning for warning in recwarn if "does not hold" in str(warning.message)]
+
+
 def test_what_lightnings_own_callback_has_written_can_be_resumed_from(tmp_path: Path) -> None:
     ours, theirs = checkpoints(tmp_path), ModelCheckpoint(tmp_path, monitor="val/loss", filename="best")
     assert ours.state_key == theirs.state_key

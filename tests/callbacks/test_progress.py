@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from pytorch_lightning.callbacks import Callback
 
-from callbacks import AttackProgress, Robustness
+from callbacks import AttackProgress, Robustness, progress
 from lightning_modules import Classifier
-from medrobust.attacks import BIM, FGSM
+from medrobust.attacks import BIM, FGSM, WorstCase
 from medrobust.attacks.budgets import Fraction
 from medrobust.evaluation import EvaluationListener
 from tests.in_lightning import InMemoryModule, trainer_of, with_network
-from tests.in_memory import random_data
+from tests.in_memory import random_data, random_split
 from tests.tiny_networks import LinearNet
 
 
@@ -38,6 +38,24 @@ def test_the_progress_bar_says_which_attack_is_at_work(capfd: pytest.CaptureFixt
     assert shown == ["noise 0.02 (1/3)", "fgsm 0.02 (2/3)", "bim 0.02 (3/3)"] * 4
     printed = capfd.readouterr()
     assert "bim 0.02 (3/3)" in printed.out + printed.err
+
+
+def test_the_turns_of_a_worst_case_are_shown_with_the_images_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attack moves next to nothing and breaks none of three images, all of which are right before."""
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    bar, shown = AttackProgress(), []
+
+    class Look(EvaluationListener, Callback):
+        def on_attack_turn(self, *_: Any) -> None:
+            shown.append(bar.test_progress_bar.postfix)
+
+    worst = WorstCase(attacks=(BIM(steps=2, step_size=1e-9), FGSM()), epsilon=0.02)
+    victim, (images, _) = victim_of(), random_split(3)
+    data = InMemoryModule({"adv_test": (images, victim(images).argmax(1))})
+    trainer = trainer_of(Robustness({"worst": worst}, controls=False), bar, Look(), enable_progress_bar=True)
+    trainer.test(victim, data, verbose=False)
+    bim, fgsm = "worst 0.02 (1/1): BIM (1/2), 3 images left", "worst 0.02 (1/1): FGSM (2/2), 3 images left"
+    assert shown == [bim, f"{bim}, 1 pass", f"{bim}, 2 passes", fgsm, f"{fgsm}, 1 pass"]
 
 
 def test_a_radius_is_shown_as_it_was_written(capfd: pytest.CaptureFixture[str]) -> None:

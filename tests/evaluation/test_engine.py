@@ -307,7 +307,7 @@ class Notes(EvaluationListener):
         self.heard.append(("end", self.name))
 
 
-def test_the_seven_hooks_come_in_their_order_to_every_listener_in_turn() -> None:
+def test_the_hooks_come_in_their_order_to_every_listener_in_turn() -> None:
     heard: list[tuple[str, str]] = []
     attacks = {"fgsm": FGSM(), "bim": BIM(steps=1)}
     evaluate(linear_victim(), random_data(5, batch_size=3), attacks, Notes("one", heard), Notes("two", heard))

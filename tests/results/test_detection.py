@@ -204,7 +204,7 @@ def test_console_has_a_table_for_each_fit(tmp_path):
     summary = finish(evaluation(tmp_path, ATTACKS, fits=("fgsm", "same")))
     text = printed(summary, 80)
     assert "fitted on fgsm" in text
-    assert "fitted on each attack itself" in text
+    assert "Detectors fitted on the same attack: AUROC" in text
     assert f"{100 * row_of(summary, 'bim', 'bu', 'fgsm')['auroc']:.1f}" in text
     assert "right before" in text
 
@@ -220,7 +220,7 @@ def test_console_cuts_no_number(tmp_path, width):
     for row in summary["detection"]["rows"]:
         assert f"{100 * row['auroc']:.1f}" in text
         others = [row["flagged"][kind]["rate"] for kind in ("clean", "noisy", "signs", "unsuccessful")]
-        assert "/".join(f"{100 * rate:.0f}" for rate in others) in text
+        assert ", ".join(f"{100 * rate:.0f}" for rate in others) in text
 
 
 def test_markdown_tables(tmp_path):
@@ -261,7 +261,7 @@ def test_several_fits_stand_below_each_other(tmp_path):
     assert f"| kd | bim | {score('fgsm', 'bim')} | {score('bim', 'bim')} | {score('bim-hfc', 'bim')} |" in text
     assert score("bim", "bim").count("*") == 1
     own = " | ".join(score(attack, "same") for attack in ("fgsm", "bim", "bim-hfc"))
-    assert f"| kd | itself | {own} |" in text
+    assert f"| kd | same attack | {own} |" in text
 
 
 def test_pairs_stand_as_without_and_with_under_the_fit_of_the_first(tmp_path, capsys):
@@ -277,7 +277,10 @@ def test_pairs_stand_as_without_and_with_under_the_fit_of_the_first(tmp_path, ca
     assert f"| kd | {cells} |" in text
     assert text.count("AUROC bim / bim-hfc") == text.count("AUROC fgsm / bim-hfc") == 1
     under = text.split("**Pairs of attacks, ")[1:]
-    assert [part.split("**")[0] for part in under] == ["fitted on fgsm", "fitted on bim"]
+    assert [part.split("**")[0] for part in under] == [
+        "detectors fitted on fgsm",
+        "detectors fitted on bim",
+    ]
     assert text.startswith(detection_markdown(summary).split("\n")[0])
 
 
@@ -451,11 +454,11 @@ def test_records_of_a_version_without_thresholds_and_signs_show_dashes_and_say_w
     assert re.search(r"^\| kd \| – \| – \| – \|$", text, flags=re.MULTILINE)
     assert OLD in text
     html = (tmp_path / "report.html").read_text()
-    assert "no thresholds or no scores of random signs" in html
-    assert "no thresholds or no scores of random signs" in printed(summary, 400)
+    assert "thresholds, or scores of random signs, that are not in these records" in html
+    assert "thresholds, or scores of random signs, that are not in these records" in printed(summary, 400)
     new = finish(evaluation(tmp_path / "new", ATTACKS))
     assert OLD not in detection_markdown(new)
-    assert "90 % of AdvTrain's clean images" in detection_markdown(new)
+    assert "90 % of the clean images of AdvTrain" in detection_markdown(new)
     for row in summary["detection"]["rows"]:  # as an old summary.json has it
         for name in ("threshold", "flagged", "controls", "fitted_positives", "wrong_signs"):
             del row[name]
@@ -487,8 +490,8 @@ def test_perfect_separation_and_few_patients_are_no_certainty(tmp_path):
     few = row_of(summary, "fgsm", "kd")
     assert (few["auroc"], few["auroc_interval"]) == (1, None)
     assert few["tpr_interval"][0] < 0.6  # 5 of 5 patients
-    assert "| kd | 100.0 (too few) |" in detection_markdown(summary)
-    assert "<small>too few</small>" in (tmp_path / "report.html").read_text()
+    assert "| kd | 100.0 (no interval) |" in detection_markdown(summary)
+    assert "<small>no interval</small>" in (tmp_path / "report.html").read_text()
     assert "100.0–100.0" not in (tmp_path / "report.html").read_text() + detection_markdown(summary)
 
 
@@ -505,7 +508,9 @@ def test_doubtful_detectors_are_flagged_in_report_and_console(tmp_path):
     summary = finish(evaluation(tmp_path, ATTACKS, fits=("same", "fgsm"), change=change, images=120))
     assert row_of(summary, "bim-hfc", "kd")["auroc"] < 0.5 < row_of(summary, "bim", "kd")["auroc"]
     (wrong,) = flags_of(summary, "wrong_signs")  # once, not for each attack that it judges
-    assert wrong.startswith("Weights of the wrong sign in the regressions fitted on fgsm: kd (3). ")
+    assert wrong.startswith(
+        "Fitted on fgsm, some detectors weigh measurements the wrong way round, in brackets how many: kd (3). "
+    )
     (few,) = flags_of(summary, "few_positives")
     assert few.startswith("The detectors fitted on fgsm learnt from 29 adversarial images, fewer than 50")
     guessing = flags_of(summary, "worse_than_guessing")
@@ -532,6 +537,6 @@ def test_too_few_positives_to_judge_by_are_flagged_beside_the_attack(tmp_path):
     messages = flags_of(summary, "few_positives")
     assert messages and all(count < 50 for count in counts.values())
     assert [message.split(":")[0] for message in messages] == [
-        f"Only {count} images of {name} count as positives of the detectors, fewer than 50"
+        f"Only {count} adversarial images of {name} could be used to judge the detectors, fewer than 50"
         for name, count in counts.items()
     ]

@@ -250,6 +250,7 @@ def test_a_sound_evaluation_raises_no_flag():
         "few_positives": 0,
         "wrong_signs": 0,
         "worse_than_guessing": 0,
+        "hiding": 0,
         "transfer": 0,
     }
     assert [check["check"] for check in summary["checks"]] == list(CHECKS)
@@ -546,7 +547,7 @@ def test_console_table_fits_and_keeps_its_numbers(width):
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= width
     assert all(
-        words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "flag (error): Uniform noise")
+        words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "Do not trust: Uniform noise")
     )
     assert ("14.2–40.2" in shown) == (width >= 100)
     assert "…" not in shown
@@ -557,6 +558,20 @@ def test_console_says_that_all_checks_passed():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(console_flags(summary_of([entry], rows(entry, "1" * 40))))
     assert console.export_text() == "All 9 self-checks passed.\n"
+
+
+def test_the_console_counts_flags_of_a_kind_beyond_the_third():
+    """Five radii, each of which left its ball on one image: five errors of one check."""
+    entries = [attack(epsilon=radius / 255) for radius in range(1, 6)]
+    records = [row for entry in entries for row in rows(entry, "1" * 40, linf=0.5)]
+    summary = summary_of(entries, records)
+    assert [flag["check"] for flag in summary["flags"]].count("norm") == 5
+    console = Console(width=200, file=io.StringIO())
+    console.print(console_flags(summary))
+    shown = console.file.getvalue()
+    assert shown.count("left its radius") == 3
+    assert "(at ε = 3/255)\n  and 2 more of this kind, which the report shows\n" in shown
+    assert markdown_table(summary).count("**Do not trust**: pgd left its radius") == 5
 
 
 def test_markdown_table():

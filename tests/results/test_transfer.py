@@ -51,7 +51,7 @@ def test_sources_stand_below_each_other_and_judges_beside(runs: list[str]) -> No
     assert [(row["attack"], row["source"]) for row in rows] == [("bim", "A"), ("bim", "b"), ("sbf", "A"), ("sbf", "b")]
     assert [row["white_box"] for row in rows] == ["A", None, "A", None]
     assert transfer_markdown(rows).splitlines() == [
-        "| attack | ε | crafted on | n | A | B | changed | BRISQUE | clean |",
+        "| attack | ε | crafted on | n | A | B | changed | BRISQUE | BRISQUE clean |",
         "| --- | --: | --- | --: | --: | --: | --: | --: | --: |",
         "| bim | 1/255 | A | 50 | 100.0 % * | 2.0 % | 40 | 30.0 | 20.0 |",
         "| bim | 1/255 | b | 50 | 1.0 % | 99.0 % | 40 | – | – |",

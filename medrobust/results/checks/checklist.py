@@ -78,7 +78,10 @@ CHECKS = {
         f"detectors learn from and are judged on at least {detectors.MIN_POSITIVES} successful adversarial images",
         detectors.few_positives,
     ),
-    "wrong_signs": Check("no regression of a detector has a weight of the wrong sign", detectors.wrong_signs),
+    "wrong_signs": Check("no detector weighs a measurement the wrong way round", detectors.wrong_signs),
     "worse_than_guessing": Check("no detector does worse than guessing", detectors.worse_than_guessing),
+    "hiding": Check(
+        "no attack that hides is easier to detect than the same attack without its hiding", detectors.hiding
+    ),
     "transfer": Check("no attack fools another victim more often than the one that it was made for", attacks.transfer),
 }

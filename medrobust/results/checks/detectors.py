@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, Row, counted
 from medrobust.results.formats import format_score
+from medrobust.results.hiding import comparisons
 
 SAME = "same"  # the fit where every attack has a classifier of its own
 MIN_POSITIVES = 50
@@ -17,8 +18,8 @@ def few_positives(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             judged[row["key"]] = max(row, judged.get(row["key"], row), key=lambda one: one["n_positive"])
     for row in judged.values():
         message = (
-            f"Only {counted(row['n_positive'], 'image')} of {row['attack']} count as positives of the detectors, "
-            f"fewer than {MIN_POSITIVES}: AUROC and TPR on so few are rough."
+            f"Only {counted(row['n_positive'], 'adversarial image')} of {row['attack']} could be used to judge the "
+            f"detectors, fewer than {MIN_POSITIVES}: AUROC and TPR from so few are rough."
         )
         yield None if row["n_positive"] >= MIN_POSITIVES else _detector_flag(row, message)
     for fitted_on, rows in _fits(evaluation, "fitted_positives"):
@@ -35,8 +36,9 @@ def wrong_signs(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for fitted_on, rows in _fits(evaluation, "wrong_signs"):
         wrong = [f"{row['detector']} ({row['wrong_signs']:.0f})" for row in rows if row["wrong_signs"]]
         message = (
-            f"Weights of the wrong sign in the regressions fitted on {fitted_on}: {', '.join(wrong)}. The more "
-            "suspicious such a measurement is, the less adversarial they take the image for."
+            f"Fitted on {fitted_on}, some detectors weigh measurements the wrong way round, in brackets how many: "
+            f"{', '.join(wrong)}. The more suspicious such a measurement is, the less adversarial they take the image "
+            "for."
         )
         yield _detector_flag(rows[0], message) if wrong else None
 
@@ -50,10 +52,21 @@ def worse_than_guessing(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             continue
         message = (
             f"AUROC below 50 on {rows[0]['attack']}{'' if fit == SAME else f', fitted on {fit}'}: {', '.join(below)}. "
-            "To these, an adversarial image looks cleaner than a clean or noisy one more often than not. An attack "
-            "that hides does that; the scores may then tell the images apart the other way round."
+            "To these detectors, an adversarial image looks cleaner than a clean or noisy one more often than not. An "
+            "attack that hides can cause that; the scores may then tell the images apart the other way round."
         )
         yield _detector_flag(rows[0], message) if below else None
+
+
+def hiding(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether an attack that hides is easier to detect than the same attack without its hiding."""
+    for row, message in comparisons(
+        evaluation.attacks,
+        evaluation.parameters,
+        evaluation.detectors,
+        lambda fit: "" if fit == SAME else f", with detectors fitted on {fit}",
+    ):
+        yield None if message is None else _detector_flag(row, message)
 
 
 def _fits(evaluation: CheckedEvaluation, what: str) -> Iterator[tuple[str, list[Row]]]:

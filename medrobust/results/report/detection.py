@@ -25,9 +25,10 @@ from medrobust.results.report.detection_grids import (
 )
 
 NOTE = (
-    "Among the images that were right before the attack: successful adversarial versions against all clean and noisy "
-    "ones, with noise as long as the attack's own perturbation. Two controls stand beside them: random signs of the "
-    "attack's radius, and failed, which are images that the attack changed without success."
+    "Only images that the victim got right before the attack count. Positives are the adversarial images that fool it; "
+    "negatives are the clean images and noisy copies of them, with noise as strong (in L2) as the attack's own "
+    "perturbation. There are two controls: signs are images with every value moved up or down at random by the "
+    "attack's radius, and failed are images that the attack changed without fooling the victim."
 )
 
 
@@ -47,10 +48,10 @@ def console_detection(summary: Mapping[str, Any], width: int = 80) -> Renderable
     tables: list[RenderableType] = []
     for grid in grids:
         for title, cell in (
-            ("AUROC, below it that of signs / failed", _areas),
-            ("flagged at the fitted threshold, below it clean / noisy / signs / failed", _shares),
+            ("AUROC in percent (50 is guessing)\nBelow it, in grey: AUROC of the controls (signs, failed)", _areas),
+            ("adversarial images flagged, in percent\nBelow it, in grey: clean, noisy, signs, failed flagged", _shares),
         ):
-            tables.append(Text(f"Detection in percent, {grid.title}: {title}", style="italic"))
+            tables.append(Text(f"Detectors {grid.title}: {title}", style="italic"))
             for places in _parts(grid, width, cell):
                 tables.append(_console_table(grid, places, cell))
     return Group(*tables, Text(f"{NOTE} {threshold_note(summary)}", style="dim italic")) if tables else None
@@ -77,24 +78,26 @@ def detection_markdown(summary: Mapping[str, Any], pairs: Sequence[tuple[str, st
         raise ValueError(f"{summary['manifest']['run']} has no scores of detectors: evaluate it with detectors first")
     tnr = f"{100 * summary['detection']['tnr']:.0f} %"
     parts = [
-        f"{NOTE} In percent, with 95 % intervals over patients in brackets. {threshold_note(summary)}".rstrip() + "\n"
+        f"{NOTE} In percent; in brackets are 95 % intervals over patients. {threshold_note(summary)}".rstrip() + "\n"
     ]
     for grid in grids:
         parts.append(f"**AUROC, {grid.title}**\n\n{_table(grid, _area)}")
         parts.append(f"**AUROC of the controls, signs / failed, {grid.title}**\n\n{_table(grid, _controls, 'signs')}")
         parts.append(f"**TPR at the fitted threshold, {grid.title}**\n\n{_table(grid, rate_with_interval)}")
         parts.append(
-            f"**Flagged at the fitted threshold: clean / noisy / signs / failed, {grid.title}**\n\n"
+            f"**Other images flagged (clean / noisy / signs / failed), {detectors}**\n\n"
             f"{_table(grid, _alarms, 'flagged')}"
         )
-        parts.append(f"**TPR at {tnr} TNR, an ideal threshold, {grid.title}**\n\n{_table(grid, _ideal)}")
+        parts.append(f"**TPR at {tnr} TNR, the ideal threshold, {detectors}**\n\n{_table(grid, _ideal)}")
     if len(grids) > 1:
-        title = "**AUROC by what the classifiers were fitted on** (* the attack itself), and of signs / failed"
+        title = (
+            "**AUROC by the attack that the detectors were fitted on** (* the same attack; in brackets signs / failed)"
+        )
         parts.append(f"{title}\n\n{_across(grids)}")
     for grid in grids:
         mine = [pair for pair in pairs if grid.fit == pair[0] or pair[0] not in summary["detection"]["fits"]]
         if mine:
-            parts.append(f"**Pairs of attacks, {grid.title}**\n\n{_paired(grid, mine, tnr)}")
+            parts.append(f"**Pairs of attacks, detectors {grid.title}**\n\n{_paired(grid, mine, tnr)}")
     return "\n".join(parts)
 
 
@@ -137,7 +140,7 @@ def _shares(row: Row) -> str:
 
 def _whole(*rates: float | None) -> str:
     """Rates in percent without decimals, side by side."""
-    return "/".join(DASH if rate is None else f"{100 * rate:.0f}" for rate in rates)
+    return ", ".join(DASH if rate is None else f"{100 * rate:.0f}" for rate in rates)
 
 
 def _console_table(grid: Grid, places: Sequence[int], cell: Callable[[Row], str]) -> Table:
@@ -186,7 +189,7 @@ def _across(grids: Sequence[Grid]) -> str:
                 f"{format_score(row['auroc'])}{' *' * (grid.fit in (SAME, column.attack))} ({_controls(row)})"
                 for row, column in zip(rows, grid.columns, strict=True)
             ]
-            body.append([detector, "itself" if grid.fit == SAME else grid.fit, *cells])
+            body.append([detector, "same attack" if grid.fit == SAME else grid.fit, *cells])
     head = ["detector", "fitted on", *(column.label for column in grids[0].columns)]
     return markdown_lines(head, body, words=(0, 1))
 

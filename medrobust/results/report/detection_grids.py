@@ -8,14 +8,15 @@ from medrobust.results.report.svg import shorten
 
 SAME = "same"  # the fit where every attack has a classifier of its own
 THRESHOLDS = (
-    "The threshold of a detector was set when it was fitted, so that {passing} of AdvTrain's clean images do not "
-    "exceed it, by scores of a classifier that has not seen their patients."
+    "A detector flags an image whose score is above its threshold, which was set when the detector was fitted: "
+    "{passing} of the clean images of AdvTrain score no higher if a classifier scores them that has not seen their "
+    "patients."
 )
 OLD = (
-    "There are no thresholds or no scores of random signs in these records: they are of a version that kept none, or "
-    "none could be set. A dash stands in their place; evaluate again to have them."
+    "A dash stands for thresholds, or scores of random signs, that are not in these records: they were made by an "
+    "earlier version that kept none, or none could be set. Evaluate again to get them."
 )
-TOO_FEW = "too few"  # patients for an interval
+TOO_FEW = "no interval"  # there are too few patients for one
 FLAGGED = {"clean": "clean", "noisy": "noisy", "signs": "signs", "unsuccessful": "failed"}  # and what they are called
 
 Row = Mapping[str, Any]
@@ -52,7 +53,7 @@ class Grid(NamedTuple):
     @property
     def title(self) -> str:
         """What the classifiers were fitted on."""
-        return "fitted on each attack itself" if self.fit == SAME else f"fitted on {self.fit}"
+        return "fitted on the same attack" if self.fit == SAME else f"fitted on {self.fit}"
 
     @property
     def is_complete(self) -> bool:
@@ -83,7 +84,7 @@ class Details(NamedTuple):
 DETAILS = (
     ("AUROC", ("attack", "signs", "failed")),
     ("flagged at the fitted threshold", ("attack (TPR)", "clean", "noisy", "signs", "failed")),
-    ("ideal threshold", ("TPR",)),
+    ("at the ideal threshold", ("TPR",)),
 )
 
 
@@ -126,7 +127,7 @@ def flagged(row: Row, name: str) -> Mapping[str, Any]:
 
 
 def area_interval(row: Row) -> str:
-    """Interval of a row's AUROC, or a word that there are too few patients for one."""
+    """Interval of a row's AUROC, or words that say that there is none, for want of patients."""
     if row["auroc"] is not None and row["auroc_interval"] is None:
         return TOO_FEW
     return format_interval(row["auroc_interval"])

@@ -17,6 +17,8 @@ from medrobust.results.columns import MEASURES
 from medrobust.results.detection import TNR
 from medrobust.results.formats import (
     DASH,
+    LEVELS,
+    flag_place,
     format_epsilon,
     format_interval,
     format_measure,
@@ -113,6 +115,7 @@ def write_report(folder: str | Path) -> Path:
         panels=panels,
         first_shown=_first_shown(panels, summary),
         dash=DASH,
+        levels=LEVELS,
     )
     return replace_file(folder / REPORT, page.encode())
 
@@ -128,6 +131,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         epsilon=format_epsilon,
+        flag_place=flag_place,
         percent=lambda rate: _glue(format_percent(rate)),
         glue=_glue,
         interval=format_interval,

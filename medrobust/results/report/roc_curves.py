@@ -19,7 +19,7 @@ def roc_note(grid: Grid) -> str:
     if len(places) < len(defined):
         sentences.append("Each attack is drawn at its largest radius.")
     if len(defined) < len(grid.columns):
-        sentences.append("Attacks without positives or without negatives are left out.")
+        sentences.append("Attacks without positives or without negatives have no curve.")
     return " ".join(sentences)
 
 

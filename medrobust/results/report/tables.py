@@ -1,5 +1,6 @@
 """Tables of a summary: for the console and in Markdown."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from rich.text import Text
 from medrobust.results.columns import MEASURES
 from medrobust.results.formats import (
     DASH,
+    LEVELS,
+    flag_place,
     format_epsilon,
     format_interval,
     format_measure,
@@ -20,6 +23,7 @@ from medrobust.results.formats import (
 )
 from medrobust.results.summary import columns_shown
 
+ALIKE = 3  # flags of one check on the console
 HEADINGS = {  # in the console, and in Markdown
     "accuracy_under_attack": ("right", "right after the attack"),
     "success_rate": ("fooled", "fooled of those right before"),
@@ -41,9 +45,12 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     wide, wider = width >= 100 + more, width >= 120 + more
     table = Table(
         title=f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip(),
-        caption="right: of all images, after the attack. fooled: of those right before."
+        caption="right: share of all images that the victim gets right after the attack. fooled: share of successful "
+        "attacks among the images that it got right before."
         + (" quality: mean over the images, before and after the attack." if "quality_after" in shown else "")
-        + (" Beside each: its 95 % interval." if wide else ""),
+        + (" Beside each rate stands its 95 % interval." if wide else "")
+        + (" n: images attacked so far." if not all(row["complete"] for row in summary["rows"]) else "")
+        + (" !: flags, explained below." if summary["flags"] else ""),
         title_justify="left",
         caption_justify="left",
         header_style="bold",
@@ -71,15 +78,26 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
 
 
 def console_flags(summary: Mapping[str, Any]) -> RenderableType:
-    """The flags of an evaluation for the console, one line for each, or one line that says that there are none."""
+    """The flags of an evaluation for the console, one line for each, or one line that says that there are none.
+
+    Of one check's flags only the first `ALIKE` are shown, and the number of the others.
+    """
     if not summary["flags"]:
         made = sum(check["comparisons"] > 0 for check in summary["checks"])
         return Text(f"All {made} self-checks passed.", style="green")
-    lines = []
+    lines: list[Text] = []
+    left = Counter(flag["check"] for flag in summary["flags"])
+    shown: Counter[str] = Counter()
     for flag in summary["flags"]:
+        left[flag["check"]] -= 1
+        shown[flag["check"]] += 1
+        if shown[flag["check"]] > ALIKE:
+            continue
         colour = "bold red" if flag["severity"] == "error" else "yellow"
-        epsilon = "" if flag["epsilon"] is None else f" (ε {format_epsilon(flag['epsilon'])})"
-        lines.append(Text.assemble((f"flag ({flag['severity']}): ", colour), flag["message"], (epsilon, "dim")))
+        level = LEVELS[flag["severity"]].capitalize()
+        lines.append(Text.assemble((f"{level}: ", colour), flag["message"], (flag_place(flag), "dim")))
+        if shown[flag["check"]] == ALIKE and left[flag["check"]]:
+            lines.append(Text(f"  and {left[flag['check']]} more of this kind, which the report shows", style="dim"))
     return Group(*lines)
 
 
@@ -95,8 +113,7 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
         body.append([*cells, format_passes(row)])
     flags = []
     for flag in summary["flags"]:
-        epsilon = "" if flag["epsilon"] is None else f" (ε {format_epsilon(flag['epsilon'])})"
-        flags.append(f"- **{flag['severity']}**: {flag['message']}{epsilon}\n")
+        flags.append(f"- **{LEVELS[flag['severity']].capitalize()}**: {flag['message']}{flag_place(flag)}\n")
     return markdown_lines(head, body) + "".join(["\n", *flags] if flags else [])
 
 
@@ -153,4 +170,4 @@ def _cells(
 
 
 def _count(row: Mapping[str, Any]) -> str:
-    return str(row["n"]) if row["complete"] else f"{row['n']}/{row['images']}"
+    return str(row["n"]) if row["complete"] else f"{row['n']} of {row['images']}"
