@@ -81,9 +81,10 @@ def detection_markdown(summary: Mapping[str, Any], pairs: Sequence[tuple[str, st
         f"{NOTE} In percent; in brackets are 95 % intervals over patients. {threshold_note(summary)}".rstrip() + "\n"
     ]
     for grid in grids:
-        parts.append(f"**AUROC, {grid.title}**\n\n{_table(grid, _area)}")
-        parts.append(f"**AUROC of the controls, signs / failed, {grid.title}**\n\n{_table(grid, _controls, 'signs')}")
-        parts.append(f"**TPR at the fitted threshold, {grid.title}**\n\n{_table(grid, rate_with_interval)}")
+        detectors = f"detectors {grid.title}"
+        parts.append(f"**AUROC, {detectors}**\n\n{_table(grid, _area)}")
+        parts.append(f"**AUROC of the controls (signs / failed), {detectors}**\n\n{_table(grid, _controls, 'signs')}")
+        parts.append(f"**Adversarial images flagged (TPR), {detectors}**\n\n{_table(grid, rate_with_interval)}")
         parts.append(
             f"**Other images flagged (clean / noisy / signs / failed), {detectors}**\n\n"
             f"{_table(grid, _alarms, 'flagged')}"

@@ -89,7 +89,7 @@ def _tooltip(name: str, row: Mapping[str, Any]) -> str:
         f"{name} on {row['attack']}, ε {format_epsilon(row['epsilon'])}\n"
         f"AUROC {format_score(row['auroc'])} [{area_interval(row)}]\n"
         f"TPR {format_score(row['tpr'])} [{format_interval(row['tpr_interval'])}]\n"
-        f"at the fitted threshold {rate_with_interval(row)}\n"
+        f"flagged at its threshold {rate_with_interval(row)}\n"
         f"{row['n_positive']} positives, {row['n_negative']} negatives"
     )
 
