@@ -37,11 +37,12 @@ def breakable() -> tuple[nn.Module, Tensor, Tensor, list[str]]:
     return net.eval(), images[chosen], labels[chosen], ids
 
 
-def test_the_strength_check_breaks_what_untargeted_attacks_miss() -> None:
-    """The untargeted reading of AutoAttack broke 1 or 2 of these 20, torchattacks' AutoAttack 1, and this breaks 4."""
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_strength_check_breaks_what_gradient_attacks_miss(seed: int) -> None:
+    """Of these 20 the untargeted reading of AutoAttack broke 1 or 2, torchattacks' AutoAttack 1; this breaks 11 or 12."""
     net, images, labels, ids = breakable()
     assert torch.equal(net(images).argmax(1), labels)
-    attacked = WorstCase(epsilon=0.3)(as_victim(net), images, labels, ids)
-    assert int(attacked.success.sum()) > 2
+    attacked = WorstCase(epsilon=0.3, seed=seed)(as_victim(net), images, labels, ids)
+    assert int(attacked.success.sum()) >= 8
     assert float((attacked.images - images).abs().max()) <= 0.3 + 1e-6
     assert bool((net.double()(attacked.images.double()).argmax(1) != labels)[attacked.success].all())
