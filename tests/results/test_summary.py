@@ -623,8 +623,9 @@ def test_distances_and_measurements_leave_out_images_that_came_back_unchanged():
     assert (row["n_changed"], row["median_linf"], row["median_l2"], row["means"]) == (10, 0.25, 2.0, {"ssim": 0.5})
 
 
-def test_noise_is_not_held_against_an_attack_that_aims():
-    noise, aimed = attack("noise", control=True), attack("pgd", parameters={"targeted": True})
+@pytest.mark.parametrize("parameters", [{"targeted": True}, {"objective": {"class": "LayerMean", "layer": "pool"}}])
+def test_noise_is_not_held_against_an_attack_that_is_not_asked_to_leave_the_truth(parameters):
+    noise, aimed = attack("noise", control=True), attack("pgd", parameters=parameters)
     records = rows(noise, "1" * 20 + "0" * 20) + rows(aimed, "0" * 40)
     assert raised(summary_of([noise, aimed], records)) == []
     plain = attack("pgd")

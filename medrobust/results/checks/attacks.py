@@ -32,8 +32,11 @@ def norm(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
 def noise(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     """Whether attacks do better than uniform noise of the same radius."""
     for row in evaluation.attacks:
-        if evaluation.parameters[row["key"]].get("targeted"):
+        parameters = evaluation.parameters[row["key"]]
+        if parameters.get("targeted"):
             continue  # reaching a goal is more than leaving the truth, which is all that noise is asked for
+        if (parameters.get("objective") or {}).get("class") == "LayerMean":
+            continue  # it moves a layer and is not asked to fool
         for noise in evaluation.controls:
             if not row["n"] or not noise["n"] or not _same_radius(row, noise):
                 continue
