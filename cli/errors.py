@@ -163,6 +163,8 @@ def _about_an_option(message: str, place: str, options: list[str]) -> str:
         return f"{place}{owner} has no option {name!r}{_meant(name, owners[-1])}"
     if refused := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)", message):
         name = refused[1] or refused[2]
+        if refused[2] and name in options:
+            return f"the option {name!r} stands behind the command, as in: fit --{name} ..."
         return f"there is no option {name!r}{nearest(name, options)}"
     if word := re.search(r"unrecognized arguments: (\S+)", message):
         if word[1].endswith((".yaml", ".yml")):

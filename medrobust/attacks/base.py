@@ -108,7 +108,7 @@ class Attack(PlainNumbers, ABC):
             check_known(targets, outputs)
             success = self.reached(victim, outputs, without_inference(targets))
             if not self.targeted and len(images) >= LEAST_IMAGES:
-                watch.see_clean()  # one further forward, which is not the attack's and is not counted
+                watch.see_clean(names)  # one further forward, which is not the attack's and is not counted
         for doubt in doubts(watch, crafted.measures, self.targeted):
             warnings.warn(doubt, stacklevel=2)
         passes = {"forwards": crafted.forwards + 1, "success": success}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.crafting import Crafter, judged
 from medrobust.evaluation.data import Batch, EvaluationData, evaluation_data
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
-from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key, weights_hash
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of, record_key, weights_hash
 from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
 ROUNDING = 0.02  # by which a quality may differ between devices, batch sizes and versions
@@ -258,11 +259,16 @@ def check_attacks(attacks: Sequence[tuple[str, Attack]]) -> None:
     """Refuse what is not a list of names and attacks.
 
     Raises:
-        ValueError: Something else was given; the message shows it.
+        ValueError: Something else was given, or one name twice at one radius; the message shows it.
     """
     for entry in [attacks] if isinstance(attacks, Mapping) else attacks:
         if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[1], Attack):
             raise ValueError(f"attacks are pairs of a name and an Attack, as lay_out gives them, got {entry!r}")
+    places = Counter((name, radius_of(attack)) for name, attack in attacks)
+    for (name, radius), times in places.items():
+        if times > 1:
+            where = "" if radius is None else f" at the radius {float(radius):g}"
+            raise ValueError(f"a name stands for one attack at each radius, got {name!r} {times} times{where}")
 
 
 def checked_json(values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medrobust.networks.finite import all_finite
+from medrobust.networks.finite import all_finite, finite_outputs
 from medrobust.networks.victims import Outcome, Outputs, Targets, Victim, check_known, is_classes, probability_like
 
 
@@ -95,10 +95,17 @@ class WatchedVictim:
         equal = Counter(ids)
         return torch.tensor([found[name] / equal[name] or torch.nan for name in ids])
 
-    def see_clean(self) -> None:
-        """Look at the clean images, if the first look was at others; the host waits for the device."""
+    def see_clean(self, names: Sequence[str]) -> None:
+        """Look at the clean images, if the first look was at others; the host waits for the device.
+
+        Args:
+            names: The images' names, for what is raised.
+
+        Raises:
+            ValueError: An output is not finite.
+        """
         if isinstance(self.targets, Tensor) and len(self.images) and (self.right is None or bool(self.right.isnan())):
-            outputs = self.victim(self.images.clone())
+            outputs = finite_outputs(self.victim(self.images.clone()), names, "clean")
             if isinstance(outputs, Tensor):
                 self._look_once(outputs, self.images)
 
@@ -109,6 +116,16 @@ class WatchedVictim:
 
     def _watched(self, outputs: Outputs, images: Tensor) -> Outputs:
         self._count()
+        if (
+            isinstance(outputs, Tensor)
+            and images.requires_grad
+            and torch.is_grad_enabled()
+            and not outputs.requires_grad
+        ):
+            raise ValueError(
+                "a victim's outputs are expected to depend on the images, and these have no gradient: its forward must "
+                "not detach them, nor run without gradients"
+            )
         self.finite_outputs = self.finite_outputs & all_finite(outputs).to(self.images.device)
         if not self._asked and isinstance(outputs, Tensor) and isinstance(self.targets, Tensor):
             check_known(self.targets, outputs)  # before a loss that would index beyond them

@@ -62,7 +62,8 @@ def comparisons(
     """Compare each attack that hides with the same attack without its hiding, or else with all that do not hide.
 
     An attack is detected better by a detector if its AUROC is higher and the two intervals are apart. Only attacks of
-    the same radius are compared, and detectors of the same fit.
+    the same radius are compared, and detectors of the same fit; an attack of which no AUROC with an interval is known,
+    such as one without success, is left out.
 
     Args:
         attacks: The rows of the attacks.
@@ -77,14 +78,15 @@ def comparisons(
     hiding = {row["key"]: hiding_terms(parameters[row["key"]]) for row in attacks}
     for row in (row for row in attacks if hiding[row["key"]]):
         others = [other for other in attacks if other["epsilon"] == row["epsilon"] and not hiding[other["key"]]]
-        twins = [
-            other
-            for other in others
-            if other["method"] == row["method"]
-            and differ_in_objective(parameters[row["key"]], parameters[other["key"]])
-        ]
         for fit in dict.fromkeys(fit for fit, key in detectors if key == row["key"]):
-            for rivals in [[twin] for twin in twins] or [others]:
+            judged = [other for other in others if _judged(detectors, fit, other)]
+            twins = [
+                other
+                for other in judged
+                if other["method"] == row["method"]
+                and differ_in_objective(parameters[row["key"]], parameters[other["key"]])
+            ]
+            for rivals in [[twin] for twin in twins] or [judged]:
                 found = list(_found_better(row, rivals, fit, detectors))
                 if not found:
                     continue
@@ -103,10 +105,7 @@ def _found_better(
     row: Row, rivals: Sequence[Row], fit: str, detectors: Mapping[tuple[str, str], Sequence[Row]]
 ) -> Iterator[str]:
     """For each detector that has scores of an attack and all its rivals: how it does, or "" if none is worse off."""
-    tables = [
-        {one["detector"]: one for one in detectors.get((fit, key), ()) if one["auroc_interval"] is not None}
-        for key in (row["key"], *(rival["key"] for rival in rivals))
-    ]
+    tables = [_judged(detectors, fit, one) for one in (row, *rivals)]
     for name in tables[0] if rivals else ():
         judged = [table.get(name) for table in tables]
         if None in judged:
@@ -116,3 +115,9 @@ def _found_better(
         best = format_score(max(other["auroc"] for other in theirs))
         instead = f"instead of {best}" if len(theirs) == 1 else f"against {best} at most"
         yield f"{name} (AUROC {format_score(mine['auroc'])} {instead})" if apart else ""
+
+
+def _judged(detectors: Mapping[tuple[str, str], Sequence[Row]], fit: str, attack: Row) -> dict[str, Row]:
+    """The rows of an attack's detectors that have an AUROC with an interval, by the detector."""
+    rows = detectors.get((fit, attack["key"]), ())
+    return {row["detector"]: row for row in rows if row["auroc_interval"] is not None}

@@ -403,6 +403,32 @@ def test_outputs_that_are_not_finite_are_refused_by_the_images_name(cls: Any, id
         made_of(cls)(as_victim(Standardising()), images, torch.tensor([0, 1, 2, 0]), ids)
 
 
+@pytest.mark.parametrize("cls", [attacks.PGD, attacks.BasinHopping])
+def test_a_random_start_does_not_hide_that_a_clean_image_has_no_output(cls: Any, images_of: Any) -> None:
+    """A constant image has a deviation of 0, and 0 / 0 is NaN; no other image of its ball has."""
+
+    class Standardising(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            centred = images - images.mean((1, 2, 3), keepdim=True)
+            return (centred / centred.flatten(1).std(1).view(-1, 1, 1, 1)).flatten(1)[:, :3]
+
+    images, names = images_of(12), [f"image {i}" for i in range(12)]
+    images[7] = 0.5
+    with pytest.raises(ValueError, match=r"outputs \(clean\) are not finite for 1 of 12 images, first 'image 7'"):
+        made_of(cls)(as_victim(Standardising()), images, torch.arange(12) % 3, names)
+
+
+@pytest.mark.parametrize("cls", [attacks.FGSM, attacks.DeepFool, attacks.JSMA, attacks.CWL2, attacks.BasinHopping])
+def test_a_victim_that_cuts_its_gradients_off_is_told(cls: Any, images_of: Any) -> None:
+    class Detached(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.detach().flatten(1)[:, :3]
+
+    images = images_of(2)
+    with pytest.raises(ValueError, match="outputs are expected to depend on the images, and these have no gradient"):
+        made_of(cls)(as_victim(Detached()), images, images.flatten(1)[:, :3].argmax(1))
+
+
 @pytest.mark.parametrize(
     "attack",
     [attacks.BIM(epsilon=0.1), attacks.BIM(epsilon=0.1, stop_when_fooled=True), attacks.DIM(epsilon=0.1, steps=40)],

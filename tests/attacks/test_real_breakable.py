@@ -39,7 +39,7 @@ def breakable() -> tuple[nn.Module, Tensor, Tensor, list[str]]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_strength_check_breaks_what_gradient_attacks_miss(seed: int) -> None:
-    """Of these 20 the untargeted reading of AutoAttack broke 1 or 2, torchattacks' AutoAttack 1; this breaks 11 or 12."""
+    """Of these 20 an untargeted AutoAttack broke 1 or 2, torchattacks' AutoAttack 1; this breaks 11 or 12."""
     net, images, labels, ids = breakable()
     assert torch.equal(net(images).argmax(1), labels)
     attacked = WorstCase(epsilon=0.3, seed=seed)(as_victim(net), images, labels, ids)

@@ -16,6 +16,7 @@ import torch
 
 import cli.main
 from cli.console import quiet
+from cli.errors import sentence
 from cli.work_kept import describe
 from lightning_modules import Classifier
 
@@ -357,3 +358,9 @@ def test_a_warning_of_ours_is_its_sentence_alone(monkeypatch: pytest.MonkeyPatch
     ours = str(ROOT / "cli" / "runs.py")
     assert warnings.formatwarning(UserWarning("is\x1b odd"), UserWarning, ours, 147) == "warning: is\\x1b odd\n"
     assert warnings.formatwarning("is odd", UserWarning, "/elsewhere/torch/x.py", 7) == before
+
+
+def test_an_option_before_the_command_is_not_suggested_as_itself() -> None:
+    said = sentence("unrecognized arguments: --name", ["name", "runs"])
+    assert said == "the option 'name' stands behind the command, as in: fit --name ..."
+    assert sentence("unrecognized arguments: --nme", ["name", "runs"]) == "there is no option 'nme'; did you mean name?"

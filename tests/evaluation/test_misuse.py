@@ -203,6 +203,7 @@ def evaluation(**changes: Any) -> Evaluation:
         ({"split": "test"}, "expected a split among adv_test, val, got 'test'"),
         ({"attacks": FOOL}, "attacks are pairs of a name and an Attack"),
         ({"attacks": [("fgsm", "FGSM")]}, "attacks are pairs of a name and an Attack"),
+        ({"attacks": [("a", FGSM(epsilon=0.5)), ("a", PGD(epsilon=0.5))]}, "got 'a' 2 times at the radius 0.5"),
         ({"listeners": [print]}, "listeners derive from EvaluationListener, got a builtin_function"),
     ],
 )

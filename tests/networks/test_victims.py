@@ -228,6 +228,11 @@ def test_the_outcome_of_logits_by_hand() -> None:
     assert class_outcome(logits.to(torch.bfloat16), torch.tensor([2, 1, 1])).quality.dtype == torch.float32
 
 
+def test_targets_that_are_not_one_class_per_image_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one class per image \(3,\), got \(3, 2\)"):
+        class_outcome(torch.eye(3), torch.zeros(3, 2, dtype=torch.long))
+
+
 def test_an_outcome_of_some_images_has_their_rows_and_nothing_where_nothing_is_named() -> None:
     outcome = class_outcome(torch.eye(3), torch.tensor([0, 0, 2]))
     part = outcome[[2, 1]]

@@ -98,6 +98,17 @@ def test_without_its_twin_an_attack_is_compared_with_all_that_do_not_hide(second
         )
 
 
+@pytest.mark.parametrize("silent", ["bim", "short"])
+def test_an_attack_without_success_does_not_silence_the_comparison(silent):
+    """Nothing is known of one of two that do not hide, the twin or the other; the remaining one is the rival."""
+    parameters = {**TWINS, "short": BIM(epsilon=RADIUS, steps=2).parameters()}
+    areas = {"bim": (0.7, 0.6, 0.8), "short": (0.7, 0.6, 0.8), "hfc": (0.9, 0.85, 0.95), silent: (None, None, None)}
+    ((row, message),) = laid_out(areas, parameters)
+    assert row["attack"] == "hfc"
+    whom = "bim, the same attack without it" if silent == "short" else "any attack that does not hide (short)"
+    assert f"better than {whom} (same): kd (AUROC 90.0 instead of 70.0)" in message
+
+
 def test_nothing_is_compared_without_rivals_radius_or_interval():
     areas = {"bim": (0.7, None, None), "hfc": (0.9, 0.85, 0.95)}
     assert laid_out(areas, TWINS) == []

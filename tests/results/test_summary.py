@@ -623,10 +623,23 @@ def test_distances_and_measurements_leave_out_images_that_came_back_unchanged():
     assert (row["n_changed"], row["median_linf"], row["median_l2"], row["means"]) == (10, 0.25, 2.0, {"ssim": 0.5})
 
 
-@pytest.mark.parametrize("parameters", [{"targeted": True}, {"objective": {"class": "LayerMean", "layer": "pool"}}])
+LAYER = {"class": "LayerMean", "layer": "pool"}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"targeted": True},
+        {"objective": LAYER},
+        {"objective": {"class": "WeightedSum", "terms": [LAYER], "weights": [-1.0]}},
+    ],
+)
 def test_noise_is_not_held_against_an_attack_that_is_not_asked_to_leave_the_truth(parameters):
     noise, aimed = attack("noise", control=True), attack("pgd", parameters=parameters)
     records = rows(noise, "1" * 20 + "0" * 20) + rows(aimed, "0" * 40)
     assert raised(summary_of([noise, aimed], records)) == []
-    plain = attack("pgd")
-    assert raised(summary_of([noise, plain], rows(noise, "1" * 20 + "0" * 20) + rows(plain, "0" * 40))) != []
+    both = {"class": "WeightedSum", "terms": [LAYER, {"class": "CrossEntropy"}], "weights": [1.0, 1.0]}
+    for asked in ({}, {"objective": None}, {"objective": both}):
+        plain = attack("pgd", parameters=asked)
+        found = raised(summary_of([noise, plain], rows(noise, "1" * 20 + "0" * 20) + rows(plain, "0" * 40)))
+        assert found == [("noise", "pgd", 1 / 255)]

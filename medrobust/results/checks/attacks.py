@@ -35,7 +35,7 @@ def noise(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
         parameters = evaluation.parameters[row["key"]]
         if parameters.get("targeted"):
             continue  # reaching a goal is more than leaving the truth, which is all that noise is asked for
-        if (parameters.get("objective") or {}).get("class") == "LayerMean":
+        if _only_moves_a_layer(parameters.get("objective")):
             continue  # it moves a layer and is not asked to fool
         for noise in evaluation.controls:
             if not row["n"] or not noise["n"] or not _same_radius(row, noise):
@@ -45,6 +45,14 @@ def noise(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
                 f"{format_percent(row['success_rate'])}: the attack's gradients do not help it."
             )
             yield flag("error", row, message) if evaluation.beats(noise, row) else None
+
+
+def _only_moves_a_layer(objective: Any) -> bool:
+    """Whether an objective, as the manifest records it, consists of nothing but means of layers."""
+    if not isinstance(objective, Mapping):
+        return False
+    inner = [*objective.get("terms", ()), *([objective["objective"]] if "objective" in objective else [])]
+    return objective.get("class") == "LayerMean" or (bool(inner) and all(map(_only_moves_a_layer, inner)))
 
 
 def _same_radius(one: Row, other: Row) -> bool:
