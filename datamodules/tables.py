@@ -196,8 +196,8 @@ def samples_of_rows(
     """
     found: dict[str, tuple[Row, Labelled[Target] | None]] = {}
     disputed = set()
-    for row in rows:
-        name = images.stem(row.cells["image"])
+    names = [images.stem(row.cells["image"]) for row in rows]
+    for row, name in zip(rows, names, strict=True):
         try:
             if name in found:
                 raise ValueError(
@@ -218,8 +218,7 @@ def samples_of_rows(
     for name in sorted(disputed):
         row, _ = found[name]
         refuse(row.cells["image"], f"{row}: expected each image with one label, got {name!r} again with another one")
-    named = {images.stem(row.cells["image"]) for row in rows}
-    if unnamed := sorted(images.ids[stem] for stem in images.ids.keys() - named):
+    if unnamed := sorted(images.ids[stem] for stem in images.ids.keys() - set(names)):
         are = "image that is" if len(unnamed) == 1 else "images that are"
         table = rows[0].file.name if rows else "the table"
         rank_zero_warn(f"{images.base}: left out {len(unnamed)} {are} not in {table}, first {unnamed[0]}")
