@@ -14,10 +14,12 @@ from datamodules.transforms import Scene
 class ClassificationDataModule(MedicalDataModule[int]):
     """Images that each belong to one of K classes; a sample's target is the index of its class, in ``[0, K)``.
 
-    In a batch, ``target`` is int64 ``(N,)``. Splits are stratified by class, and every class needs an image.
+    In a batch, ``target`` is int64 ``(N,)``. Splits are stratified by class, and every class needs an image. Classes
+    that are ordered, such as the grades of a disease from none on, say so by ``ordered``.
     """
 
     task: ClassVar[str] = "classification"
+    ordered: bool = False
 
     def stratum_of(self, sample: Sample[int]) -> int:
         """The class."""
@@ -59,6 +61,10 @@ class ClassificationDataModule(MedicalDataModule[int]):
         counts = Counter(sample.target for sample in samples)
         classes = {name: counts[target] for target, name in enumerate(self.class_names)}
         return super().summarise(samples) | {"classes": classes}
+
+    def describe(self) -> dict[str, Any]:
+        """Description of the data, ready for JSON; it says whether the classes are ordered grades only if they are."""
+        return super().describe() | ({"ordered": True} if self.ordered else {})
 
     def class_weights(self) -> torch.Tensor:
         """Weights (K,) float32 of the classes, inverse to their frequency in Train, with mean 1.

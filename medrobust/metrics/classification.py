@@ -22,8 +22,8 @@ class ClassifierQuality(Metric):
     besides, under the class's name. AUROC ranks the images by ``z_k - logsumexp_{j != k} z_j`` in float64, since a
     softmax in float32 would tie all confident images at 1.
 
-    ``calibration_error`` is the expected one over 15 bins, as ``metrics.calibration`` defines it. ``kappa``, for ordered
-    grades, is Cohen's with quadratic weights: 1 for perfect agreement with the truth, 0 for as much as chance gives.
+    ``calibration_error`` is the expected one over 15 bins, as ``metrics.calibration`` defines it. ``kappa``, given for
+    ordered grades, is Cohen's with quadratic weights: 1 for agreement with the truth, 0 for as much as chance gives.
 
     Args:
         names: Names of the classes; numbers where there are none.
