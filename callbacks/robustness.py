@@ -149,7 +149,9 @@ class Robustness(Callback):
             assert self.evaluation is not None
             self.evaluation.attack(batch)
         elif self._correct is not None and batch_idx < self.fit_batches and not trainer.sanity_checking:
-            names = getattr(trainer.datamodule, "class_names", ())  # type: ignore[attr-defined]
+            names: Sequence[str] = ()
+            if self.crafter.label is not None:
+                names = evaluation_data(trainer.datamodule).describe()["class_names"]  # type: ignore[attr-defined]
             self._attack_in_fit(evaluated_victim(pl_module), batch, self._correct, names)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -29,7 +29,7 @@ def check_classes(targets: Any) -> None:
     if not isinstance(targets, Tensor) or targets.ndim not in (1, 2):
         received = f"targets of shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else "a list of boxes"
         raise ValueError(
-            f"this attack moves between classes and takes one class per image, (N,), or labels, (N, L), got {received}"
+            f"this attack moves between classes and takes labels, (N, L), or one class per image, (N,), got {received}"
         )
 
 

@@ -366,7 +366,7 @@ class Detection(EvaluationListener):
         if detector.needs_class and not self._one_class:
             if on_first:
                 logger.warning(
-                    "detector %s is left out: %s asks for the one class of an image, and images of these data have none",
+                    "detector %s is left out: %s asks for an image's one class, and images of these data have none",
                     *(name, type(detector).__name__),
                 )
             return False

@@ -1,7 +1,7 @@
 """What a classifier makes of each class, clean and under attack: confusion, sensitivity, kappa, AUROC, calibration."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ from medrobust.results.statistics import rate_entries
 BINS = 15  # of equal width over [0, 1], as in Guo et al. (2017)
 
 Counts = NDArray[np.int64]
+When = Literal["before", "after"]
 
 
 def class_results(
@@ -42,7 +43,7 @@ def class_results(
     """
     found = []
     for row in rows:
-        when = "before" if row["kind"] == "clean" else "after"
+        when: When = "before" if row["kind"] == "clean" else "after"
         table = tables[row["key"]]
         if row["kind"] == "clean":
             table = table.unique("id", keep="first", maintain_order=True)
@@ -64,7 +65,7 @@ def class_results(
     }
 
 
-def _row(row: Mapping[str, Any], when: str, table: pl.DataFrame, classes: int, ordered: bool) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], when: When, table: pl.DataFrame, classes: int, ordered: bool) -> dict[str, Any]:
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (table["target"].to_numpy(), table["prediction"].to_numpy()), 1)
     confident = table.drop_nulls("clean_confidence" if when == "before" else "adversarial_confidence")
@@ -152,7 +153,7 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tu
     return (total / len(confidence) if len(confidence) else None), bins
 
 
-def _auroc(table: pl.DataFrame, when: str, classes: int) -> float | None:
+def _auroc(table: pl.DataFrame, when: When, classes: int) -> float | None:
     """Macro AUROC of one class against the others; None if the records lack probabilities."""
     columns = [probability_column(place, when) for place in range(classes)]
     if classes == 2:
