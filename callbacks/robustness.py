@@ -1,5 +1,6 @@
 """The callback that attacks a victim inside Lightning's loops: it hands them to the engine of an evaluation."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ class Robustness(Callback):
         precision: ``32``, or ``bf16`` for the gradients of the attacks, in ``validate`` and ``test`` on a GPU. What an
             attack has made is always judged in float32 by the victim itself.
         goals: What targeted attacks aim at: the ``next`` class, a ``random`` other one (drawn for each image), or
-            of the others the one that is ``likeliest`` or ``least_likely`` by the clean outputs.
+            of the others the one that is ``likeliest`` or ``least_likely`` by the clean outputs. Of labels that do not
+            exclude each other, ``next`` turns all of them and the others turn one.
         surrogate: Run or checkpoint of another victim of the same task, on which everything is crafted; the victim
             judges it (HFC21's semi-white box). None crafts on the victim itself.
         reference_per_class: Clean training images of each class that objectives such as ``FeatureConstraint`` are
@@ -54,6 +56,8 @@ class Robustness(Callback):
         seed: Seed of all attacks' random streams; None leaves each attack its own.
         seen: What to do with images that the victim has seen in its training: ``refuse`` to evaluate them, or
             ``report`` their number at the top of the results, for an evaluation on Train on purpose.
+        label: Name of the one label that targeted attacks turn, of a victim of several labels; None for those that
+            ``goals`` chooses.
 
     Raises:
         ValueError: A radius or count is out of its range, the name of an attack is not text, or a sweep's radii fit no
@@ -75,6 +79,7 @@ class Robustness(Callback):
         seed: int | None = None,
         seen: Seen = "refuse",
         log_epsilons: list[Fraction | float] | None = None,
+        label: str | None = None,
     ) -> None:
         """Keep the settings."""
         self.attacks = dict(attacks or {})
@@ -104,6 +109,7 @@ class Robustness(Callback):
             surrogate=surrogate,
             reference_per_class=reference_per_class,
             fitted=fitted,
+            label=label,
         )
         self.planned()  # refuses radii that no attack takes
         self.evaluation: Evaluation | None = None
@@ -143,7 +149,10 @@ class Robustness(Callback):
             assert self.evaluation is not None
             self.evaluation.attack(batch)
         elif self._correct is not None and batch_idx < self.fit_batches and not trainer.sanity_checking:
-            self._attack_in_fit(evaluated_victim(pl_module), batch, self._correct)
+            names: Sequence[str] = ()
+            if self.crafter.label is not None:
+                names = evaluation_data(trainer.datamodule).describe()["class_names"]  # type: ignore[attr-defined]
+            self._attack_in_fit(evaluated_victim(pl_module), batch, self._correct, names)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the accuracy under attack of an epoch of ``fit``, over all ranks."""
@@ -186,7 +195,7 @@ class Robustness(Callback):
         if self.evaluation is not None:
             self.evaluation.end()
 
-    def _attack_in_fit(self, victim: EvaluatedVictim, batch: Batch, correct: Tensor) -> None:
+    def _attack_in_fit(self, victim: EvaluatedVictim, batch: Batch, correct: Tensor, names: Sequence[str]) -> None:
         """Count the images of a batch that are right under each attack, and all images."""
         with torch.inference_mode(False), torch.enable_grad():
             images, targets, ids = cloned(batch["image"]), cloned(batch["target"]), list(batch["id"])
@@ -194,7 +203,8 @@ class Robustness(Callback):
                 goals = targets
                 if attack.targeted:
                     with judging(victim):
-                        goals = choose_goals(self.goals, attack, targets, victim(images), ids)
+                        outputs = victim(images)
+                        goals = choose_goals(self.goals, attack, targets, outputs, ids, self.crafter.label, names)
                 crafted = attack.craft(victim, images, goals, ids)
                 with judging(victim):
                     outputs = finite_outputs(victim(crafted.images), ids, f"under {type(attack).__name__}")

@@ -62,6 +62,10 @@ class ClassificationDataModule(MedicalDataModule[int]):
         classes = {name: counts[target] for target, name in enumerate(self.class_names)}
         return super().summarise(samples) | {"classes": classes}
 
+    def describe(self) -> dict[str, Any]:
+        """Description of the data, ready for JSON; it says whether the classes are ordered grades only if they are."""
+        return super().describe() | ({"ordered": True} if self.ordered else {})
+
     def class_weights(self) -> torch.Tensor:
         """Weights (K,) float32 of the classes, inverse to their frequency in Train, with mean 1.
 

@@ -2,5 +2,6 @@
 
 from lightning_modules.base import VictimModule
 from lightning_modules.classification import Classifier
+from lightning_modules.multilabel import MultiLabelClassifier
 
-__all__ = ["Classifier", "VictimModule"]
+__all__ = ["Classifier", "MultiLabelClassifier", "VictimModule"]

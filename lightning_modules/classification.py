@@ -6,14 +6,17 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lightning_modules.base import VictimModule
 from medrobust.metrics.classification import ClassifierQuality
+from medrobust.metrics.labels import LabelQuality
 from medrobust.networks import Outcome, class_outcome
-from medrobust.networks.classifiers import build_classifier
+from medrobust.networks.classifiers import Head, build_classifier
+from medrobust.networks.graph_head import LabelEmbedding
 
 
 @runtime_checkable
@@ -36,7 +39,8 @@ class Classifier(VictimModule):
     Args:
         backbone: Name of a timm network.
         num_classes: Number of classes K.
-        head: ``linear``, or ``dense`` for the 128 units with dropout of Ma20 section 3.3.
+        head: ``linear``, ``dense`` for the 128 units with dropout of Ma20 section 3.3, or ``label_graph`` for the graph
+            convolution over ordered grades of SMIA21.
         channels: Channels of the images.
         weights: Where to start: ``hub`` (timm's download), a local file, or None for random weights.
         options: Further arguments of the timm network, such as ``pad_type: same``.
@@ -47,6 +51,7 @@ class Classifier(VictimModule):
             class with its settings, stepped once per epoch (ReduceLROnPlateau watches ``val/loss``).
         class_weights: ``balanced`` (inverse frequency in Train), one number per class, or None.
         label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
+        label_embedding: What the grades of a ``label_graph`` start from: ``learnt`` embeddings or ``one_hot`` ones.
 
     Raises:
         ValueError: An argument is out of its range, or the weights cannot be loaded.
@@ -59,7 +64,7 @@ class Classifier(VictimModule):
         self,
         backbone: str,
         num_classes: int = 2,
-        head: Literal["linear", "dense"] = "linear",
+        head: Head = "linear",
         channels: int = 3,
         weights: str | None = None,
         options: dict[str, Any] | None = None,
@@ -69,20 +74,22 @@ class Classifier(VictimModule):
         schedule: Literal["constant", "cosine"] | LRSchedulerCallable = "cosine",
         class_weights: Literal["balanced"] | list[float] | None = None,
         label_smoothing: float = 0.0,
+        label_embedding: LabelEmbedding = "learnt",
     ) -> None:
         """Build the network; nothing is read but a weight file."""
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is a share and lies in [0, 1), got {label_smoothing}")
         if isinstance(class_weights, list) and len(class_weights) != num_classes:
             raise ValueError(f"class_weights needs one number for each of {num_classes} classes, got {class_weights}")
-        super().__init__(build_classifier(backbone, num_classes, head, channels, weights, options), mean, std)
+        network = build_classifier(backbone, num_classes, head, channels, weights, options, label_embedding)
+        super().__init__(network, mean, std)
         self.backbone, self.num_classes, self.head, self.channels = backbone, num_classes, head, channels
-        self.options = dict(options or {})
+        self.options, self.label_embedding = dict(options or {}), label_embedding
         self.optimizer, self.schedule = optimizer, schedule
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
         weights_of = torch.tensor(class_weights) if isinstance(class_weights, list) else torch.ones(num_classes)
         self.register_buffer("loss_weights", weights_of, persistent=False)
-        self.clean_metric = ClassifierQuality()
+        self.clean_metric: ClassifierQuality | LabelQuality = ClassifierQuality()
 
     def setup(self, stage: str) -> None:
         """Compare with the data, before anything is computed.
@@ -99,8 +106,20 @@ class Classifier(VictimModule):
         for name, (expected, found) in compared.items():
             if found != expected:
                 raise ValueError(f"model.{name} is {expected}, but the data set has {found}")
+        self.clean_metric.names = [str(name) for name in getattr(data, "class_names", ())]
+        self._compare_order(bool(getattr(data, "ordered", False)))
         if stage == "fit" and self.class_weights == "balanced":
             self.loss_weights = data.class_weights().to(self.loss_weights)
+
+    def _compare_order(self, ordered: bool) -> None:
+        """Let the metrics know whether classes are ordered grades, and warn of a label graph over others."""
+        if isinstance(self.clean_metric, ClassifierQuality):
+            self.clean_metric.ordered = ordered
+        if self.head == "label_graph" and not ordered:
+            rank_zero_warn(
+                "the head label_graph ties neighbouring classes to each other, and the data set does not say that its "
+                "classes are ordered grades (ordered)"
+            )
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each image, ``(N,)``, unweighted."""
@@ -144,6 +163,7 @@ class Classifier(VictimModule):
             "head": self.head,
             "channels": self.channels,
             "options": self.options,
+            **({"label_embedding": self.label_embedding} if self.head == "label_graph" else {}),
         }
 
 

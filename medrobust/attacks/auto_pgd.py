@@ -10,7 +10,7 @@ from torch import Tensor
 from medrobust.attacks.active_batch import ActiveBatch, each, no_slope
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
-from medrobust.attacks.class_boundaries import check_classes, check_logits, rival_classes
+from medrobust.attacks.class_boundaries import check_classes, check_logits, rival_classes, rival_goals
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.base import Objective, Step
@@ -57,7 +57,8 @@ class APGD(Attack):
         restarts: Number of runs, each from its own random start; an image's best point over all of them counts.
         goals: Number of other classes towards each of which ``restarts`` runs are made, those with the largest clean
             logits first (APGD-T); at most all. An image is still broken when it is taken for any class but the true
-            one. 0 makes runs away from the true class. Not used by a targeted attack.
+            one. 0 makes runs away from the true class. Not used by a targeted attack. Of labels that do not exclude
+            each other, each goal is to turn one of them.
         objective: What is raised; None means cross-entropy (APGD-CE), ``DifferenceOfLogits`` makes it APGD-DLR.
         rho: Share of rising steps below which the step size is halved, in [0, 1].
         momentum: Share of the new step in a move, the paper's alpha, in (0, 1]; 1 ignores the previous move.
@@ -102,7 +103,7 @@ class APGD(Attack):
                 if not climb.ids:
                     break
                 if towards:
-                    climb.goal = climb.ranked[:, goal]
+                    climb.goal = rival_goals(climb.targets, climb.ranked[:, goal])
                 stream = f"{type(self).__name__}:{restart}" + (f":{goal}" if goal else "")
                 climb.start(per_image_uniform(climb.ids, images.shape[1:], self.seed, stream, images))
                 self._run(victim, climb)

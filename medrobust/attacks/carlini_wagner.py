@@ -16,7 +16,7 @@ from medrobust.attacks.update_cosines import UpdateCosines
 from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import note_broken
-from medrobust.objectives.logit_gap import logit_gap
+from medrobust.objectives.logit_gap import image_lead
 
 # by how much tanh reaches beyond [0, 1] on either side: a black or white pixel starts exactly where it is, with a sixth
 # of a grey pixel's slope; tanh onto [0, 1] has no slope there and could never move it
@@ -42,6 +42,9 @@ class CWL2(Attack):
     bisected. Adam starts at the clean image, later at the closest fooling image found, each time a little slower. A
     constant is large enough if the victim was fooled in the last tenth of the steps, not merely before: Adam's first
     steps have the length of the learning rate, whatever c is, and often overshoot.
+
+    Of labels that do not exclude each other, the margin is that of the label that turns most easily; towards several
+    goals, that of the label that is furthest from its own.
 
     ``cos`` and ``positive_cosines`` are those of the images' updates in the last search step.
 
@@ -124,8 +127,7 @@ class CWL2(Attack):
 
     def _judge(self, victim: Victim, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """By how many logits the attack leads, ``(N,)``, and whether it has what it wants, bool ``(N,)``."""
-        gap = logit_gap(outputs, targets, soft=False)
-        lead = -gap if self.targeted else gap
+        lead = image_lead(outputs, targets, self.targeted)
         reached = self.reached(victim, outputs, targets)
         return lead, reached & (lead >= self.kappa) if self.kappa else reached
 

@@ -1,12 +1,13 @@
-"""Boundaries between classes: the checks of attacks that cross them, and each rival class's lead and gradient."""
+"""Boundaries between classes, or between a label and its absence: each rival's lead and gradient, and the checks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from medrobust.networks.victims import check_known
-from medrobust.objectives.logit_gap import logit_gap
+from medrobust.objectives.logit_gap import image_lead, logit_gap
 
 
 def check_candidates(candidates: int | None) -> None:
@@ -20,26 +21,36 @@ def check_candidates(candidates: int | None) -> None:
 
 
 def check_classes(targets: Any) -> None:
-    """Refuse targets that are not one class per image.
+    """Refuse targets that are neither one class per image nor labels.
 
     Raises:
-        ValueError: The targets are labels, masks or boxes.
+        ValueError: The targets are masks or boxes.
     """
-    if not isinstance(targets, Tensor) or targets.ndim != 1:
+    if not isinstance(targets, Tensor) or targets.ndim not in (1, 2):
         received = f"targets of shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else "a list of boxes"
-        raise ValueError(f"this attack moves between classes and takes one class per image, (N,), got {received}")
+        raise ValueError(
+            f"this attack moves between classes and takes labels, (N, L), or one class per image, (N,), got {received}"
+        )
 
 
 def check_logits(outputs: Any, targets: Tensor) -> None:
-    """Refuse outputs that are not logits of classes that include the targets; the host waits for the device once.
+    """Refuse outputs that are not logits of the targets' classes or labels; the host waits for the device once.
 
     Raises:
-        ValueError: The outputs are not ``(N, K)``, or a target is not one of the K classes (of two, if K is 1).
+        ValueError: The outputs are not ``(N, K)``, or a target is not one of the K classes (of two, if K is 1); or of
+            labels ``(N, L)`` the outputs are not ``(N, L)``, or a label is above 1.
     """
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not outputs.shape[1]:
         received = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ValueError(f"this attack needs logits (N, K), the victim gave {received}")
-    check_known(targets, outputs)
+    if targets.ndim == 1:
+        check_known(targets, outputs)
+    elif outputs.shape != targets.shape:
+        raise ValueError(
+            f"this attack needs one logit for each of {targets.shape[1]} labels, the victim gave {tuple(outputs.shape)}"
+        )
+    elif targets.numel() and (largest := int(targets.max())) > 1:
+        raise ValueError(f"a victim with one logit per target knows the targets 0 and 1, got {largest}")
 
 
 def logits_of_classes(outputs: Tensor) -> Tensor:
@@ -50,12 +61,18 @@ def logits_of_classes(outputs: Tensor) -> Tensor:
 def rival_classes(outputs: Tensor, targets: Tensor, candidates: int | None = None) -> Tensor:
     """The classes other than the target, the largest logit first, ``(N, R)``.
 
+    Of labels, which do not exclude each other, the rivals are the labels themselves, each of which may be turned: the
+    one that is nearest to it first, those that are not known last.
+
     Args:
-        outputs: Logits, ``(N, K)``, or one of two classes, ``(N, 1)``.
-        targets: Classes, ``(N,)``.
+        outputs: Logits, ``(N, K)``, or one of two classes, ``(N, 1)``; of labels, ``(N, L)``.
+        targets: Classes, ``(N,)``, or labels, ``(N, L)``.
         candidates: Number of classes that compete, the target included, so that R is at most ``candidates - 1``;
             None for all K.
     """
+    if targets.ndim == 2:
+        gaps, count = label_gaps(outputs, targets), targets.shape[1]
+        return gaps.topk(count if candidates is None else min(candidates - 1, count), dim=1).indices
     logits = logits_of_classes(outputs)
     classes = logits.shape[1]
     count = classes if candidates is None else min(candidates, classes)
@@ -66,18 +83,64 @@ def class_leads(outputs: Tensor, targets: Tensor, rivals: Tensor, targeted: bool
     """By how many logits the attack leads: above 0 where it has what it wants.
 
     Args:
-        outputs: Logits, ``(N, K)``, or one of two classes, ``(N, 1)``.
-        targets: True classes, or goals if ``targeted``, ``(N,)``.
-        rivals: Classes that compete with the true one, ``(N, R)``; not used if ``targeted``.
+        outputs: Logits, ``(N, K)``, or one of two classes, ``(N, 1)``; of labels, ``(N, L)``.
+        targets: True classes, ``(N,)``, or labels, ``(N, L)``; goals if ``targeted``.
+        rivals: Classes that compete with the true one, or labels that may be turned, ``(N, R)``; not used if
+            ``targeted``.
         targeted: Whether the attack aims at ``targets`` instead of away from them.
 
     Returns:
-        Each rival's lead over the true class, ``(N, R)``, or the goal's over the strongest other class, ``(N, 1)``.
+        Each rival's lead over the true class, ``(N, R)``, or the goal's over the strongest other class, ``(N, 1)``. Of
+        labels, how far each is beyond its turning, minus infinity where it is not known; or, if ``targeted``, how far
+        the one is that is furthest from its goal.
     """
     if targeted:
-        return -logit_gap(outputs, targets, soft=False).unsqueeze(1)
+        return image_lead(outputs, targets, targeted).unsqueeze(1)
+    if targets.ndim == 2:
+        return label_gaps(outputs, targets).gather(1, rivals)
     logits = logits_of_classes(outputs)
     return logits.gather(1, rivals) - logits.gather(1, targets.long()[:, None])
+
+
+def label_gaps(outputs: Tensor, targets: Tensor) -> Tensor:
+    """How far each label is beyond its turning, ``(N, L)``, in logits; minus infinity where it is not known."""
+    return logit_gap(outputs, targets, soft=False).masked_fill(targets < 0, float("-inf"))
+
+
+def rival_goals(targets: Tensor, rivals: Tensor) -> Tensor:
+    """Goals of a targeted attack that lead to one rival of each image: the class, or the one label turned.
+
+    Args:
+        targets: True classes, ``(N,)``, or labels, ``(N, L)``.
+        rivals: A class or a label of each image, ``(N,)``.
+
+    Returns:
+        Classes ``(N,)``, or labels ``(N, L)`` that are negative, and to be ignored, except the one.
+
+    >>> rival_goals(torch.tensor([[1, 0], [1, -1]]), torch.tensor([0, 1]))
+    tensor([[ 0, -1],
+            [-1, -1]])
+    """
+    if targets.ndim == 1:
+        return rivals
+    chosen = targets.gather(1, rivals[:, None]).long()
+    turned = torch.where(chosen < 0, -1, 1 - chosen)
+    return torch.full_like(targets, -1, dtype=torch.long).scatter(1, rivals[:, None], turned)
+
+
+def drawn_labels(targets: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+    """A known label of each image, drawn from the image's own stream, ``(N,)``; 0 for an image without any.
+
+    Args:
+        targets: Labels, ``(N, L)``, negative where they are not known; the host waits for them.
+        streams: One generator for each image.
+    """
+    chosen = []
+    for known, stream in zip((targets >= 0).cpu(), streams, strict=True):
+        places = known.nonzero().squeeze(1)
+        draw = torch.randint(max(len(places), 1), (), generator=stream)
+        chosen.append(places[draw] if len(places) else draw)
+    return torch.stack(chosen).to(targets.device) if chosen else targets.new_zeros(0, dtype=torch.long)
 
 
 def class_gradients(values: Tensor, images: Tensor, batched: bool | None = None) -> Tensor:

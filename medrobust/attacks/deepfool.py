@@ -21,7 +21,7 @@ from medrobust.attacks.class_boundaries import (
 from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import note_broken
-from medrobust.objectives.logit_gap import logit_gap
+from medrobust.objectives.logit_gap import image_lead
 
 CLIPPED_STEPS = 3  # steps that let clipping shorten them; later ones make up for the pixels that cannot move
 ROUNDING = 500  # least lead at the end, in epsilons of the largest logit; a folded MobileNetV2 differed by up to 115
@@ -45,6 +45,10 @@ class DeepFool(Attack):
     logit, and f includes twice that lead. An image that has it takes no further step; one that never does is
     returned clean, and so is one that has it from the start. Towards a goal, the only boundary is that between the
     goal and the class that leads.
+
+    Of labels that do not exclude each other, the boundaries are those at which one of them turns. Towards several
+    goals each step crosses the boundary of the label that is furthest from its own, until all are beyond theirs; the
+    perturbation is then small, but not the smallest.
 
     Args:
         steps: Largest number of steps; each costs one forward, and one backward per rival.
@@ -94,8 +98,7 @@ class DeepFool(Attack):
             batch.count_look(1)
             seen = outputs.detach()
             least = ROUNDING * torch.finfo(seen.dtype).eps * seen.abs().amax(1)
-            lead = logit_gap(seen, batch.targets, soft=False)  # over all classes, candidates or not
-            lead = -lead if self.targeted else lead
+            lead = image_lead(seen, batch.targets, self.targeted)  # over all classes, candidates or not
             reached = self.reached(victim, seen, batch.targets) & (lead >= least)
             ended = torch.where(each(reached), batch.current, batch.clean)
             if index == self.steps:
@@ -106,10 +109,10 @@ class DeepFool(Attack):
             leads = class_leads(outputs, batch.targets, batch.rivals, self.targeted)
             gaps = (2 * least[:, None] - leads.detach()).clamp(min=0)
             gradients, broken = mended(class_gradients(leads, looked_at), leading=2)
-            gradients, broken, gaps = batch.keep(staying, gradients, broken, gaps)
+            gradients, broken, gaps, known = batch.keep(staying, gradients, broken, gaps, leads.isfinite())
             note_broken(victim, batch.ids, broken)
-            batch.backwards[batch.rows] += gradients.shape[1]
-            batch.zeros[batch.rows] += (broken | ~gradients.flatten(2).any(2)).sum(1)
+            batch.backwards[batch.rows] += known.sum(1)  # all of them, except labels of which the truth is not known
+            batch.zeros[batch.rows] += (known & (broken | ~gradients.flatten(2).any(2))).sum(1)
             moved = self._move(batch.current, gaps, gradients, index >= min(CLIPPED_STEPS, self.steps - 1))
             update = moved - batch.current
             batch.cosines.follow(update, batch.rows)

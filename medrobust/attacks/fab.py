@@ -60,7 +60,8 @@ def onto_hyperplane(points: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
 class FAB(Attack):
     """Fast adaptive boundary attack (Croce & Hein, ICML 2020, arXiv:1907.02044, Algorithm 1), in the maximum norm.
 
-    At each step the boundary to the nearest of the other classes is linearised; d and d_0 are the smallest moves onto
+    At each step the boundary to the nearest of the other classes (or of the labels, if these do not exclude each other,
+    that at which the nearest one turns) is linearised; d and d_0 are the smallest moves onto
     it, inside [0, 1], from the current and from the clean image, and with a = |d| / (|d| + |d_0|) <= ``alpha_max``
 
         x <- (1 - a) (x + eta d) + a (x_0 + eta d_0)
@@ -177,7 +178,7 @@ class FAB(Attack):
             note_broken(victim, walk.ids, broken)
             normal, lead = _nearest(leads.detach(), gradients)
             lost = torch.where(no_slope(normal), leads.shape[1], broken.sum(1))
-            lost = lost * ~self.reached(victim, outputs.detach(), walk.targets)
+            lost = lost * leads.isfinite().any(1) * ~self.reached(victim, outputs.detach(), walk.targets)
             moved = self._moved(walk, normal, lead)
             with torch.no_grad():
                 outputs = victim(moved)

@@ -10,7 +10,14 @@ from torch import Tensor
 from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
-from medrobust.attacks.class_boundaries import check_classes, check_logits, logits_of_classes, rival_classes
+from medrobust.attacks.class_boundaries import (
+    check_classes,
+    check_logits,
+    drawn_labels,
+    logits_of_classes,
+    rival_classes,
+    rival_goals,
+)
 from medrobust.networks.finite import mended
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import note_broken
@@ -31,6 +38,9 @@ class JSMA(Attack):
     reached its goal, when no move helps any more, or after ``steps``. Where it failed it is returned clean, and so is
     an image that is taken for its goal already. A step costs one forward and two backwards (one in ``probabilities``),
     and the last look at an image one more forward.
+
+    Of labels that do not exclude each other, an untargeted goal is to turn one of them. What the labels that are not at
+    their goals lack takes the place of the goal's output, a is its gradient, and b = -a.
 
     Args:
         step_size: Amount theta by which a chosen value moves, in units of the [0, 1] image range.
@@ -85,9 +95,8 @@ class JSMA(Attack):
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Aim at one goal, or at every other class in turn."""
         check_classes(targets)
-        crafted, least, classes = self._turn(victim, images, targets, ids, 0)
-        turns = classes - 1 if self.goals == "every" and not self.targeted else 1
-        for turn in range(1, turns):
+        crafted, least, others = self._turn(victim, images, targets, ids, 0)
+        for turn in range(1, others if self.goals == "every" and not self.targeted else 1):
             other, changed, _ = self._turn(victim, images, targets, ids, turn)
             better = changed < least
             least = torch.minimum(least, changed)
@@ -110,9 +119,9 @@ class JSMA(Attack):
 
         Returns:
             What was made; the number of changed values of each image, ``(N,)``, or one more than an image has where the
-            attack failed; and the number of classes.
+            attack failed; and the number of other classes, or of labels.
         """
-        batch = _Batch(images, targets, ids)
+        batch, others = _Batch(images, targets, ids), 1
         ended = images
         for index in range(self.steps + 1 if len(images) else 0):
             variable = batch.images.detach().requires_grad_()
@@ -120,15 +129,16 @@ class JSMA(Attack):
             batch.forwards[batch.rows] += 1
             if index == 0:
                 check_logits(outputs, targets)
-                seen = logits_of_classes(outputs.detach())
-                batch.classes, batch.goals = seen.shape[1], self._goals(seen, targets, ids, turn)
+                batch.goals = self._goals(outputs.detach(), targets, ids, turn)
+                batch.classes = 2 if targets.ndim == 2 else max(outputs.shape[1], 2)
+                others = targets.shape[1] if targets.ndim == 2 else batch.classes - 1
             reached = self.reached(victim, outputs, batch.targets)
             batch.success[batch.rows] = reached
             ended = torch.where(each(reached), batch.images, batch.clean)
             staying = batch.leave(ended, reached | batch.stuck)
             if index == self.steps or (staying is not None and not len(staying)):
                 break
-            slopes = torch.stack(self._slopes(logits_of_classes(outputs), batch.goals, variable), 1)
+            slopes = torch.stack(self._slopes(*_towards(outputs, batch.goals), variable), 1)
             slopes, broken = batch.keep(staying, *mended(slopes, leading=2))
             note_broken(victim, batch.ids, broken)
             goal_slopes, other_slopes = slopes.flatten(2).unbind(1)
@@ -138,16 +148,19 @@ class JSMA(Attack):
             self._move(goal_slopes, other_slopes, batch)
         crafted = batch.finish(ended)
         changed = (crafted.images != images).flatten(1).sum(1)
-        return crafted, torch.where(batch.success, changed, images[:1].numel() + 1), batch.classes
+        return crafted, torch.where(batch.success, changed, images[:1].numel() + 1), others
 
     def _goals(self, outputs: Tensor, targets: Tensor, ids: Sequence[str], turn: int) -> Tensor:
-        """Class that each image is to be taken for, ``(N,)``."""
+        """Class that each image is to be taken for, ``(N,)``, or what its labels are to become, ``(N, L)``."""
         if self.targeted:
             return targets.long()
         if self.goals == "every":
-            return rival_classes(outputs, targets)[:, turn]
-        streams = (image_generator(self.seed, f"{type(self).__name__}:goals", id) for id in ids)
-        draws = torch.cat([torch.randint(outputs.shape[1] - 1, (1,), generator=stream) for stream in streams])
+            return rival_goals(targets, rival_classes(outputs, targets)[:, turn])
+        streams = [image_generator(self.seed, f"{type(self).__name__}:goals", id) for id in ids]
+        if targets.ndim == 2:
+            return rival_goals(targets, drawn_labels(targets, streams))
+        others = max(outputs.shape[1], 2) - 1
+        draws = torch.cat([torch.randint(others, (1,), generator=stream) for stream in streams])
         draws = draws.to(outputs.device, non_blocking=True)
         return draws + (draws >= targets)
 
@@ -195,6 +208,19 @@ class JSMA(Attack):
             return places, values.sum(1) > 0
         places, value = best_pair(first, second)
         return places, value > 0
+
+
+def _towards(outputs: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of classes, and the class to reach.
+
+    Goals of labels become a class of their own: its logit is the sum of what the labels that are not at their goals
+    lack, and the other class's logit is the negative of that.
+    """
+    if goals.ndim == 1:
+        return logits_of_classes(outputs), goals
+    lead = -logit_gap(outputs, goals, soft=False)
+    lacking = torch.where((lead > 0) | (goals < 0), 0.0, lead).sum(1)
+    return torch.stack([-lacking, lacking], 1), torch.ones_like(goals[:, 0])
 
 
 def best_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def standard() -> tuple[Attack, ...]:
     The second APGD starts elsewhere than the first. With two classes, where there is no ratio (``DifferenceOfLogits``),
     and a margin would have the signs of cross-entropy's gradient, it raises the margin of noisy copies of the image
     instead; with three, the ratio's divisor is z_(1) - (z_(2) + z_(3)) / 2. The targeted attacks need the logits of at
-    least two classes: for masks, labels and boxes list other attacks.
+    least two classes, or of labels: for masks and boxes list other attacks.
     """
     return (
         APGD(steps=100),

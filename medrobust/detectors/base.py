@@ -30,6 +30,9 @@ class Detector(nn.Module, ABC):
     threshold: Tensor  # () score above which an image is flagged, where one has been set on clean images
     # whether it compares images with clean ones, which must not be among those that it learns to tell apart
     needs_reference: ClassVar[bool] = False
+    # whether it asks for the one class of an image: it compares the image with clean ones of its class, or reads the
+    # probabilities of classes that exclude each other
+    needs_class: ClassVar[bool] = False
     # whether the score has a gradient with respect to the features (almost everywhere), by which it can be attacked
     differentiable: ClassVar[bool] = True
 

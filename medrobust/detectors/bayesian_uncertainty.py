@@ -1,5 +1,7 @@
 """Bayesian uncertainty: a victim with dropout is less certain of its answers to adversarial images."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -60,6 +62,8 @@ class BayesianUncertainty(WeightedMeasurements):
         raw: Score by the variance itself (HFC21), also after fitting on adversarial images. With False a regression
             (Feinman et al.) scales it, and may turn it round: ``wrong_signs`` says whether it did.
     """
+
+    needs_class: ClassVar[bool] = True
 
     def __init__(self, raw: bool = True) -> None:
         super().__init__()

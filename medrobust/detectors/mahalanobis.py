@@ -41,6 +41,7 @@ class Mahalanobis(WeightedMeasurements):
     """
 
     needs_reference: ClassVar[bool] = True
+    needs_class: ClassVar[bool] = True
 
     chosen: Tensor  # (L,) shrinkage that each layer was fitted with
     strength: Tensor  # () C of the regression

@@ -38,6 +38,8 @@ class Crafter:
         surrogate: Run or checkpoint of another victim, on which everything is crafted; None for the victim itself.
         reference_per_class: Clean training images of each class that objectives are fitted to; None for all.
         fitted: Folder in which fitted mixtures are kept; empty for none.
+        label: Name of the one label that targeted attacks turn, of victims of several labels; None for those that
+            ``goals`` chooses.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -51,13 +53,14 @@ class Crafter:
         surrogate: str | None = None,
         reference_per_class: int | None = 2000,
         fitted: str = "",
+        label: str | None = None,
     ) -> None:
         """Keep the settings."""
         if reference_per_class is not None and reference_per_class < 1:
             raise ValueError(f"reference_per_class counts images and is at least 1, got {reference_per_class}")
         self.deployment = Deployment(deployment, precision)
         self.goals, self.surrogate, self.reference_per_class = goals, surrogate, reference_per_class
-        self.fitted = fitted
+        self.fitted, self.label = fitted, label
         self._surrogate: EvaluatedVictim | None = None
         self._ready: dict[tuple[str, bool], Attack] = {}  # by key, and whether it is for the victim itself
 
@@ -87,7 +90,7 @@ class Crafter:
         """All that decides what an attack makes of an image, besides the victim and what all attacks share."""
         identity: dict[str, Any] = {"parameters": attack.parameters()}
         if attack.targeted:
-            identity["goals"] = self.goals
+            identity["goals"] = self.goals if self.label is None else f"label {self.label}"
         if patterns_wanted(attack):
             identity |= {"reference": data.fingerprint("train"), "reference_per_class": self.reference_per_class}
         return identity
@@ -158,7 +161,9 @@ class Crafter:
         on_victim = white_box or self._surrogate is None
         attack = self._ready.get((planned.key, on_victim), planned.attack)
         ids, targets = clean.ids, clean.targets
-        goals = choose_goals(self.goals, attack, targets, clean.outputs, ids) if attack.targeted else None
+        names = plan.data.get("class_names") or ()
+        aim = (self.goals, attack, targets, clean.outputs, ids, self.label, names)
+        goals = choose_goals(*aim) if attack.targeted else None
         aims = targets if goals is None else goals
         attacked = victim if on_victim or self._surrogate is None else self._surrogate
         with self.deployment.used(attacked, attack, clean.images):

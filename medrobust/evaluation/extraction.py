@@ -12,7 +12,7 @@ from medrobust.evaluation.data import Batch
 from medrobust.evaluation.deployment import judging
 from medrobust.networks.dropout import Dropouts
 from medrobust.networks.features import reduced_maps, tapped
-from medrobust.networks.victims import EvaluatedVictim, Targets
+from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 
 LOGITS = ""  # in place of a layer's name: that of the network itself in its named_modules, and of no layer
 
@@ -29,6 +29,7 @@ class Extractor:
         maps: Longest side of the layers' maps, which are then kept besides their means; 0 for none. They take up to
             ``2 * maps ** 2`` bytes for each channel of all layers and each image: 1.3 MB for the 35 layers of a
             MobileNetV2 at a side of 8 and images of 160 pixels.
+        classes: Refuse a victim that does not name one class per image; otherwise its predictions are all 0.
 
     Raises:
         ValueError: A layer does not exist.
@@ -42,8 +43,10 @@ class Extractor:
         seed: int = 0,
         logits: bool = False,
         maps: int = 0,
+        classes: bool = True,
     ) -> None:
         """Find the layers and the dropout."""
+        self.classes = classes
         self.victim, self.passes, self.seed, self.logits, self.maps = victim, passes, seed, logits, maps
         self.names: tuple[str, ...] = victim.layers_named(layers) if layers else ()
         self.without_dropout = ""
@@ -69,6 +72,8 @@ class Extractor:
         ):
             outputs, layers = self.victim.features(images, self.names)
             predictions = self.victim.outcome(outputs, targets).prediction
+        if predictions is None and not self.classes:
+            predictions = torch.zeros(len(images), dtype=torch.long, device=images.device)
         if predictions is None:
             raise ValueError("detectors and fitted objectives need a victim that names one class per image")
         draws = None
@@ -135,6 +140,8 @@ def clean_features(
 ) -> tuple[list[str], Features, Tensor]:
     """Features of all clean images of a loader, with ids and true classes, on every process, on the CPU.
 
+    Images whose targets are not one class each have the class 0.
+
     Raises:
         ValueError: There is no image.
     """
@@ -143,9 +150,13 @@ def clean_features(
     labels: list[Tensor] = []
     for batch in context.batches(loader, what):
         features.append(extractor(batch["image"], batch["target"], batch["id"]).to("cpu"))
-        labels.append(batch["target"].cpu())
+        labels.append(_classes(batch["target"], len(batch["id"])))
         ids += batch["id"]
     names, gathered, classes = gather(context, ids, features, labels)
     if gathered is None:
         raise ValueError(f"{what}: there is no image")
     return names, gathered, classes
+
+
+def _classes(targets: Targets, count: int) -> Tensor:
+    return targets.cpu() if is_classes(targets) else torch.zeros(count, dtype=torch.long)

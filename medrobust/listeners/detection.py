@@ -104,6 +104,7 @@ class Detection(EvaluationListener):
         if folds < 2:
             raise ValueError(f"folds are parts of the patients to leave out in turn, at least 2, got {folds}")
         self._extractor: Extractor | None = None
+        self._one_class = True  # whether each image has one true class
         self._fitted: dict[str, dict[str, Detector]] = {}
         self._chosen: dict[tuple[str, str], str | None] = {}
         self._measured: dict[Shown, dict[str, Tensor]] = {}
@@ -124,6 +125,7 @@ class Detection(EvaluationListener):
         """
         if not self.detectors:
             return {}
+        self._one_class = data.task == "classification"
         extractor = self._extractor = self._found(context, victim)
         names = list(dict.fromkeys(name for name, _ in attacks))
         for wanted in self.fit_on:
@@ -159,8 +161,9 @@ class Detection(EvaluationListener):
 
     def _found(self, context: EvaluationContext, victim: EvaluatedVictim) -> Extractor:
         """An extractor of the detectors' layers; warns if the last of them is not the penultimate layer."""
-        views = views_needed(self.detectors.values())
-        extractor = Extractor(victim, self.layers, self.passes if views.draws else 0, self.seed, maps=views.maps)
+        views = views_needed(one for one in self.detectors.values() if self._one_class or not one.needs_class)
+        passes = self.passes if views.draws else 0
+        extractor = Extractor(victim, self.layers, passes, self.seed, maps=views.maps, classes=self._one_class)
         last, usual = extractor.names[-1], victim.layers_named(["activations"])[-1]
         if last != usual and context.is_first:
             logger.warning("detectors of penultimate features are given layer %s, the network's is %s", last, usual)
@@ -327,7 +330,8 @@ class Detection(EvaluationListener):
         device, on_first = context.device, context.is_first
         loader = data.reference_dataloader(self.reference_per_class)
         _, reference, labels = clean_features(context, self._extractor, loader, "clean features for the detectors")
-        prepared = {name: one for name, one in self.detectors.items() if self._has_dropout(name, one, on_first)}
+        prepared = {name: one for name, one in self.detectors.items() if self._has_class(name, one, on_first)}
+        prepared = {name: one for name, one in prepared.items() if self._has_dropout(name, one, on_first)}
         near, classes = reference.to(device), labels.to(device)
 
         def refer(one: Detector) -> str:
@@ -356,6 +360,17 @@ class Detection(EvaluationListener):
                 return groups.fit(one, device, self.folds)
 
             self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")
+
+    def _has_class(self, name: str, detector: Detector, on_first: bool) -> bool:
+        """Whether a detector that asks for an image's class can be told one; the first process logs it if not."""
+        if detector.needs_class and not self._one_class:
+            if on_first:
+                logger.warning(
+                    "detector %s is left out: %s asks for an image's one class, and images of these data have none",
+                    *(name, type(detector).__name__),
+                )
+            return False
+        return True
 
     def _has_dropout(self, name: str, detector: Detector, on_first: bool) -> bool:
         """Whether a detector that needs passes with dropout can have them; the first process logs it if not."""

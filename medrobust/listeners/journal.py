@@ -19,6 +19,7 @@ from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
+from medrobust.listeners.probabilities import class_columns, label_columns
 from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 from medrobust.results.columns import COLUMNS
 from medrobust.results.formats import format_epsilon
@@ -42,11 +43,21 @@ class RecordJournal(EvaluationListener):
         resume: Keep what the journal holds. With False everything is attacked again, and the old records are deleted
             at the end.
         seed: Seed of the run, for the report; the command line sets ``--seed_everything``.
+        probabilities: Keep the probability of every class besides that of the predicted and of the true one. The AUROC
+            of more than two classes under attack needs them. Those of labels are always kept.
     """
 
-    def __init__(self, folder: str = "", run: str = "", resume: bool = True, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str = "",
+        run: str = "",
+        resume: bool = True,
+        seed: int | None = None,
+        probabilities: bool = False,
+    ) -> None:
         """Keep the settings; nothing is written yet."""
         self.folder, self.run, self.resume, self.seed = folder, run, resume, seed
+        self.probabilities = probabilities
         self._journal: Journal | None = None
         self._writer: Writer | None = None
         self._old: list[Path] = []
@@ -68,7 +79,7 @@ class RecordJournal(EvaluationListener):
         if refused := context.broadcast(self._lock() if context.is_first else ""):
             raise ValueError(refused)
         self._old = [] if self.resume else sorted(Path(self.folder).glob("journal/*.jsonl"))
-        return {}
+        return {"probabilities": True} if self.probabilities else {}
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Write the manifest, and mark the images that are done."""
@@ -122,7 +133,9 @@ class RecordJournal(EvaluationListener):
         before, after = batch.before, batch.after
         planned = batch.planned
         nothing = [None] * len(batch)
-        further = {**planned.attack.recorded(batch.measures), **batch.columns}
+        further = {**planned.attack.recorded(batch.measures), **batch.columns, **label_columns(batch)}
+        if self.probabilities:
+            further |= class_columns(batch)
         per_image: dict[str, list[Any]] = {
             "id": batch.ids,
             "patient": [batch.plan.patients.get(id) for id in batch.ids],

@@ -1,6 +1,6 @@
-"""Classifiers: any timm backbone by name, with its own linear head or the dense-128 head of Ma20."""
+"""Classifiers: any timm backbone by name, with its own linear head, the dense-128 head or a graph of the labels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import nn
 
-Head = Literal["linear", "dense"]
+from medrobust.networks.graph_head import LabelEmbedding, LabelGraphHead
+
+Head = Literal["linear", "dense", "label_graph"]
 
 
 def build_classifier(
@@ -20,17 +22,21 @@ def build_classifier(
     channels: int = 3,
     weights: str | None = None,
     options: Mapping[str, Any] | None = None,
+    label_embedding: LabelEmbedding = "learnt",
 ) -> nn.Module:
     """Build a network that maps normalised images ``(N, C, H, W)`` to logits ``(N, K)``.
 
     Args:
         backbone: Name of a timm network, such as ``resnet50`` or ``mobilenetv2_100``.
         num_classes: Number of classes K, at least 2.
-        head: ``linear`` is the backbone's own; ``dense`` is 128 units, ReLU, dropout 0.2, K units (Ma20 section 3.3).
+        head: ``linear`` is the backbone's own; ``dense`` is 128 units, ReLU, dropout 0.2, K units (Ma20 section 3.3);
+            ``label_graph`` is a graph convolution over K ordered grades (SMIA21), see ``LabelGraphHead``.
         channels: Number of channels C of the images; the first convolution of pretrained weights is adapted to it.
         weights: ``hub`` downloads timm's weights, a path reads a local file, None starts from random weights. The
             classifier's weights in a file are ignored, since they belong to other classes.
         options: Further arguments of the timm network, such as ``pad_type: same``.
+        label_embedding: What the grades of a label graph start from, ``learnt`` embeddings or ``one_hot`` ones; the
+            other heads do not use it.
 
     Raises:
         ValueError: An argument is out of range, the backbone or the file does not exist, the hub cannot be reached, or
@@ -61,7 +67,9 @@ def build_classifier(
     if weights is not None and weights != "hub":
         _load_weights(network, Path(weights), backbone)
     if head == "dense":
-        _replace_head(network, num_classes)
+        _replace_head(network, lambda features: _dense(features, num_classes))
+    if head == "label_graph":
+        _replace_head(network, lambda features: LabelGraphHead(features, num_classes, label_embedding))
     return network
 
 
@@ -72,14 +80,18 @@ def _classifier_name(network: nn.Module) -> str:
     return name
 
 
-def _replace_head(network: nn.Module, num_classes: int) -> None:
-    """Replace the linear head by the dense one of Ma20."""
+def _dense(features: int, num_classes: int) -> nn.Module:
+    """The dense head of Ma20 section 3.3."""
+    return nn.Sequential(nn.Linear(features, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, num_classes))
+
+
+def _replace_head(network: nn.Module, made: Callable[[int], nn.Module]) -> None:
+    """Replace the linear head by the one that is made for its number of features."""
     name = _classifier_name(network)
     linear = network.get_submodule(name)
     assert isinstance(linear, nn.Linear)
     parent, _, last = name.rpartition(".")
-    dense = nn.Sequential(nn.Linear(linear.in_features, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, num_classes))
-    setattr(network.get_submodule(parent), last, dense)
+    setattr(network.get_submodule(parent), last, made(linear.in_features))
 
 
 def _load_weights(network: nn.Module, file: Path, backbone: str) -> None:

@@ -12,6 +12,7 @@ from medrobust.objectives.margin import Margin
 from medrobust.objectives.smoothed import Smoothed
 from medrobust.objectives.stabilization import Stabilization
 from medrobust.objectives.typical_margin import TypicalMargin
+from medrobust.objectives.weakest_label import WeakestLabel
 
 __all__ = [
     "CleanFeatures",
@@ -29,6 +30,7 @@ __all__ = [
     "Stabilization",
     "Step",
     "TypicalMargin",
+    "WeakestLabel",
     "WeightedSum",
     "fit_objectives",
 ]

@@ -85,6 +85,30 @@ def logit_gap(outputs: Tensor, targets: Tensor, soft: bool) -> Tensor:
     return lead - logits.gather(1, index).squeeze(1)
 
 
+def image_lead(outputs: Tensor, targets: Tensor, targeted: bool) -> Tensor:
+    """By how many logits an attack leads, ``(N,)``: above 0 where it has what it wants.
+
+    Of several labels an attack wants any known one to be wrong, so that the label with the largest gap decides. If
+    ``targeted`` it wants all labels that its goals name, and the one that is furthest from its goal decides.
+
+    Args:
+        outputs: Logits of classes ``(N, K)`` or of labels ``(N, L)``, as ``class_logits`` reads them.
+        targets: True classes ``(N,)`` or labels ``(N, L)``, or goals if ``targeted``; negative labels are ignored.
+        targeted: Whether the attack aims at ``targets`` instead of away from them.
+
+    Returns:
+        Where no label counts, minus infinity, or infinity if ``targeted``.
+
+    >>> logits, labels = torch.tensor([[3.0, -1.0, 2.0]]), torch.tensor([[1, 0, -1]])
+    >>> image_lead(logits, labels, targeted=False), image_lead(logits, 1 - labels.abs(), targeted=True)
+    (tensor([-1.]), tensor([-3.]))
+    """
+    gap = logit_gap(outputs, targets, soft=False)
+    if gap.ndim > 1:
+        gap = gap.masked_fill(targets < 0, float("-inf")).flatten(1).amax(1)
+    return -gap if targeted else gap
+
+
 def image_mean(values: Tensor, targets: Tensor) -> Tensor:
     """Mean over each image's labelled places, ``(N,)``.
 

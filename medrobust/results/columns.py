@@ -1,7 +1,7 @@
 """The columns of the records: the table that every record has, and the names of those that listeners add."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -97,9 +97,9 @@ DOUBTS = {
 Kind = Literal["adversarial", "clean", "noisy", "signs"]
 Judgement = Literal["before", "after", "success"]
 
-# Columns that are no measurements of an image: scores of detectors, how these were fitted, and verdicts of judges, as
-# regular expressions.
-SCORE_PATTERNS = ("^detector_.*$", "^fitted_.*$", "^judge_.*$")
+# Columns that are no measurements of an image: scores of detectors, how these were fitted, verdicts of judges, and the
+# victim's probabilities of labels and classes, as regular expressions.
+SCORE_PATTERNS = ("^detector_.*$", "^fitted_.*$", "^judge_.*$", "^label_.*$", "^probability_\\d+_.*$")
 DIRECTION_WEIGHTS = "direction_weights"
 
 
@@ -172,6 +172,39 @@ def judge_column(judge: str, what: Judgement) -> str:
     'judge_resnet_after'
     """
     return f"judge_{judge}_{what}"
+
+
+def label_names(names: Sequence[str]) -> list[str]:
+    """How columns name labels: by letters, digits and underscores, and by their places where two would be equal.
+
+    >>> label_names(["Pleural Effusion", "Mass"]), label_names(["a b", "a-b"])
+    (['Pleural_Effusion', 'Mass'], ['0_a_b', '1_a_b'])
+    """
+    plain = [re.sub(r"\W", "_", name) for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{place}_{name}" for place, name in enumerate(plain)]
+
+
+def label_column(label: str, what: Literal["true", "before", "after"]) -> str:
+    """Column of a label of which an image may have several.
+
+    Args:
+        label: Name of the label, as `label_names` gives it.
+        what: Whether the image has it (`true`: 0, 1, or null where that is unknown), or the probability that the victim
+            gives it in the clean image (`before`) or in the adversarial one (`after`).
+
+    >>> label_column("Mass", "after")
+    'label_Mass_after'
+    """
+    return f"label_{label}_{what}"
+
+
+def probability_column(number: int, what: Literal["before", "after"]) -> str:
+    """Column of the probability of a class, counted from 0, for the clean image (`before`) or the adversarial one.
+
+    >>> probability_column(2, "after")
+    'probability_2_after'
+    """
+    return f"probability_{number}_{what}"
 
 
 def layer_mean_column(layer: str, clean: bool = False) -> str:

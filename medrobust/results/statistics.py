@@ -1,6 +1,7 @@
 """The statistics of a robustness table: intervals for a rate and a mean, a test for two rates on the same images."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,16 @@ def wilson_interval(successes: float, trials: float) -> tuple[float, float] | No
     half = Z95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
     # at both ends one root is exactly 0 or 1, which rounding would miss
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
+
+
+def rate_entries(name: str, successes: int, trials: int) -> dict[str, Any]:
+    """A rate and its Wilson interval as entries of a summary, both None without trials.
+
+    >>> rate_entries("flipped", 0, 0)
+    {'flipped': None, 'flipped_interval': None}
+    """
+    interval = wilson_interval(successes, trials)
+    return {name: successes / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
 
 
 def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64]) -> list[float] | None:

@@ -8,12 +8,14 @@ from typing import Any
 import polars as pl
 
 from medrobust.results.checks import check
+from medrobust.results.classes import class_results
 from medrobust.results.columns import BROKEN_BY, COLUMNS, DOUBTS, MEASURES, SCORE_PATTERNS, judge_column
 from medrobust.results.detection import detection, patients_of
 from medrobust.results.formats import all_printable
+from medrobust.results.labels import label_results
 from medrobust.results.manifest import read_manifest, task_of, write_json
 from medrobust.results.records import read_records
-from medrobust.results.statistics import mean_interval, wilson_interval
+from medrobust.results.statistics import mean_interval, rate_entries
 
 SCHEMA = 1
 SUMMARY = "summary.json"
@@ -47,6 +49,9 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         - `checks`: the self-checks, each with the number of comparisons that it could make.
         - `flags`: what they found, see `results.checks`.
         - `detection`: how well detectors do, see `results.detection`; empty without detectors.
+        - `classes`: confusion, sensitivity, kappa and calibration, clean and under each attack, see `results.classes`;
+          empty for victims that do not name one class per image.
+        - `labels`: the same label by label, see `results.labels`; empty without labels.
     """
     expected = int(manifest["data"]["images"])
     entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
@@ -58,6 +63,7 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     for entry in entries:
         table = tables[entry["key"]]
         rows.append({**_row(entry, table, expected), "transfer": _transfer(table, judges, weights)})
+    of_rows = {None: records, **tables}
     detected = detection([entry for entry in entries if not entry["control"]], tables, manifest)
     checks, flags = check(rows, tables, manifest, records, detected)
     return {
@@ -68,6 +74,8 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         "checks": checks,
         "flags": flags,
         "detection": detected,
+        "classes": class_results(rows, of_rows, manifest),
+        "labels": label_results(rows, of_rows, manifest),
     }
 
 
@@ -141,11 +149,11 @@ def _entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
     images = records.unique("id", keep="first")
     right, n = int(images["correct_before"].sum()), len(images)
-    accuracy = _rate("accuracy_under_attack", right, n)
+    accuracy = rate_entries("accuracy_under_attack", right, n)
     return {
         **_head("clean", None, None, None, "clean", n, expected, right),
         **accuracy,
-        **_rate("success_rate", 0, 0),
+        **rate_entries("success_rate", 0, 0),
         "n_correct_after": right,
         "n_success": 0,
         **_quality("quality_before", records, "quality_before"),
@@ -173,8 +181,8 @@ def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[s
     changed = table.filter(pl.col("linf") > 0)
     return {
         **_head(entry["attack"], entry["method"], entry["epsilon"], entry["key"], kind, n, expected, before),
-        **_rate("accuracy_under_attack", after, n),
-        **_rate("success_rate", success, before),
+        **rate_entries("accuracy_under_attack", after, n),
+        **rate_entries("success_rate", success, before),
         "n_correct_after": after,
         "n_success": success,
         **_quality("quality_before", table, "quality_before"),
@@ -211,13 +219,8 @@ def _head(
         "images": expected,
         "complete": n == expected,
         "n_correct_before": right,
-        **_rate("clean_accuracy", right, n),
+        **rate_entries("clean_accuracy", right, n),
     }
-
-
-def _rate(name: str, successes: int, trials: int) -> dict[str, Any]:
-    interval = wilson_interval(successes, trials)
-    return {name: successes / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
 
 
 def _quality(name: str, records: pl.DataFrame, column: str) -> dict[str, Any]:
@@ -244,9 +247,9 @@ def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | Non
             "same_weights": weights_of_judge == weights,
             "n_correct_before": right,
             "n_success": int(success.sum()),
-            **_rate("success_rate", int(success.sum()), right),
-            **_rate("clean_accuracy", right, len(table)),
-            **_rate("accuracy_under_attack", int(after.sum()), len(table)),
+            **rate_entries("success_rate", int(success.sum()), right),
+            **rate_entries("clean_accuracy", right, len(table)),
+            **rate_entries("accuracy_under_attack", int(after.sum()), len(table)),
         }
     return found
 
@@ -285,7 +288,7 @@ def _worst_case(entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame
                 "attacks": [entry["attack"] for entry in at_epsilon],
                 "n": len(tried),
                 "n_correct_after": standing,
-                **_rate("accuracy", standing, len(tried)),
+                **rate_entries("accuracy", standing, len(tried)),
             }
         )
     return worst

@@ -80,7 +80,7 @@ def test_targets_and_outputs_that_are_not_those_of_classes_are_refused(
     images, classes = images_of(2), torch.tensor([0, 1])
     cases: list[tuple[Any, Any, str]] = [
         (segmenter(), torch.zeros(2, 8, 8).long(), r"one class per image, \(N,\), got targets of shape \(2, 8, 8\)"),
-        (linear(), torch.zeros(2, 2).long(), r"one class per image, \(N,\), got targets of shape \(2, 2\)"),
+        (linear(), torch.zeros(2, 3).long(), r"one logit for each of 3 labels, the victim gave \(2, 2\)"),
         (linear(), boxes_of(2), r"one class per image, \(N,\), got a list of boxes"),
         (segmenter(), classes, r"needs logits \(N, K\), the victim gave \(2, 2, 8, 8\)"),
         (OneLogit(), torch.tensor([0, 2]), "the victim distinguishes 2 classes, counted from 0, got class 2"),

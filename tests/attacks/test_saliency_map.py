@@ -364,8 +364,8 @@ def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -
     [
         (torch.tensor([0, 3]), "the victim distinguishes 3 classes, counted from 0, got class 3"),
         (torch.tensor([0, -1]), "classes are counted from 0, got -1"),
-        (torch.tensor([[0], [1]]), r"one class per image, \(N,\), got targets of shape \(2, 1\)"),
-        (torch.ones(2, 3).long(), r"one class per image, \(N,\), got targets of shape \(2, 3\)"),
+        (torch.tensor([[0], [1]]), r"one logit for each of 1 labels, the victim gave \(2, 3\)"),
+        (torch.full((2, 3), 2), "knows the targets 0 and 1, got 2"),
         (torch.ones(2, 4, 4).long(), r"one class per image, \(N,\), got targets of shape \(2, 4, 4\)"),
         (torch.tensor([0]), "got 2 images, 1 targets and 2 ids: one of each is needed"),
         (torch.tensor([0.0, 1.0]), r"targets of whole numbers, one entry per image, got torch.float32 \(2,\)"),

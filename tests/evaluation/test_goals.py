@@ -54,12 +54,46 @@ def test_of_two_classes_every_kind_of_goal_is_the_other_one() -> None:
     ("targets", "outputs"),
     [
         (torch.zeros(2, 4, 4, dtype=torch.long), torch.zeros(2, 3, 4, 4)),  # masks
-        (torch.zeros(2, 3), torch.zeros(2, 3)),  # several labels per image
         ([{}, {}], [{}, {}]),  # boxes
         (torch.zeros(2, dtype=torch.long), torch.zeros(2, 1)),  # a single logit
     ],
-    ids=["masks", "labels", "boxes", "one logit"],
+    ids=["masks", "boxes", "one logit"],
 )
 def test_a_task_without_classes_of_images_has_no_goals(targets: Any, outputs: Any) -> None:
     with pytest.raises(ValueError, match=r"chooses goals among the classes of logits \(N, K\), K >= 2"):
         choose_goals("next", ATTACK, targets, outputs, IDS[:2])
+
+
+OUTPUTS = torch.tensor([[2.0, -0.5, 1.0], [-3.0, 0.2, 4.0], [1.0, 1.0, 1.0]])
+LABELS = torch.tensor([[1, 0, 1], [-1, 0, 1], [-1, -1, -1]])
+
+
+@pytest.mark.parametrize(
+    ("goals", "expected"),
+    [
+        ("next", [[0, 1, 0], [-1, 1, 0]]),
+        ("likeliest", [[-1, 1, -1], [-1, 1, -1]]),  # -0.5 is nearest to 0; 0.2 has turned already
+        ("least_likely", [[0, -1, -1], [-1, -1, 0]]),
+    ],
+)
+def test_goals_of_labels_turn_all_of_them_or_one(goals: Any, expected: list[list[int]]) -> None:
+    assert choose_goals(goals, ATTACK, LABELS, OUTPUTS, IDS[:3]).tolist() == [*expected, [-1, -1, -1]]
+
+
+def test_a_random_label_is_a_known_one_and_the_images_own() -> None:
+    ids = [f"image-{place}" for place in range(90)]
+    labels = LABELS[torch.arange(90) % 3]
+    goals = choose_goals("random", ATTACK, labels, OUTPUTS[torch.arange(90) % 3], ids)
+    assert (goals >= 0).sum(1).tolist() == [1, 1, 0] * 30
+    assert torch.equal(goals[goals >= 0], (1 - labels)[goals >= 0]) and set(goals[0::3].argmax(1).tolist()) == {0, 1, 2}
+    assert torch.equal(choose_goals("random", ATTACK, labels[3:4], OUTPUTS[:1], ids[3:4]), goals[3:4])
+
+
+def test_a_chosen_label_is_the_only_one_to_turn() -> None:
+    names = ["Mass", "Nodule", "Effusion"]
+    goals = choose_goals("next", ATTACK, LABELS, OUTPUTS, IDS[:3], "Effusion", names)
+    assert goals.tolist() == [[-1, -1, 0], [-1, -1, 0], [-1, -1, -1]]
+    with pytest.raises(ValueError, match="label is one of Mass, Nodule, Effusion, got 'mass'"):
+        choose_goals("next", ATTACK, LABELS, OUTPUTS, IDS[:3], "mass", names)
+    with pytest.raises(ValueError, match="these have one class each, got 'Mass'"):
+        choose_goals("next", ATTACK, torch.tensor([0, 1]), torch.zeros(2, 2), IDS[:2], "Mass", names)

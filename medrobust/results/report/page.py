@@ -28,6 +28,7 @@ from medrobust.results.formats import (
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import RECORDS, merge
+from medrobust.results.report.classes import class_groups
 from medrobust.results.report.detection_grids import (
     DETAILS,
     area_interval,
@@ -112,8 +113,12 @@ def write_report(folder: str | Path) -> Path:
         threshold_note=threshold_note(summary),
         headings=DETAILS,
         fewest=FEWEST,
+        classes=summary.get("classes") or {},
+        class_groups=[group._replace(figure=Markup(group.figure)) for group in class_groups(summary)],
+        labels=summary.get("labels") or {},
         panels=panels,
         first_shown=_first_shown(panels, summary),
+        first_class=_first_class(summary),
         dash=DASH,
         levels=LEVELS,
     )
@@ -189,6 +194,19 @@ def _strongest(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[
     halved = [row for row in bounded if row["accuracy_under_attack"] <= clean["clean_accuracy"] / 2]
     radius = min(row["epsilon"] for row in halved) if halved else max(row["epsilon"] for row in bounded)
     return min((row for row in bounded if row["epsilon"] == radius), key=lambda row: row["accuracy_under_attack"])
+
+
+def _first_class(summary: Mapping[str, Any]) -> int:
+    """Index of the figure of classes shown when the page opens: the headline's attack, or else the first attack."""
+    groups = class_groups(summary)
+    controls = {(row["attack"], row["epsilon"]) for row in summary["rows"] if row["control"]}
+    bounded = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"] and row["epsilon"] is not None]
+    row = _strongest(bounded, summary["rows"][0]) if bounded else None
+    for number, group in enumerate(groups):
+        if row and group.attack == row["attack"] and _same(group.epsilon, row["epsilon"]):
+            return number
+    places = (number for number, group in enumerate(groups) if (group.attack, group.epsilon) not in controls)
+    return next(places, 0)
 
 
 def _first_shown(panels: list[dict[str, Any]], summary: Mapping[str, Any]) -> int:

@@ -27,6 +27,8 @@ STYLE = (
     + f".fig{{width:100%;height:auto;display:block;font:{FONT}px system-ui,-apple-system,'Segoe UI',sans-serif}}"
     # a halo in the colour of the page keeps words readable where lines pass behind them
     + ".fig text{fill:var(--ink);paint-order:stroke;stroke:var(--page);stroke-width:3px;stroke-linejoin:round}"
+    # but words in a coloured cell would look torn out of it
+    + ".fig text.cell{stroke:none;font-weight:600}.fig text.faded{font-weight:400;font-size:11px}"
     + ".fig .title{font-weight:600}.fig .grid{stroke:var(--faint);stroke-width:1}"
     + ".fig .clean{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:2 4;opacity:.8}"
     + ".fig .line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}"
