@@ -1,6 +1,7 @@
 """Callbacks: they run attacks and listeners on victims inside Lightning's loops."""
 
 from callbacks.checkpoints import Checkpoints
+from callbacks.hardening import Hardening
 from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Transfer
 from callbacks.progress import AttackProgress
 from callbacks.robustness import Robustness
@@ -9,6 +10,7 @@ __all__ = [
     "AttackProgress",
     "Checkpoints",
     "Detection",
+    "Hardening",
     "Panels",
     "Quality",
     "RecordJournal",

@@ -27,6 +27,7 @@ from callbacks import (
     AttackProgress,
     Checkpoints,
     Detection,
+    Hardening,
     Panels,
     Quality,
     RecordJournal,
@@ -34,6 +35,7 @@ from callbacks import (
     Robustness,
     Transfer,
 )
+from callbacks.hardening import ROBUST_ACCURACY, cost_in_words
 from cli.checkpoints import check_checkpoint, find_checkpoint
 from cli.config_files import line_of
 from cli.console import console, quiet, shown
@@ -49,6 +51,7 @@ from cli.work_kept import check_trained, describe, kept_records, kept_training, 
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
+from medrobust.defences import Defence
 from medrobust.results.formats import all_printable
 from medrobust.results.manifest import naming, read_manifest, replace_file, write_manifest
 from medrobust.results.report.detection import console_detection
@@ -155,6 +158,12 @@ class MedRobustCLI(LightningCLI):
         parser.add_argument(
             "--overwrite", type=bool, default=False, help="Let a training replace an earlier run of its name."
         )
+        parser.add_argument(
+            "--defence",
+            type=Defence | None,
+            default=None,
+            help="What the victim is trained against, such as AdversarialTraining, Trades or Mart; null for nothing.",
+        )
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
         parser.add_lightning_class_args(RecordJournal, "journal")
@@ -221,6 +230,8 @@ class MedRobustCLI(LightningCLI):
             config.model.init_args.weights = None  # the checkpoint holds all of them
         self.records = records
         if self.subcommand == "fit":
+            if config.defence is not None and config.checkpoint.monitor == "val/loss":
+                config.checkpoint.monitor, config.checkpoint.mode = ROBUST_ACCURACY, "max"
             self.save_config_kwargs = {"path": self.folder / CONFIG, "held": self._held(config)}
         else:
             self.save_config_kwargs = {"path": records / "evaluate.yaml"}
@@ -258,6 +269,8 @@ class MedRobustCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
         """Add the progress bar, and drop what the trainer's switches turn off."""
         given = config.get("callbacks") or []
+        if self.subcommand == "fit" and (defence := self._get(self.config_init, "defence")) is not None:
+            callbacks = [Hardening(defence), *callbacks]
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress()]
         if config["strategy"] == "ddp":  # ranks may finish hours apart
@@ -313,6 +326,8 @@ class MedRobustCLI(LightningCLI):
             console().print(f"best checkpoint{score}: {shown(Path(best.best_model_path))}", soft_wrap=True)
         elif best.last_model_path:
             console().print(f"last checkpoint: {shown(Path(best.last_model_path))}", soft_wrap=True)
+        if self.model.defended is not None:
+            console().print(cost_in_words(self.model.defended), soft_wrap=True)
         console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
 
     def after_test(self) -> None:
@@ -326,6 +341,7 @@ class MedRobustCLI(LightningCLI):
     def _finish(self) -> None:
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
+            note_defence(self.records, self.model.defended)
             quality = note_quality(self.records, self.trainer.callback_metrics)
             summary = finish(self.records)
             screen = console()
@@ -355,6 +371,14 @@ def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, fl
     manifest["victim"]["quality"] = {name: defined.get(name) for name in values}
     write_manifest(folder, manifest)
     return list(defined.items())
+
+
+def note_defence(folder: Path, defended: Mapping[str, Any] | None) -> None:
+    """Write what a victim was trained against, and the passes that this took, into the manifest."""
+    if defended is not None:
+        manifest = read_manifest(folder)
+        manifest["victim"]["defence"] = dict(defended)
+        write_manifest(folder, manifest)
 
 
 def main(program: Program, arguments: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +18,13 @@ from medrobust.networks.seen_images import SeenImages, TrainingData
 from medrobust.networks.victims import Outputs, Targets
 
 
+class TrainingDefence(Protocol):
+    """What a victim asks of a defence that it is trained with."""
+
+    def training_loss(self, victim: Any, batch: dict[str, Any]) -> Tensor:
+        """What the training lowers on a batch, ``()``."""
+
+
 class VictimModule(pl.LightningModule):
     """A network that is fine-tuned, attacked and evaluated. It takes images in [0, 1] and normalises them itself.
 
@@ -25,6 +32,10 @@ class VictimModule(pl.LightningModule):
         network: Maps normalised images ``(N, C, H, W)`` to outputs.
         mean: Mean to subtract, one number or one per channel.
         std: Standard deviation to divide by, one number or one per channel.
+
+    Attributes:
+        defence: What it is trained against; None for plain fine-tuning.
+        defended: What its weights were trained against and what that cost, as the checkpoint says; None for nothing.
 
     Raises:
         ValueError: ``std`` is not positive.
@@ -41,6 +52,8 @@ class VictimModule(pl.LightningModule):
         self.network = network
         self.clean_metric = MeanOutcome()
         self._seen: SeenImages | None = None
+        self.defence: TrainingDefence | None = None
+        self.defended: dict[str, Any] | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
         if not bool((self.std > 0).all()):
@@ -110,10 +123,23 @@ class VictimModule(pl.LightningModule):
                 )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Mean loss of a batch; a task may train on another one."""
-        loss = self.loss(batch["image"], batch["target"]).mean()
+        """Loss of a batch: the task's own, or that of a defence."""
+        if self.defence is None:
+            loss = self.training_loss(batch["image"], batch["target"])
+        else:
+            loss = self.defence.training_loss(self, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def training_loss(self, images: Tensor, targets: Targets, outputs: Outputs | None = None) -> Tensor:
+        """What fine-tuning lowers on a batch, ``()``: the mean of the losses, unless a task weighs them.
+
+        Args:
+            images: Images ``(N, C, H, W)`` in [0, 1].
+            targets: Their targets.
+            outputs: The outputs for the images, where they are known; a task that needs no others saves a forward.
+        """
+        return self.loss(images, targets).mean()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Measure a batch of clean images."""
@@ -181,7 +207,8 @@ class VictimModule(pl.LightningModule):
             checkpoint["trained_on"] = self._seen.to_store()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what the weights were trained on."""
+        """Take over what the weights were trained on, and against what."""
+        self.defended = checkpoint.get("defence")
         self._seen = SeenImages.stored(checkpoint.get("trained_on"))
 
 
