@@ -38,13 +38,12 @@ class Hardening(Callback):
         self._judged: Tensor | None = None  # right, images, forwards, backwards on Val
         self._number = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """The passes so far."""
-        return dict(self._counts)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Go on counting."""
-        self._counts.update({name: int(state_dict[name]) for name in COUNTED if name in state_dict})
+        held = checkpoint.get("defence") or {}
+        self._counts.update({name: int(held[name]) for name in COUNTED if name in held})
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let the victim's training step ask for the loss here.

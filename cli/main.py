@@ -1,12 +1,10 @@
 """The command lines: they import every package, so that YAML can name its classes, and tie a run together."""
 
 import logging
-import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -43,6 +41,7 @@ from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
 from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
+from cli.manifest_notes import note_defence, note_quality
 from cli.overlays import OverlayFile
 from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_folder, run_of, splits_of_run
@@ -53,7 +52,7 @@ from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
 from medrobust.defences import Defence
 from medrobust.results.formats import all_printable
-from medrobust.results.manifest import naming, read_manifest, replace_file, write_manifest
+from medrobust.results.manifest import naming, replace_file
 from medrobust.results.report.detection import console_detection
 from medrobust.results.report.page import finish
 from medrobust.results.report.tables import console_flags, console_table
@@ -341,8 +340,10 @@ class MedRobustCLI(LightningCLI):
     def _finish(self) -> None:
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
+            config = self.config[self.subcommand]
+            bare = config.attack.input_defence is not None
             note_defence(self.records, self.model.defended)
-            quality = note_quality(self.records, self.trainer.callback_metrics)
+            quality = note_quality(self.records, self.trainer.callback_metrics, bare)
             summary = finish(self.records)
             screen = console()
             screen.print()
@@ -351,34 +352,13 @@ class MedRobustCLI(LightningCLI):
             if (detection := console_detection(seen, screen.width)) is not None:
                 screen.print(detection)
             if quality:
-                screen.print("victim on clean images: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
+                whose = "victim on clean images" + (" without its input defence" if bare else "")
+                screen.print(f"{whose}: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
             screen.print(console_flags(seen))
             for kind in ("report", "summary", "records"):
                 screen.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
             log_evaluation(self.trainer.loggers, self.records, summary)
         self.trainer.strategy.barrier()
-
-
-def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Write how good the victim is on clean images into the manifest, which every result carries along.
-
-    Returns:
-        The metrics by name, those that are defined.
-    """
-    values = {name.partition("/")[2]: float(value) for name, value in metrics.items() if "/" in name}
-    defined = {name: value for name, value in values.items() if math.isfinite(value)}
-    manifest = read_manifest(folder)
-    manifest["victim"]["quality"] = {name: defined.get(name) for name in values}
-    write_manifest(folder, manifest)
-    return list(defined.items())
-
-
-def note_defence(folder: Path, defended: Mapping[str, Any] | None) -> None:
-    """Write what a victim was trained against, and the passes that this took, into the manifest."""
-    if defended is not None:
-        manifest = read_manifest(folder)
-        manifest["victim"]["defence"] = dict(defended)
-        write_manifest(folder, manifest)
 
 
 def main(program: Program, arguments: list[str] | None = None) -> None:
