@@ -1,5 +1,6 @@
 """Callbacks: they run attacks and listeners on victims inside Lightning's loops."""
 
+from callbacks.averaging import AveragedWeights
 from callbacks.checkpoints import Checkpoints
 from callbacks.hardening import Hardening
 from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Transfer
@@ -8,6 +9,7 @@ from callbacks.robustness import Robustness
 
 __all__ = [
     "AttackProgress",
+    "AveragedWeights",
     "Checkpoints",
     "Detection",
     "Hardening",

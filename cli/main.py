@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks import (
     AttackProgress,
+    AveragedWeights,
     Checkpoints,
     Detection,
     Hardening,
@@ -163,6 +164,12 @@ class MedRobustCLI(LightningCLI):
             default=None,
             help="What the victim is trained against, such as AdversarialTraining, Trades or Mart; null for nothing.",
         )
+        parser.add_argument(
+            "--ema",
+            type=float | None,
+            default=None,
+            help="Decay of the moving average of the weights, which is measured, kept and evaluated; such as 0.999.",
+        )
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
         parser.add_lightning_class_args(RecordJournal, "journal")
@@ -227,6 +234,8 @@ class MedRobustCLI(LightningCLI):
         config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
         if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):
             config.model.init_args.weights = None  # the checkpoint holds all of them
+        if self.subcommand != "fit" and "mixed" in str(config.trainer.precision):
+            config.trainer.precision = None  # a training's; what an evaluation computes in, attack.precision says
         self.records = records
         if self.subcommand == "fit":
             if config.defence is not None and config.checkpoint.monitor == "val/loss":
@@ -270,6 +279,8 @@ class MedRobustCLI(LightningCLI):
         given = config.get("callbacks") or []
         if self.subcommand == "fit" and (defence := self._get(self.config_init, "defence")) is not None:
             callbacks = [Hardening(defence), *callbacks]
+        if self.subcommand == "fit" and (decay := self._get(self.config, "ema")) is not None:
+            callbacks = [AveragedWeights(decay), *callbacks]
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress()]
         if config["strategy"] == "ddp":  # ranks may finish hours apart

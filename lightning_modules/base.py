@@ -1,6 +1,7 @@
 """What all victims share: normalisation inside, features in one forward, a description in the checkpoint."""
 
 import inspect
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from medrobust.networks import Outcome
 from medrobust.networks.features import layers_named, tapped
 from medrobust.networks.seen_images import SeenImages, TrainingData
 from medrobust.networks.victims import Outputs, Targets
+from medrobust.random_streams import image_generator
 
 
 class TrainingDefence(Protocol):
@@ -121,6 +123,15 @@ class VictimModule(pl.LightningModule):
                     f"{self.trainer.ckpt_path} was trained on other data, and its training cannot go on with these: of "
                     f"{split}, " + ", ".join(f"{count} images are {what}" for what, count in counts.items())
                 )
+
+    def on_train_epoch_start(self) -> None:
+        """Draw the random numbers of dropout from (seed, epoch, rank), so that a resumed training draws the same.
+
+        Where no seed was set (``seed_everything``) they are left alone.
+        """
+        if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None:
+            drawn = image_generator(int(seed), f"training on rank {self.global_rank}", str(self.current_epoch))
+            torch.manual_seed(drawn.initial_seed())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch: the task's own, or that of a defence."""

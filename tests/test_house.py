@@ -35,7 +35,7 @@ LIBRARY = {
 }
 ARROWS: dict[str, set[str]] = LIBRARY | {
     "datamodules": set(),
-    "lightning_modules": {"medrobust.networks", "medrobust.metrics"},
+    "lightning_modules": {"medrobust.networks", "medrobust.metrics", "medrobust.random_streams"},
     "callbacks": {"medrobust"},
     "cli": {"medrobust", "datamodules", "lightning_modules", "callbacks"},
     "benchmarks": {"medrobust", "datamodules", "lightning_modules", "callbacks"},

@@ -64,5 +64,11 @@ def test_a_checkpoint_is_chosen_by_another_number_where_that_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = written(tmp_path)
-    run_here(tmp_path, "train.py", "fit", *options, "--checkpoint.monitor", "val/auroc", "--checkpoint.mode", "max")
+    options += ("--checkpoint.monitor", "val/auroc", "--checkpoint.mode", "max", "--ema", "0.9")
+    run_here(tmp_path, "train.py", "fit", *options, "--trainer.limit_train_batches", "2", "--defence.attack.steps", "1")
     assert "best checkpoint (val/auroc" in capsys.readouterr().out
+    held = torch.load(tmp_path / "runs" / "small" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert held["averaged_weights"]["decay"] == 0.9 and held["averaged_weights"]["updates"] == 2
+    with pytest.raises(SystemExit) as refused:
+        run_here(tmp_path, "train.py", "fit", *options, "--ema", "null", "--ckpt_path", "last")
+    assert refused.value.code == 2 and "ema was 0.9" in " ".join(capsys.readouterr().err.split())
