@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ from medrobust.networks.features import layers_named, tapped
 from medrobust.networks.seen_images import SeenImages, TrainingData
 from medrobust.networks.victims import Outputs, Targets
 from medrobust.random_streams import image_generator
+
+# Lightning steps a schedule that watches a metric after an epoch's last checkpoint, so that a resumed training would
+# lack that step: a schedule of this frequency is stepped before it, by the victim
+NEVER = sys.maxsize
 
 
 class TrainingDefence(Protocol):
@@ -124,14 +129,14 @@ class VictimModule(pl.LightningModule):
                     f"{split}, " + ", ".join(f"{count} images are {what}" for what, count in counts.items())
                 )
 
-    def on_train_epoch_start(self) -> None:
-        """Draw the random numbers of dropout from (seed, epoch, rank), so that a resumed training draws the same.
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Draw the random numbers of dropout from (seed, epoch, batch, rank): a resumed training draws the same.
 
         Where no seed was set (``seed_everything``) they are left alone.
         """
         if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None:
-            drawn = image_generator(int(seed), f"training on rank {self.global_rank}", str(self.current_epoch))
-            torch.manual_seed(drawn.initial_seed())
+            place = f"{self.current_epoch}/{batch_idx}"
+            torch.manual_seed(image_generator(int(seed), f"training on rank {self.global_rank}", place).initial_seed())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch: the task's own, or that of a defence."""
@@ -167,19 +172,26 @@ class VictimModule(pl.LightningModule):
         self.clean_metric.update(self.loss(images, targets), outcome.right, outcome.quality)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of all ranks' images."""
-        self._log_clean("val")
+        """Log the metrics of all ranks' images, and tell schedules that watch one of them."""
+        values = self._log_clean("val")
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking or not self.trainer.is_last_batch:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            watched = str(config.monitor).removeprefix("val/")
+            if config.reduce_on_plateau and config.frequency == NEVER and watched in values:
+                config.scheduler.step(float(values[watched]))
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of all ranks' images."""
         self._log_clean("test")
 
-    def _log_clean(self, stage: str) -> None:
-        values = self.clean_metric.compute()
+    def _log_clean(self, stage: str) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = self.clean_metric.compute()
         self.clean_metric.reset()
         for name, value in values.items():
             # every rank holds the same number, gathered by the metric: sync_dist only quiets Lightning's warning
             self.log(f"{stage}/{name}", value.float(), prog_bar=name in self.shown_metrics, sync_dist=True)
+        return values
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from lightning_modules.base import VictimModule
+from lightning_modules.base import NEVER, VictimModule
 from medrobust.metrics.classification import ClassifierQuality
 from medrobust.networks import Outcome, class_outcome
 from medrobust.networks.classifiers import build_classifier
@@ -129,7 +129,7 @@ class Classifier(VictimModule):
             return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
         assert callable(self.schedule)
         scheduler = self.schedule(optimizer)
-        monitor = {"monitor": "val/loss"} if isinstance(scheduler, ReduceLROnPlateau) else {}
+        monitor = {"monitor": "val/loss", "frequency": NEVER} if isinstance(scheduler, ReduceLROnPlateau) else {}
         return [optimizer], [{"scheduler": scheduler, "interval": "epoch"} | monitor]
 
     def description(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The callback that trains against a defence: what it lowers, what it measures on Val, and the passes that it counts."""
+"""The callback that trains against a defence: what it lowers, what it measures on Val, and the passes it counts."""
 
 from pathlib import Path
 from typing import Any

@@ -67,7 +67,11 @@ def options(*paths: Path) -> list[Any]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_every_config_parses_on_top_of_the_demo(path: Path, shown: Shown) -> None:
-    programs = ("train", "evaluate") if path.parent.name in ("victims", "recipes", "defences") or path == DEMO else ("evaluate",)
+    programs = (
+        ("train", "evaluate")
+        if path.parent.name in ("victims", "recipes", "defences") or path == DEMO
+        else ("evaluate",)
+    )
     for program in programs:
         config = shown(program, *options(*laid_over(path), path))
         given = yaml.safe_load(path.read_text())
