@@ -1,14 +1,18 @@
 """Callbacks: they run attacks and listeners on victims inside Lightning's loops."""
 
+from callbacks.averaging import AveragedWeights
 from callbacks.checkpoints import Checkpoints
+from callbacks.hardening import Hardening
 from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Transfer
 from callbacks.progress import AttackProgress
 from callbacks.robustness import Robustness
 
 __all__ = [
     "AttackProgress",
+    "AveragedWeights",
     "Checkpoints",
     "Detection",
+    "Hardening",
     "Panels",
     "Quality",
     "RecordJournal",

@@ -20,6 +20,7 @@ from medrobust.evaluation.deployment import Precision, judging
 from medrobust.evaluation.engine import cloned
 from medrobust.evaluation.goals import Goals, choose_goals
 from medrobust.networks.finite import finite_outputs
+from medrobust.networks.input_defences import InputDefence, defended
 from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
 CONTROL = "noise"  # name of the control rows
@@ -58,6 +59,8 @@ class Robustness(Callback):
             ``report`` their number at the top of the results, for an evaluation on Train on purpose.
         label: Name of the one label that targeted attacks turn, of a victim of several labels; None for those that
             ``goals`` chooses.
+        input_defence: What is done to each image before the victim sees it, in ``validate`` and ``test``, such as
+            ``JPEGCompression``; attacks see through it, and the real defence judges. None for nothing.
 
     Raises:
         ValueError: A radius or count is out of its range, the name of an attack is not text, or a sweep's radii fit no
@@ -80,12 +83,13 @@ class Robustness(Callback):
         seen: Seen = "refuse",
         log_epsilons: list[Fraction | float] | None = None,
         label: str | None = None,
+        input_defence: InputDefence | None = None,
     ) -> None:
         """Keep the settings."""
         self.attacks = dict(attacks or {})
         self.epsilons, self.log_epsilons = epsilons, log_epsilons
         self.controls, self.goals, self.seed = controls, goals, seed
-        self.fit_batches, self.seen = fit_batches, seen
+        self.fit_batches, self.seen, self.input_defence = fit_batches, seen, input_defence
         for name, radii in (("epsilons", epsilons), ("log_epsilons", log_epsilons)):
             if radii is not None and not radii:
                 raise ValueError(f"{name} is a list of radii, or null for each attack's own, got []")
@@ -177,9 +181,10 @@ class Robustness(Callback):
         if not self.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
         data = evaluation_data(trainer.datamodule)  # type: ignore[attr-defined]
+        victim = evaluated_victim(module)
         self.evaluation = Evaluation(
             context=context_of(trainer),
-            victim=evaluated_victim(module),
+            victim=victim if self.input_defence is None else defended(victim, self.input_defence),
             data=data,
             split=data.test_split if stage == "test" else "val",
             attacks=self.planned(),

@@ -1,12 +1,10 @@
 """The command lines: they import every package, so that YAML can name its classes, and tie a run together."""
 
 import logging
-import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,8 +23,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks import (
     AttackProgress,
+    AveragedWeights,
     Checkpoints,
     Detection,
+    Hardening,
     Panels,
     Quality,
     RecordJournal,
@@ -34,6 +34,7 @@ from callbacks import (
     Robustness,
     Transfer,
 )
+from callbacks.hardening import ROBUST_ACCURACY, cost_in_words
 from cli.checkpoints import check_checkpoint, find_checkpoint
 from cli.config_files import line_of
 from cli.console import console, quiet, shown
@@ -41,6 +42,7 @@ from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
 from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
+from cli.manifest_notes import note_defence, note_quality
 from cli.overlays import OverlayFile
 from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_folder, run_of, splits_of_run
@@ -49,8 +51,9 @@ from cli.work_kept import check_trained, describe, kept_records, kept_training, 
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
+from medrobust.defences import Defence
 from medrobust.results.formats import all_printable
-from medrobust.results.manifest import naming, read_manifest, replace_file, write_manifest
+from medrobust.results.manifest import naming, replace_file
 from medrobust.results.report.detection import console_detection
 from medrobust.results.report.page import finish
 from medrobust.results.report.tables import console_flags, console_table
@@ -155,6 +158,18 @@ class MedRobustCLI(LightningCLI):
         parser.add_argument(
             "--overwrite", type=bool, default=False, help="Let a training replace an earlier run of its name."
         )
+        parser.add_argument(
+            "--defence",
+            type=Defence | None,
+            default=None,
+            help="What the victim is trained against, such as AdversarialTraining, Trades or Mart; null for nothing.",
+        )
+        parser.add_argument(
+            "--ema",
+            type=float | None,
+            default=None,
+            help="Decay of the moving average of the weights, which is measured, kept and evaluated; such as 0.999.",
+        )
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
         parser.add_lightning_class_args(RecordJournal, "journal")
@@ -219,8 +234,12 @@ class MedRobustCLI(LightningCLI):
         config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
         if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):
             config.model.init_args.weights = None  # the checkpoint holds all of them
+        if self.subcommand != "fit" and "mixed" in str(config.trainer.precision):
+            config.trainer.precision = None  # a training's; what an evaluation computes in, attack.precision says
         self.records = records
         if self.subcommand == "fit":
+            if config.defence is not None and config.checkpoint.monitor == "val/loss":
+                config.checkpoint.monitor, config.checkpoint.mode = ROBUST_ACCURACY, "max"
             self.save_config_kwargs = {"path": self.folder / CONFIG, "held": self._held(config)}
         else:
             self.save_config_kwargs = {"path": records / "evaluate.yaml"}
@@ -258,6 +277,10 @@ class MedRobustCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
         """Add the progress bar, and drop what the trainer's switches turn off."""
         given = config.get("callbacks") or []
+        if self.subcommand == "fit" and (defence := self._get(self.config_init, "defence")) is not None:
+            callbacks = [Hardening(defence), *callbacks]
+        if self.subcommand == "fit" and (decay := self._get(self.config, "ema")) is not None:
+            callbacks = [AveragedWeights(decay), *callbacks]
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress()]
         if config["strategy"] == "ddp":  # ranks may finish hours apart
@@ -313,6 +336,8 @@ class MedRobustCLI(LightningCLI):
             console().print(f"best checkpoint{score}: {shown(Path(best.best_model_path))}", soft_wrap=True)
         elif best.last_model_path:
             console().print(f"last checkpoint: {shown(Path(best.last_model_path))}", soft_wrap=True)
+        if self.model.defended is not None:
+            console().print(cost_in_words(self.model.defended), soft_wrap=True)
         console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
 
     def after_test(self) -> None:
@@ -326,7 +351,10 @@ class MedRobustCLI(LightningCLI):
     def _finish(self) -> None:
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            quality = note_quality(self.records, self.trainer.callback_metrics)
+            config = self.config[self.subcommand]
+            bare = config.attack.input_defence is not None
+            note_defence(self.records, self.model.defended)
+            quality = note_quality(self.records, self.trainer.callback_metrics, bare)
             summary = finish(self.records)
             screen = console()
             screen.print()
@@ -335,26 +363,13 @@ class MedRobustCLI(LightningCLI):
             if (detection := console_detection(seen, screen.width)) is not None:
                 screen.print(detection)
             if quality:
-                screen.print("victim on clean images: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
+                whose = "victim on clean images" + (" without its input defence" if bare else "")
+                screen.print(f"{whose}: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
             screen.print(console_flags(seen))
             for kind in ("report", "summary", "records"):
                 screen.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
             log_evaluation(self.trainer.loggers, self.records, summary)
         self.trainer.strategy.barrier()
-
-
-def note_quality(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Write how good the victim is on clean images into the manifest, which every result carries along.
-
-    Returns:
-        The metrics by name, those that are defined.
-    """
-    values = {name.partition("/")[2]: float(value) for name, value in metrics.items() if "/" in name}
-    defined = {name: value for name, value in values.items() if math.isfinite(value)}
-    manifest = read_manifest(folder)
-    manifest["victim"]["quality"] = {name: defined.get(name) for name in values}
-    write_manifest(folder, manifest)
-    return list(defined.items())
 
 
 def main(program: Program, arguments: list[str] | None = None) -> None:

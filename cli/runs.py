@@ -19,7 +19,7 @@ CONFIG = "train.yaml"
 SPLITS = "splits.csv"
 SHOWN = 3  # differing settings that a sentence names
 # what decides the weights, without what only says where and with what comfort they are computed
-DECISIVE = ("seed_everything", "model", "data", "checkpoint", "trainer")
+DECISIVE = ("seed_everything", "model", "data", "defence", "ema", "checkpoint", "trainer")
 OF_THE_MACHINE = (
     *("data.init_args.root", "data.init_args.num_workers", "data.init_args.test_split", "checkpoint.dirpath"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.logger"),
@@ -213,6 +213,10 @@ def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 def _of_another_version(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a setting is missing on one side because that version has no such option."""
     parent = name.rpartition(".")[0]
+    if name == "ema":  # which a run that names none was trained without
+        return False
+    if name.startswith("defence."):  # which a run that names none was trained without
+        return before.get("defence.class_path") == now.get("defence.class_path") and (name in before) != (name in now)
     return (name in before) != (name in now) and (parent.endswith("init_args") or parent in (*DECISIVE, ""))
 
 

@@ -1,10 +1,12 @@
 """What all victims share: normalisation inside, features in one forward, a description in the checkpoint."""
 
 import inspect
+import os
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +18,18 @@ from medrobust.networks import Outcome
 from medrobust.networks.features import layers_named, tapped
 from medrobust.networks.seen_images import SeenImages, TrainingData
 from medrobust.networks.victims import Outputs, Targets
+from medrobust.random_streams import image_generator
+
+# Lightning steps a schedule that watches a metric after an epoch's last checkpoint, so that a resumed training would
+# lack that step: a schedule of this frequency is stepped before it, by the victim
+NEVER = sys.maxsize
+
+
+class TrainingDefence(Protocol):
+    """What a victim asks of a defence that it is trained with."""
+
+    def training_loss(self, victim: Any, batch: dict[str, Any]) -> Tensor:
+        """What the training lowers on a batch, ``()``."""
 
 
 class VictimModule(pl.LightningModule):
@@ -25,6 +39,10 @@ class VictimModule(pl.LightningModule):
         network: Maps normalised images ``(N, C, H, W)`` to outputs.
         mean: Mean to subtract, one number or one per channel.
         std: Standard deviation to divide by, one number or one per channel.
+
+    Attributes:
+        defence: What it is trained against; None for plain fine-tuning.
+        defended: What its weights were trained against and what that cost, as the checkpoint says; None for nothing.
 
     Raises:
         ValueError: ``std`` is not positive.
@@ -41,6 +59,8 @@ class VictimModule(pl.LightningModule):
         self.network = network
         self.clean_metric = MeanOutcome()
         self._seen: SeenImages | None = None
+        self.defence: TrainingDefence | None = None
+        self.defended: dict[str, Any] | None = None
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
         if not bool((self.std > 0).all()):
@@ -109,11 +129,33 @@ class VictimModule(pl.LightningModule):
                     f"{split}, " + ", ".join(f"{count} images are {what}" for what, count in counts.items())
                 )
 
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Draw the random numbers of dropout from (seed, epoch, batch, rank): a resumed training draws the same.
+
+        Where no seed was set (``seed_everything``) they are left alone.
+        """
+        if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None:
+            place = f"{self.current_epoch}/{batch_idx}"
+            torch.manual_seed(image_generator(int(seed), f"training on rank {self.global_rank}", place).initial_seed())
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Mean loss of a batch; a task may train on another one."""
-        loss = self.loss(batch["image"], batch["target"]).mean()
+        """Loss of a batch: the task's own, or that of a defence."""
+        if self.defence is None:
+            loss = self.training_loss(batch["image"], batch["target"])
+        else:
+            loss = self.defence.training_loss(self, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def training_loss(self, images: Tensor, targets: Targets, outputs: Outputs | None = None) -> Tensor:
+        """What fine-tuning lowers on a batch, ``()``: the mean of the losses, unless a task weighs them.
+
+        Args:
+            images: Images ``(N, C, H, W)`` in [0, 1].
+            targets: Their targets.
+            outputs: The outputs for the images, where they are known; a task that needs no others saves a forward.
+        """
+        return self.loss(images, targets).mean()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Measure a batch of clean images."""
@@ -130,19 +172,26 @@ class VictimModule(pl.LightningModule):
         self.clean_metric.update(self.loss(images, targets), outcome.right, outcome.quality)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of all ranks' images."""
-        self._log_clean("val")
+        """Log the metrics of all ranks' images, and tell schedules that watch one of them."""
+        values = self._log_clean("val")
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking or not self.trainer.is_last_batch:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            watched = str(config.monitor).removeprefix("val/")
+            if config.reduce_on_plateau and config.frequency == NEVER and watched in values:
+                config.scheduler.step(float(values[watched]))
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of all ranks' images."""
         self._log_clean("test")
 
-    def _log_clean(self, stage: str) -> None:
-        values = self.clean_metric.compute()
+    def _log_clean(self, stage: str) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = self.clean_metric.compute()
         self.clean_metric.reset()
         for name, value in values.items():
             # every rank holds the same number, gathered by the metric: sync_dist only quiets Lightning's warning
             self.log(f"{stage}/{name}", value.float(), prog_bar=name in self.shown_metrics, sync_dist=True)
+        return values
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
@@ -181,7 +230,8 @@ class VictimModule(pl.LightningModule):
             checkpoint["trained_on"] = self._seen.to_store()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what the weights were trained on."""
+        """Take over what the weights were trained on, and against what."""
+        self.defended = checkpoint.get("defence")
         self._seen = SeenImages.stored(checkpoint.get("trained_on"))
 
 

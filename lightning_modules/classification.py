@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from lightning_modules.base import VictimModule
+from lightning_modules.base import NEVER, VictimModule
 from medrobust.metrics.classification import ClassifierQuality
 from medrobust.metrics.labels import LabelQuality
 from medrobust.networks import Outcome, class_outcome
@@ -129,13 +129,10 @@ class Classifier(VictimModule):
         """Whether the largest logit is that of the target ``(N,)``, and the softmax probability of the target."""
         return class_outcome(outputs, targets)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Weighted cross-entropy of a batch."""
-        loss = functional.cross_entropy(
-            self(batch["image"]), batch["target"], self.loss_weights, label_smoothing=self.label_smoothing
-        )
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
-        return loss
+    def training_loss(self, images: Tensor, targets: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Weighted cross-entropy of a batch, ``()``."""
+        logits = self(images) if outputs is None else outputs
+        return functional.cross_entropy(logits, targets, self.loss_weights, label_smoothing=self.label_smoothing)
 
     def measure(self, batch: dict[str, Any]) -> None:
         """Gather the logits of a batch."""
@@ -151,7 +148,7 @@ class Classifier(VictimModule):
             return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
         assert callable(self.schedule)
         scheduler = self.schedule(optimizer)
-        monitor = {"monitor": "val/loss"} if isinstance(scheduler, ReduceLROnPlateau) else {}
+        monitor = {"monitor": "val/loss", "frequency": NEVER} if isinstance(scheduler, ReduceLROnPlateau) else {}
         return [optimizer], [{"scheduler": scheduler, "interval": "epoch"} | monitor]
 
     def description(self) -> dict[str, Any]:

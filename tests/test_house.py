@@ -15,11 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = {
     "medrobust.random_streams": set(),
     "medrobust.metrics": set(),
-    "medrobust.networks": set(),
+    "medrobust.networks": {"medrobust.random_streams"},
     "medrobust.detectors": set(),
     "medrobust.results": set(),
     "medrobust.objectives": {"medrobust.networks", "medrobust.random_streams"},
     "medrobust.attacks": {"medrobust.networks", "medrobust.objectives", "medrobust.random_streams"},
+    "medrobust.defences": {
+        *("medrobust.attacks", "medrobust.networks", "medrobust.objectives", "medrobust.random_streams"),
+    },
     "medrobust.evaluation": {
         *("medrobust.attacks", "medrobust.detectors", "medrobust.metrics", "medrobust.networks"),
         *("medrobust.objectives", "medrobust.random_streams", "medrobust.results.records"),
@@ -32,7 +35,7 @@ LIBRARY = {
 }
 ARROWS: dict[str, set[str]] = LIBRARY | {
     "datamodules": set(),
-    "lightning_modules": {"medrobust.networks", "medrobust.metrics"},
+    "lightning_modules": {"medrobust.networks", "medrobust.metrics", "medrobust.random_streams"},
     "callbacks": {"medrobust"},
     "cli": {"medrobust", "datamodules", "lightning_modules", "callbacks"},
     "benchmarks": {"medrobust", "datamodules", "lightning_modules", "callbacks"},

@@ -8,6 +8,7 @@ from medrobust.attacks.carlini_wagner import CWL2
 from medrobust.attacks.deepfool import DeepFool
 from medrobust.attacks.fab import FAB
 from medrobust.attacks.noise import UniformNoise
+from medrobust.attacks.oblivious import Oblivious
 from medrobust.attacks.saliency_map import JSMA
 from medrobust.attacks.sign_family import BIM, DIM, FGSM, MIM, PGD, TIM, CWLinf, LogDomain
 from medrobust.attacks.sign_gradient import SignGradient
@@ -32,6 +33,7 @@ __all__ = [
     "JSMA",
     "LogDomain",
     "MIM",
+    "Oblivious",
     "PGD",
     "SMIA",
     "SignGradient",

@@ -15,6 +15,7 @@ from medrobust.attacks.batch_checks import check_batch, without_inference
 from medrobust.attacks.last_check import LEAST_IMAGES, acceptable, doubts, first_failing
 from medrobust.networks.finite import finite_outputs
 from medrobust.networks.freezing import frozen
+from medrobust.networks.input_defences import under_attack
 from medrobust.networks.victims import Outputs, Targets, Victim, attackable, check_known
 from medrobust.networks.watched_victim import WatchedVictim
 from medrobust.objectives.opposition import warn_of_opposition
@@ -72,6 +73,7 @@ class Attack(PlainNumbers, ABC):
     """
 
     minimal: ClassVar[bool] = False  # looks for the smallest perturbation that fools; it ought to fool every image
+    sees_through: ClassVar[bool] = True  # asks the victim behind its input defence, if there is one
 
     targeted: bool = False
     seed: int = 0
@@ -145,7 +147,7 @@ class Attack(PlainNumbers, ABC):
         check_batch(images, targets, ids)
         with torch.inference_mode(False), torch.enable_grad(), frozen(victim):
             images, targets = without_inference(images).detach(), without_inference(targets)
-            watch = WatchedVictim(victim, images, targets)
+            watch = WatchedVictim(under_attack(victim), images, targets)
             if getattr(self, "epsilon", None) == 0:
                 none = torch.zeros(len(images), dtype=torch.long, device=images.device)
                 return Crafted(images.clone(), none, none.clone(), none.clone()), watch
@@ -162,6 +164,8 @@ class Attack(PlainNumbers, ABC):
             sound, sound_losses, accepted, broken = torch.stack(looks).tolist()
             if not (sound and sound_losses):
                 raise self._unsound(victim, images, targets, streams, ids)
+            if self.sees_through and (samples := getattr(watch.victim, "samples", 1)) > 1:
+                crafted = _with_passes(crafted, samples)
             if not accepted:
                 crafted = _with_clean(crafted, images, fine)
             if broken:
@@ -188,7 +192,7 @@ class Attack(PlainNumbers, ABC):
         """What of the victim is not finite when the images at some places are attacked without the others."""
         rows = list(places)
         part = targets[rows] if isinstance(targets, Tensor) else [targets[row] for row in rows]
-        watch = WatchedVictim(victim, images[rows], part)
+        watch = WatchedVictim(under_attack(victim), images[rows], part)
         try:
             self.perturb(watch, images[rows], part, [streams[row] for row in rows])
         except Exception:
@@ -212,6 +216,14 @@ class Attack(PlainNumbers, ABC):
         described = describe(self)
         assert isinstance(described, dict)
         return described
+
+
+def _with_passes(crafted: Crafted, samples: int) -> Crafted:
+    """Each pass counted as the several of which a victim's mean answer is made."""
+    counts: dict[str, Any] = {
+        name: samples * getattr(crafted, name) for name in ("forwards", "backwards", "zero_gradients")
+    }
+    return replace(crafted, **counts)
 
 
 def _with_clean(crafted: Crafted, clean: Tensor, fine: Tensor) -> Crafted:

@@ -1,6 +1,16 @@
 """Networks: what victims promise and are built of, the taps on their layers, and their deployment copies."""
 
 from medrobust.networks.freezing import frozen
+from medrobust.networks.input_defences import (
+    BitDepth,
+    DefendedVictim,
+    GaussianSmoothing,
+    InputDefence,
+    JPEGCompression,
+    MedianSmoothing,
+    RandomResizing,
+    defended,
+)
 from medrobust.networks.seen_images import SeenImages
 from medrobust.networks.victims import (
     EvaluatedVictim,
@@ -14,14 +24,22 @@ from medrobust.networks.victims import (
 from medrobust.networks.wrapped_classifier import WrappedClassifier, as_victim
 
 __all__ = [
+    "BitDepth",
+    "DefendedVictim",
     "EvaluatedVictim",
+    "GaussianSmoothing",
+    "InputDefence",
+    "JPEGCompression",
+    "MedianSmoothing",
     "Outcome",
+    "RandomResizing",
     "SeenImages",
     "StoredVictim",
     "Victim",
     "WrappedClassifier",
     "as_victim",
     "class_outcome",
+    "defended",
     "frozen",
     "is_evaluated_victim",
     "is_stored_victim",

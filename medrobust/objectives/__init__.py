@@ -5,6 +5,7 @@ from medrobust.objectives.clean_features import CleanFeatures, fit_objectives
 from medrobust.objectives.cross_entropy import CrossEntropy
 from medrobust.objectives.density_guides import DensityGuide, DimensionGuide
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
+from medrobust.objectives.divergence import Divergence
 from medrobust.objectives.feature_constraint import FeatureConstraint
 from medrobust.objectives.guides import ClosestGuide, RandomGuide
 from medrobust.objectives.layer_mean import LayerMean
@@ -21,6 +22,7 @@ __all__ = [
     "DensityGuide",
     "DifferenceOfLogits",
     "DimensionGuide",
+    "Divergence",
     "FeatureConstraint",
     "LayerMean",
     "Margin",

@@ -67,7 +67,11 @@ def options(*paths: Path) -> list[Any]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_every_config_parses_on_top_of_the_demo(path: Path, shown: Shown) -> None:
-    programs = ("train", "evaluate") if path.parent.name == "victims" or path == DEMO else ("evaluate",)
+    programs = (
+        ("train", "evaluate")
+        if path.parent.name in ("victims", "recipes", "defences") or path == DEMO
+        else ("evaluate",)
+    )
     for program in programs:
         config = shown(program, *options(*laid_over(path), path))
         given = yaml.safe_load(path.read_text())
@@ -76,7 +80,11 @@ def test_every_config_parses_on_top_of_the_demo(path: Path, shown: Shown) -> Non
         for name, change in given.get("attack", {}).get("attacks+", {}).items():
             assert change["init_args"].items() <= config["attack"]["attacks"][name]["init_args"].items()
         for name, value in given.get("trainer", {}).items():
-            assert config["trainer"][name] == value
+            if name == "callbacks+":
+                added = [one["class_path"].rpartition(".")[2] for one in config["trainer"]["callbacks"]]
+                assert added == [one["class_path"] for one in value]
+            else:
+                assert config["trainer"][name] == value
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())

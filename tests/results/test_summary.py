@@ -243,6 +243,7 @@ def test_a_sound_evaluation_raises_no_flag():
         "radius": 1,
         "steps": 0,
         "zero_gradients": 3,
+        "masked_gradients": 0,
         "broken_gradients": 3,
         "refused": 4,
         "probabilities": 1,
@@ -355,6 +356,50 @@ def test_vanishing_gradients(zero, flagged):
     for record in records[:zero]:
         record["zero_gradients"] = 1
     assert raised(summary_of([entry], records)) == ([("zero_gradients", "pgd", 1 / 255)] if flagged else [])
+
+
+@pytest.mark.parametrize(
+    ("blind", "sighted", "changes", "flagged"),
+    [
+        (7, 2, {}, True),  # 5 images more, which chance explains in 1 of 32 cases
+        (6, 2, {}, False),  # 4 images more: 1 of 16
+        (7, 2, {"backwards": 2}, False),  # too short to be compared with
+        (40, 0, {"epsilon": 2 / 255}, False),
+    ],
+)
+@pytest.mark.parametrize("method", ["Square", "Oblivious"])
+def test_attacks_without_gradients_that_do_better_show_that_these_are_masked(blind, sighted, changes, flagged, method):
+    square = attack("blind", method=method)
+    pgd = attack("pgd", **({"epsilon": changes["epsilon"]} if "epsilon" in changes else {}))
+    few = {"backwards": 0 if method == "Square" else 20}
+    records = rows(square, "1" * blind + "0" * (40 - blind), **few)
+    records += rows(pgd, "1" * sighted + "0" * (40 - sighted), **{"backwards": 20} | changes)
+    found = summary_of([square, pgd], records)
+    expected = [("masked_gradients", "blind", 1 / 255)] if flagged else []
+    assert [one for one in raised(found) if one[0] == "masked_gradients"] == expected
+    if flagged:
+        message = next(flag["message"] for flag in found["flags"] if flag["check"] == "masked_gradients")
+        assert "fools 17.5 %" in message and "5.0 %" in message and "masked" in message
+
+
+def test_the_strongest_attack_with_gradients_decides_whether_they_are_masked():
+    square, weak, strong = attack("blind", method="Square"), attack("weak"), attack("strong")
+    records = rows(square, "1" * 20 + "0" * 20, backwards=0) + rows(weak, "0" * 40, backwards=9)
+    found = summary_of([square, weak, strong], records + rows(strong, "0" * 20 + "1" * 20, backwards=9))
+    assert "masked_gradients" not in [one[0] for one in raised(found)]
+
+
+@pytest.mark.parametrize(
+    ("order", "square", "flagged"),
+    [(("APGD", "Square"), 5, True), (("APGD", "Square"), 4, False), (("Square", "APGD"), 20, False)],
+)
+def test_images_that_square_alone_breaks_within_a_worst_case_show_masked_gradients(order, square, flagged):
+    entry = attack("worst-case", method="WorstCase", parameters={"attacks": [{"class": name} for name in order]})
+    names = ["Square"] * square + ["APGD"] * 3 + [None] * (37 - square)
+    fooled = "".join("0" if name is None else "1" for name in names)
+    records = [row | {"broken_by": name} for row, name in zip(rows(entry, fooled), names, strict=True)]
+    found = summary_of([entry], records)
+    assert raised(found) == ([("masked_gradients", "worst-case", 1 / 255)] if flagged else [])
 
 
 def test_broken_gradients_are_flagged_with_the_images_and_passes():

@@ -5,11 +5,15 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, Row, doubted, flag
+from medrobust.results.checks.evaluation import SIGNIFICANCE, CheckedEvaluation, Flag, Row, counted, doubted, flag
 from medrobust.results.formats import format_epsilon, format_percent
+from medrobust.results.statistics import paired_p_value
 
 TOLERANCE = 1e-6  # an L-infinity norm may exceed its radius by the rounding of float32
 MAX_ZERO_GRADIENTS = 0.1
+BLIND = {"Oblivious", "Square", "UniformNoise"}  # attacks that follow no gradient of the victim that they are judged on
+MASKED = 0.05  # share of the images by which an attack without gradients may lead
+MIN_GRADIENTS = 5  # backward passes of an image, below which an attack is too short to be compared with
 
 
 def norm(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
@@ -121,6 +125,57 @@ def broken_gradients(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             "replaced, and a victim whose gradients break looks robust to an attack that needs them."
         )
         yield flag("warning", row, message) if found else None
+
+
+def masked_gradients(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether attacks that have no gradient of the victim do better than all that follow it (Athalye et al., 2018)."""
+    tried = [row for row in evaluation.attacks if row["n_correct_before"] and not _targeted(evaluation, row)]
+    for blind in (row for row in tried if _blind(row)):
+        sighted = [
+            row
+            for row in tried
+            if not _blind(row) and (row["mean_backwards"] or 0) >= MIN_GRADIENTS and _same_ball(evaluation, blind, row)
+        ]
+        if not sighted:
+            continue
+        best = max(sighted, key=lambda row: row["success_rate"])
+        lead = blind["success_rate"] - best["success_rate"]
+        message = (
+            f"{blind['attack']}, which has no gradient of the victim, fools {format_percent(blind['success_rate'])} and "
+            f"{best['attack']}, which follows it, {format_percent(best['success_rate'])}: the victim's gradients are "
+            "masked, and what attacks that need them find is no sign of robustness."
+        )
+        masked = lead >= MASKED and all(evaluation.beats(blind, row) for row in sighted)
+        yield flag("error", blind, message) if masked else None
+    for row in tried:
+        members = [one["class"] for one in evaluation.parameters[row["key"]].get("attacks") or ()]
+        before = members[: members.index("Square")] if "Square" in members else []
+        if not set(before) - BLIND or "broken_by" not in evaluation.tables[row["key"]].columns:
+            continue
+        broken = evaluation.tables[row["key"]].filter("success")["broken_by"].to_list()
+        blind_ones = sum(name == "Square" for name in broken)
+        share = blind_ones / row["n_correct_before"]
+        message = (
+            f"Of {counted(row['n_correct_before'], 'image')}, Square broke {blind_ones} within {row['attack']}, which "
+            "no attack before it had broken by the victim's gradients: these are masked, and what attacks that need "
+            "them find is no sign of robustness."
+        )
+        found = share >= MASKED and paired_p_value(blind_ones, 0) < SIGNIFICANCE
+        yield flag("error", row, message) if found else None
+
+
+def _targeted(evaluation: CheckedEvaluation, row: Row) -> bool:
+    return bool(evaluation.parameters[row["key"]].get("targeted"))
+
+
+def _blind(row: Row) -> bool:
+    """Whether an attack follows no gradient of the victim that it is judged on."""
+    return row["method"] in BLIND or not row["mean_backwards"]
+
+
+def _same_ball(evaluation: CheckedEvaluation, one: Row, other: Row) -> bool:
+    norms = {evaluation.entries[row["key"]].get("norm", "linf") for row in (one, other)}
+    return len(norms) == 1 and _same_radius(one, other)
 
 
 def refused(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:

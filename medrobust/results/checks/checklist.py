@@ -68,6 +68,9 @@ CHECKS = {
     "zero_gradients": Check(
         f"at most {100 * attacks.MAX_ZERO_GRADIENTS:.0f} % of an attack's gradients vanish", attacks.zero_gradients
     ),
+    "masked_gradients": Check(
+        "no attack without gradients does better than all that follow the victim's", attacks.masked_gradients
+    ),
     "broken_gradients": Check("every gradient is finite", attacks.broken_gradients),
     "refused": Check("every attack's images are finite and inside [0, 1] and their ball", attacks.refused),
     "probabilities": Check("the victim's outputs do not look like probabilities", victim.probabilities),

@@ -1,0 +1,35 @@
+"""What the command line adds to the manifest of an evaluation: the victim's quality, and how it was trained."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medrobust.results.manifest import read_manifest, write_manifest
+
+
+def note_defence(folder: Path, defended: Mapping[str, Any] | None) -> None:
+    """Write what a victim was trained against, and the passes that this took, into the manifest."""
+    if defended is not None:
+        manifest = read_manifest(folder)
+        manifest["victim"]["defence"] = dict(defended)
+        write_manifest(folder, manifest)
+
+
+def note_quality(folder: Path, metrics: Mapping[str, Any], bare: bool = False) -> list[tuple[str, float]]:
+    """Write how good the victim is on clean images into the manifest, which every result carries along.
+
+    Args:
+        folder: The evaluation's folder.
+        metrics: The victim's own metrics by name, such as ``test/accuracy``.
+        bare: Whether they were measured without the input defence behind which the victim is evaluated.
+
+    Returns:
+        The metrics by name, those that are defined.
+    """
+    values = {name.partition("/")[2]: float(value) for name, value in metrics.items() if "/" in name}
+    defined = {name: value for name, value in values.items() if math.isfinite(value)}
+    manifest = read_manifest(folder)
+    manifest["victim"]["quality_without_defence" if bare else "quality"] = {name: defined.get(name) for name in values}
+    write_manifest(folder, manifest)
+    return list(defined.items())

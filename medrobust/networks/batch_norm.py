@@ -1,0 +1,33 @@
+"""Holding the running statistics of BatchNorm while a batch passes that is not to count."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def tracking_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorms whose running statistics a forward pass would change: those in training mode that keep some."""
+    return [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm) and norm.training and norm.track_running_stats and norm.running_mean is not None
+    ]
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm in training mode normalise by the statistics of its batch, and leave its running ones alone.
+
+    Args:
+        module: A network; BatchNorm in eval mode goes on using its running statistics.
+    """
+    norms = tracking_norms(module)
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,401 @@
+"""Input defences: what is done to an image before a victim sees it, and how attacks see through it."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._pytree import tree_map
+from torchvision.transforms.functional import gaussian_blur
+
+from medrobust.networks.seen_images import SeenImages
+from medrobust.networks.victims import EvaluatedVictim, Outcome, Outputs, Targets, evaluated_victim, is_stored_victim
+
+Gradient = Literal["exact", "straight_through"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputDefence(ABC):
+    """A change of an image that is meant to destroy adversarial perturbations; its fields are its parameters.
+
+    It holds no state, and what it makes of an image depends on that image alone. Where ``gradient`` is
+    ``straight_through``, the forward pass is the real defence and the backward pass the identity: BPDA (Athalye et al.,
+    ICML 2018, section 4.1.1), without which a step function looks robust because it has no slope.
+    """
+
+    is_random: ClassVar[bool] = False
+    gradient: ClassVar[Gradient] = "straight_through"
+
+    @abstractmethod
+    def changed(self, images: Tensor, draw: str) -> Tensor:
+        """The images ``(N, C, H, W)`` as the victim is to see them; ``draw`` names the random numbers, if there are."""
+
+    def __call__(self, images: Tensor, draw: str = "judged") -> Tensor:
+        """What the victim sees of images ``(N, C, H, W)`` in [0, 1], with the gradient that attacks follow.
+
+        Args:
+            images: The images; they are not modified.
+            draw: Name of the random numbers. Those of an image follow from its content, the name and the seed.
+        """
+        if self.gradient == "exact":
+            return self.changed(images, draw)
+        with torch.no_grad():
+            changed = self.changed(images.detach(), draw)
+        return changed + (images - images.detach())  # the very values of the defence: the difference is 0
+
+    def parameters(self) -> dict[str, Any]:
+        """Its class and its fields, as plain values: part of the records' keys."""
+        return {"class": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JPEGCompression(InputDefence):
+    """Compression as a JPEG file and back (Dziugaite et al., 2016), with 8 bits, by libjpeg on the CPU.
+
+    Args:
+        quality: Quality of the file, from 1 to 100.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
+
+    quality: int = 75
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
+            raise ValueError(f"quality of a JPEG file is a whole number from 1 to 100, got {self.quality}")
+
+    def changed(self, images: Tensor, draw: str) -> Tensor:
+        """The images after a file."""
+        if images.shape[1] not in (1, 3):
+            raise ValueError(f"a JPEG file has 1 or 3 channels, got {images.shape[1]}")
+        scaled = (images.float() * 255).round().clamp(0, 255).to("cpu", torch.uint8)
+        changed = torch.empty_like(scaled)
+        for image, place in zip(scaled.permute(0, 2, 3, 1).numpy(), changed.permute(0, 2, 3, 1), strict=True):
+            file = BytesIO()
+            Image.fromarray(np.ascontiguousarray(image).squeeze(2) if image.shape[2] == 1 else image).save(
+                file, "JPEG", quality=self.quality
+            )
+            place.copy_(torch.from_numpy(np.array(Image.open(file))).reshape(place.shape))
+        return (changed.to(images.device).float() / 255).to(images.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitDepth(InputDefence):
+    """Rounding to few grey levels per channel, round((2^bits - 1) x) / (2^bits - 1) (Xu et al., NDSS 2018).
+
+    Args:
+        bits: Bits that are left, from 1 to 8.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
+
+    bits: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
+            raise ValueError(f"bits is a whole number from 1 to 8, got {self.bits}")
+
+    def changed(self, images: Tensor, draw: str) -> Tensor:
+        """The images with few levels."""
+        levels = 2**self.bits - 1
+        return (images * levels).round() / levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianSmoothing(InputDefence):
+    """Convolution with a Gaussian kernel, reflected at the border; attacks have its exact gradient.
+
+    Args:
+        sigma: Standard deviation of the kernel, in pixels, positive; the kernel spans three of them on each side.
+
+    Raises:
+        ValueError: A field is out of its range, or (when called) the kernel is larger than the image allows.
+    """
+
+    gradient: ClassVar[Gradient] = "exact"
+
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma is a positive number of pixels, got {self.sigma}")
+
+    def changed(self, images: Tensor, draw: str) -> Tensor:
+        """The smoothed images."""
+        reach = math.ceil(3 * self.sigma)
+        if reach >= min(images.shape[-2:]):
+            raise ValueError(
+                f"a Gaussian of sigma {self.sigma:g} reaches {reach} pixels beyond the border, and the images have "
+                f"only {min(images.shape[-2:])}"
+            )
+        return gaussian_blur(images, [2 * reach + 1] * 2, [float(self.sigma)] * 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedianSmoothing(InputDefence):
+    """The median of each pixel's neighbourhood, reflected at the border (Xu et al., NDSS 2018).
+
+    Args:
+        size: Side of the neighbourhood in pixels, odd and at least 3.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
+
+    size: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not isinstance(self.size, int) or self.size < 3 or self.size % 2 == 0:
+            raise ValueError(f"size is the odd side of a neighbourhood, at least 3, got {self.size}")
+
+    def changed(self, images: Tensor, draw: str) -> Tensor:
+        """The filtered images."""
+        reach = self.size // 2
+        padded = functional.pad(images, (reach, reach, reach, reach), mode="reflect")
+        windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)
+        return windows.flatten(4).median(4).values
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomResizing(InputDefence):
+    """Shrinking each image to a random size and padding it with black at random (Xie et al., ICLR 2018).
+
+    The size is uniform between ``smallest`` and 1 of the side, and so is the place; the result has the old size. The
+    defence draws its numbers from the content of the image, so that an evaluation can be repeated; an attack sees other
+    draws than those that judge it, and averages outputs, losses and gradients over ``samples`` of them: EOT (Athalye
+    et al., ICML 2018, section 4.2). Each of them counts as a pass.
+
+    Args:
+        smallest: Smallest size, as a share of the side, above 0 and at most 1.
+        samples: Number of draws that an attack averages over, at least 1.
+        seed: Seed of the random numbers.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
+
+    is_random: ClassVar[bool] = True
+    gradient: ClassVar[Gradient] = "exact"
+
+    smallest: float = 0.8
+    samples: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not 0 < self.smallest <= 1:
+            raise ValueError(f"smallest is a share of the side above 0 and at most 1, got {self.smallest}")
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise ValueError(f"samples counts draws and is a whole number of at least 1, got {self.samples}")
+
+    def changed(self, images: Tensor, draw: str) -> Tensor:
+        """The images at their random sizes and places."""
+        if not len(images):
+            return images
+        numbers = content_uniform(images, 3, f"{self.seed}/{draw}").to(images.dtype)
+        share = self.smallest + (1 - self.smallest) * numbers[:, 0]
+        shift = (2 * numbers[:, 1:] - 1) * (1 - share)[:, None]
+        scale = torch.eye(2, dtype=images.dtype, device=images.device) / share[:, None, None]
+        grid = functional.affine_grid(
+            torch.cat([scale, (-shift / share[:, None])[:, :, None]], 2), list(images.shape), align_corners=False
+        )
+        return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def content_uniform(images: Tensor, count: int, stream: str) -> Tensor:
+    """Numbers in [0, 1) that follow from each image's values, ``(N, count)``: the same in any batch and on any device.
+
+    The host does not wait for the device, which a hash of the bytes would ask for.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        count: Numbers per image.
+        stream: Name of the numbers.
+    """
+    bits = images.detach().float().contiguous().view(torch.int32).flatten(1).long()
+    places = torch.arange(1, bits.shape[1] + 1, device=bits.device)
+    digest = _mixed(bits + _mixed(places)).sum(1)
+    salts = [_salt(f"{stream}/{number}") for number in range(count)]
+    numbers = torch.stack([_mixed(digest ^ salt) for salt in salts], 1)
+    return ((numbers >> 12) & ((1 << 40) - 1)).double() / (1 << 40)
+
+
+def _mixed(values: Tensor) -> Tensor:
+    """A bijection of 64-bit integers in which each bit of the result depends on all bits (after splitmix64)."""
+    values = (values ^ ((values >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    values = (values ^ ((values >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return values ^ ((values >> 31) & 0x1FFFFFFFF)
+
+
+def _salt(text: str) -> int:
+    """A number of 62 bits that follows from a text alone."""
+    value = 14695981039346656037
+    for byte in text.encode():
+        value = ((value ^ byte) * 1099511628211) % (1 << 64)
+    return value >> 2
+
+
+class DefendedVictim(nn.Module):
+    """A victim behind an input defence; ``defended`` makes it.
+
+    It is judged with the real defence. ``under_attack`` gives what attacks see: the same, and for a random defence the
+    mean over some draws that do not judge.
+
+    Attributes:
+        undefended: The victim without the defence.
+        network: Its network; one that is put in its place is put into the victim, too.
+    """
+
+    network: nn.Module
+
+    def __init__(self, victim: EvaluatedVictim, defence: InputDefence) -> None:
+        """Keep both."""
+        super().__init__()
+        assert isinstance(victim, nn.Module)
+        self.undefended: Any = victim
+        self.defence = defence
+        self.network = victim.network
+        self.training = victim.training
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Put another network into the victim, too."""
+        if name == "network":
+            self.undefended.network = value
+        super().__setattr__(name, value)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Outputs for images ``(N, C, H, W)`` in [0, 1]."""
+        return self.undefended(self.defence(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network is given for images ``(N, C, H, W)`` in [0, 1]."""
+        normalised: Tensor = self.undefended.normalised(self.defence(images))
+        return normalised
+
+    def loss(self, images: Tensor, targets: Targets) -> Tensor:
+        """Loss of each image, ``(N,)``."""
+        loss: Tensor = self.undefended.loss(self.defence(images), targets)
+        return loss
+
+    def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
+        """How well outputs fit their targets, for each image."""
+        outcome: Outcome = self.undefended.outcome(outputs, targets)
+        return outcome
+
+    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
+        """Outputs and the named layers' activations averaged over space, ``(N, C)`` each, in one forward."""
+        found: tuple[Outputs, dict[str, Tensor]] = self.undefended.features(self.defence(images), layers)
+        return found
+
+    def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Names of the network's layers that match patterns."""
+        names: tuple[str, ...] = self.undefended.layers_named(patterns)
+        return names
+
+    def description(self) -> dict[str, Any]:
+        """What the victim is, and its defence, as plain values."""
+        return {**self.undefended.description(), "input_defence": self.defence.parameters()}
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """The victim's own parameters and buffers; a defence has none."""
+        return self.undefended.state_dict(*arguments, **options)
+
+    def under_attack(self) -> "DefendedVictim | ExpectedVictim":
+        """What attacks see in place of it."""
+        return ExpectedVictim(self) if self.defence.is_random else self
+
+
+class StoredDefendedVictim(DefendedVictim):
+    """A victim from a checkpoint, behind an input defence."""
+
+    def seen_images(self) -> SeenImages | None:
+        """The images that the victim was trained on and chosen by; None where its checkpoint does not say."""
+        seen: SeenImages | None = self.undefended.seen_images() if hasattr(self.undefended, "seen_images") else None
+        return seen
+
+    def from_checkpoint(self, path: str | Path) -> Any:
+        """Another victim of the same class, without a defence, from its checkpoint."""
+        return self.undefended.from_checkpoint(path)
+
+
+class ExpectedVictim:
+    """A victim behind a random defence as attacks see it: its mean answer over some draws.
+
+    Args:
+        victim: The victim.
+
+    Attributes:
+        samples: Number of draws, each of which is a pass.
+    """
+
+    def __init__(self, victim: DefendedVictim) -> None:
+        """Keep the victim."""
+        self.victim = victim
+        self.samples = int(getattr(victim.defence, "samples", 1))
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything else that the victim has."""
+        return getattr(self.victim, name)
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """Mean outputs for N images."""
+        return _mean([self.victim.undefended(one) for one in self._draws(images)])
+
+    def loss(self, images: Tensor, targets: Targets) -> Tensor:
+        """Mean loss of each image, ``(N,)``."""
+        loss: Tensor = _mean([self.victim.undefended.loss(one, targets) for one in self._draws(images)])
+        return loss
+
+    def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
+        """Mean outputs, and means of the named layers."""
+        found: Any = _mean([self.victim.undefended.features(one, layers) for one in self._draws(images)])
+        return found
+
+    def _draws(self, images: Tensor) -> list[Tensor]:
+        return [self.victim.defence(images, f"attacked {number}") for number in range(self.samples)]
+
+
+def _mean(answers: list[Any]) -> Any:
+    """Mean of answers of the same form, tensor by tensor.
+
+    Raises:
+        ValueError: They are lists, as those of box victims, of which there is no mean.
+    """
+    if any(isinstance(answer[0] if isinstance(answer, tuple) else answer, list) for answer in answers):
+        raise ValueError("a victim whose outputs are lists, such as boxes, has no mean output over random draws")
+    return tree_map(lambda *leaves: torch.stack(leaves).mean(0), *answers)
+
+
+def under_attack(victim: Any) -> Any:
+    """What an attack sees of a victim: the victim itself, unless it has an answer of its own to that."""
+    return victim.under_attack() if isinstance(victim, DefendedVictim) else victim
+
+
+def defended(victim: EvaluatedVictim, defence: InputDefence) -> DefendedVictim:
+    """Put a victim behind an input defence; the victim itself is not changed.
+
+    Args:
+        victim: A victim such as ``as_victim`` makes.
+        defence: What is done to each image.
+
+    Raises:
+        ValueError: The victim is none that can be evaluated.
+    """
+    inner = evaluated_victim(victim)
+    if is_stored_victim(inner) or hasattr(inner, "seen_images"):
+        return StoredDefendedVictim(inner, defence)
+    return DefendedVictim(inner, defence)
