@@ -13,6 +13,7 @@ EXPECTED = "a complete 8- or 16-bit JPEG or PNG image"
 EXPECTED_MASK = "a complete mask image with one integer per pixel"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 0x0112
+_SCALED = np.arange(256, dtype=np.float32) / 255  # a table is faster than a copy that is divided
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
@@ -31,13 +32,30 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     Raises:
         ValueError: The file is missing, empty, truncated or not an image; the message names it.
     """
-    pixels = _decoded(path, EXPECTED, _decode)
-    scaled = pixels.astype(np.float32, order="C") / np.iinfo(pixels.dtype).max
-    if scaled.ndim == 2:
-        return np.ascontiguousarray(np.repeat(scaled[:, :, None], channels, axis=2))
+    return scaled(_decoded(path, EXPECTED, _decode), channels)
+
+
+def scaled(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Decoded pixels as float32 in [0, 1].
+
+    Args:
+        pixels: ``(H, W)`` or ``(H, W, 3)`` in RGB order: uint8, uint16, or floating-point numbers in [0, 1].
+        channels: 1 for grey (ITU-R BT.601 luma of colour images) or 3 for RGB (grey is repeated).
+
+    Returns:
+        ``(H, W, channels)`` float32.
+    """
+    if pixels.dtype == np.uint8:
+        image = np.asarray(cv2.LUT(np.ascontiguousarray(pixels), _SCALED))
+    else:
+        image = pixels.astype(np.float32, order="C")
+        if np.issubdtype(pixels.dtype, np.integer):
+            image /= np.iinfo(pixels.dtype).max
+    if image.ndim == 2:
+        return image[:, :, None] if channels == 1 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
     if channels == 1:
-        return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)[:, :, None])
-    return np.ascontiguousarray(scaled)
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None])
+    return image
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -102,7 +120,7 @@ def _decode(data: bytes) -> np.ndarray:
         elif image.mode.startswith("I;16"):
             pixels = np.asarray(image).astype(np.uint16)
         elif image.mode in ("1", "L"):
-            pixels = np.asarray(image.convert("L"))
+            pixels = np.asarray(image if image.mode == "L" else image.convert("L"))
         elif image.mode in ("LA", "La"):
             pixels = np.asarray(image.convert("LA").getchannel(0))
         elif image.mode in ("I", "F"):
@@ -110,7 +128,7 @@ def _decode(data: bytes) -> np.ndarray:
         elif image.mode in ("P", "PA", "RGBA", "RGBa"):
             pixels = np.asarray(image.convert("RGBA"))[:, :, :3]
         else:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     return _upright(pixels, orientation)
 
 
