@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from datamodules.content import Content, ContentReader, copies_in_later_splits, image_hashes, kept_hashes
 from datamodules.kept_scenes import KeptScenes
 from datamodules.loaders import SplitLoaders, counted
+from datamodules.references import ALL, DataBeside
 from datamodules.samples import Sample, Target
 from datamodules.scene_cache import Cache
 from datamodules.splits import (
@@ -30,7 +31,7 @@ from datamodules.transforms import Augmentation, Resize
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["train", "val", "adv_train", "adv_test"]
+Split = Literal["train", "val", "adv_train", "adv_test", "all"]
 
 
 class MedicalDataModule(SplitLoaders[Target]):
@@ -62,12 +63,15 @@ class MedicalDataModule(SplitLoaders[Target]):
         augment: Whether training images are changed at random, or by how much.
         on_bad_sample: ``raise`` stops at the first bad file; ``skip`` reads every sample in advance, leaves the bad
             ones out and reports them.
-        test_split: The split that the test stage evaluates.
+        test_split: The split that the test stage evaluates; ``all`` for every image, without splits: another
+            hospital's data, on which nothing is trained or fitted.
         limit: At most this many images per split, for a quick trial; None keeps all.
         cache: Keep images that have been decoded and resized: on the ``disk``, for the next runs too, or in memory
             (``ram``). Results are the same. All processes of a machine share what is kept; augmentation comes after
             it. It takes 4 bytes for each value of an image, 602 kB for one of 224 x 224 in colour and a third of
             that for a grey one. Where there is no room, a warning says so and images are decoded each time.
+        alias: Name of the data in records and reports instead of the dataset's own, for data of the same layout from
+            elsewhere: equal names of images and patients are then others.
 
     Raises:
         ValueError: An argument lies outside its range.
@@ -91,6 +95,7 @@ class MedicalDataModule(SplitLoaders[Target]):
         test_split: Split = "adv_test",
         limit: int | None = None,
         cache: Cache = "none",
+        alias: str | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -107,12 +112,14 @@ class MedicalDataModule(SplitLoaders[Target]):
         self.test_split = test_split
         self.limit = limit
         self.cache = cache
+        self.alias = alias
         self._validate()
         self.splits: dict[str, list[Sample[Target]]] = {}
         self.bad_samples: list[tuple[str, str]] = []
         self.contents: dict[str, Content] = {}
         self._listed: dict[str, list[Sample[Target]]] = {}  # the splits before a limit
         self._kept: dict[str, KeptScenes | None] = {}
+        self._references: MedicalDataModule[Any] | None = None
         self._of_run = False
         # a rank may get no image at all of a small split, and must not stop the others
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -125,6 +132,14 @@ class MedicalDataModule(SplitLoaders[Target]):
         """
         self.split_file, self._of_run = Path(path), True
 
+    def take_references_of(self, data: "MedicalDataModule[Any]") -> None:
+        """Fit detectors, and attacks that imitate clean images, on the data that a victim was trained on.
+
+        For ``test_split: all``, which leaves no image of these data to fit anything on. The other data are set up when
+        something is fitted.
+        """
+        self._references = data
+
     def setup(self, stage: str | None = None) -> None:
         """Find the samples, split them and read what they hold, once; every stage gets all splits.
 
@@ -136,9 +151,11 @@ class MedicalDataModule(SplitLoaders[Target]):
         """
         if self.splits:
             return
-        samples = [dataclasses.replace(sample, stratum=self.stratum_of(sample)) for sample in self.index()]
+        if self.alias is not None:
+            self.name = self.alias
+        samples = [dataclasses.replace(sample, stratum=self.stratum_of(sample)) for sample in self.found()]
         good = self._without_bad(samples) if self.on_bad_sample == "skip" else samples
-        if missing := self.missing_classes(good):
+        if (missing := self.missing_classes(good)) and self.test_split != ALL:
             raise ValueError(f"{self.root}: expected images of the class {missing[0]}, found none")
         if not good:
             first = f", first {': '.join(self.bad_samples[0])}" if self.bad_samples else ""
@@ -157,6 +174,10 @@ class MedicalDataModule(SplitLoaders[Target]):
         self._check_splits(splits, required)
         # ordered by a hash of the ids, so that the first few batches hold all classes
         self.splits = {split: sorted(members, key=_by_hash) for split, members in splits.items()}
+
+    def for_evaluation(self) -> "MedicalDataModule[Target] | DataBeside":
+        """These data as an evaluation sees them: beside those on which something is fitted, if these are others."""
+        return self if self._references is None or self.test_split != ALL else DataBeside(self, self._references)
 
     def _check_splits(self, splits: dict[str, list[Sample[Target]]], required: Sequence[str]) -> None:
         """Refuse empty splits, and warn of missing classes."""
@@ -258,6 +279,8 @@ class MedicalDataModule(SplitLoaders[Target]):
         self, samples: list[Sample[Target]], good: list[Sample[Target]]
     ) -> tuple[dict[str, list[Sample[Target]]], list[str]]:
         """The good samples of each split, and the splits that need an image."""
+        if self.test_split == ALL:
+            return {ALL: good}, [ALL]
         if self.split_file is None:
             splits = split_by_patient(good, self.fractions, self.split_seed)
             return splits, [split for split, share in asdict(self.fractions).items() if share > 0]
@@ -295,7 +318,7 @@ class MedicalDataModule(SplitLoaders[Target]):
             "channels": (1, 3),
             "resize": get_args(Resize),
             "on_bad_sample": ("raise", "skip"),
-            "test_split": SPLITS,
+            "test_split": (*SPLITS, ALL),
             "cache": get_args(Cache),
         }
         for argument, allowed in choices.items():

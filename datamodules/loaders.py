@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from datamodules.content import Content
 from datamodules.dataset import ImageDataset, SquareScenes, loader_options, same_scene, unchanged
 from datamodules.kept_scenes import KeptScenes
+from datamodules.references import ALL
 from datamodules.sample_source import SampleSource
 from datamodules.samplers import EachImageOnce, ShuffledEpochs, rank_and_world
 from datamodules.samples import Sample, Target
@@ -50,6 +51,7 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
     contents: dict[str, Content]
     _listed: dict[str, list[Sample[Target]]]
     _kept: dict[str, KeptScenes | None]
+    _references: "SplitLoaders[Any] | None"
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Train, shuffled and augmented; ``seed_everything`` and the epoch determine order and augmentation."""
@@ -167,8 +169,14 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
         return training_transform(self.image_size, self.resize, self._augmentation())
 
     def _samples(self, split: str, *, may_be_empty: bool = False) -> list[Sample[Target]]:
-        if split not in SPLITS:
-            raise ValueError(f"expected a split among {', '.join(SPLITS)}, got {split!r}")
+        known = (ALL,) if self.test_split == ALL else SPLITS
+        if split in SPLITS and split not in known:
+            raise ValueError(
+                f"test_split is all, so that every image is judged and none is left for {split}; detectors and attacks "
+                "that imitate clean images are fitted on the data of the victim's own run"
+            )
+        if split not in known:
+            raise ValueError(f"expected a split among {', '.join(known)}, got {split!r}")
         self._require_setup()
         if not self.splits[split] and not may_be_empty:
             raise ValueError(f"the split {split} has no images: its fraction is 0 or the split file names none")
@@ -181,7 +189,8 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
     def _reader(self) -> Self:
         """A copy of this data module without its trainer, which could not be sent to a worker process."""
         reader = copy.copy(self)
-        reader.trainer, reader.contents, reader._listed, reader._kept = None, {}, {}, {}
+        reader.trainer, reader._references = None, None
+        reader.contents, reader._listed, reader._kept = {}, {}, {}
         return reader
 
     def _augmentation(self) -> Augmentation | None:

@@ -24,7 +24,7 @@ class SampleSource(ABC, Generic[Target]):
     """
 
     task: ClassVar[str]
-    class_names: ClassVar[tuple[str, ...]] = ()  # what the numbers in a target stand for
+    class_names: tuple[str, ...] = ()  # what the numbers in a target stand for
     channels: int  # 1 for grey or 3 for RGB
 
     @property
@@ -35,6 +35,10 @@ class SampleSource(ABC, Generic[Target]):
     @abstractmethod
     def index(self) -> list[Sample[Target]]:
         """All samples found under the root, sorted by id; no image is read."""
+
+    def found(self) -> list[Sample[Target]]:
+        """The samples that `index` finds; a task that renames classes or leaves some out overrides this."""
+        return self.index()
 
     def stratum_of(self, sample: Sample[Target]) -> int | str:
         """The stratum of a sample, within which splits are balanced; by default the one that `index` gives it."""
