@@ -3,9 +3,6 @@
 import multiprocessing
 import os
 import pickle
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import BoxDataModule, ChestXRay, MedicalDataModule, Sample, Scene, SegmentationDataModule
-from datamodules import scene_cache
+from datamodules import (
+    BoxDataModule,
+    ChestXRay,
+    MedicalDataModule,
+    Sample,
+    Scene,
+    SegmentationDataModule,
+    dataset,
+    scene_cache,
+)
+from datamodules.images import scaled
 from datamodules.kept_scenes import KeptScenes, write_scenes
 from datamodules.scene_cache import SceneCache
 from datamodules.splits import Fractions
@@ -273,22 +279,25 @@ def test_a_file_that_is_not_finished_or_another_is_refused(tmp_path: Path) -> No
             KeptScenes(path, KEY)
 
 
-def test_a_killed_process_leaves_nothing_that_counts(folder: Path) -> None:
-    started = folder.parent / "started"
-    code = (
-        "import sys, time, numpy as np\nfrom pathlib import Path\n"
-        "from datamodules.scene_cache import SceneCache\nfrom datamodules.transforms import Scene\n"
-        "def make():\n"
-        "    yield Scene(np.zeros((64, 64, 3), np.float32) + np.arange(3, dtype=np.float32))\n"
-        f"    Path({str(started)!r}).touch()\n    time.sleep(60)\n"
-        f"SceneCache('disk', {KEY!r}, 'x').scenes(2, make, lambda kept: True)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-    while not started.exists():
-        assert process.poll() is None
+def hang(started: Path) -> None:
+    """Begin to build, and never end."""
+
+    def make() -> Iterator[Scene]:
+        yield scene(side=200)
+        started.touch()
+        time.sleep(60)
+
+    SceneCache("disk", KEY, "x").scenes(2, make, always)
+
+
+def test_a_killed_process_leaves_nothing_that_counts(folder: Path, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=hang, args=(tmp_path / "started",))
+    process.start()
+    while not (tmp_path / "started").exists():
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert [path.suffix for path in folder.iterdir() if path.suffix == ".part"] == [".part"]
     kept = SceneCache("disk", KEY, "x").scenes(2, lambda: iter([scene(0.1), scene(0.2)]), always)
     assert kept is not None and float(kept[1].image[0, 0, 0]) == np.float32(0.2)
@@ -300,13 +309,13 @@ def build(kind: Any, made: Any, results: Any) -> None:
 
     def make() -> Iterator[Scene]:
         made.put(os.getpid())
-        time.sleep(0.5)
+        time.sleep(0.2)
         yield from (scene(0.1), scene(0.2))
 
     kept = SceneCache(kind, KEY, "x").scenes(2, make, always)
     results.put(None if kept is None else float(kept[1].image[0, 0, 0]))
     made.put(None)
-    time.sleep(1)  # memory lives as long as a process that uses it
+    time.sleep(0.4)  # memory lives as long as a process that uses it
 
 
 @pytest.mark.parametrize("kind", ["disk", "ram"])
@@ -334,7 +343,9 @@ def test_without_room_images_are_decoded_each_time(folder: Path, monkeypatch: py
         return iter([scene(side=100), scene(side=100)])
 
     monkeypatch.setenv("MEDROBUST_CACHE_LIMIT", "0.00001")
-    refused("disk", two, r"cache: disk is not used for test of xray.*8.*e-05 GB, more than the 1e-05 GB that a cache may")
+    refused(
+        "disk", two, r"cache: disk is not used for test of xray.*8.*e-05 GB, more than the 1e-05 GB that a cache may"
+    )
     monkeypatch.delenv("MEDROBUST_CACHE_LIMIT")
     monkeypatch.setattr(scene_cache, "memory_left", lambda: 100.0)
     refused("ram", two, "more than the 1e-07 GB that the memory may give")
@@ -387,10 +398,24 @@ def test_a_bad_file_is_named_as_without_a_cache(tmp_path: Path) -> None:
 
 def test_a_table_gives_the_values_of_a_division() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    from datamodules.images import scaled
-
     expected = pixels.astype(np.float32) / 255
     assert np.array_equal(scaled(pixels, 1)[:, :, 0], expected)
     assert np.array_equal(scaled(pixels, 3), np.repeat(expected[:, :, None], 3, 2))
     colour = cv2.merge([pixels, pixels[::-1].copy(), pixels.T.copy()])
     assert np.array_equal(scaled(colour, 3), colour.astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "ranks", "expected"), [(2, 0, 1, 0), (2, 1, 1, 1), (64, 1, 1, 8), (16, 4, 4, 3)]
+)
+def test_readers_suit_the_machine(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, ranks: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(dataset.os, "sched_getaffinity", lambda process: range(cores))
+    monkeypatch.setattr(dataset, "rank_and_world", lambda: (0, ranks))
+    options = dataset.loader_options(ChestXRay("none"), None)
+    assert (options["num_workers"], options["persistent_workers"]) == (expected, expected > 0)
+    assert options["pin_memory"] == (gpus > 0)
+    assert dataset.loader_options(ChestXRay("none"), 2)["num_workers"] == 2
