@@ -41,6 +41,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.classification
 	$(BIN)/python -m benchmarks.detectors
 	$(BIN)/python -m benchmarks.feature_constraint
+	$(BIN)/python -m benchmarks.loading
 
 clean:
 	rm -rf runs data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache

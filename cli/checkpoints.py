@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules import MedicalDataModule
+from datamodules import ClassificationDataModule, MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.networks import SeenImages
 
@@ -77,7 +77,10 @@ def _check_facts(path: Path, stored: object, data: MedicalDataModule) -> None:
     """Refuse data whose classes or channels are not those that a checkpoint was trained on."""
     seen = SeenImages.stored(stored)
     facts = {} if seen is None else seen.facts
-    for name, configured in (("class_names", list(data.class_names)), ("channels", data.channels)):
+    compared: list[tuple[str, object]] = [("channels", data.channels)]
+    if not (data.test_split == "all" and isinstance(data, ClassificationDataModule)):  # which takes the victim's
+        compared.insert(0, ("class_names", list(data.class_names)))
+    for name, configured in compared:
         if name in facts and facts[name] != configured:
             raise ValueError(f"{path} was trained on data with {name} {facts[name]}, and these data have {configured}")
 

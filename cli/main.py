@@ -43,7 +43,7 @@ from cli.errors import OneSentenceParser, given_files, place_of, place_of_class,
 from cli.help_texts import CONFIG as CONFIG_HELP
 from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
 from cli.manifest_notes import note_defence, note_quality
-from cli.overlays import OverlayFile
+from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
 from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_folder, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
@@ -137,8 +137,12 @@ class MedRobustCLI(LightningCLI):
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """Build a parser that takes configuration files by -c; their attacks replace those of earlier files."""
         parser = self.parser_class(allow_abbrev=False, **options)
-        parser.add_argument("-c", "--config", action=OverlayFile, help=CONFIG_HELP)
+        parser.add_argument("-c", "--config", action=OverlayOrData, help=CONFIG_HELP)
         return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words of the command, of which ``--data FILE`` is one of ours."""
+        self.config = parser.parse_args(with_data_files(sys.argv[1:] if args is None else args))
 
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint's hyper-parameters alone: the configuration alone says what is built."""
@@ -225,13 +229,13 @@ class MedRobustCLI(LightningCLI):
         if self.subcommand != "fit" and config.trainer[limit] == 0:
             raise ValueError(f"no batch is asked for: trainer.{limit} is 0, so that there is nothing to evaluate")
         self.folder = run_folder(config.runs, config.name, given_files(self.parser))
-        records = self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
+        config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
+        records = self._records(config)
         config.journal.folder = config.panels.folder = config.detection.folder = str(records)
         config.attack.fitted = str(self.folder / "fitted")
         config.journal.run, config.journal.seed = config.name, config.seed_everything
-        config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
         if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):
             config.model.init_args.weights = None  # the checkpoint holds all of them
         if self.subcommand != "fit" and "mixed" in str(config.trainer.precision):
@@ -243,6 +247,21 @@ class MedRobustCLI(LightningCLI):
             self.save_config_kwargs = {"path": self.folder / CONFIG, "held": self._held(config)}
         else:
             self.save_config_kwargs = {"path": records / "evaluate.yaml"}
+
+    def _records(self, config: Namespace) -> Path:
+        """The folder of the records; those of other data have one by the name of the data.
+
+        Raises:
+            ValueError: Every image of the data is judged, and the command needs splits.
+        """
+        if not judges_all(config):
+            return self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
+        if self.subcommand != "test":
+            raise ValueError(
+                f"data.test_split is all, which leaves no Train and no Val: {self.subcommand} needs data with splits, "
+                "and test judges them all"
+            )
+        return self.folder / "evaluate_on" / folder_name(name_other_data(config))
 
     def _held(self, config: Namespace) -> HeldRun | None:
         """The run that the folder of a training holds already.
@@ -299,9 +318,12 @@ class MedRobustCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Compare the checkpoint with the victim, before any data is read, and watch over the processes."""
         config = self.config[self.subcommand]
+        if config.ckpt_path and judges_all(config):
+            prepare_other_data(self.datamodule, config.ckpt_path)
         if config.ckpt_path:
             check_checkpoint(Path(config.ckpt_path), self.model, self.datamodule)
-            if config.splits == "run" and (splits := splits_of_run(config.ckpt_path, config.data.as_dict())):
+            run_splits = config.splits == "run" and not judges_all(config)
+            if run_splits and (splits := splits_of_run(config.ckpt_path, config.data.as_dict())):
                 self.datamodule.take_splits_of_run(splits)
         self._lock(config)
         if self.subcommand == "fit":

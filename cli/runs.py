@@ -22,6 +22,7 @@ SHOWN = 3  # differing settings that a sentence names
 DECISIVE = ("seed_everything", "model", "data", "defence", "ema", "checkpoint", "trainer")
 OF_THE_MACHINE = (
     *("data.init_args.root", "data.init_args.num_workers", "data.init_args.test_split", "checkpoint.dirpath"),
+    "data.init_args.cache",
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.logger"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.default_root_dir"),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.inference_mode", "trainer.limit_test_batches"),
@@ -54,9 +55,9 @@ class HeldRun:
         checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"))
         if not checkpoints:
             return None
-        return cls(folder, _settings(folder), {path: trained_on(path) for path in checkpoints})
+        return cls(folder, settings_of(folder), {path: trained_on(path) for path in checkpoints})
 
-    def check_settings(self, text: str, goes_on: bool = False) -> None:
+    def checksettings_of(self, text: str, goes_on: bool = False) -> None:
         """Refuse a training that would put another configuration beside these checkpoints.
 
         Args:
@@ -173,7 +174,7 @@ def splits_of_run(checkpoint: str | Path, data: Mapping[str, Any]) -> Path | Non
     run = run_of(checkpoint)
     if run is None or not (run / SPLITS).is_file():
         return None
-    trained = _settings(run).get("data") or {}
+    trained = settings_of(run).get("data") or {}
     before, now = trained.get("init_args") or {}, data.get("init_args") or {}
     if _name(trained.get("class_path")) != _name(data.get("class_path")):
         rank_zero_warn(
@@ -193,7 +194,8 @@ def splits_of_run(checkpoint: str | Path, data: Mapping[str, Any]) -> Path | Non
     return run / SPLITS
 
 
-def _settings(run: Path) -> dict[str, Any]:
+def settings_of(run: Path) -> dict[str, Any]:
+    """The configuration that a run was trained with; empty if it cannot be read."""
     try:
         settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):

@@ -1,43 +1,39 @@
 """The Lightning data module that every dataset derives from: splits, loaders and fingerprints for any task."""
 
-import copy
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, Sampler
 
 from datamodules.content import Content, ContentReader, copies_in_later_splits, image_hashes, kept_hashes
-from datamodules.dataset import ImageDataset, loader_options
-from datamodules.sample_source import SampleSource
-from datamodules.samplers import EachImageOnce, ShuffledEpochs, rank_and_world
+from datamodules.kept_scenes import KeptScenes
+from datamodules.loaders import SplitLoaders, counted
+from datamodules.references import ALL, DataBeside
 from datamodules.samples import Sample, Target
+from datamodules.scene_cache import Cache
 from datamodules.splits import (
     SPLITS,
     Fractions,
-    first_of_each_stratum,
     read_splits,
     split_by_patient,
     take,
     tell_differences,
     write_splits,
 )
-from datamodules.transforms import Augmentation, Resize, Transform, evaluation_transform, training_transform
+from datamodules.transforms import Augmentation, Resize
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["train", "val", "adv_train", "adv_test"]
+Split = Literal["train", "val", "adv_train", "adv_test", "all"]
 
 
-class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
+class MedicalDataModule(SplitLoaders[Target]):
     """Images of one dataset in the splits Train, Val, AdvTrain and AdvTest, disjoint by patient.
 
     Train fits the victim, Val chooses its checkpoint, AdvTrain fits detectors, AdvTest judges all of them. Batches
@@ -56,7 +52,8 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         image_size: Side of the square images, in pixels.
         channels: 1 for grey or 3 for RGB.
         batch_size: Images per batch and rank.
-        num_workers: Processes that read images; 0 reads them in the training process.
+        num_workers: Processes of each rank that read images; 0 reads them in the training process. None takes up to
+            8 where there are GPUs, depending on the cores, and none where there are not.
         fractions: Shares of the images that the splits get.
         split_seed: Seed of the splits.
         split_file: CSV with the columns id, split, target, patient to take the splits from instead.
@@ -65,8 +62,15 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         augment: Whether training images are changed at random, or by how much.
         on_bad_sample: ``raise`` stops at the first bad file; ``skip`` reads every sample in advance, leaves the bad
             ones out and reports them.
-        test_split: The split that the test stage evaluates.
+        test_split: The split that the test stage evaluates; ``all`` for every image, without splits: another
+            hospital's data, on which nothing is trained or fitted.
         limit: At most this many images per split, for a quick trial; None keeps all.
+        cache: Keep images that have been decoded and resized: on the ``disk``, for the next runs too, or in memory
+            (``ram``). Results are the same. All processes of a machine share what is kept; augmentation comes after
+            it. It takes 4 bytes for each value of an image, 602 kB for one of 224 x 224 in colour and a third of
+            that for a grey one. Where there is no room, a warning says so and images are decoded each time.
+        alias: Name of the data in records and reports instead of the dataset's own, for data of the same layout from
+            elsewhere: equal names of images and patients are then others.
 
     Raises:
         ValueError: An argument lies outside its range.
@@ -80,7 +84,7 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         image_size: int = 224,
         channels: Literal[1, 3] = 3,
         batch_size: int = 32,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         fractions: Fractions = Fractions(),  # noqa: B008  frozen
         split_seed: int = 0,
         split_file: str | Path | None = None,
@@ -89,6 +93,8 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         on_bad_sample: Literal["raise", "skip"] = "raise",
         test_split: Split = "adv_test",
         limit: int | None = None,
+        cache: Cache = "none",
+        alias: str | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -104,12 +110,16 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         self.on_bad_sample = on_bad_sample
         self.test_split = test_split
         self.limit = limit
+        self.cache = cache
+        self.alias = alias
         self._validate()
         self.splits: dict[str, list[Sample[Target]]] = {}
         self.bad_samples: list[tuple[str, str]] = []
         self.bad_rows: list[tuple[str, str]] = []  # of the dataset's tables
         self.contents: dict[str, Content] = {}
         self._listed: dict[str, list[Sample[Target]]] = {}  # the splits before a limit
+        self._kept: dict[str, KeptScenes | None] = {}
+        self._references: MedicalDataModule[Any] | None = None
         self._of_run = False
         # a rank may get no image at all of a small split, and must not stop the others
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -122,6 +132,14 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         """
         self.split_file, self._of_run = Path(path), True
 
+    def take_references_of(self, data: "MedicalDataModule[Any]") -> None:
+        """Fit detectors, and attacks that imitate clean images, on the data that a victim was trained on.
+
+        For ``test_split: all``, which leaves no image of these data to fit anything on. The other data are set up when
+        something is fitted.
+        """
+        self._references = data
+
     def setup(self, stage: str | None = None) -> None:
         """Find the samples, split them and read what they hold, once; every stage gets all splits.
 
@@ -133,10 +151,12 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         """
         if self.splits:
             return
+        if self.alias is not None:
+            self.name = self.alias
         self.bad_rows = []
-        samples = self.stratified(self.index())
+        samples = self.stratified(self.found())
         good = self._without_bad(samples) if self.on_bad_sample == "skip" else samples
-        if missing := self.missing_classes(good):
+        if (missing := self.missing_classes(good)) and self.test_split != ALL:
             raise ValueError(f"{self.root}: expected images of the class {missing[0]}, found none")
         if not good:
             first = f", first {': '.join(self.bad_samples[0])}" if self.bad_samples else ""
@@ -174,13 +194,17 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         """The splits of the samples, if no file gives them; a dataset that keeps public ones overrides this."""
         return split_by_patient(samples, self.fractions, self.split_seed)
 
+    def for_evaluation(self) -> "MedicalDataModule[Target] | DataBeside":
+        """These data as an evaluation sees them: beside those on which something is fitted, if these are others."""
+        return self if self._references is None or self.test_split != ALL else DataBeside(self, self._references)
+
     def _check_splits(self, splits: dict[str, list[Sample[Target]]], required: Sequence[str]) -> None:
         """Refuse empty splits, and warn of missing classes."""
         for split in required:
             if not splits[split]:
                 total = sum(map(len, splits.values()))
                 raise ValueError(
-                    f"expected images in every split, but {split} is empty after splitting {_images(total)}; "
+                    f"expected images in every split, but {split} is empty after splitting {counted(total)}; "
                     "give it a larger fraction or the dataset more patients"
                 )
             if missing := self.missing_classes(splits[split]):
@@ -203,78 +227,10 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         if copies:
             shown = ", ".join(f"{id} of {split} is {twin.id} of {home}" for id, split, twin, home in copies[:5])
             rank_zero_warn(
-                f"left out {_images(len(copies))} with the same pixels as an image of another split: {shown}"
+                f"left out {counted(len(copies))} with the same pixels as an image of another split: {shown}"
                 + (", ..." if len(copies) > 5 else "")
             )
         return {id for id, *_ in copies}
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Train, shuffled and augmented; ``seed_everything`` and the epoch determine order and augmentation."""
-        transform = self.transform_for_evaluation() if self.augment is False else self.transform_for_training()
-        samples = self._samples("train")
-        seed = torch.initial_seed() % 2**32
-        sampler = ShuffledEpochs(len(samples), seed)
-        share = len(sampler)
-        # BatchNorm has no variance to divide by in a batch of one image
-        drop_last = share > self.batch_size and share % self.batch_size == 1
-        reader = self._reader()
-        return DataLoader(
-            ImageDataset(samples, reader, transform, seed),
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            **loader_options(reader, self.num_workers),
-        )
-
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Val in fixed order, each image once.
-
-        Raises:
-            ValueError: Several ranks train, and Val is too small to give each of them the same number of batches.
-        """
-        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        images = len(self._samples("val"))
-        if fitting and not EachImageOnce(images, self.batch_size).even:  # DDP would wait for the missing batch forever
-            raise ValueError(
-                f"val has {_images(images)}, expected enough for the same number of batches of at most "
-                f"{self.batch_size} on every rank: use fewer devices, another batch_size or a larger val"
-            )
-        return self.dataloader_of("val")
-
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The split named by ``test_split`` in fixed order, each image once."""
-        return self.dataloader_of(self.test_split)
-
-    def reference_dataloader(self, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
-        """Clean Train images in fixed order, each once: what detectors take as normal. Available in every stage."""
-        return self.dataloader_of("train", per_class)
-
-    def dataloader_of(self, split: str, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
-        """A split in fixed order with the evaluation's transform, each image once.
-
-        Args:
-            split: Name of the split.
-            per_class: At most this many images of each stratum, the first in the fixed order; None for all.
-
-        Raises:
-            ValueError: An unknown or empty split, fewer images than processes, or `setup` was not called.
-        """
-        samples = first_of_each_stratum(self._samples(split), per_class)
-        world = rank_and_world()[1]
-        if len(samples) < world:
-            raise ValueError(f"the split {split} has {_images(len(samples))} for {world} processes: use fewer devices")
-        batches: Sampler[list[int]] = EachImageOnce(len(samples), self.batch_size)
-        reader = self._reader()
-        dataset = ImageDataset(samples, reader, self.transform_for_evaluation())
-        return DataLoader(dataset, batch_sampler=batches, **loader_options(reader, self.num_workers))
-
-    def transform_for_evaluation(self) -> Transform:
-        """How scenes become square, except those of the training loader."""
-        return evaluation_transform(self.image_size, self.resize)
-
-    def transform_for_training(self) -> Transform:
-        """How training scenes become square and are changed at random."""
-        return training_transform(self.image_size, self.resize, self._augmentation())
 
     def export_splits(self, path: str | Path) -> None:
         """Write the splits as CSV with the columns id, split, target, patient, as ``split_file`` reads them.
@@ -349,6 +305,8 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         self, samples: list[Sample[Target]], good: list[Sample[Target]]
     ) -> tuple[dict[str, list[Sample[Target]]], list[str]]:
         """The good samples of each split, and the splits that need an image."""
+        if self.test_split == ALL:
+            return {ALL: good}, [ALL]
         if self.split_file is None:
             return self.divide(good), [split for split, share in asdict(self.fractions).items() if share > 0]
         gone: list[str] | None = [] if self._of_run else None
@@ -376,16 +334,6 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
             rank_zero_warn(f"skipped {len(self.bad_samples)} of {total} images that cannot be read: {first}")
         return good
 
-    def _reader(self) -> Self:
-        """A copy of this data module without its trainer, which could not be sent to a worker process."""
-        reader = copy.copy(self)
-        reader.trainer, reader.contents, reader._listed = None, {}, {}
-        return reader
-
-    def _augmentation(self) -> Augmentation | None:
-        """Ranges of the random changes; None for the defaults."""
-        return self.augment if isinstance(self.augment, Augmentation) else None
-
     def _validate(self) -> None:
         """Refuse arguments outside their range."""
         for argument, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0), ("limit", 1)):
@@ -396,27 +344,12 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
             "channels": (1, 3),
             "resize": get_args(Resize),
             "on_bad_sample": ("raise", "skip"),
-            "test_split": SPLITS,
+            "test_split": (*SPLITS, ALL),
+            "cache": get_args(Cache),
         }
         for argument, allowed in choices.items():
             if (choice := getattr(self, argument)) not in allowed:
                 raise ValueError(f"{argument} is one of {', '.join(map(str, allowed))}, got {choice!r}")
-
-    def _samples(self, split: str, *, may_be_empty: bool = False) -> list[Sample[Target]]:
-        if split not in SPLITS:
-            raise ValueError(f"expected a split among {', '.join(SPLITS)}, got {split!r}")
-        self._require_setup()
-        if not self.splits[split] and not may_be_empty:
-            raise ValueError(f"the split {split} has no images: its fraction is 0 or the split file names none")
-        return self.splits[split]
-
-    def _require_setup(self) -> None:
-        if not self.splits:
-            raise ValueError(f"{type(self).__name__} has no splits yet: call setup() first")
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _by_hash(sample: Sample[Any]) -> bytes:

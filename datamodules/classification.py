@@ -1,7 +1,9 @@
 """Datasets of classification: one class per image."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,10 +18,74 @@ class ClassificationDataModule(MedicalDataModule[int]):
 
     In a batch, ``target`` is int64 ``(N,)``. Splits are stratified by class, and every class needs an image. Classes
     that are ordered, such as the grades of a disease from none on, say so by ``ordered``.
+
+    Args:
+        root: Folder of the dataset.
+        class_map: Another name for some of the dataset's classes, such as ``{covid: PNEUMONIA}``; classes of equal
+            names become one, and null leaves a class out. Data that a victim is judged on take its order of classes.
+        **kwargs: As `MedicalDataModule`.
+
+    Raises:
+        ValueError: An argument lies outside its range.
     """
 
     task: ClassVar[str] = "classification"
     ordered: bool = False
+
+    def __init__(self, root: str | Path, class_map: dict[str, str | None] | None = None, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        self.class_map = class_map
+        self._of_victim: tuple[str, ...] | None = None
+
+    def take_classes_of(self, class_names: Sequence[str]) -> None:
+        """Number the classes as a victim does that was trained on other data, before `setup`.
+
+        Raises:
+            ValueError: The classes are not the victim's, by their names in ``class_map`` or their own.
+        """
+        self._of_victim = tuple(class_names)
+        if self.class_names:  # some datasets find them with their images
+            self._renamed()
+
+    def found(self) -> list[Sample[int]]:
+        """The samples that `index` finds, those of classes that ``class_map`` leaves out excepted.
+
+        Raises:
+            ValueError: ``class_map`` names a class that the dataset does not have, or leaves no image.
+        """
+        samples, before = self.index(), tuple(self.class_names)
+        names, numbers = self._renamed()
+        if names == before and numbers == list(range(len(names))):
+            return samples
+        for sample in samples:
+            self.check_class(sample)
+        kept = [
+            dataclasses.replace(sample, target=number)
+            for sample in samples
+            if (number := numbers[sample.target]) is not None
+        ]
+        if not kept:
+            raise ValueError(f"class_map leaves out all {len(samples)} images of {self.root}")
+        self.class_names = names
+        return kept
+
+    def _renamed(self) -> tuple[tuple[str, ...], list[int | None]]:
+        """The names of the classes after ``class_map``, and the number of each of the dataset's own among them."""
+        own, given = tuple(self.class_names), self.class_map or {}
+        if unknown := [name for name in given if name not in own]:
+            raise ValueError(f"class_map renames classes of {self.name} ({', '.join(own)}), got {unknown[0]!r}")
+        new = [given.get(name, name) for name in own]
+        names = tuple(dict.fromkeys(name for name in new if name is not None))
+        if self._of_victim is not None:
+            fits = set(names) <= set(self._of_victim) if self.class_map else set(names) == set(self._of_victim)
+            if not fits:
+                raise ValueError(
+                    f"the victim was trained on the classes {', '.join(self._of_victim)}, and {self.name} has "
+                    f"{', '.join(names)}: give each of the latter one of the former, or null to leave it out, such as "
+                    f"--data.class_map '{{{own[0]}: {self._of_victim[0]}}}'"
+                )
+            names = self._of_victim
+        return names, [None if name is None else names.index(name) for name in new]
 
     def stratum_of(self, sample: Sample[int]) -> int:
         """The class."""
@@ -27,6 +93,14 @@ class ClassificationDataModule(MedicalDataModule[int]):
 
     def check(self, sample: Sample[int], scene: Scene) -> None:
         """Refuse a class without a name.
+
+        Raises:
+            ValueError: There is no such class; the message names the file.
+        """
+        self.check_class(sample)
+
+    def check_class(self, sample: Sample[int]) -> None:
+        """Refuse a class without a name, before anything is read.
 
         Raises:
             ValueError: There is no such class; the message names the file.

@@ -1,16 +1,23 @@
 """The dataset of a split: samples to transformed images, and batches of them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import cv2
+import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
+from datamodules.kept_scenes import KeptScenes
+from datamodules.samplers import rank_and_world
 from datamodules.samples import Sample
 from datamodules.transforms import Scene, Transform
+
+MOST_WORKERS = 8
+ROUNDING = 1e-3  # pixels
 
 
 class Reader(Protocol):
@@ -37,13 +44,22 @@ class ImageDataset(Dataset[dict[str, Any]]):
         reader: Reads them.
         transform: Makes every scene square.
         seed: Seed of the augmentation; each image draws its own from (seed, epoch, id).
+        kept: The square scenes of the samples, which the transform gets instead of what their files hold.
     """
 
-    def __init__(self, samples: Sequence[Sample[Any]], reader: Reader, transform: Transform, seed: int = 0) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample[Any]],
+        reader: Reader,
+        transform: Transform,
+        seed: int = 0,
+        kept: KeptScenes | None = None,
+    ) -> None:
         self.samples = list(samples)
         self.reader = reader
         self.transform = transform
         self.seed = seed
+        self.kept = kept
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -61,14 +77,72 @@ class ImageDataset(Dataset[dict[str, Any]]):
             ValueError: A file of the sample is bad; the message names it.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
-        sample = self.samples[index]
-        digest = hashlib.blake2b(f"{self.seed}/{epoch}/{sample.id}".encode(), digest_size=4).digest()
-        scene = self.transform(self.reader.read_checked(sample), seed=int.from_bytes(digest, "big"))
+        sample, scene = self.samples[index], self.scene(index, epoch)
         return {
             "image": torch.from_numpy(scene.image).permute(2, 0, 1).contiguous(),
             "target": self.reader.target_of(sample, scene),
             "id": sample.id,
         }
+
+    def scene(self, index: int, epoch: int = 0) -> Scene:
+        """The transformed scene of an image."""
+        sample = self.samples[index]
+        digest = hashlib.blake2b(f"{self.seed}/{epoch}/{sample.id}".encode(), digest_size=4).digest()
+        scene = self.reader.read_checked(sample) if self.kept is None else self.kept[index]
+        return self.transform(scene, seed=int.from_bytes(digest, "big"))
+
+
+class SquareScenes(Dataset[Scene]):
+    """The scenes of samples after the evaluation's transform, as a cache keeps them.
+
+    Args:
+        samples: The samples.
+        reader: Reads them.
+        transform: Makes every scene square.
+    """
+
+    def __init__(self, samples: Sequence[Sample[Any]], reader: Reader, transform: Transform) -> None:
+        self.samples, self.reader, self.transform = list(samples), reader, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: int) -> Scene:
+        """One scene."""
+        return self.transform(self.reader.read_checked(self.samples[place]))
+
+    def in_order(self, workers: int) -> Iterator[Scene]:
+        """All of them, made by so many processes."""
+        options: dict[str, Any] = {"num_workers": workers, "worker_init_fn": one_thread}
+        return iter(DataLoader(self, batch_size=None, collate_fn=_as_it_is, **options))
+
+    def fit(self, kept: Sequence[Scene] | KeptScenes) -> bool:
+        """Whether some kept scenes are exactly what the files give: what reads them may have changed."""
+        places = sorted({0, len(self) // 2, len(self) - 1}) if len(self) else []
+        return all(same_scene(self[place], kept[place]) for place in places)
+
+
+def same_scene(one: Scene, other: Scene) -> bool:
+    """Whether two scenes are equal in every value; corners of boxes may differ by rounding."""
+    if (one.boxes is None) != (other.boxes is None):
+        return False
+    if one.boxes is not None and other.boxes is not None and not _close(one.boxes, other.boxes):
+        return False
+    pairs = ((one.image, other.image), (one.mask, other.mask), (one.labels, other.labels))
+    return all((a is None and b is None) or np.array_equal(a, b) for a, b in pairs)  # type: ignore[arg-type]
+
+
+def _close(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and np.allclose(one, other, rtol=0, atol=ROUNDING)
+
+
+def unchanged(scene: Scene, seed: int | None = None) -> Scene:
+    """The transform of scenes that are square already and are not augmented."""
+    return scene
+
+
+def _as_it_is(scene: Scene) -> Scene:
+    return scene
 
 
 def collate(items: Sequence[dict[str, Any]], batch_targets: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
@@ -80,15 +154,33 @@ def collate(items: Sequence[dict[str, Any]], batch_targets: Callable[[Sequence[A
     }
 
 
-def loader_options(reader: Reader, num_workers: int) -> dict[str, Any]:
-    """Options that all loaders of these batches share."""
+def loader_options(reader: Reader, num_workers: int | None) -> dict[str, Any]:
+    """Options that all loaders of these batches share.
+
+    Args:
+        reader: Knows how targets are batched.
+        num_workers: Processes that read images; None for as many as suit the machine.
+    """
+    workers = suitable_workers() if num_workers is None else num_workers
     return {
-        "num_workers": num_workers,
+        "num_workers": workers,
         "collate_fn": partial(collate, batch_targets=reader.batch_targets),
         "pin_memory": torch.cuda.is_available(),
-        "persistent_workers": num_workers > 0,
+        "persistent_workers": workers > 0,
         "worker_init_fn": one_thread,
     }
+
+
+def suitable_workers() -> int:
+    """Processes that read images: none without a GPU, where they would take the cores from the victim.
+
+    With GPUs, each rank gets its share of the cores, less one that drives the GPU: at least 1, at most 8.
+    """
+    if not torch.cuda.is_available():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks = min(rank_and_world()[1], torch.cuda.device_count())
+    return min(max(cores // max(ranks, 1) - 1, 1), MOST_WORKERS)
 
 
 def one_thread(worker: int) -> None:

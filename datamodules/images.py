@@ -13,6 +13,7 @@ EXPECTED = "a complete 8- or 16-bit JPEG or PNG image"
 EXPECTED_MASK = "a complete mask image with one integer per pixel"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 0x0112
+_SCALED = np.arange(256, dtype=np.float32) / 255  # a table is faster than a copy that is divided
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
@@ -44,14 +45,17 @@ def scaled(pixels: np.ndarray, channels: int) -> np.ndarray:
     Returns:
         ``(H, W, channels)`` float32.
     """
-    image = pixels.astype(np.float32, order="C")
-    if np.issubdtype(pixels.dtype, np.integer):
-        image /= np.iinfo(pixels.dtype).max
+    if pixels.dtype == np.uint8:
+        image = np.asarray(cv2.LUT(np.ascontiguousarray(pixels), _SCALED))
+    else:
+        image = pixels.astype(np.float32, order="C")
+        if np.issubdtype(pixels.dtype, np.integer):
+            image /= np.iinfo(pixels.dtype).max
     if image.ndim == 2:
-        return np.ascontiguousarray(np.repeat(image[:, :, None], channels, axis=2))
+        return image[:, :, None] if channels == 1 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
     if channels == 1:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None])
-    return np.ascontiguousarray(image)
+    return image
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -116,7 +120,7 @@ def _decode(data: bytes) -> np.ndarray:
         elif image.mode.startswith("I;16"):
             pixels = np.asarray(image).astype(np.uint16)
         elif image.mode in ("1", "L"):
-            pixels = np.asarray(image.convert("L"))
+            pixels = np.asarray(image if image.mode == "L" else image.convert("L"))
         elif image.mode in ("LA", "La"):
             pixels = np.asarray(image.convert("LA").getchannel(0))
         elif image.mode in ("I", "F"):
@@ -124,7 +128,7 @@ def _decode(data: bytes) -> np.ndarray:
         elif image.mode in ("P", "PA", "RGBA", "RGBa"):
             pixels = np.asarray(image.convert("RGBA"))[:, :, :3]
         else:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     return _upright(pixels, orientation)
 
 

@@ -38,6 +38,10 @@ class SampleSource(ABC, Generic[Target]):
     def index(self) -> list[Sample[Target]]:
         """All samples found under the root, sorted by id; no image is read."""
 
+    def found(self) -> list[Sample[Target]]:
+        """The samples that `index` finds; a task that renames classes or leaves some out overrides this."""
+        return self.index()
+
     def stratum_of(self, sample: Sample[Target]) -> int | str:
         """The stratum of a sample, within which splits are balanced; by default the one that `index` gives it."""
         return sample.stratum

@@ -151,8 +151,8 @@ def write_splits(
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            for split in SPLITS:
-                writer.writerows((sample.id, split, written(sample), sample.patient) for sample in splits[split])
+            for split, members in splits.items():
+                writer.writerows((sample.id, split, written(sample), sample.patient) for sample in members)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

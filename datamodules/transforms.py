@@ -1,11 +1,13 @@
 """Geometry and augmentation of images and of what lies on them: the only file that knows albumentations."""
 
+import json
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
+import PIL
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # the import would ask a server for the newest version
 
@@ -14,6 +16,7 @@ import albumentations as A
 Resize = Literal["crop", "squash", "pad"]
 
 IGNORED = -1  # label of a mask's pixels that show nothing of the image
+VERSIONS = [cv2.__version__, PIL.__version__, A.__version__, np.__version__]  # of what decodes and transforms images
 LEAST_VISIBLE = 0.1  # share of a box's area that has to remain inside the image
 
 
@@ -40,6 +43,16 @@ class Transform(Protocol):
 
     def __call__(self, scene: Scene, seed: int | None = None) -> Scene:
         """The transformed scene; the same seed draws the same augmentation."""
+        ...
+
+
+@runtime_checkable
+class NamedTransform(Protocol):
+    """A transform that tells itself from others, so that what it has made can be kept for later."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides what it does, except for the seed."""
         ...
 
 
@@ -84,6 +97,11 @@ class _Pipeline:
         # clips boxes after each step: what a crop has cut off cannot be shifted back in
         boxes = A.BboxParams("pascal_voc", min_visibility=least_visible)
         self.compose = A.Compose(steps, bbox_params=boxes)
+
+    @property
+    def identity(self) -> str:
+        """All steps with their settings."""
+        return json.dumps(self.compose.to_dict(), sort_keys=True, default=str)
 
     def __call__(self, scene: Scene, seed: int | None = None) -> Scene:
         if seed is not None:  # albumentations has its own random state, which follows no global seed

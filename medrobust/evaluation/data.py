@@ -45,12 +45,23 @@ class EvaluationSample(Protocol):
         ...
 
 
+@runtime_checkable
+class DataOffered(Protocol):
+    """What shows an evaluation other data than itself, such as images beside those that detectors are fitted on."""
+
+    def for_evaluation(self) -> "EvaluationData":
+        """The data that are evaluated."""
+        ...
+
+
 def evaluation_data(value: object) -> "EvaluationData":
-    """The value itself, if it has what an evaluation asks of the data.
+    """The value itself, or what it offers, if that has what an evaluation asks of the data.
 
     Raises:
         ValueError: It does not; the message names what is missing.
     """
+    if isinstance(value, DataOffered):
+        value = value.for_evaluation()
     if isinstance(value, EvaluationData):
         return value
     lacking = sorted(name for name in vars(EvaluationData) if not name.startswith("_") and name not in dir(value))
