@@ -4,6 +4,8 @@ from datamodules.base import MedicalDataModule
 from datamodules.boxes import BoxDataModule, BoxTarget
 from datamodules.chest_xray import ChestXRay
 from datamodules.classification import ClassificationDataModule
+from datamodules.dermoscopy import HAM10000, ISIC
+from datamodules.fundus import APTOS, KaggleDR
 from datamodules.phantom import PhantomChestXRay
 from datamodules.samplers import EachImageOnce
 from datamodules.samples import Sample
@@ -11,11 +13,15 @@ from datamodules.segmentation import SegmentationDataModule
 from datamodules.transforms import Scene
 
 __all__ = [
+    "APTOS",
     "BoxDataModule",
     "BoxTarget",
     "ChestXRay",
     "ClassificationDataModule",
     "EachImageOnce",
+    "HAM10000",
+    "ISIC",
+    "KaggleDR",
     "MedicalDataModule",
     "PhantomChestXRay",
     "Sample",
