@@ -7,6 +7,8 @@ from datamodules.classification import ClassificationDataModule
 from datamodules.dermoscopy import HAM10000, ISIC
 from datamodules.fundus import APTOS, KaggleDR
 from datamodules.phantom import PhantomChestXRay
+from datamodules.phantom_dermoscopy import PhantomDermoscopy
+from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 from datamodules.samplers import EachImageOnce
 from datamodules.samples import Sample
 from datamodules.segmentation import SegmentationDataModule
@@ -23,7 +25,10 @@ __all__ = [
     "ISIC",
     "KaggleDR",
     "MedicalDataModule",
+    "PhantomAPTOS",
     "PhantomChestXRay",
+    "PhantomDermoscopy",
+    "PhantomFundus",
     "Sample",
     "Scene",
     "SegmentationDataModule",

@@ -168,9 +168,8 @@ class _View:
     def pixels(self, points: Array) -> Array:
         """Points ``(N, 2)`` in sixteenths of a pixel, as OpenCV draws them."""
         cos, sin = np.cos(self.turn), np.sin(self.turn)
-        x, y = points[:, 0] * cos - points[:, 1] * sin, points[:, 0] * sin + points[:, 1] * cos
-        placed = np.stack([x * self.unit + self.centre[0], y * self.unit + self.centre[1]], 1)
-        return np.round(placed * 16).astype(np.int32)
+        turned = points @ np.array([[cos, sin], [-sin, cos]])
+        return np.rint((turned * self.unit + self.centre) * 16).astype(np.int32)
 
     def stroke(self, canvas: Array, points: Array, width: float, shade: float) -> None:
         """Draw a curve, `width` of a radius wide; below a pixel it becomes fainter instead of thinner."""
@@ -209,6 +208,11 @@ class _View:
 def _inside(distance: Array, softness: float) -> Array:
     """1 where a distance is well below 0, 0 where it is well above, and a soft edge between."""
     return np.asarray(1 / (1 + np.exp(np.clip(distance / softness, -30, 30))), np.float32)
+
+
+def _walk(turns: Array, step: float) -> Array:
+    """Places ``(N, 2)`` after each of N steps of this length in these directions."""
+    return np.column_stack([np.cos(turns).cumsum(), np.sin(turns).cumsum()]) * step
 
 
 def _noise(random: np.random.Generator, shape: tuple[int, ...], cells: tuple[int, ...]) -> Array:
@@ -287,7 +291,7 @@ def _branch(
 ) -> None:
     """Draw a vessel that tapers, and what branches off it."""
     count = len(points)
-    pixels, step = view.pixels(points), 2 if beading else 5
+    pixels, step = view.pixels(points), 2 if beading else 5 if level < 2 else 13
     for index in range(0, count - 1, step):
         taper = width * (1 - 0.6 * index / count)
         if beading:
@@ -295,13 +299,13 @@ def _branch(
         view.line(canvas, pixels[index : index + step + 1], taper, 1.0)
     if level == 3:
         return
-    for _ in range((6, 2, 2)[level]):
+    for _ in range((6, 2, 1)[level]):
         at = int(tree.integers(count // 8, max(count // 8 + 1, count - 4)))
         heading = points[min(at + 2, count - 1)] - points[at]
         angle = np.arctan2(heading[1], heading[0]) + tree.choice([-1, 1]) * tree.uniform(0.4, 1.0)
         steps = int(tree.integers(10, 26))
-        turns = angle + np.cumsum(tree.normal(0, 0.10, steps)) + np.linspace(0, tree.normal(0, 0.4), steps)
-        path = points[at] + np.cumsum(np.stack([np.cos(turns), np.sin(turns)], 1) * 0.024, axis=0)
+        turns = angle + (tree.normal(0, 0.10, steps) + tree.normal(0, 0.4) / steps).cumsum()
+        path = points[at] + _walk(turns, 0.024)
         thinner = width * (1 - 0.6 * at / count) * tree.uniform(0.45, 0.65)
         _branch(view, tree, canvas, np.vstack([points[at], path]), thinner, False, level + 1)
 
@@ -339,7 +343,7 @@ def _harmless(image: Array, retina: Retina, view: _View, random: np.random.Gener
         for _ in range(int(random.integers(2, 7))):
             begin = _place(random, retina)
             turns = random.uniform(0, 2 * np.pi) + np.cumsum(random.normal(0, 0.15, 10))
-            path = begin + np.cumsum(np.stack([np.cos(turns), np.sin(turns)], 1) * 0.03, axis=0)
+            path = begin + _walk(turns, 0.03)
             view.stroke(sheen, path, random.uniform(0.01, 0.04), 1.0)
         sheen = cv2.GaussianBlur(sheen, (0, 0), 0.02 * view.unit)
         image = _tint(image, 0.25 * np.clip(sheen, 0, 1), (1.0, 0.85, 0.6))
@@ -395,9 +399,7 @@ def _proliferation(image: Array, retina: Retina, view: _View, lesions: Lesions, 
         middle = np.asarray(retina.disc[:2]) if on_disc else _place(random, retina, 0.7)
         for _ in range(int(random.integers(9, 16))):
             turns = random.uniform(0, 2 * np.pi) + np.cumsum(random.normal(0, 0.45, 16))
-            path = middle + np.cumsum(
-                np.stack([np.cos(turns), np.sin(turns)], 1) * random.uniform(0.014, 0.022), axis=0
-            )
+            path = middle + _walk(turns, random.uniform(0.014, 0.022))
             view.stroke(fine, path, 0.011, 0.9)
     fine = np.clip(cv2.GaussianBlur(fine, (0, 0), 0.003 * view.unit), 0, 1)
     image = image * (1 - fine[..., None] * np.array([0.22, 0.60, 0.55], np.float32))
