@@ -1,12 +1,7 @@
 """Datasets that are generated under their root: once, as a whole, and never over files of another origin."""
 
-import glob
 import hashlib
 import json
-import os
-import shutil
-import socket
-import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +11,7 @@ import numpy as np
 
 from datamodules.base import MedicalDataModule
 from datamodules.samples import Target
+from datamodules.scratch import scratch_beside
 
 MARKER = "phantom.json"
 
@@ -73,11 +69,7 @@ class GeneratedSet(MedicalDataModule[Target]):
                 f"{root} is a phantom set of other parameters that also holds files of another origin, which "
                 f"generating it anew would delete, first {foreign[0]}; move them away, or give another root"
             )
-        root.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(root)
-        owner = f"{socket.gethostname()}.{os.getpid()}"
-        scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.{owner}.", dir=root.parent))
-        try:
+        with scratch_beside(root) as scratch:
             fresh = scratch / "set"
             fresh.mkdir()
             self.generate(fresh)
@@ -87,8 +79,6 @@ class GeneratedSet(MedicalDataModule[Target]):
                 if root.exists():
                     root.rename(scratch / "old")
                 fresh.rename(root)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def complete(self) -> bool:
         """Whether the root holds all files of these parameters."""
@@ -128,17 +118,3 @@ class GeneratedSet(MedicalDataModule[Target]):
             written = set(self.written_files(self.parameters()))  # the best guess at what a damaged marker said
         files = (path for path in root.rglob("*") if not path.is_dir() or path.is_symlink())
         return sorted({path.relative_to(root).as_posix() for path in files} - written - {MARKER})
-
-
-def _remove_left(root: Path) -> None:
-    """Remove the folders in which a process that was killed had begun to generate this set."""
-    for folder in root.parent.glob(f".{glob.escape(root.name)}.*"):
-        host, _, process = folder.name.removeprefix(f".{root.name}.").rpartition(".")[0].rpartition(".")
-        if not folder.is_dir() or host != socket.gethostname() or not process.isdigit():
-            continue  # perhaps another machine's, which may be at work
-        try:
-            os.kill(int(process), 0)
-        except (ProcessLookupError, OverflowError):
-            shutil.rmtree(folder, ignore_errors=True)
-        except PermissionError:
-            pass

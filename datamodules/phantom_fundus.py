@@ -96,8 +96,8 @@ class _GeneratedFundus(GeneratedSet[int], FundusDataModule):
             grade, name = self._grade(patient, eye), self.image_name(patient, eye)
             retina = draw_retina(self.random(patient, eye), 1 if eye else -1, self.random(patient))
             random = self.random(patient, eye, grade)
-            camera = ASPECTS[patient % len(ASPECTS)]
-            pixels = render_fundus(retina, draw_lesions(random, grade), random, self.side, camera)
+            aspect = float(self.random(patient, len(EYES) + 1).choice(ASPECTS))
+            pixels = render_fundus(retina, draw_lesions(random, grade), random, self.side, aspect)
             encoded = cv2.imencode(self.suffix, np.ascontiguousarray(pixels[..., ::-1]), self.encoding)[1]
             (folder / self.public_images / f"{name}{self.suffix}").write_bytes(encoded.tobytes())
             lines.append(f"{name},{grade}")
@@ -176,7 +176,7 @@ class PhantomAPTOS(_GeneratedFundus, APTOS):
 
     def eyes(self, patients: int) -> Iterator[tuple[int, int]]:
         """The left or the right eye of every patient."""
-        return ((patient, patient // len(GRADES) % 2) for patient in range(1, patients + 1))
+        return ((patient, int(self.random(patient, len(EYES) + 2).integers(2))) for patient in range(1, patients + 1))
 
     def image_name(self, patient: int, eye: int) -> str:
         """Twelve hexadecimal digits, as in the public set."""
