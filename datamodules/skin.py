@@ -298,7 +298,7 @@ OUTLINES = {
 def _as_dense(passed: Array, inside: Array, density: float) -> Array:
     """Make a lesion as dark as its density says, so that darkness does not tell its kind."""
     own = -float((np.log(passed.mean(2)) * inside).sum() / inside.sum())
-    return np.asarray(passed ** np.float32(np.clip(density / max(own, 0.05), 0.6, 1.5)))
+    return np.asarray(passed ** np.float32(np.clip(density / max(own, 0.05), 0.5, 1.8)))
 
 
 def _pose(lesion: Lesion, random: np.random.Generator, shape: tuple[int, int], pixels: int) -> Array:
