@@ -6,6 +6,11 @@ from datamodules.chest_xray import ChestXRay
 from datamodules.classification import ClassificationDataModule
 from datamodules.dermoscopy import HAM10000, ISIC
 from datamodules.fundus import APTOS, KaggleDR
+from datamodules.image_folder import ImageFolder
+from datamodules.medmnist import MedMNIST, MedMNISTLabels
+from datamodules.multilabel import MultiLabelDataModule
+from datamodules.natural_images import CIFAR10, MNIST, Digits
+from datamodules.nih import NIHChestXRay, NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
 from datamodules.phantom_dermoscopy import PhantomDermoscopy
 from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
@@ -18,13 +23,22 @@ __all__ = [
     "APTOS",
     "BoxDataModule",
     "BoxTarget",
+    "CIFAR10",
     "ChestXRay",
     "ClassificationDataModule",
+    "Digits",
     "EachImageOnce",
     "HAM10000",
     "ISIC",
+    "ImageFolder",
     "KaggleDR",
+    "MNIST",
+    "MedMNIST",
+    "MedMNISTLabels",
     "MedicalDataModule",
+    "MultiLabelDataModule",
+    "NIHChestXRay",
+    "NIHChestXRayLabels",
     "PhantomAPTOS",
     "PhantomChestXRay",
     "PhantomDermoscopy",

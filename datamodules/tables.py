@@ -205,7 +205,7 @@ def samples_of_rows(
                 )
             labelled = label(row)
             if labelled is not None:
-                images.find(name)
+                images.find(row.cells["image"])
         except ValueError as error:
             refuse(row.cells["image"], f"{row}: {error}")
             if name in found:

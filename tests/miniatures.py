@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules import APTOS, HAM10000, ISIC, KaggleDR, MedicalDataModule
+from datamodules import APTOS, HAM10000, ISIC, KaggleDR, MedicalDataModule, NIHChestXRay, NIHChestXRayLabels
+from datamodules.nih import CLASSES, FINDINGS
 
 SIDE = 12
 
@@ -125,6 +126,36 @@ def _challenge() -> tuple[list[list[str]], list[int | None]]:
     return repeated(rows, [4, 5, 1, 0, 2, 3, 6, None], 4)
 
 
+NIH_HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,OriginalImage[Width,Height]".split(",")
+
+
+def _nih() -> tuple[list[list[str]], list[list[str]]]:
+    """Four times 18 patients with one finding or none, and one with two and none; and their findings."""
+    cells = [*([name] for name in FINDINGS), *([[]] * 4), ["Mass", "Nodule"], []]
+    rows = [
+        [f"00{{}}{n:02d}_000.png", "|".join(names) or "No Finding", "0", f"{{}}{min(n, 18)}", "58", "2682", "2749"]
+        for n, names in enumerate(cells)
+    ]
+    return repeated(rows, cells, 4)
+
+
+def _nih_layouts() -> dict[str, TableLayout]:
+    def image(name: str) -> str:
+        return f"images_00{1 + int(name[3]) % 2}/images/{name}"
+
+    rows, findings = _nih()
+    place = ("Data_Entry_2017_v2020.csv", NIH_HEADER, rows, image, 0, (1, "Cough"))
+    found = {}
+    for classes, names in CLASSES.items():
+        single = [(given or ["No Finding"])[0] if len(given) < 2 else None for given in findings]
+        targets = [names.index(name) if name in names else None for name in single]
+        used = {row[3] for row, target in zip(rows, targets) if target is not None}
+        found[f"nih {classes}"] = TableLayout(NIHChestXRay, *place, targets, len(used), {"classes": classes})
+    labels = [tuple(int(name in names) for name in FINDINGS) for names in findings]
+    found["nih labels"] = TableLayout(NIHChestXRayLabels, *place, labels, 4 * 19)
+    return found
+
+
 def _layouts() -> dict[str, TableLayout]:
     five, any_grade = {str(n): n for n in range(5)}, {str(n): int(n > 0) for n in range(5)}
     referable = {str(n): int(n > 1) for n in range(5)}
@@ -159,4 +190,4 @@ def _aptos_rows() -> tuple[Any, ...]:
     return rows, "train_images/{}.png".format, 0, (1, "five"), targets
 
 
-TABLES = _layouts()
+TABLES = _layouts() | _nih_layouts()
