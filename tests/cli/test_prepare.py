@@ -4,8 +4,11 @@ import gzip
 import hashlib
 import io
 import pickle
+import signal
+import subprocess
 import sys
 import tarfile
+import time
 import types
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,6 +28,7 @@ from datamodules import PhantomDermoscopy, catalogue, kaggle
 from datamodules.catalogue import MEDMNIST, PUBLIC_SETS, SIZES, medmnist
 from tests.serving import Shelf, serving
 
+ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -349,3 +353,33 @@ def test_large_files_are_verified_by_their_checksum_alone(
     assert (found.images, found.problem) == (107180, "")
     status, _, err = run("medmnist", "--root", tmp_path, "--dataset", "pathmnist", "--size", "224")
     assert status == 1 and "expected the MD5 checksum 2c51a510bcdc9cf8ddb2af93af1eadec" in err
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_program_that_is_stopped_keeps_what_has_arrived(tmp_path: Path, shelf: Shelf) -> None:
+    """A true exit status and one sentence; the second run asks for the rest alone."""
+    content = bytes(range(256)) * 80
+    shelf.files["/breastmnist.npz"], shelf.slow = content, 0.2
+    program = (
+        "import sys; from dataclasses import replace; from datamodules import catalogue; from cli import prepare; "
+        "known = catalogue.medmnist('breastmnist', 64); "
+        f"file = replace(known.files[0], url={shelf.address + '/breastmnist.npz'!r}, md5={digest(content)!r}); "
+        "prepare.medmnist = lambda *words: replace(known, files=(file,)); prepare.main()"
+    )
+    words = ["medmnist", "--dataset", "breastmnist", "--size", "64", "--root", str(tmp_path / "set")]
+    command = [sys.executable, "-c", program, *words]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    part = tmp_path / "set/.breastmnist_64.npz.part"
+    while child.poll() is None and not (part.exists() and part.stat().st_size):
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    err = child.communicate(timeout=60)[1]
+    assert (child.returncode, err) == (
+        143,
+        "stopped by SIGTERM: what has arrived is kept; run the same command again\n",
+    )
+    there = part.stat().st_size
+    shelf.slow = 0
+    assert subprocess.run(command, cwd=ROOT, timeout=300).returncode == 0
+    assert shelf.asked[-1][1] == f"bytes={there}-" and (tmp_path / "set/breastmnist_64.npz").read_bytes() == content
