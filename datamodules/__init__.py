@@ -12,6 +12,8 @@ from datamodules.multilabel import MultiLabelDataModule
 from datamodules.natural_images import CIFAR10, MNIST, Digits
 from datamodules.nih import NIHChestXRay, NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
+from datamodules.phantom_dermoscopy import PhantomDermoscopy
+from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 from datamodules.samplers import EachImageOnce
 from datamodules.samples import Sample
 from datamodules.segmentation import SegmentationDataModule
@@ -37,7 +39,10 @@ __all__ = [
     "MultiLabelDataModule",
     "NIHChestXRay",
     "NIHChestXRayLabels",
+    "PhantomAPTOS",
     "PhantomChestXRay",
+    "PhantomDermoscopy",
+    "PhantomFundus",
     "Sample",
     "Scene",
     "SegmentationDataModule",
