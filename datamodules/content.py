@@ -109,12 +109,18 @@ def kept_hashes(name: str) -> Path | None:
     Args:
         name: All that decides what is read: the dataset's class, its root and its settings.
     """
+    folder = cache_folder()
+    return None if folder is None else folder / "content" / f"{_short(f'{VERSION} {name}'.encode())}.json"
+
+
+def cache_folder() -> Path | None:
+    """The folder of all that is kept: ``medrobust`` in ``MEDROBUST_CACHE`` or in the user's folder for caches."""
     folder = os.environ.get("MEDROBUST_CACHE") or os.environ.get("XDG_CACHE_HOME")
     try:
         base = Path(folder) if folder else Path.home() / ".cache"
     except RuntimeError:  # a user without a home
         return None
-    return base / "medrobust" / "content" / f"{_short(f'{VERSION} {name}'.encode())}.json"
+    return base / "medrobust"
 
 
 def image_hashes(name: str, samples: Sequence[Sample[Any]], contents: Mapping[str, Content]) -> dict[str, Tensor]:
