@@ -4,20 +4,45 @@ from datamodules.base import MedicalDataModule
 from datamodules.boxes import BoxDataModule, BoxTarget
 from datamodules.chest_xray import ChestXRay
 from datamodules.classification import ClassificationDataModule
+from datamodules.dermoscopy import HAM10000, ISIC
+from datamodules.fundus import APTOS, KaggleDR
+from datamodules.image_folder import ImageFolder
+from datamodules.medmnist import MedMNIST, MedMNISTLabels
+from datamodules.multilabel import MultiLabelDataModule
+from datamodules.natural_images import CIFAR10, MNIST, Digits
+from datamodules.nih import NIHChestXRay, NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
+from datamodules.phantom_dermoscopy import PhantomDermoscopy
+from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 from datamodules.samplers import EachImageOnce
 from datamodules.samples import Sample
 from datamodules.segmentation import SegmentationDataModule
 from datamodules.transforms import Scene
 
 __all__ = [
+    "APTOS",
     "BoxDataModule",
     "BoxTarget",
+    "CIFAR10",
     "ChestXRay",
     "ClassificationDataModule",
+    "Digits",
     "EachImageOnce",
+    "HAM10000",
+    "ISIC",
+    "ImageFolder",
+    "KaggleDR",
+    "MNIST",
+    "MedMNIST",
+    "MedMNISTLabels",
     "MedicalDataModule",
+    "MultiLabelDataModule",
+    "NIHChestXRay",
+    "NIHChestXRayLabels",
+    "PhantomAPTOS",
     "PhantomChestXRay",
+    "PhantomDermoscopy",
+    "PhantomFundus",
     "Sample",
     "Scene",
     "SegmentationDataModule",

@@ -1,7 +1,6 @@
 """The Lightning data module that every dataset derives from: splits, loaders and fingerprints for any task."""
 
 import copy
-import dataclasses
 import hashlib
 import json
 import logging
@@ -109,6 +108,7 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         self._validate()
         self.splits: dict[str, list[Sample[Target]]] = {}
         self.bad_samples: list[tuple[str, str]] = []
+        self.bad_rows: list[tuple[str, str]] = []  # of the dataset's tables
         self.contents: dict[str, Content] = {}
         self._listed: dict[str, list[Sample[Target]]] = {}  # the splits before a limit
         self._of_run = False
@@ -134,7 +134,8 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         """
         if self.splits:
             return
-        samples = [dataclasses.replace(sample, stratum=self.stratum_of(sample)) for sample in self.index()]
+        self.bad_rows = []
+        samples = self.stratified(self.index())
         good = self._without_bad(samples) if self.on_bad_sample == "skip" else samples
         if missing := self.missing_classes(good):
             raise ValueError(f"{self.root}: expected images of the class {missing[0]}, found none")
@@ -146,7 +147,7 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         if self.limit is not None:
             splits = {split: take(members, self.limit, self.split_seed) for split, members in splits.items()}
         every = [sample for members in splits.values() for sample in members]
-        self.contents = ContentReader(kept_hashes(self._identity()), self._reader().read_checked, self.files_of)(every)
+        self.contents = self._contents_of(every)
         copies = self._copies(splits)
         splits, self._listed = (
             {split: [sample for sample in members if sample.id not in copies] for split, members in one.items()}
@@ -155,6 +156,24 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
         self._check_splits(splits, required)
         # ordered by a hash of the ids, so that the first few batches hold all classes
         self.splits = {split: sorted(members, key=_by_hash) for split, members in splits.items()}
+
+    def refuse_row(self, name: str, error: str) -> None:
+        """Stop at a bad row of a table, or with ``on_bad_sample: skip`` count it among the bad samples.
+
+        Args:
+            name: What the row is about, such as the id of an image.
+            error: One sentence that names the file, the row and what was expected.
+
+        Raises:
+            ValueError: Bad samples are not skipped.
+        """
+        if self.on_bad_sample == "raise":
+            raise ValueError(error)
+        self.bad_rows.append((name, error.replace(f"{self.root.absolute()}/", "")))
+
+    def divide(self, samples: list[Sample[Target]]) -> dict[str, list[Sample[Target]]]:
+        """The splits of the samples, if no file gives them; a dataset that keeps public ones overrides this."""
+        return split_by_patient(samples, self.fractions, self.split_seed)
 
     def _check_splits(self, splits: dict[str, list[Sample[Target]]], required: Sequence[str]) -> None:
         """Refuse empty splits, and warn of missing classes."""
@@ -167,6 +186,13 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
                 )
             if missing := self.missing_classes(splits[split]):
                 rank_zero_warn(f"the split {split} has no image of {', '.join(missing)}")
+
+    def _contents_of(self, samples: Sequence[Sample[Target]]) -> dict[str, Content]:
+        """What the samples' files hold, by id."""
+        reader = self._reader()
+        return ContentReader(kept_hashes(self._identity()), reader.read_checked, reader.files_of, reader.stored)(
+            samples
+        )
 
     def _identity(self) -> str:
         """All that decides how files are read."""
@@ -337,8 +363,7 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
     ) -> tuple[dict[str, list[Sample[Target]]], list[str]]:
         """The good samples of each split, and the splits that need an image."""
         if self.split_file is None:
-            splits = split_by_patient(good, self.fractions, self.split_seed)
-            return splits, [split for split, share in asdict(self.fractions).items() if share > 0]
+            return self.divide(good), [split for split, share in asdict(self.fractions).items() if share > 0]
         gone: list[str] | None = [] if self._of_run else None
         listed = read_splits(self.split_file, samples, self.check_written, gone)
         tell_differences(self.root, self.split_file, samples, listed, gone or [])
@@ -349,7 +374,7 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
     def _without_bad(self, samples: Sequence[Sample[Target]]) -> list[Sample[Target]]:
         """The samples that can be read; the others are recorded, and reported in a single warning."""
         good = []
-        self.bad_samples = []
+        self.bad_samples = list(self.bad_rows)
         for sample in samples:
             try:
                 self.read_checked(sample)
@@ -360,7 +385,8 @@ class MedicalDataModule(pl.LightningDataModule, SampleSource[Target]):
                 good.append(sample)
         if self.bad_samples:
             first = ", ".join(id for id, _ in self.bad_samples[:5])
-            rank_zero_warn(f"skipped {len(self.bad_samples)} of {len(samples)} images that cannot be read: {first}")
+            total = len(samples) + len(self.bad_rows)
+            rank_zero_warn(f"skipped {len(self.bad_samples)} of {total} images that cannot be read: {first}")
         return good
 
     def _reader(self) -> Self:

@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar
 
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -49,7 +48,7 @@ class ChestXRay(ClassificationDataModule):
     """
 
     name = "chest_xray"
-    class_names: ClassVar[tuple[str, ...]] = ("NORMAL", "PNEUMONIA")
+    class_names: tuple[str, ...] = ("NORMAL", "PNEUMONIA")
 
     def index(self) -> list[Sample[int]]:
         """All samples of the three folders, sorted by id; no image is read.

@@ -14,10 +14,12 @@ from datamodules.transforms import Scene
 class ClassificationDataModule(MedicalDataModule[int]):
     """Images that each belong to one of K classes; a sample's target is the index of its class, in ``[0, K)``.
 
-    In a batch, ``target`` is int64 ``(N,)``. Splits are stratified by class, and every class needs an image.
+    In a batch, ``target`` is int64 ``(N,)``. Splits are stratified by class, and every class needs an image. Classes
+    that are ordered, such as the grades of a disease from none on, say so by ``ordered``.
     """
 
     task: ClassVar[str] = "classification"
+    ordered: bool = False
 
     def stratum_of(self, sample: Sample[int]) -> int:
         """The class."""

@@ -30,9 +30,10 @@ class Content(NamedTuple):
     """Hashes of what is read for one sample.
 
     Args:
-        data: 16 hex digits over all of it: the bytes of its files, or what a dataset without such files reads.
+        data: 16 hex digits over all of it: the bytes of its files, its pixels where a file holds many images, or what a
+            dataset without such files reads.
         pixels: 16 hex digits over the decoded image, rounded to eight bits, by which a copy is found whatever its name
-            and format; empty for an image of a single colour, and for one that has no file.
+            and format; empty for an image of a single colour, and for one that is neither in a file nor stored.
         error: Why the sample cannot be read; empty if it can.
     """
 
@@ -53,13 +54,18 @@ class ContentReader:
         kept: The file that keeps the hashes; None for none.
         read: Reads a sample, and raises a ValueError that names the file if it cannot.
         files_of: The files that decide a sample.
+        stored: Gives the pixels of a sample whose file holds many; None for none.
     """
 
     def __init__(
-        self, kept: Path | None, read: Callable[[Sample[Any]], Scene], files_of: Callable[[Sample[Any]], list[Path]]
+        self,
+        kept: Path | None,
+        read: Callable[[Sample[Any]], Scene],
+        files_of: Callable[[Sample[Any]], list[Path]],
+        stored: Callable[[Sample[Any]], np.ndarray | None] = lambda sample: None,
     ) -> None:
         """Keep the settings; nothing is read yet."""
-        self.kept, self.read, self.files_of = kept, read, files_of
+        self.kept, self.read, self.files_of, self.stored = kept, read, files_of, stored
 
     def __call__(self, samples: Sequence[Sample[Any]]) -> dict[str, Content]:
         """What samples hold, by id. Every process reads its share, and all of them get all."""
@@ -85,18 +91,18 @@ class ContentReader:
         """Stamp and content of a sample, and whether its files have been left alone for long enough to be kept."""
         now = time.time_ns()
         try:
-            files = self.files_of(sample)
-            if not all(file.is_file() for file in files):
+            files, pixels = self.files_of(sample), self.stored(sample)
+            if not files and pixels is not None:
+                return "", Content(_stored_hash(pixels), _pixels_hash(self.read(sample).image)), False
+            if not files or not all(file.is_file() for file in files):
                 return "", Content(_scene_hash(self.read(sample)), ""), False
             stats = [(str(file), file.stat()) for file in files]
             text = "/".join(f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}" for name, stat in stats)
             stamp = _short(text.encode())
             if (entry := known.get(sample.id)) and entry[0] == stamp:
                 return stamp, Content(entry[1], entry[2]), True
-            digest = hashlib.sha256()
-            for file in files:
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
-            content = Content(digest.hexdigest()[:16], _pixels_hash(self.read(sample).image))
+            data = _files_hash(files) if pixels is None else _stored_hash(pixels)
+            content = Content(data, _pixels_hash(self.read(sample).image))
         except (ValueError, OSError) as error:
             return "", Content("", "", str(error)), False
         still = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for _, stat in stats) < now - STILL
@@ -158,6 +164,19 @@ def copies_in_later_splits(
                 if home != split:
                     copies.append((sample.id, split, twin, home))
     return copies
+
+
+def _files_hash(files: Sequence[Path]) -> str:
+    """Hash of the bytes of files."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _stored_hash(pixels: np.ndarray) -> str:
+    """Hash of the pixels of one image among many."""
+    return _short(f"{pixels.dtype} {pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
 
 
 def _scene_hash(scene: Scene) -> str:

@@ -31,13 +31,27 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     Raises:
         ValueError: The file is missing, empty, truncated or not an image; the message names it.
     """
-    pixels = _decoded(path, EXPECTED, _decode)
-    scaled = pixels.astype(np.float32, order="C") / np.iinfo(pixels.dtype).max
-    if scaled.ndim == 2:
-        return np.ascontiguousarray(np.repeat(scaled[:, :, None], channels, axis=2))
+    return scaled(_decoded(path, EXPECTED, _decode), channels)
+
+
+def scaled(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Decoded pixels as float32 in [0, 1].
+
+    Args:
+        pixels: ``(H, W)`` or ``(H, W, 3)`` in RGB order: uint8, uint16, or floating-point numbers in [0, 1].
+        channels: 1 for grey (ITU-R BT.601 luma of colour images) or 3 for RGB (grey is repeated).
+
+    Returns:
+        ``(H, W, channels)`` float32.
+    """
+    image = pixels.astype(np.float32, order="C")
+    if np.issubdtype(pixels.dtype, np.integer):
+        image /= np.iinfo(pixels.dtype).max
+    if image.ndim == 2:
+        return np.ascontiguousarray(np.repeat(image[:, :, None], channels, axis=2))
     if channels == 1:
-        return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)[:, :, None])
-    return np.ascontiguousarray(scaled)
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None])
+    return np.ascontiguousarray(image)
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a dataset and its task define of their samples: where they are found, and what a target is."""
 
+import dataclasses
 import json
 import os
 from abc import ABC, abstractmethod
@@ -7,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
+import numpy as np
 import torch
 
-from datamodules.images import read_image
+from datamodules.images import read_image, scaled
 from datamodules.samples import Sample, Target
 from datamodules.transforms import Scene
 
@@ -24,7 +26,7 @@ class SampleSource(ABC, Generic[Target]):
     """
 
     task: ClassVar[str]
-    class_names: ClassVar[tuple[str, ...]] = ()  # what the numbers in a target stand for
+    class_names: tuple[str, ...] = ()  # what the numbers in a target stand for
     channels: int  # 1 for grey or 3 for RGB
 
     @property
@@ -40,13 +42,26 @@ class SampleSource(ABC, Generic[Target]):
         """The stratum of a sample, within which splits are balanced; by default the one that `index` gives it."""
         return sample.stratum
 
+    def stratified(self, samples: Sequence[Sample[Target]]) -> list[Sample[Target]]:
+        """The samples with their strata; a task whose strata depend on all samples overrides this."""
+        return [dataclasses.replace(sample, stratum=self.stratum_of(sample)) for sample in samples]
+
+    def stored(self, sample: Sample[Target]) -> np.ndarray | None:
+        """The pixels of a sample whose file holds many; by default None, where each sample has a file of its own.
+
+        Returns:
+            ``(H, W)`` or ``(H, W, 3)``: uint8, uint16, or floating-point numbers in [0, 1].
+        """
+        return None
+
     def read(self, sample: Sample[Target]) -> Scene:
         """The image of a sample and what lies on it, as its files hold them.
 
         Raises:
             ValueError: A file cannot be read; the message names it.
         """
-        return Scene(read_image(sample.path, self.channels))
+        pixels = self.stored(sample)
+        return Scene(read_image(sample.path, self.channels) if pixels is None else scaled(pixels, self.channels))
 
     def check(self, sample: Sample[Target], scene: Scene) -> None:
         """Refuse a target that was read but is wrong; by default none is.
@@ -108,5 +123,5 @@ class SampleSource(ABC, Generic[Target]):
         return {"images": len(samples), "patients": len({sample.patient for sample in samples})}
 
     def files_of(self, sample: Sample[Target]) -> list[Path]:
-        """The files that decide a sample: its image, and its target if that is a path."""
+        """The files that decide a sample: its image or the file in which it is stored, and its target if a path."""
         return [sample.path, *([sample.target] if isinstance(sample.target, Path) else [])]

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -51,14 +52,18 @@ def split_by_patient(
 ) -> dict[str, list[Sample[Target]]]:
     """Samples of the four splits, stratified, with all images of a patient in the same split.
 
-    A patient belongs to the stratum of most of its images (of equally frequent ones, to the smallest). The patients
-    of a stratum are taken in order of their number of images, largest first, then of a hash of seed and patient. Each
-    goes to the split that still lacks the largest part of its share (in a tie, to the emptiest over all strata). The
-    result depends on the samples, the fractions and the seed alone: not on the order of the input, Python's hash seed
-    or the version of a random generator.
+    A patient belongs to the rarest stratum among its images (of equally rare ones, to the smallest): the few patients
+    with a finding may have many images without one. The patients of a stratum are taken in order of their number of
+    images in it, largest first, then of a hash of seed and patient. Each goes to the split that still lacks the largest
+    part of its share of that stratum's images (in a tie, to the emptiest over all strata). Where patients have images
+    of several strata, the rarest stratum comes first, so that the others make up for what its patients bring along; a
+    patient goes first of all where its images exceed the shares of their strata, rounded up, the least (summed over
+    strata, in parts of each), and a tie goes to the largest split. The result depends on the samples, the fractions and
+    the seed alone: not on the order of the input, Python's hash seed or the version of a random generator.
 
-    Tolerance: in a stratum whose largest patient has m images, no split gets m or more images above its share, nor
-    3 m or more below it; with many single-image patients each split ends within one image or two.
+    Tolerance: in a stratum whose patients have no image of another one, and the largest of them m, no split gets m or
+    more images above its share, nor 3 m or more below it; with many single-image patients each split ends within one
+    image or two.
 
     Args:
         samples: The samples, in any order.
@@ -71,23 +76,34 @@ def split_by_patient(
     patients: dict[str, list[Sample[Target]]] = defaultdict(list)
     for sample in samples:
         patients[sample.patient].append(sample)
+    totals = Counter(sample.stratum for sample in samples)
+
+    def rarity(stratum: int | str) -> tuple[Any, ...]:
+        return totals[stratum], _numbers_first(stratum)
+
+    held = {patient: Counter(image.stratum for image in images) for patient, images in patients.items()}
     strata: dict[int | str, list[str]] = defaultdict(list)
-    for patient, images in patients.items():
-        counts = Counter(image.stratum for image in images)
-        strata[min(counts, key=lambda stratum: (-counts[stratum], _numbers_first(stratum)))].append(patient)
+    for patient, counts in held.items():
+        strata[min(counts, key=rarity)].append(patient)
 
     shares = {split: share for split, share in dataclasses.asdict(fractions).items() if share > 0}
     splits: dict[str, list[Sample[Target]]] = {split: [] for split in SPLITS}
+    filled: dict[str, Counter[int | str]] = {split: Counter() for split in shares}
 
-    def need(split: str, filled: dict[str, int], total: int) -> tuple[float, float]:
-        return -filled[split] / (shares[split] * total), -len(splits[split]) / shares[split]
+    mixed = any(len(counts) > 1 for counts in held.values())
 
-    for stratum in sorted(strata, key=_numbers_first):
-        total = sum(len(patients[patient]) for patient in strata[stratum])
-        filled = dict.fromkeys(shares, 0)
-        for patient in sorted(strata[stratum], key=lambda name: (-len(patients[name]), _order(seed, name))):
-            split = max(shares, key=partial(need, filled=filled, total=total))
-            filled[split] += len(patients[patient])
+    def need(split: str, stratum: int | str, images: Counter[int | str]) -> tuple[float, float, float, float]:
+        got, share = filled[split], shares[split]
+        lacking, emptiness = -got[stratum] / (share * totals[stratum]), -len(splits[split]) / share
+        if not mixed:
+            return 0, lacking, 0, emptiness
+        excess = sum(max(0, got[one] + n - math.ceil(share * totals[one])) / totals[one] for one, n in images.items())
+        return -excess, lacking, share, emptiness
+
+    for stratum in sorted(strata, key=rarity if mixed else _numbers_first):
+        for patient in sorted(strata[stratum], key=lambda name: (-held[name][stratum], _order(seed, name))):
+            split = max(shares, key=partial(need, stratum=stratum, images=held[patient]))
+            filled[split] += held[patient]
             splits[split].extend(patients[patient])
     return {split: sorted(members, key=lambda sample: sample.id) for split, members in splits.items()}
 

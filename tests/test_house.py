@@ -39,6 +39,7 @@ ARROWS: dict[str, set[str]] = LIBRARY | {
     "compare": {"medrobust.results"},
     "train": {"cli"},
     "evaluate": {"cli"},
+    "prepare": {"cli"},
 }
 OURS = {"medrobust"} | {name for name in ARROWS if "." not in name}
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}

@@ -106,12 +106,27 @@ def test_strata_may_have_names_and_numbers() -> None:
     assert first_of_each_stratum(samples, None) == samples
 
 
-def test_patient_with_several_labels_belongs_to_the_most_frequent() -> None:
-    # m: twice 1, once 0 -> stratum 1; t: a tie -> stratum 0. Each stratum then has its two patients in two splits.
+def test_patient_with_several_labels_belongs_to_the_rarest() -> None:
+    # Of class 0 there are 4 images (m 1, t 1, u 2), of class 1 there are 6: n alone has none of class 0. The others are
+    # dealt first, those with the most of it first: u to train, as both splits lack all of it, then m and t to val,
+    # which lacks more until it has 2 too. n follows to the split with less of class 1: train has none of it, val has 3.
     samples = made(("m", "011"), ("n", "111"), ("t", "01"), ("u", "00"))
     splits = split_by_patient(samples, Fractions(0.5, 0.5, 0, 0), 0)
     home = {s.patient: split for split, members in splits.items() for s in members}
-    assert home["m"] != home["n"] and home["t"] != home["u"]
+    assert home == {"u": "train", "m": "val", "t": "val", "n": "train"}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_few_patients_with_a_finding_and_many_images_without_one_reach_every_split(seed: int) -> None:
+    # the stratum of most of a patient's images would be 0 for all 208 of them, and leave the finding to chance
+    healthy = [(f"h{n}", "0" * (1 + n % 3)) for n in range(200)]
+    ill = [("i0", "000001111111"), *((f"i{n}", "0001") for n in range(1, 8))]
+    splits = split_by_patient(made(*healthy, *ill), Fractions(), seed)
+    images = sum(map(len, splits.values()))
+    counts = {split: sum(s.target for s in members) for split, members in splits.items()}
+    assert min(counts.values()) >= 1 and counts["train"] >= 7  # of 14: the largest patient goes to the largest split
+    for split, share in {"train": 0.65, "val": 0.10, "adv_train": 0.10, "adv_test": 0.15}.items():
+        assert abs(len(splits[split]) - share * images) <= 5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""The real samples of public sets, where a checkout has them beside itself."""
+
+import gzip
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules import CIFAR10, HAM10000, MNIST, ImageFolder, MedicalDataModule, NIHChestXRay, NIHChestXRayLabels
+from datamodules.nih import FINDINGS
+from datamodules.tables import read_table
+
+ROOT = Path(__file__).resolve().parents[3] / "shared/data"
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not ROOT.is_dir(), reason="no real samples beside the checkout"),
+]
+
+
+def set_up(module: MedicalDataModule[Any]) -> dict[str, int]:
+    """Set up; the number of images of each class or with each label, once all splits are disjoint by patient."""
+    module.setup()
+    for one, other in itertools.combinations(module.splits.values(), 2):
+        assert not {sample.patient for sample in one} & {sample.patient for sample in other}
+    batch = next(iter(module.test_dataloader()))
+    assert 0 <= batch["image"].min() < 0.4 < batch["image"].max() <= 1
+    return sum(
+        (Counter(part.get("classes") or part["labels"]) for part in module.describe()["splits"].values()), Counter()
+    )
+
+
+def test_ham10000() -> None:
+    module = HAM10000(ROOT / "ham10000", image_size=64)
+    found = set_up(module)
+    assert found == {"nv": 480, "mel": 361, "bkl": 330, "bcc": 250, "akiec": 180, "vasc": 80, "df": 70}
+    assert len({sample.patient for members in module.splits.values() for sample in members}) == 1192
+    test = module.describe()["splits"]["adv_test"]
+    assert all(abs(test["classes"][name] - 0.15 * count) <= 2 for name, count in found.items())
+    binary = HAM10000(ROOT / "ham10000", classes="malignant", image_size=64)
+    assert set_up(binary) == {"malignant": 361 + 250 + 180, "benign": 480 + 330 + 80 + 70}
+
+
+def test_nih_chest_xrays() -> None:
+    assert set_up(NIHChestXRay(ROOT / "nih_cxr14", image_size=64)) == {"No Finding": 435, "Pneumothorax": 10}
+    module = NIHChestXRay(ROOT / "nih_cxr14", classes="cxr4", image_size=64)
+    assert set_up(module) == {"No Finding": 435, "Pneumothorax": 10, "Mass": 4, "Nodule": 13}
+    for split in ("train", "val", "adv_test"):
+        assert min(module.describe()["splits"][split]["classes"].values()) >= 1
+    labels = set_up(NIHChestXRayLabels(ROOT / "nih_cxr14", image_size=64))
+    assert (labels["Nodule"], labels["Pneumothorax"], labels["Mass"]) == (30, 25, 22) and set(labels) == set(FINDINGS)
+
+
+def test_the_first_rows_of_the_whole_nih_table(tmp_path: Path) -> None:
+    path = tmp_path / "Data_Entry_2017.csv"
+    path.write_bytes(gzip.decompress((ROOT / "nih_cxr14/Data_Entry_2017.first39999rows.csv.gz").read_bytes()))
+    rows = read_table(path, {"image": ("Image Index",), "findings": ("Finding Labels",), "patient": ("Patient ID",)})
+    (tmp_path / "images").mkdir()
+    for row in rows:
+        (tmp_path / "images" / row.cells["image"]).touch()
+    module = NIHChestXRayLabels(tmp_path)
+    samples = module.index()
+    assert len(rows) == len(samples) == 40000  # and a header
+    counts = dict(zip(module.class_names, module.label_counts(samples), strict=True))
+    assert (counts["Mass"], counts["Hernia"], counts["Pleural_Thickening"]) == (1630, 111, 1168)
+
+
+def test_cifar10_as_files() -> None:
+    found = set_up(CIFAR10(ROOT / "cifar10", image_size=32))
+    assert found.total() == 3100 and set(found) == set(CIFAR10.class_names)
+    kept = ImageFolder(ROOT / "cifar10", image_size=32)
+    assert set_up(kept) == found and kept.class_names == CIFAR10.class_names
+    assert len(kept.splits["adv_train"]) + len(kept.splits["adv_test"]) == 600
+
+
+def test_mnist() -> None:
+    found = set_up(MNIST(ROOT / "mnist", image_size=28, channels=1))
+    # the published numbers of each digit in the test set
+    numbers = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
+    assert found == {str(digit): number for digit, number in enumerate(numbers)}
