@@ -1,6 +1,5 @@
 """``prepare.py describe``: what the data of a configuration hold, as tables, as a page and as JSON."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +38,21 @@ class DataFile(ActionConfigFile):
         parser.files = (*parser.files, file)
         section = with_moved_classes(file.content).get("data")
         if section is not None:
-            given = parser.parse_object({"data": section}, cfg_base=cfg, defaults=False)
+            given = parser.parse_object({"data": section}, namespace=cfg, defaults=False)
             cfg.update(given)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
     """Describe the data of a configuration; a user's mistake ends it with one sentence and exit status 2.
 
     Args:
-        arguments: Words after ``prepare.py describe``; those of the process by default.
+        arguments: Words after ``prepare.py describe``.
     """
     quiet()
     with Ending() as ending:
         ending.kept = lambda: "nothing was written; run the same command again"
         try:
-            _run(parser(), sys.argv[2:] if arguments is None else arguments)
+            _run(parser(), arguments)
         except ValueError as error:
             ending.fail(2, f"error: {sentence(str(error), [])}")
         except OSError as error:
@@ -78,7 +77,7 @@ def _run(whole: OneSentenceParser, arguments: list[str]) -> None:
     config = whole.parse_args(arguments)
     files = list(given_files(whole))
     try:
-        data = whole.instantiate_classes(config).data
+        data = whole.instantiate(config).data
     except ValueError as error:
         said = sentence(str(error), [])
         raise ValueError(f"{place_of(said, files) or place_of_class(str(error), files)}{said}") from error

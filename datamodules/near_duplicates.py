@@ -13,7 +13,9 @@ MAX_DISTANCE = 10  # bits of 64
 LEAST_ALIKE = 0.98  # correlation of the small images
 DETAIL = 128  # pixels of the images whose detail decides
 FINE, COARSE = 1.0, 3.0  # pixels: detail is what one blur keeps and the other removes
-LEAST_DETAIL = 0.8  # correlation of the detail
+LEAST_DETAIL = 0.8  # correlation of the detail: of X-rays, up to 0.64 for different ones, 0.94 and more for copies
+TINY = 32  # pixels; two different images of a 1 in MNIST, 28 x 28, correlate by up to 0.995
+LEAST_TINY = 0.998  # correlation of the detail of images that are smaller than that
 ROWS, COLUMNS = 512, 8192  # hashes compared at a time
 PAIRS = 65536  # small images compared at a time
 
@@ -60,7 +62,8 @@ def near_duplicates(
     Candidates are pairs whose perceptual hashes differ in at most `MAX_DISTANCE` bits. Of these the small images have
     to correlate by `LEAST_ALIKE`, and then the detail of larger ones by `LEAST_DETAIL`: different X-rays look alike
     when they are small, and differ in their detail. A correlation leaves brightness and contrast out of account.
-    Images that were cropped, turned or mirrored are not found.
+    Images that were cropped, turned or mirrored are not found. Images below `TINY` pixels have little detail: theirs
+    has to correlate by `LEAST_TINY`, which a copy that was saved with losses may fail.
 
     Args:
         hashes: Perceptual hashes, ``(N,)`` uint64.
@@ -82,9 +85,10 @@ def near_duplicates(
             kept += zip(one[part][alike], other[part][alike], distance[part][alike], strict=True)
     read = lru_cache(maxsize=4096)(grey)
     found = []
-    for one, other, distance in sorted((int(a), int(b), int(c)) for a, b, c in kept):
-        alike = same_detail(read(one), read(other))
-        if alike >= LEAST_DETAIL:
+    for one, other, distance in sorted((int(a), int(b), int(c)) for a, b, c in kept):  # neighbours share a file
+        first, second = read(one), read(other)
+        alike = same_detail(first, second)
+        if alike >= (LEAST_TINY if min(*first.shape, *second.shape) < TINY else LEAST_DETAIL):
             found.append(Twins(one, other, distance, alike))
     return sorted(found, key=lambda pair: (-pair.alike, pair.one, pair.other)), candidates
 
