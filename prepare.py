@@ -1,4 +1,4 @@
-"""Get a dataset and verify it: ``python prepare.py NAME --root FOLDER``."""
+"""Get a dataset and verify it: ``python prepare.py NAME --root FOLDER``, or ``describe -c CONFIG``."""
 
 from cli.prepare import main
 

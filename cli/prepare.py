@@ -17,7 +17,7 @@ from medrobust.results.formats import printable
 DESCRIPTION = (
     "Prepare a dataset: say what is missing in a folder and where it comes from, download it where that needs no "
     "account, or from Kaggle with yours, and verify it. It is safe to repeat and to interrupt. For example: "
-    "python prepare.py mnist --root data/mnist"
+    "python prepare.py mnist --root data/mnist. With describe, say what the data of a configuration hold."
 )
 KEPT = "what has arrived is kept; run the same command again"
 
@@ -36,6 +36,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     A user's mistake ends it with one sentence and exit status 2; what could not be had, with status 1.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["describe"]:
+        from cli.describe import main as describe_data  # only here, since importing Lightning takes seconds
+
+        describe_data(words[1:])
+        return
     quiet()
     options = parser(arguments).parse_args(arguments)
     with Ending() as ending:
@@ -71,6 +77,7 @@ def parser(arguments: list[str] | None = None) -> argparse.ArgumentParser:
             command.add_argument(
                 "--size", type=int, default=SIZES[0], choices=SIZES, help="side of the images, in pixels; default 28"
             )
+    commands.add_parser("describe", help="describe the data of a configuration: describe -c CONFIG", add_help=False)
     first = (sys.argv[1:] if arguments is None else arguments)[:1]
     if first and not first[0].startswith("-") and first[0] not in commands.choices:
         near = get_close_matches(first[0], commands.choices, 1)

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.content import Content, ContentReader, copies_in_later_splits, image_hashes, kept_hashes
+from datamodules.findings import findings_key, kept_findings
 from datamodules.kept_scenes import KeptScenes
 from datamodules.loaders import SplitLoaders, counted
 from datamodules.references import ALL, DataBeside
@@ -258,7 +259,19 @@ class MedicalDataModule(SplitLoaders[Target]):
             "limit": self.limit,
             "skipped": len(self.bad_samples),
             "test_split": self.test_split,
+            "findings": kept_findings(self.findings_key()),
         }
+
+    def findings_key(self) -> str:
+        """16 hex digits by which a description of these data (`prepare.py describe`) is found again.
+
+        They change with the images of any split, wherever the root lies, and not with how images are resized.
+        """
+        self._require_setup()
+        every = [sample for members in self.splits.values() for sample in members]
+        written = {sample.id: self.written(sample) for sample in every}
+        meaning = [self.task, list(self.class_names), *self.target_settings()]
+        return findings_key(self.splits, written, self.contents, meaning)
 
     def fingerprint(self, split: str) -> str:
         """16 hex digits over everything that determines a split's evaluation images, wherever the root lies.

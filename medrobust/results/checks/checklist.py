@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from medrobust.results.checks import attacks, detectors, victim
+from medrobust.results.checks import attacks, data, detectors, victim
 from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, Row
 
 
@@ -58,6 +58,13 @@ CHECKS = {
     "seen": Check("no victim has seen an image under evaluation in its training", victim.seen),
     "clean": Check("all records agree about the clean images", victim.clean),
     "preparation": Check("the images are prepared as they were for the victim's training", victim.preparation),
+    "shortcuts": Check(
+        "no number such as the bytes per pixel tells the classes apart, if the data were described",
+        data.shortcut,
+    ),
+    "near_duplicates": Check(
+        "no split has nearly the same picture as another, if the data were described", data.near_duplicates
+    ),
     "incomplete": Check("every attack has tried every image", victim.incomplete),
     "few_images": Check(f"at least {victim.MIN_IMAGES} images were right before the attack", victim.few_images),
     "weak_victim": Check("the victim beats always naming the largest class", victim.weak_victim),

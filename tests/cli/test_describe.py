@@ -1,0 +1,125 @@
+"""prepare.py describe: tables, a page and JSON of what was planted in the data, and flags in a later evaluation."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from cli.description import describe_data
+from cli.prepare import main
+from datamodules import ChestXRay, ImageFolder
+
+REAL = Path(__file__).resolve().parents[3] / "shared/data/chest_xray"
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Runs prepare.py in a folder of its own: exit status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        status = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as error:
+            status = int(error.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 images of two classes: those of "sick" are wider, the greys of both are alike; one is a copy of another."""
+    folder, rng = tmp_path_factory.mktemp("planted"), np.random.default_rng(1)
+    for place in range(80):
+        sick = place % 2 == 1
+        grey = cv2.GaussianBlur(rng.normal(size=(60, 90 if sick else 60)), (0, 0), 2)
+        grey = np.clip(128 + 40 * grey / grey.std(), 6, 240).astype(np.uint8)
+        path = folder / ("sick" if sick else "well") / f"{place:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), grey)
+    data = ImageFolder(folder, channels=1)
+    data.setup()
+    one = next(sample for sample in data.splits["train"] if sample.target == 0)
+    other = next(sample for sample in data.splits["adv_test"] if sample.target == 0)
+    brighter = cv2.imread(str(one.path), cv2.IMREAD_GRAYSCALE) + np.uint8(12)
+    cv2.imwrite(str(other.path), cv2.resize(brighter, (180, 120)))  # of the same aspect
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"data": {"class_path": "ImageFolder", "init_args": {"root": str(folder), "channels": 1}}})
+    )
+    return folder
+
+
+def test_what_was_planted_is_described(call: Call, root: Path, tmp_path: Path) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text((root / "config.yaml").read_text() + "seed_everything: 1\ntrainer: {max_epochs: 3}\n")
+    status, out, err = call("describe", "-c", config)
+    assert (status, err) == (0, "")
+    (folder,) = (tmp_path / "runs/descriptions").iterdir()
+    found = json.loads((folder / "description.json").read_text())
+
+    assert sum(one["images"] for one in found["splits"].values()) == 80
+    assert sum(one["classes"]["sick"] for one in found["splits"].values()) == 40
+    assert found["sizes"]["all"]["width"] == [60, 75, 180] and found["sizes"]["all"]["different"] == 3
+    rows = {row["feature"]: row for row in found["shortcuts"]}
+    aspect = rows["aspect ratio"]  # every "well" image is square and every "sick" one is half as wide again
+    assert (aspect["auroc"], aspect["higher"], aspect["class"]) == (1.0, False, "well")
+    assert aspect["interval"][0] > 0.8 and (aspect["n_positive"], aspect["n_negative"]) == (40, 40)
+    assert rows["mean grey"]["interval"][0] < 0.6
+    (pair,) = found["near_duplicates"]["pairs"]
+    assert (pair["one"]["split"], pair["other"]["split"]) == ("train", "adv_test")
+    assert pair["other"]["size"] == [180, 120] and pair["correlation"] > 0.9
+
+    assert "Aspect ratio alone tells well from sick with an AUROC of 100.0" in " ".join(out.split())
+    page = (folder / "description.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', page) and page.count("data:image/jpeg") >= 2 + 4 * 2
+    assert pair["one"]["id"] in page and "Splits share pictures" in page
+
+
+def test_a_later_evaluation_finds_what_was_found(root: Path) -> None:
+    data = ImageFolder(root, channels=1)
+    data.setup()
+    counted: list[int] = []
+    description, pictures = describe_data(data, counted.append)
+    assert sum(counted) == 80 and all(content.startswith(b"\xff\xd8") for content in pictures.values())
+    again = ImageFolder(root, channels=3, image_size=64)
+    again.setup()
+    findings = again.describe()["findings"]
+    assert findings["near_duplicates"] == {"pairs": 1, "images": [{"split": "adv_test", "as": "train", "images": 1}]}
+    assert [row["auroc"] for row in findings["shortcuts"]] == [row["auroc"] for row in description["shortcuts"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("data: {class_path: ImageFoldr}\n", "ImageFoldr"),
+        ("trainer: {max_epochs: 3}\n", "the command needs data"),
+        ("data: {class_path: ImageFolder, init_args: {root: nowhere}}\n", "nowhere"),
+        ("data: {class_path: ImageFolder, init_args: {root: x, image_size: 0}}\n", "image_size is at least 1"),
+    ],
+)
+def test_a_mistake_is_one_sentence(call: Call, tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    status, out, err = call("describe", "-c", "c.yaml")
+    assert (status, out, err.count("\n")) == (2, "", 1) and said in err and err.startswith("error: ")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real chest X-rays beside the checkout")
+def test_the_shortcuts_of_the_real_chest_xrays() -> None:
+    data: Any = ChestXRay(REAL, channels=1)
+    data.setup()
+    description, _ = describe_data(data)
+    found = {row["feature"]: row["auroc"] for row in description["shortcuts"]}
+    known = {"bytes per pixel": 0.91, "sharpness": 0.89, "aspect ratio": 0.87, "black border": 0.82}
+    assert {name: found[name] for name in known} == pytest.approx(known, abs=0.02)
+    assert not description["near_duplicates"]["pairs"]
