@@ -7,6 +7,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from medrobust.evaluation.data import Batch
+
 STORED = "averaged_weights"
 
 
@@ -42,7 +44,7 @@ class AveragedWeights(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Average, if the optimiser has made a step."""
         if trainer.global_step <= self._updates:

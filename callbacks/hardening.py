@@ -1,6 +1,6 @@
 """The callback that trains a victim against a defence's attack, measures it on Val, and counts the passes."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +16,13 @@ from medrobust.networks.victims import evaluated_victim
 
 ROBUST_ACCURACY = "val/robust_accuracy"
 COUNTED = ("images", "forwards", "backwards", "choosing_forwards", "choosing_backwards")
+
+
+@runtime_checkable
+class AsksDefence(Protocol):
+    """A victim whose training step asks a defence for its loss."""
+
+    defence: Any
 
 
 class Hardening(Callback):
@@ -54,7 +61,7 @@ class Hardening(Callback):
         if stage != "fit":
             return
         evaluated_victim(pl_module)
-        if not isinstance(pl_module, TrainedVictim) or not hasattr(pl_module, "defence"):
+        if not isinstance(pl_module, TrainedVictim) or not isinstance(pl_module, AsksDefence):
             raise ValueError(
                 f"a defence trains a victim such as lightning_modules.VictimModule, and {type(pl_module).__name__} "
                 "has no training_loss or does not ask a defence for it"
