@@ -19,11 +19,7 @@ class Oblivious(Attack):
 
     The images are judged on the victim behind its defence. A defence that such an attack breaks more often than one
     that knows it only hides its gradient: the self-checks compare the two. On a victim without an input defence it is
-<<<<<<< HEAD
-    the other attack itself. Inside an attack that runs several, its passes count as those of one that knows it.
-=======
     the other attack itself. Inside an attack that runs several, its passes count like those of one that knows it.
->>>>>>> wt-training
 
     Args:
         attack: The other attack; its ``epsilon`` and ``targeted`` are replaced by those given here.
@@ -37,11 +33,7 @@ class Oblivious(Attack):
 
     sees_through: ClassVar[bool] = False
 
-<<<<<<< HEAD
-    attack: Attack = PGD()  # noqa: RUF009  frozen
-=======
     attack: Attack = field(default_factory=PGD)
->>>>>>> wt-training
     epsilon: Fraction | float = Fraction("8/255")
 
     def __post_init__(self) -> None:
