@@ -57,7 +57,7 @@ class HeldRun:
             return None
         return cls(folder, settings_of(folder), {path: trained_on(path) for path in checkpoints})
 
-    def checksettings_of(self, text: str, goes_on: bool = False) -> None:
+    def check_settings(self, text: str, goes_on: bool = False) -> None:
         """Refuse a training that would put another configuration beside these checkpoints.
 
         Args:

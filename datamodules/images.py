@@ -50,7 +50,7 @@ def scaled(pixels: np.ndarray, channels: int) -> np.ndarray:
     else:
         image = pixels.astype(np.float32, order="C")
         if np.issubdtype(pixels.dtype, np.integer):
-            image /= np.iinfo(pixels.dtype).max
+            image = image / np.float32(np.iinfo(pixels.dtype).max)
     if image.ndim == 2:
         return image[:, :, None] if channels == 1 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
     if channels == 1:

@@ -33,7 +33,7 @@ data:
     batch_size: 16
     fractions: {train: 0.5, val: 0.1, adv_train: 0.2, adv_test: 0.2}
 trainer: {max_epochs: 1, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
-attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 80/255}}}, controls: false}
+attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 8/255}}}, controls: false}
 quality: {download: false}
 panels: {count: 0}
 """
@@ -44,9 +44,10 @@ data:
   init_args: {root: away, patients: 12, side: 40, generator_seed: 5, image_size: 24}
 """
 DETECTORS = """
+attack: {attacks: {pgd: {class_path: PGD, init_args: {epsilon: 1, step_size: 0.1, steps: 10}}}}
 detection:
   detectors: {distance: {class_path: Mahalanobis}}
-  fit_on: [fgsm]
+  fit_on: [pgd]
 """
 
 
@@ -190,9 +191,9 @@ def test_detectors_are_fitted_on_the_victims_own_data(folder: Path) -> None:
         assert away["listeners"]["detection"][part] == home["listeners"]["detection"][part]
     places = ("evaluate", "evaluate_on/phantom_chest_xray@away")
     found = [read_records(f"runs/small/{place}") for place in places]
-    positives = [set(records["fitted_fgsm_positives"]) for records in found]
+    positives = [set(records["fitted_pgd_positives"]) for records in found]
     assert positives[0] == positives[1] and min(positives[0]) > 0
-    assert any(score is not None for score in found[1]["detector_distance_fgsm"])
+    assert any(score is not None for score in found[1]["detector_distance_pgd"])
 
 
 def test_without_the_victims_own_data_only_what_needs_them_is_refused(folder: Path, refused: Any) -> None:

@@ -283,7 +283,7 @@ def test_empty_splits(root: Path) -> None:
         ({"num_workers": -1}, "num_workers is at least 0, got -1"),
         ({"limit": 0}, "limit is at least 1, got 0"),
         ({"resize": "stretch"}, "resize is one of crop, squash, pad, got 'stretch'"),
-        ({"test_split": "test"}, "test_split is one of train, val, adv_train, adv_test, got 'test'"),
+        ({"test_split": "test"}, "test_split is one of train, val, adv_train, adv_test, all, got 'test'"),
         ({"on_bad_sample": "ignore"}, "on_bad_sample is one of raise, skip, got 'ignore'"),
     ],
 )
