@@ -99,7 +99,7 @@ def _places(path: Path, header: Sequence[str], columns: Columns, required: bool 
     return places
 
 
-def _rows(path: Path, reader: "csv._reader", width: int, places: Mapping[str, int], required: Columns) -> Iterator[Row]:
+def _rows(path: Path, reader: Any, width: int, places: Mapping[str, int], required: Columns) -> Iterator[Row]:
     """The rows below a header of so many columns."""
     for values in reader:
         if not any(map(str.strip, values)):

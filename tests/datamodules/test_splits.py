@@ -31,7 +31,7 @@ def made(*patients: tuple[str, str]) -> list[Sample[int]]:
     ]
 
 
-class Digits(ClassificationDataModule):
+class ZeroOrOne(ClassificationDataModule):
     """Two classes, of which only the way targets are written is wanted here."""
 
     name, class_names = "digits", ("zero", "one")
@@ -40,7 +40,7 @@ class Digits(ClassificationDataModule):
         return []
 
 
-DIGITS = Digits("digits")
+DIGITS = ZeroOrOne("digits")
 
 
 def population() -> list[Sample[int]]:
