@@ -55,6 +55,7 @@ def describe_data(
         "shortcuts": [{name: value for name, value in row.items() if name != "undefined"} for row in rows],
         "near_duplicates": {"pairs": len(twins), "images": _images_shared(images, twins)},
     }
+    present = [split for split, members in data.splits.items() if members]
     sheet = _sheet(data, images, targets)
     description = {
         "schema": SCHEMA,
@@ -62,7 +63,7 @@ def describe_data(
         **{name: value for name, value in data.describe().items() if name in ("name", "task", "class_names")},
         "patients": len(set(patients.tolist())),
         "splits": {split: data.summarise(members) for split, members in data.splits.items()},
-        "sizes": {split or "all": _sizes(images, split) for split in (*data.splits, None) if data.splits.get(split, 1)},
+        "sizes": {**{split: _sizes(images, split) for split in present}, "all": _sizes(images, None)},
         "features": FEATURES,
         "shortcuts": rows,
         "near_duplicates": {

@@ -76,20 +76,22 @@ def near_duplicates(
         The pairs, the most alike first; and the number of candidates.
     """
     numbers = np.unique(np.asarray(splits), return_inverse=True)[1]
-    kept, candidates = [], 0
+    kept: list[tuple[int, int, int]] = []
+    candidates = 0
     for one, other, distance in _close(hashes, numbers, usable):
         candidates += len(one)
         for start in range(0, len(one), PAIRS):
             part = slice(start, start + PAIRS)
             alike = correlations(small[one[part]], small[other[part]]) >= LEAST_ALIKE
-            kept += zip(one[part][alike], other[part][alike], distance[part][alike], strict=True)
+            columns = (values[part][alike].tolist() for values in (one, other, distance))
+            kept += zip(*columns, strict=True)
     read = lru_cache(maxsize=4096)(grey)
     found = []
-    for one, other, distance in sorted((int(a), int(b), int(c)) for a, b, c in kept):  # neighbours share a file
-        first, second = read(one), read(other)
-        alike = same_detail(first, second)
-        if alike >= (LEAST_TINY if min(*first.shape, *second.shape) < TINY else LEAST_DETAIL):
-            found.append(Twins(one, other, distance, alike))
+    for here, there, bits in sorted(kept):  # neighbours share an image
+        first, second = read(here), read(there)
+        detail = same_detail(first, second)
+        if detail >= (LEAST_TINY if min(*first.shape, *second.shape) < TINY else LEAST_DETAIL):
+            found.append(Twins(here, there, bits, detail))
     return sorted(found, key=lambda pair: (-pair.alike, pair.one, pair.other)), candidates
 
 

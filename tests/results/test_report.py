@@ -285,3 +285,31 @@ def test_labels_keep_apart():
     assert len(found) == 6
     assert all(abs(a[0] - b[0]) > 20 or abs(a[1] - b[1]) > 10 for a in found for b in found if a is not b)
     assert place([(5.0, 5.0, "much too long for this")], [(5.0, 5.0)], (0, 0, 40, 40)) == [None]
+
+
+def test_findings_in_the_data_are_flags_and_not_facts(tmp_path):
+    side = {"class": "PNEUMONIA", "against": "NORMAL", "higher": True, "n_positive": 30, "n_negative": 20}
+    row = {"feature": "bytes per pixel", "auroc": 0.91, "interval": [0.88, 0.94], **side}
+    shared = {"pairs": 2, "images": [{"split": "adv_test", "as": "train", "images": 1}]}
+    folder = evaluation(tmp_path, sweep(radii=(1,)))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    texts, raised = {}, {}
+    for name, findings in {"old": {}, "none": {"findings": None}, "some": {"findings": None}}.items():
+        manifest["data"] |= findings
+        if name == "some":
+            manifest["data"]["findings"] = {"images": 50, "shortcuts": [row], "near_duplicates": shared}
+        write_manifest(folder, manifest)
+        summary = finish(folder)
+        raised[name] = {flag["check"] for flag in summary["flags"]} & {"shortcuts", "near_duplicates"}
+        texts[name] = Page((folder / "report.html").read_text()).text
+    assert raised == {"old": set(), "none": set(), "some": {"shortcuts", "near_duplicates"}}
+    assert (
+        "Bytes per pixel alone tells PNEUMONIA from NORMAL with an AUROC of 91.0 (88.0–94.0; 30 and 20" in texts["some"]
+    )
+    assert "1 image of AdvTest is nearly the same as one of Train" in texts["some"]
+    assert ["Nobody has described these data" in texts[name] for name in ("old", "none", "some")] == [
+        False,
+        True,
+        False,
+    ]
+    assert "pairs 2" not in texts["some"]

@@ -235,6 +235,8 @@ def test_a_sound_evaluation_raises_no_flag():
         "seen": 0,
         "clean": 1,
         "preparation": 0,
+        "shortcuts": 0,
+        "near_duplicates": 0,
         "incomplete": 5,
         "few_images": 1,
         "weak_victim": 1,
