@@ -137,9 +137,9 @@ def measure(folder: Path, count: int, rounds: int, device: torch.device) -> list
         spent = seconds[block.name]
         floor = next(iter(block.runs))
         for key in block.runs:
-            row = {"images": block.method, "contender": key, "images_per_second": 0.0}
-            row |= against(spent[key], spent[floor])
-            row["images_per_second"] = images / row["seconds"]
+            measured = against(spent[key], spent[floor])
+            speed = images / measured["seconds"]
+            row = {"images": block.method, "contender": key, "images_per_second": speed} | measured
             if key == FILES:
                 row["over_cache"] = against(spent[key], spent[CACHE])["ratio"]
             rows.append(row)

@@ -69,7 +69,9 @@ class MedicalDataModule(SplitLoaders[Target]):
         cache: Keep images that have been decoded and resized: on the ``disk``, for the next runs too, or in memory
             (``ram``). Results are the same. All processes of a machine share what is kept; augmentation comes after
             it. It takes 4 bytes for each value of an image, 602 kB for one of 224 x 224 in colour and a third of
-            that for a grey one. Where there is no room, a warning says so and images are decoded each time.
+            that for a grey one. Where there is no room, a warning says so and images are decoded each time. On the disk
+            the caches lie in ``medrobust/scenes`` below ``MEDROBUST_CACHE`` or ``~/.cache``, where they may be deleted;
+            those not used for longest go when all exceed ``MEDROBUST_CACHE_LIMIT`` (in GB, 50 by default).
         alias: Name of the data in records and reports instead of the dataset's own, for data of the same layout from
             elsewhere: equal names of images and patients are then others.
 
