@@ -131,8 +131,8 @@ def masked_gradients(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
         lead = blind["success_rate"] - best["success_rate"]
         message = (
             f"{blind['attack']}, which has no gradient of the victim, fools {format_percent(blind['success_rate'])} "
-            f"and {best['attack']}, which follows it, {format_percent(best['success_rate'])}: the victim's gradients are "
-            "masked, and what attacks that need them find is no sign of robustness."
+            f"and {best['attack']}, which follows it, {format_percent(best['success_rate'])}: the victim's gradients "
+            "are masked, and what attacks that need them find is no sign of robustness."
         )
         masked = lead >= MASKED and all(evaluation.beats(blind, row) for row in sighted)
         yield flag("error", blind, message) if masked else None
