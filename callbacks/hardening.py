@@ -66,7 +66,7 @@ class Hardening(Callback):
                 f"a defence trains a victim such as lightning_modules.VictimModule, and {type(pl_module).__name__} "
                 "has no training_loss or does not ask a defence for it"
             )
-        pl_module.defence = self
+        pl_module.defence = self  # type: ignore[assignment]
 
     def training_loss(self, victim: TrainedVictim, batch: Batch) -> Tensor:
         """The defence's loss of a batch, ``()``."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
 from medrobust.metrics.outcomes import MeanOutcome
@@ -178,7 +179,7 @@ class VictimModule(pl.LightningModule):
             return
         for config in self.trainer.lr_scheduler_configs:
             watched = str(config.monitor).removeprefix("val/")
-            if config.reduce_on_plateau and config.frequency == NEVER and watched in values:
+            if isinstance(config.scheduler, ReduceLROnPlateau) and config.frequency == NEVER and watched in values:
                 config.scheduler.step(float(values[watched]))
 
     def on_test_epoch_end(self) -> None:
