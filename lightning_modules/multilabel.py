@@ -127,17 +127,15 @@ class MultiLabelClassifier(Classifier):
         quality = torch.where(count > 0, hits.sum(1) / count.clamp(min=1), torch.nan)
         return Outcome((hits == known).all(1) & (count > 0), quality)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Weighted binary cross-entropy of a batch, over all of its known labels."""
-        targets, smoothing = batch["target"], self.label_smoothing
+    def training_loss(self, images: Tensor, targets: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Weighted binary cross-entropy of a batch, ``()``, over all of its known labels."""
+        logits, smoothing = self(images) if outputs is None else outputs, self.label_smoothing
         truths = (targets > 0).float() * (1 - smoothing) + smoothing / 2
         losses = functional.binary_cross_entropy_with_logits(
-            self(batch["image"]), truths, pos_weight=self.loss_weights, reduction="none"
+            logits, truths, pos_weight=self.loss_weights, reduction="none"
         )
         known = targets >= 0
-        loss = (losses * known).sum() / known.sum().clamp(min=1)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(targets))
-        return loss
+        return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 def _mean_of_known(losses: Tensor, targets: Tensor) -> Tensor:
