@@ -10,7 +10,17 @@ Parameters = Mapping[str, Any]
 
 # Objectives that fool, or move a layer at will, and hide nothing.
 FOOLING = frozenset(
-    ("CrossEntropy", "Margin", "TypicalMargin", "DifferenceOfLogits", "Smoothed", "Stabilization", "LayerMean")
+    (
+        "CrossEntropy",
+        "DifferenceOfLogits",
+        "Divergence",
+        "LayerMean",
+        "Margin",
+        "Smoothed",
+        "Stabilization",
+        "TypicalMargin",
+        "WeakestLabel",
+    )
 )
 # Objectives that hide, also where they stand alone.
 HIDING = frozenset(("FeatureConstraint", "RandomGuide", "ClosestGuide", "DensityGuide", "DimensionGuide"))

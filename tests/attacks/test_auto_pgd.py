@@ -412,7 +412,7 @@ def test_a_run_towards_a_goal_is_that_of_a_targeted_attack_until_the_truth_falls
 
 def test_goals_need_classes(segmenter: Any, linear: Any, images_of: Any) -> None:
     images = images_of(2)
-    with pytest.raises(ValueError, match="takes one class per image"):
+    with pytest.raises(ValueError, match=r"takes labels, \(N, L\), or one class per image"):
         APGD(goals=2)(segmenter(), images, segmenter()(images).argmax(1))
     with pytest.raises(ValueError, match="goals counts classes and is a whole number of at least 0, got -1"):
         APGD(goals=-1)
