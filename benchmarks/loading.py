@@ -98,6 +98,7 @@ def victim(network: torch.nn.Module, step: str, device: torch.device) -> Run:
     classes = torch.zeros(BATCH, dtype=torch.long, device=device)
 
     def train() -> Tensor:
+        """Forward and backward to the weights."""
         network.train().requires_grad_()
         loss = functional.cross_entropy(network(images), classes)
         loss.backward()
@@ -105,6 +106,7 @@ def victim(network: torch.nn.Module, step: str, device: torch.device) -> Run:
         return loss.detach()
 
     def attack() -> Tensor:
+        """Forward and backward to the images."""
         network.eval().requires_grad_(False)
         leaf = images.clone().requires_grad_()
         loss = functional.cross_entropy(network(leaf), classes, reduction="sum")

@@ -152,6 +152,7 @@ class _View:
 
     @staticmethod
     def of(random: np.random.Generator, side: int, aspect: float, scale: float) -> "_View":
+        """A camera that is turned and moved a little at random."""
         rows, columns = FINE * side, FINE * round(side * aspect)
         unit = scale * rows / 2 if scale > 0.95 else rows / 2 / scale
         turn = float(random.normal(0, 0.06))

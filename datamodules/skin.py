@@ -90,6 +90,7 @@ class _Frame:
 
     @staticmethod
     def of(lesion: Lesion, pixels: int) -> "_Frame":
+        """The outline of a lesion, uneven and ragged as its kind is."""
         random = np.random.default_rng(lesion.seed)
         axis = np.linspace(-REACH, REACH, pixels, dtype=np.float32)
         u, v = np.meshgrid(axis, axis)

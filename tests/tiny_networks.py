@@ -1,9 +1,11 @@
-"""A network that is small enough for closed forms, and a victim around it."""
+"""Networks that are small enough for closed forms, and victims around them."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medrobust.networks import WrappedClassifier, as_victim
+from medrobust.networks import Outcome, WrappedClassifier, as_victim
 
 SIDE = 8
 
@@ -24,3 +26,19 @@ class LinearNet(nn.Module):
 def linear_victim(classes: int = 2) -> WrappedClassifier:
     """The linear network as a victim without Lightning, in train mode."""
     return as_victim(LinearNet(classes), mean=0.5, std=0.25)
+
+
+class Recorded(nn.Module):
+    """A victim that records the images it is shown and is never fooled."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.shown: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown.append(images.detach().clone())
+        return self.inner(images)
+
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        return Outcome(torch.ones(len(outputs), dtype=torch.bool), torch.ones(len(outputs)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from medrobust.attacks import BasinHopping, UniformNoise, WorstCase
 from medrobust.networks import Outcome, as_victim
 from medrobust.objectives import Margin
+from tests.tiny_networks import Recorded
 
 EPSILON = 0.1
 IDS = [f"image {i}" for i in range(8)]
@@ -30,22 +31,6 @@ class Hilly(nn.Module):
         height = torch.where(change > 0, 2 * change, -change).flatten(1)
         lead = height.sum(1) - 2 * height.shape[1] + 0.5
         return torch.stack([-lead, lead], 1) / 2
-
-
-class Recorded(nn.Module):
-    """A victim that records the images it is shown and is never fooled."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-        self.shown: list[Tensor] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.shown.append(images.detach().clone())
-        return self.inner(images)
-
-    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
-        return Outcome(torch.ones(len(outputs), dtype=torch.bool), torch.ones(len(outputs)))
 
 
 @pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])

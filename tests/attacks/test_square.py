@@ -11,25 +11,10 @@ from medrobust.attacks import PGD
 from medrobust.attacks.square import Square
 from medrobust.networks import Outcome, as_victim
 from medrobust.objectives import CrossEntropy, Margin
+from tests.tiny_networks import Recorded
 
 EPSILON = 0.1
 IDS = [f"image {i}" for i in range(8)]
-
-
-class Recorded(nn.Module):
-    """A victim that records the images it is shown and is never fooled."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-        self.shown: list[Tensor] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.shown.append(images.detach().clone())
-        return self.inner(images)
-
-    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
-        return Outcome(torch.ones(len(outputs), dtype=torch.bool), torch.ones(len(outputs)))
 
 
 class Indifferent(nn.Module):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,34 +71,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, as the working directory."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["evaluate.py"])
-    return tmp_path
-
-
 def evaluate(*more: Any) -> None:
     """Evaluate the victim."""
     command("evaluate", "test", "-c", "runs/small/train.yaml", "--ckpt_path", "best", *more)
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """``refused(...)``: the one sentence of an evaluation that ends with exit status 2."""
-
-    def run(*arguments: Any) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            evaluate(*arguments)
-        printed = capsys.readouterr().err
-        lines = [line for line in printed.splitlines() if line.startswith("error: ")]
-        assert stopped.value.code == 2 and len(lines) == 1, printed
-        return lines[0]
-
-    return run
+def refused(refusal: Callable[..., str]) -> Callable[..., str]:
+    """``refused(...)``: the one sentence of an evaluation that is refused."""
+    return partial(refusal, evaluate)
 
 
 def manifest(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,34 +70,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, as the working directory."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["evaluate.py"])
-    return tmp_path
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """``refused(program, subcommand, ...)``: the one sentence of a command that ends with exit status 2."""
-
-    def run(*arguments: Any) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            command(*arguments)
-        printed = capsys.readouterr().err
-        lines = [line for line in printed.splitlines() if line.startswith("error: ")]
-        assert stopped.value.code == 2 and len(lines) == 1, printed
-        return lines[0]
-
-    return run
-
-
 def evaluate(*more: Any) -> None:
     """Evaluate the victim."""
     command("evaluate", "test", "--ckpt_path", "best", *more)
+
+
+@pytest.fixture
+def refused(refusal: Callable[..., str]) -> Callable[..., str]:
+    """``refused(program, subcommand, ...)``: the one sentence of a command that is refused."""
+    return partial(refusal, command)
 
 
 def splits(path: Path = Path("runs/small/splits.csv")) -> dict[str, str]:
