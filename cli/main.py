@@ -1,5 +1,6 @@
 """The command lines: they import every package, so that YAML can name its classes, and tie a run together."""
 
+import fractions
 import logging
 import os
 import sys
@@ -61,6 +62,7 @@ from medrobust.results.writer import Writer
 
 logger = logging.getLogger(__name__)
 register_type(Fraction, serializer=str, deserializer=Fraction)
+register_type(fractions.Fraction, serializer=str, deserializer=fractions.Fraction)  # that a user's attack may take
 
 Program = Literal["train", "evaluate"]
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # what a trainer may refuse on this machine

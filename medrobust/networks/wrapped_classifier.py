@@ -88,6 +88,9 @@ def as_victim(
 ) -> WrappedClassifier:
     """Wrap a classifier that returns logits, so that it can be attacked without Lightning.
 
+    Attacks run and judge it in eval mode, whatever its mode; what you compute with it yourself is computed in the mode
+    in which it is, so call ``eval()`` first.
+
     Args:
         module: Maps normalised images ``(N, C, H, W)`` to logits ``(N, K)``, K >= 2.
         mean: Mean that the module expects to be subtracted from images in [0, 1]; one number or one per channel.

@@ -52,7 +52,12 @@ _TABLE = (
         "quality of the output on the clean image, in [0, 1]: probability of the truth, Jaccard index, recall of boxes",
     ),
     Column("quality_after", pl.Float64(), True, "quality of the output on the adversarial image, in [0, 1]"),
-    Column("linf", pl.Float64(), False, "L-infinity norm of adversarial - clean, in units of the [0, 1] image range"),
+    Column(
+        "linf",
+        pl.Float64(),
+        False,
+        "L-infinity norm of adversarial - clean, in units of the [0, 1] range; rounding may add 3e-8 to epsilon",
+    ),
     Column("l2", pl.Float64(), False, "L2 norm of adversarial - clean"),
     Column("l0", pl.Int64(), True, "number of changed values"),
     Column("forwards", pl.Int64(), False, "forward passes of this image through the victim that the attack spent"),

@@ -154,7 +154,7 @@ class Writer:
                 return
             aside.unlink(missing_ok=True)
             logger.warning(
-                "%s of process %s on %s (since %s) was left in %s without its end: this one takes over",
+                "%s of process %s on %s (since %s) did not finish in %s; this one takes over",
                 str(holder.get("what", "something")),
                 holder.get("process", "?"),
                 holder.get("host", "?"),

@@ -509,7 +509,7 @@ def test_doubtful_detectors_are_flagged_in_report_and_console(tmp_path):
     assert row_of(summary, "bim-hfc", "kd")["auroc"] < 0.5 < row_of(summary, "bim", "kd")["auroc"]
     (wrong,) = flags_of(summary, "wrong_signs")  # once, not for each attack that it judges
     assert wrong.startswith(
-        "Fitted on fgsm, some detectors weigh measurements the wrong way round, in brackets how many: kd (3). "
+        "Some detectors fitted on fgsm give measurements the wrong sign, with the number in brackets: kd (3). "
     )
     (few,) = flags_of(summary, "few_positives")
     assert few.startswith("The detectors fitted on fgsm learnt from 29 adversarial images, fewer than 50")

@@ -244,6 +244,7 @@ def test_a_sound_evaluation_raises_no_flag():
         "noise": 1,
         "radius": 1,
         "steps": 0,
+        "one_step": 0,
         "zero_gradients": 3,
         "masked_gradients": 0,
         "broken_gradients": 3,
@@ -349,6 +350,26 @@ def test_more_steps_that_fool_less():
     assert raised(summary_of([few, many], records)) == [("steps", "pgd-20", 1 / 255)]
     many["parameters"]["kappa"] = 5  # another attack altogether
     assert raised(summary_of([few, many], records)) == []
+
+
+@pytest.mark.parametrize(
+    ("lead", "changes", "flagged"),
+    [
+        (5, {}, True),  # chance explains it in 1 of 32 cases
+        (4, {}, False),  # 1 of 16
+        (20, {"targeted": True}, False),  # a goal is harder to reach than the truth to leave
+        (20, {"objective": {"class": "LayerMean"}}, False),
+        (20, {"steps": 1}, False),
+        (20, {"epsilon": 2 / 255}, False),
+    ],
+)
+def test_one_step_that_does_better_than_many(lead, changes, flagged):
+    common = {"targeted": False, "objective": None, "step_size": None}
+    single = attack("fgsm", method="FGSM", parameters={**common, "steps": 1})
+    settings = {"steps": 10, **{name: value for name, value in changes.items() if name != "epsilon"}}
+    many = attack("pgd", changes.get("epsilon", 1 / 255), parameters={**common, **settings})
+    records = rows(single, "1" * (lead + 3) + "0" * (37 - lead)) + rows(many, "1" * 3 + "0" * 37)
+    assert raised(summary_of([single, many], records)) == ([("one_step", "pgd", 1 / 255)] if flagged else [])
 
 
 @pytest.mark.parametrize(("zero", "flagged"), [(8, False), (9, True)])  # of 80 backward passes

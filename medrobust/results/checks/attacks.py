@@ -13,6 +13,7 @@ TOLERANCE = 1e-6  # an L-infinity norm may exceed its radius by the rounding of 
 MAX_ZERO_GRADIENTS = 0.1
 BLIND = {"Oblivious", "Square", "UniformNoise"}  # attacks that follow no gradient of the victim that they are judged on
 MASKED = 0.05  # share of the images by which an attack without gradients may lead
+GOAL = ("targeted", "objective")  # what two attacks must have in common if one is to be judged by the other
 MIN_GRADIENTS = 5  # backward passes of an image, below which an attack is too short to be compared with
 
 
@@ -93,6 +94,23 @@ def steps(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             for row in (many, few)
         )
         yield flag("warning", many, f"{message}: more steps should not hurt.") if evaluation.beats(few, many) else None
+
+
+def one_step(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether a single step does better than many of the same radius (Athalye et al., 2018)."""
+    parameters = evaluation.parameters
+    for single in (row for row in evaluation.attacks if row["method"] == "FGSM"):
+        for many in evaluation.attacks:
+            alike = all(parameters[single["key"]].get(name) == parameters[many["key"]].get(name) for name in GOAL)
+            iterated = "step_size" in parameters[many["key"]] and parameters[many["key"]].get("steps", 0) > 1
+            if not alike or not iterated or not _same_radius(single, many) or not (single["n"] and many["n"]):
+                continue
+            message = (
+                f"{single['attack']} fools {format_percent(single['success_rate'])} in one step and {many['attack']} "
+                f"{format_percent(many['success_rate'])} in {parameters[many['key']]['steps']}: its steps are too few "
+                "or too short, or the victim's gradients mislead it."
+            )
+            yield flag("warning", many, message) if evaluation.beats(single, many) else None
 
 
 def _only_steps_differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

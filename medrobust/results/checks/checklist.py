@@ -72,6 +72,7 @@ CHECKS = {
     "noise": Check("no attack is beaten by uniform noise of the same radius", attacks.noise),
     "radius": Check("no attack gets weaker with a larger radius", attacks.radius),
     "steps": Check("no attack gets weaker with more steps", attacks.steps),
+    "one_step": Check("no attack of many steps is beaten by a single one of the same radius", attacks.one_step),
     "zero_gradients": Check(
         f"at most {100 * attacks.MAX_ZERO_GRADIENTS:.0f} % of an attack's gradients vanish", attacks.zero_gradients
     ),

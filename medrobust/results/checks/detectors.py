@@ -36,7 +36,7 @@ def wrong_signs(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for fitted_on, rows in _fits(evaluation, "wrong_signs"):
         wrong = [f"{row['detector']} ({row['wrong_signs']:.0f})" for row in rows if row["wrong_signs"]]
         message = (
-            f"Fitted on {fitted_on}, some detectors weigh measurements the wrong way round, in brackets how many: "
+            f"Some detectors fitted on {fitted_on} give measurements the wrong sign, with the number in brackets: "
             f"{', '.join(wrong)}. The more suspicious such a measurement is, the less adversarial they take the image "
             "for."
         )

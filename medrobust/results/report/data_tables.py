@@ -81,7 +81,7 @@ def _splits(description: Mapping[str, Any]) -> Table:
 
 def _sizes(description: Mapping[str, Any]) -> Table:
     """Least, median and greatest size of each split."""
-    table = _table("Sizes of the files' images", "least, median and greatest, in pixels; aspect: width by height")
+    table = _table("Image sizes", "least, median and greatest, in pixels; aspect: width by height")
     table.add_column("")
     for heading in ("width", "height", "aspect", "sizes"):
         table.add_column(heading, justify="right", no_wrap=True)

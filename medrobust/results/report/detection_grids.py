@@ -9,8 +9,8 @@ from medrobust.results.report.svg import shorten
 SAME = "same"  # the fit where every attack has a classifier of its own
 THRESHOLDS = (
     "A detector flags an image whose score is above its threshold, which was set when the detector was fitted: "
-    "{passing} of the clean images of AdvTrain score no higher if a classifier scores them that has not seen their "
-    "patients."
+    "{passing} of the clean images of AdvTrain score no higher when a classifier scores them that was fitted without "
+    "their patients."
 )
 OLD = (
     "A dash stands for thresholds, or scores of random signs, that are not in these records: they were made by an "
