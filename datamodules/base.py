@@ -150,7 +150,8 @@ class MedicalDataModule(SplitLoaders[Target]):
 
         Raises:
             FileNotFoundError: The root or the split file does not exist.
-            ValueError: The dataset, a class or a split has no image, or the split file has a wrong row.
+            ValueError: The dataset, a class or a split has no image, a patient is in two splits, or the split file has
+                a wrong row.
         """
         if self.splits:
             return
@@ -202,7 +203,15 @@ class MedicalDataModule(SplitLoaders[Target]):
         return self if self._references is None or self.test_split != ALL else DataBeside(self, self._references)
 
     def _check_splits(self, splits: dict[str, list[Sample[Target]]], required: Sequence[str]) -> None:
-        """Refuse empty splits, and warn of missing classes."""
+        """Refuse empty splits and patients of several, and warn of missing classes."""
+        homes: dict[str, str] = {}
+        for split, members in splits.items():
+            for sample in members:
+                if (home := homes.setdefault(sample.patient, split)) != split:
+                    raise ValueError(
+                        f"{self.root}: expected each patient in one split, found {sample.patient!r} in {home} and "
+                        f"{split}; published parts that share patients can be split anew with public: pool"
+                    )
         for split in required:
             if not splits[split]:
                 total = sum(map(len, splits.values()))

@@ -116,6 +116,23 @@ def _rows(path: Path, reader: Any, width: int, places: Mapping[str, int], requir
         yield Row(path, number, cells)
 
 
+def files_below(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and each one below it, with the names of its files, sorted.
+
+    Dot files and an archiver's leftovers are left out. Links to folders are followed, but not back: no folder is read
+    twice, and none that the first one lies in.
+    """
+    seen, start = set[str](), os.path.realpath(top)
+    for folder, below, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen or start.startswith(os.path.join(real, "")):
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
+        yield folder, sorted(name for name in files if not name.startswith("."))
+
+
 class ImageFiles:
     """The image files below some folders, found by their names without suffix.
 
@@ -131,11 +148,10 @@ class ImageFiles:
         self.ids: dict[str, str] = {}
         cut = len(str(base)) + 1
         for top in self.folders:
-            for folder, below, files in os.walk(top):
-                below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
+            for folder, files in files_below(top):
                 for file in files:
                     stem, suffix = os.path.splitext(file)
-                    if suffix.lower() not in self.suffixes or file.startswith("."):
+                    if suffix.lower() not in self.suffixes:
                         continue
                     id = f"{folder}/{file}"[cut:].replace(os.sep, "/")
                     if (other := self.ids.setdefault(stem, id)) != id:

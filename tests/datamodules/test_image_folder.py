@@ -101,6 +101,47 @@ def test_published_parts_are_kept_or_pooled(tmp_path: Path) -> None:
     )
 
 
+def test_folders_beside_those_of_the_parts_are_no_classes(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{part}/{name}" for part in ("train", "test") for name in ("ant", "bee")), "masks", count=8)
+    expected = "expected folders of classes, or test and train alone with the classes below them, found masks beside"
+    with pytest.raises(ValueError, match=expected):
+        set_up(tmp_path)
+    named = set_up(tmp_path, classes=["ant", "bee"])
+    assert named.class_names == ("ant", "bee") and len(ids_of(named)) == 32 and named.describe()["public"] == "keep"
+    taken = set_up(tmp_path, classes=["test", "train", "masks"])  # whoever names them means them
+    assert taken.class_names == ("test", "train", "masks") and len(ids_of(taken)) == 40
+
+
+def test_names_of_classes_that_differ_in_letter_case_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "train/ANT", "train/bee", "test/ant", "test/bee", count=8)
+    with pytest.raises(ValueError, match="expected names of classes that differ in more than letter case, found ANT"):
+        set_up(tmp_path)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path / "own", "ant", "bee")
+    write(tmp_path, "elsewhere", "moved", count=5)
+    (tmp_path / "own/ant/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "own/ant/loop").symlink_to(tmp_path / "own")
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "own/ant")
+    ids = [sample.id for sample in ImageFolder(tmp_path / "own").index()]
+    assert len(ids) == len(set(ids)) == 12 + 5 + 12 and sum(id.startswith("ant/more/") for id in ids) == 5
+
+
+@pytest.mark.parametrize("public", ["keep", "pool"])
+def test_a_patient_in_two_published_parts(tmp_path: Path, public: Any) -> None:
+    write(tmp_path, *(f"{part}/{name}" for part in ("train", "test") for name in ("ant", "bee")), count=8)
+    ids = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+    rows = [[f"p{place}" if place not in (0, len(ids) - 1) else "both", "50", id] for place, id in enumerate(ids)]
+    patients = table(tmp_path, rows)
+    if public == "keep":
+        words = "expected each patient in one split, found 'both' in train and adv_|in val and adv_"
+        with pytest.raises(ValueError, match=words):
+            set_up(tmp_path, patients=patients, public=public)
+    else:
+        assert len(ids_of(set_up(tmp_path, patients=patients, public=public))) == 32
+
+
 @pytest.mark.parametrize("form", ["path", "without suffix", "name"])
 def test_images_of_a_patient_stay_together(root: Path, form: str) -> None:
     for place, path in enumerate(sorted(path for path in root.rglob("*.*") if path.is_file())):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from datamodules import KaggleDR
 from datamodules.base import MedicalDataModule
 from datamodules.splits import Fractions
 from tests.miniatures import TABLES, TableLayout, picture
@@ -79,6 +80,12 @@ def test_splits_are_disjoint_by_patient_stratified_and_independent_of_order(
     assert of_splits(again) == of_splits(module)
     assert again.fingerprint("adv_test") == module.fingerprint("adv_test")
     assert of_splits(set_up(layout, tmp_path / "one", split_seed=1)) != of_splits(module)
+
+
+@pytest.mark.parametrize("name", ["10_left", "10_right.jpeg", "10_LEFT", "10_Right.JPEG", "10_left.png"])
+@pytest.mark.parametrize("patient", ["", "a.", "a b.c."])
+def test_the_eyes_of_a_patient_whatever_its_name(name: str, patient: str) -> None:
+    assert KaggleDR("data").patient_of(patient + name) == f"{patient}10"
 
 
 def test_a_batch_and_a_changed_image(layout: TableLayout, tmp_path: Path) -> None:
