@@ -11,7 +11,14 @@ from typing import Any, Literal, get_args
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
-from datamodules.content import Content, ContentReader, copies_in_later_splits, image_hashes, kept_hashes
+from datamodules.content import (
+    Content,
+    ContentReader,
+    contradictions,
+    copies_in_later_splits,
+    image_hashes,
+    kept_hashes,
+)
 from datamodules.findings import findings_key, kept_findings
 from datamodules.kept_scenes import KeptScenes
 from datamodules.loaders import SplitLoaders, counted
@@ -171,6 +178,7 @@ class MedicalDataModule(SplitLoaders[Target]):
             splits = {split: take(members, self.limit, self.split_seed) for split, members in splits.items()}
         every = [sample for members in splits.values() for sample in members]
         self.contents = self._contents_of(every)
+        self._tell_contradictions(every)
         copies = self._copies(splits)
         splits, self._listed = (
             {split: [sample for sample in members if sample.id not in copies] for split, members in one.items()}
@@ -243,6 +251,14 @@ class MedicalDataModule(SplitLoaders[Target]):
                 + (", ..." if len(copies) > 5 else "")
             )
         return {id for id, *_ in copies}
+
+    def _tell_contradictions(self, samples: Sequence[Sample[Target]]) -> None:
+        """Warn of images with the same pixels and different targets, of which at least one is wrong."""
+        inside = [sample for sample in samples if not isinstance(sample.target, Path)]
+        if found := contradictions(inside, self.contents, self.written):
+            have = "1 image has" if len(found) == 1 else f"{len(found)} images have"
+            shown = ", ".join(f"{id} as {twin}" for id, twin in found[:5]) + (", ..." if len(found) > 5 else "")
+            rank_zero_warn(f"{have} the same pixels as another one and another target: {shown}")
 
     def export_splits(self, path: str | Path) -> None:
         """Write the splits as CSV with the columns id, split, target, patient, as ``split_file`` reads them.

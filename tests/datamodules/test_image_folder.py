@@ -128,6 +128,17 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids)) == 12 + 5 + 12 and sum(id.startswith("ant/more/") for id in ids) == 5
 
 
+@pytest.mark.parametrize("test_split", ["adv_test", "all"])
+def test_one_picture_with_two_labels_is_told(root: Path, test_split: Any) -> None:
+    for name in ("nevus/000.png", "nevus/005.png"):
+        (root / "melanoma" / Path(name).name).write_bytes((root / name).read_bytes())
+    (root / "nevus/again.png").write_bytes((root / "nevus/010.png").read_bytes())
+    with pytest.warns(UserWarning, match="2 images have the same pixels as another one and another target: ") as caught:
+        set_up(root, test_split=test_split)
+    (said,) = (str(one.message) for one in caught if "another target" in str(one.message))
+    assert all(f"{kind}/{name}.png" in said for kind in ("nevus", "melanoma") for name in ("000", "005"))
+
+
 @pytest.mark.parametrize("public", ["keep", "pool"])
 def test_a_patient_in_two_published_parts(tmp_path: Path, public: Any) -> None:
     write(tmp_path, *(f"{part}/{name}" for part in ("train", "test") for name in ("ant", "bee")), count=8)
