@@ -79,10 +79,13 @@ class ClassificationDataModule(MedicalDataModule[int]):
         if self._of_victim is not None:
             fits = set(names) <= set(self._of_victim) if self.class_map else set(names) == set(self._of_victim)
             if not fits:
+                strange = (name for name, now in zip(own, new, strict=True) if now not in (None, *self._of_victim))
+                one = next(strange, own[0])
+                other = one if one in self._of_victim else self._of_victim[0]
                 raise ValueError(
                     f"the victim was trained on the classes {', '.join(self._of_victim)}, and {self.name} has "
                     f"{', '.join(names)}: give each of the latter one of the former, or null to leave it out, such as "
-                    f"--data.class_map '{{{own[0]}: {self._of_victim[0]}}}'"
+                    f"--data.class_map '{{{one}: {other}}}'"
                 )
             names = self._of_victim
         return names, [None if name is None else names.index(name) for name in new]
