@@ -51,7 +51,7 @@ class ClassificationDataModule(MedicalDataModule[int]):
         """The samples that `index` finds, those of classes that ``class_map`` leaves out excepted.
 
         Raises:
-            ValueError: ``class_map`` names a class that the dataset does not have, or leaves no image.
+            ValueError: ``class_map`` names a class that the dataset does not have, or leaves no image or one class.
         """
         samples, before = self.index(), tuple(self.class_names)
         names, numbers = self._renamed()
@@ -66,6 +66,12 @@ class ClassificationDataModule(MedicalDataModule[int]):
         ]
         if not kept:
             raise ValueError(f"class_map leaves out all {len(samples)} images of {self.root}")
+        if len(names) < 2:
+            raise ValueError(
+                f"class_map is expected to leave at least two classes of {self.name}, got {names[0]} alone"
+            )
+        used = [number for number in numbers if number is not None]
+        self.ordered = self.ordered and used == sorted(used)  # else distances of grades are those of other numbers
         self.class_names = names
         return kept
 

@@ -69,7 +69,7 @@ class FundusDataModule(ClassificationDataModule):
                 raise FileNotFoundError(
                     f"{root}: expected fundus photographs as {self.table} and {self.images}/*, found {found}"
                 )
-        rows = read_table(root / self.table, self.columns)
+        rows = read_table(root / self.table, self.columns, refuse=self.refuse_row)
         return samples_of_rows(rows, ImageFiles(root, [root / self.images]), self._label, self.refuse_row)
 
     def target_settings(self) -> list[Any]:

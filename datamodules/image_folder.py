@@ -151,7 +151,9 @@ class ImageFolder(PublicSplits[int], ClassificationDataModule):
         patients: dict[str, str] = {}
         rows: dict[str, int] = {}
         disputed = set()
-        for row in read_table(table, {"id": ("id",), "patient": ("patient",)}):
+        # an image whose patient's cell is empty is counted below, as one without a row
+        refuse = self.refuse_row if self.on_bad_sample == "raise" else lambda name, error: None
+        for row in read_table(table, {"id": ("id",), "patient": ("patient",)}, refuse=refuse):
             name = row.cells["id"]
             found = {name} if name in known else keys.get(name, set())
             if len(found) != 1:

@@ -183,6 +183,7 @@ def test_images_of_a_patient_stay_together(root: Path, form: str) -> None:
         ),
         (lambda rows: rows.append(rows[0]), "row 38: expected each image once, got .* again after row 2", 0),
         (lambda rows: rows.append(["x", "", rows[0][2]]), "row 38: expected each image once, got .* after row 2", 1),
+        (lambda rows: rows[-1].__setitem__(0, ""), "row 37: expected a value of patient, got an empty cell", 1),
         (lambda rows: rows.pop(), "patients.csv: expected a row for the image 'other/b/005.png', found none", 1),
     ],
 )
