@@ -184,7 +184,7 @@ def _folder(root: Any) -> Path:
 def distinct_name(folder: Path, other: Path | None) -> str:
     """The last part of a path that another one does not have there.
 
-    >>> distinct_name(Path("/away/xray"), Path("/home/xray")), distinct_name(Path("/away"), None)
+    >>> distinct_name(Path("/away/xray"), Path("/here/xray")), distinct_name(Path("/away"), None)
     ('away', 'away')
     """
     parts = [part for part in reversed(folder.parts) if part != folder.anchor]

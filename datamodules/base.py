@@ -289,16 +289,17 @@ class MedicalDataModule(SplitLoaders[Target]):
             "findings": kept_findings(self.findings_key()),
         }
 
-    def findings_key(self) -> str:
+    def findings_key(self, whole: bool = False) -> str:
         """16 hex digits by which a description of these data (`prepare.py describe`) is found again.
 
-        They change with the images of any split, wherever the root lies, and not with how images are resized.
+        They change with the images of any split, wherever the root lies, and not with how images are resized. Where the
+        data are taken as a `whole`, they are those of ``test_split: all``.
         """
         self._require_setup()
         every = [sample for members in self.splits.values() for sample in members]
         written = {sample.id: self.written(sample) for sample in every}
         meaning = [self.task, list(self.class_names), *self.target_settings()]
-        return findings_key(self.splits, written, self.contents, meaning)
+        return findings_key({ALL: every} if whole else self.splits, written, self.contents, meaning)
 
     def fingerprint(self, split: str) -> str:
         """16 hex digits over everything that determines a split's evaluation images, wherever the root lies.
