@@ -75,6 +75,8 @@ def describe_data(
         "sheet": sheet,
     }
     description["kept"] = keep_findings(description["key"], findings)
+    if "all" not in data.splits:  # what is found on another hospital's data is also told where all of them are judged
+        keep_findings(data.findings_key(whole=True), {**findings, "near_duplicates": {"pairs": 0, "images": []}})
     return description, _pictures(data, images.samples, description)
 
 

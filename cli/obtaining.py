@@ -37,14 +37,9 @@ def look(wanted: PublicSet, root: Path) -> Found:
         DownloadError: A file whose checksum is known has another one.
         OSError: A file cannot be read.
     """
-    for file in wanted.files:
-        if (root / file.name).is_file():
-            check_md5(root / file.name, file.md5)
-    if wanted.archive:
-        folder = root / wanted.archive.folder
-        for name, md5 in wanted.archive.members.items():
-            if (folder / name).is_file():
-                check_md5(folder / name, md5)
+    for path, md5 in _known(wanted, root):
+        if path.is_file():
+            check_md5(path, md5)
     if not wanted.counted:
         lacking = next((file.name for file in wanted.files if not (root / file.name).is_file()), None)
         return (
@@ -61,6 +56,14 @@ def look(wanted: PublicSet, root: Path) -> Found:
     if module.bad_rows:
         return Found(images, f"{root}: expected an image for each row, found {len(module.bad_rows):,} bad rows{bad}")
     return Found(images)
+
+
+def _known(wanted: PublicSet, root: Path) -> list[tuple[Path, str]]:
+    """The files of a set whose checksums are known, with these."""
+    files = [(root / file.name, file.md5) for file in wanted.files]
+    if archive := wanted.archive:
+        files += [(root / archive.folder / name, md5) for name, md5 in archive.members.items()]
+    return files
 
 
 def obtain(name: str, wanted: PublicSet, root: Path, say: Say) -> None:
@@ -91,7 +94,8 @@ def obtain(name: str, wanted: PublicSet, root: Path, say: Say) -> None:
         if found.problem:
             raise UnfinishedError(found.problem)
     count = "" if found.images is None else f", {found.images:,} images"
-    checked = "; their checksums are right" if wanted.files or wanted.archive else ""
+    known = _known(wanted, root)
+    checked = "; their checksums are right" if known and all(path.is_file() for path, _ in known) else ""
     say(f"complete: {wanted.title}{count}{' in ' + shown(root) if wanted.layout else ''}{checked}")
 
 

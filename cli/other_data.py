@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +114,14 @@ def name_other_data(config: Namespace) -> str:
         The name of the data in all results.
     """
     options = config.data.init_args
-    own = _name_of(config.data.class_path)
+    own = _name_of({"class_path": config.data.class_path, "init_args": options.as_dict()})
     run, seen = run_of(config.ckpt_path), trained_on(Path(config.ckpt_path))
     before = _data_of(run)
-    known = seen.facts.get("name") if seen is not None else _name_of(str(before.get("class_path", "")))
+    known = seen.facts.get("name") if seen is not None else _name_of(before)
     root = (before.get("init_args") or {}).get("root")
-    if options.get("alias") is None and known == own and (root is None or _folder(root) != _folder(options.root)):
-        options.alias = f"{own}@{_folder(options.root).name}"
+    home = None if root is None else _folder(root)
+    if options.get("alias") is None and known == own and home != _folder(options.root):
+        options.alias = f"{own}@{distinct_name(_folder(options.root), home)}"
     return str(options.get("alias") or own)
 
 
@@ -155,11 +155,8 @@ def prepare_other_data(data: MedicalDataModule, checkpoint: str) -> None:
 
 def _training_data(run: Path) -> MedicalDataModule | None:
     """The data of a run, as its configuration builds them; None if that cannot be built any more."""
-    section = with_moved_classes(_data_of(run))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(MedicalDataModule, "data", fail_untyped=False)
     try:
-        home = parser.instantiate(parser.parse_object({"data": section})).data
+        home = _built(_data_of(run))
     except Exception as error:  # whatever is wrong, only who needs these data has to know
         rank_zero_warn(f"the data of {run} cannot be built from its train.yaml ({str(error).splitlines()[0]})")
         return None
@@ -173,12 +170,32 @@ def _data_of(run: Path | None) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
+def _built(section: Mapping[str, Any]) -> Any:
+    """The data that a section of a configuration describes."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(MedicalDataModule, "data", fail_untyped=False)
+    return parser.instantiate(parser.parse_object({"data": with_moved_classes(dict(section))})).data
+
+
 def _folder(root: Any) -> Path:
     return Path(str(root)).resolve()
 
 
-def _name_of(class_path: str) -> str:
-    """The name of the dataset that a class reads."""
-    module, _, name = class_path.rpartition(".")
-    found = getattr(import_module(module or "datamodules"), name, None)
-    return str(getattr(found, "name", name))
+def distinct_name(folder: Path, other: Path | None) -> str:
+    """The last part of a path that another one does not have there.
+
+    >>> distinct_name(Path("/away/xray"), Path("/here/xray")), distinct_name(Path("/away"), None)
+    ('away', 'away')
+    """
+    parts = [part for part in reversed(folder.parts) if part != folder.anchor]
+    others = [] if other is None else [part for part in reversed(other.parts) if part != other.anchor]
+    common = next((n for n, part in enumerate(parts) if n >= len(others) or part != others[n]), 0)
+    return parts[common] if parts else "data"
+
+
+def _name_of(section: Mapping[str, Any]) -> str:
+    """The name of the data that a section describes, which some classes take from their options."""
+    try:
+        return str(_built(section).name)
+    except Exception:  # whatever is wrong with it, whoever needs these data will say so
+        return str(section.get("class_path", "")).rpartition(".")[2]

@@ -11,7 +11,14 @@ from typing import Any, Literal, get_args
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
-from datamodules.content import Content, ContentReader, copies_in_later_splits, image_hashes, kept_hashes
+from datamodules.content import (
+    Content,
+    ContentReader,
+    contradictions,
+    copies_in_later_splits,
+    image_hashes,
+    kept_hashes,
+)
 from datamodules.findings import findings_key, kept_findings
 from datamodules.kept_scenes import KeptScenes
 from datamodules.loaders import SplitLoaders, counted
@@ -150,7 +157,8 @@ class MedicalDataModule(SplitLoaders[Target]):
 
         Raises:
             FileNotFoundError: The root or the split file does not exist.
-            ValueError: The dataset, a class or a split has no image, or the split file has a wrong row.
+            ValueError: The dataset, a class or a split has no image, a patient is in two splits, or the split file has
+                a wrong row.
         """
         if self.splits:
             return
@@ -170,6 +178,7 @@ class MedicalDataModule(SplitLoaders[Target]):
             splits = {split: take(members, self.limit, self.split_seed) for split, members in splits.items()}
         every = [sample for members in splits.values() for sample in members]
         self.contents = self._contents_of(every)
+        self._tell_contradictions(every)
         copies = self._copies(splits)
         splits, self._listed = (
             {split: [sample for sample in members if sample.id not in copies] for split, members in one.items()}
@@ -202,7 +211,15 @@ class MedicalDataModule(SplitLoaders[Target]):
         return self if self._references is None or self.test_split != ALL else DataBeside(self, self._references)
 
     def _check_splits(self, splits: dict[str, list[Sample[Target]]], required: Sequence[str]) -> None:
-        """Refuse empty splits, and warn of missing classes."""
+        """Refuse empty splits and patients of several, and warn of missing classes."""
+        homes: dict[str, str] = {}
+        for split, members in splits.items():
+            for sample in members:
+                if (home := homes.setdefault(sample.patient, split)) != split:
+                    raise ValueError(
+                        f"{self.root}: expected each patient in one split, found {sample.patient!r} in {home} and "
+                        f"{split}; published parts that share patients can be split anew with public: pool"
+                    )
         for split in required:
             if not splits[split]:
                 total = sum(map(len, splits.values()))
@@ -235,6 +252,14 @@ class MedicalDataModule(SplitLoaders[Target]):
             )
         return {id for id, *_ in copies}
 
+    def _tell_contradictions(self, samples: Sequence[Sample[Target]]) -> None:
+        """Warn of images with the same pixels and different targets, of which at least one is wrong."""
+        inside = [sample for sample in samples if not isinstance(sample.target, Path)]
+        if found := contradictions(inside, self.contents, self.written):
+            have = "1 image has" if len(found) == 1 else f"{len(found)} images have"
+            shown = ", ".join(f"{id} as {twin}" for id, twin in found[:5]) + (", ..." if len(found) > 5 else "")
+            rank_zero_warn(f"{have} the same pixels as another one and another target: {shown}")
+
     def export_splits(self, path: str | Path) -> None:
         """Write the splits as CSV with the columns id, split, target, patient, as ``split_file`` reads them.
 
@@ -264,16 +289,17 @@ class MedicalDataModule(SplitLoaders[Target]):
             "findings": kept_findings(self.findings_key()),
         }
 
-    def findings_key(self) -> str:
+    def findings_key(self, whole: bool = False) -> str:
         """16 hex digits by which a description of these data (`prepare.py describe`) is found again.
 
-        They change with the images of any split, wherever the root lies, and not with how images are resized.
+        They change with the images of any split, wherever the root lies, and not with how images are resized. Where the
+        data are taken as a `whole`, they are those of ``test_split: all``.
         """
         self._require_setup()
         every = [sample for members in self.splits.values() for sample in members]
         written = {sample.id: self.written(sample) for sample in every}
         meaning = [self.task, list(self.class_names), *self.target_settings()]
-        return findings_key(self.splits, written, self.contents, meaning)
+        return findings_key({ALL: every} if whole else self.splits, written, self.contents, meaning)
 
     def fingerprint(self, split: str) -> str:
         """16 hex digits over everything that determines a split's evaluation images, wherever the root lies.

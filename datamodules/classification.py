@@ -51,7 +51,7 @@ class ClassificationDataModule(MedicalDataModule[int]):
         """The samples that `index` finds, those of classes that ``class_map`` leaves out excepted.
 
         Raises:
-            ValueError: ``class_map`` names a class that the dataset does not have, or leaves no image.
+            ValueError: ``class_map`` names a class that the dataset does not have, or leaves no image or one class.
         """
         samples, before = self.index(), tuple(self.class_names)
         names, numbers = self._renamed()
@@ -66,6 +66,12 @@ class ClassificationDataModule(MedicalDataModule[int]):
         ]
         if not kept:
             raise ValueError(f"class_map leaves out all {len(samples)} images of {self.root}")
+        if len(names) < 2:
+            raise ValueError(
+                f"class_map is expected to leave at least two classes of {self.name}, got {names[0]} alone"
+            )
+        used = [number for number in numbers if number is not None]
+        self.ordered = self.ordered and used == sorted(used)  # else distances of grades are those of other numbers
         self.class_names = names
         return kept
 
@@ -79,10 +85,13 @@ class ClassificationDataModule(MedicalDataModule[int]):
         if self._of_victim is not None:
             fits = set(names) <= set(self._of_victim) if self.class_map else set(names) == set(self._of_victim)
             if not fits:
+                strange = (name for name, now in zip(own, new, strict=True) if now not in (None, *self._of_victim))
+                one = next(strange, own[0])
+                other = one if one in self._of_victim else self._of_victim[0]
                 raise ValueError(
                     f"the victim was trained on the classes {', '.join(self._of_victim)}, and {self.name} has "
                     f"{', '.join(names)}: give each of the latter one of the former, or null to leave it out, such as "
-                    f"--data.class_map '{{{own[0]}: {self._of_victim[0]}}}'"
+                    f"--data.class_map '{{{one}: {other}}}'"
                 )
             names = self._of_victim
         return names, [None if name is None else names.index(name) for name in new]

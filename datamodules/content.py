@@ -101,7 +101,7 @@ class ContentReader:
             stamp = _short(text.encode())
             if (entry := known.get(sample.id)) and entry[0] == stamp:
                 return stamp, Content(entry[1], entry[2]), True
-            data = _files_hash(files) if pixels is None else _stored_hash(pixels)
+            data = str(data_of_files(files)) if pixels is None else _stored_hash(pixels)
             content = Content(data, _pixels_hash(self.read(sample).image))
         except (ValueError, OSError) as error:
             return "", Content("", "", str(error)), False
@@ -166,8 +166,28 @@ def copies_in_later_splits(
     return copies
 
 
-def _files_hash(files: Sequence[Path]) -> str:
-    """Hash of the bytes of files."""
+def contradictions(
+    samples: Sequence[Sample[Any]], contents: Mapping[str, Content], written: Callable[[Sample[Any]], object]
+) -> list[tuple[str, str]]:
+    """Ids of images whose pixels another one has that says something else of them, each with the first such one."""
+    first: dict[str, Sample[Any]] = {}
+    found = []
+    for sample in samples:
+        if pixels := contents[sample.id].pixels:
+            twin = first.setdefault(pixels, sample)
+            if written(twin) != written(sample):
+                found.append((sample.id, twin.id))
+    return found
+
+
+def data_of_files(files: Sequence[Path]) -> str | None:
+    """Hash of the bytes of files, as `Content.data` has it; None where there is none to read.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    if not files or not all(file.is_file() for file in files):
+        return None
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())

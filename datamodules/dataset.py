@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.content import data_of_files
 from datamodules.kept_scenes import KeptScenes
 from datamodules.samplers import rank_and_world
 from datamodules.samples import Sample
@@ -33,6 +35,14 @@ class Reader(Protocol):
 
     def batch_targets(self, targets: Sequence[Any]) -> Any:
         """Targets of several images as a victim takes them."""
+        ...
+
+    def files_of(self, sample: Sample[Any]) -> list[Path]:
+        """The files that decide a sample."""
+        ...
+
+    def stored(self, sample: Sample[Any]) -> np.ndarray | None:
+        """The pixels of a sample whose file holds many; None for none."""
         ...
 
 
@@ -99,16 +109,33 @@ class SquareScenes(Dataset[Scene]):
         samples: The samples.
         reader: Reads them.
         transform: Makes every scene square.
+        data: Hash of what each sample's files held when its content was read (`Content.data`), in the same order.
     """
 
-    def __init__(self, samples: Sequence[Sample[Any]], reader: Reader, transform: Transform) -> None:
+    def __init__(
+        self, samples: Sequence[Sample[Any]], reader: Reader, transform: Transform, data: Sequence[str]
+    ) -> None:
         self.samples, self.reader, self.transform = list(samples), reader, transform
+        self.data = list(data)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, place: int) -> Scene:
-        """One scene."""
+        """One scene, of files that hold what they held before.
+
+        Raises:
+            ValueError: A file cannot be read, or has been changed; the message names it.
+        """
+        scene = self.square(place)
+        sample = self.samples[place]
+        now = data_of_files(self.reader.files_of(sample)) if self.reader.stored(sample) is None else None
+        if now is not None and now != self.data[place]:  # what is kept is found again by what the file held
+            raise ValueError(f"{sample.path}: expected the image that was there at the start, got another one")
+        return scene
+
+    def square(self, place: int) -> Scene:
+        """One scene, as its files hold it now."""
         return self.transform(self.reader.read_checked(self.samples[place]))
 
     def in_order(self, workers: int) -> Iterator[Scene]:
@@ -119,7 +146,7 @@ class SquareScenes(Dataset[Scene]):
     def fit(self, kept: Sequence[Scene] | KeptScenes) -> bool:
         """Whether some kept scenes are exactly what the files give: what reads them may have changed."""
         places = sorted({0, len(self) // 2, len(self) - 1}) if len(self) else []
-        return all(same_scene(self[place], kept[place]) for place in places)
+        return all(same_scene(self.square(place), kept[place]) for place in places)
 
 
 def same_scene(one: Scene, other: Scene) -> bool:

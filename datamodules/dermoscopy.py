@@ -89,7 +89,7 @@ class HAM10000(DermoscopyDataModule):
                 f"{root}: expected HAM10000 as {_HAM_TABLES[0]} and {_HAM_IMAGES}/*.jpg, "
                 f"found {missing if root.is_dir() else 'no folder'}"
             )
-        rows = read_table(table, {"image": ("image_id",), "lesion": ("lesion_id",), **DX})
+        rows = read_table(table, {"image": ("image_id",), "lesion": ("lesion_id",), **DX}, refuse=self.refuse_row)
         return samples_of_rows(rows, ImageFiles(root, folders), self._label, self.refuse_row)
 
     def _label(self, row: Row) -> Labelled[int]:
@@ -148,7 +148,7 @@ class ISIC(DermoscopyDataModule):
             raise FileNotFoundError(f"{folder}: expected dermoscopy as a CSV file and images, found no folder")
         table = root / self.table if self.table else self._only_table(root)
         labels = next((one for one in self._forms() if has_columns(table, one)), self._forms()[0])
-        rows = read_table(table, {"image": IMAGE, **labels}, {**GROUPS, "scc": ("scc",)})
+        rows = read_table(table, {"image": IMAGE, **labels}, {**GROUPS, "scc": ("scc",)}, self.refuse_row)
         images = ImageFiles(root, [folder])
         label = partial(self._label, groups=self._groups(rows, root, images.stem), stem=images.stem)
         return samples_of_rows(rows, images, label, self.refuse_row)

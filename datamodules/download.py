@@ -80,7 +80,7 @@ def unpack_folder(archive: Path, folder: Path, members: Mapping[str, str]) -> No
 
     Args:
         archive: The archive; its top folder has the name of `folder`.
-        folder: Where the folder shall be; it must not exist.
+        folder: Where the folder shall be; one that is there gets the files that it lacks, each at once.
         members: Checksums of the files that it has to hold, by their paths relative to it.
 
     Raises:
@@ -100,7 +100,12 @@ def unpack_folder(archive: Path, folder: Path, members: Mapping[str, str]) -> No
             if not (fresh / name).is_file():
                 raise DownloadError(f"{archive}: expected {folder.name}/{name} in it, found no such file")
             check_md5(fresh / name, md5)
-        fresh.rename(folder)
+        if not folder.exists():
+            fresh.rename(folder)
+            return
+        for name in members:
+            if not (folder / name).exists():
+                (fresh / name).rename(folder / name)
 
 
 @contextmanager

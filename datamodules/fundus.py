@@ -1,12 +1,13 @@
 """Fundus photographs graded for diabetic retinopathy: APTOS 2019 and the Kaggle set of EyePACS."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from datamodules.classification import ClassificationDataModule
 from datamodules.samples import Sample
-from datamodules.tables import Columns, ImageFiles, Labelled, Row, read_table, samples_of_rows
+from datamodules.tables import SUFFIXES, Columns, ImageFiles, Labelled, Row, read_table, samples_of_rows
 
 Grading = Literal["five", "any", "referable"]
 
@@ -14,7 +15,7 @@ GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
 CLASSES = {"five": GRADES, "any": ("No DR", "DR"), "referable": ("No referable DR", "Referable DR")}
 LEAST = {"any": 1, "referable": 2}  # the first grade that counts as diseased
 
-_EYE = re.compile(r"(.+)_(?:left|right)")
+_EYE = re.compile(r"(.+)_(?:left|right)", re.IGNORECASE)
 _WHOLE = re.compile(r"\d+(?:\.0*)?")
 
 
@@ -68,7 +69,7 @@ class FundusDataModule(ClassificationDataModule):
                 raise FileNotFoundError(
                     f"{root}: expected fundus photographs as {self.table} and {self.images}/*, found {found}"
                 )
-        rows = read_table(root / self.table, self.columns)
+        rows = read_table(root / self.table, self.columns, refuse=self.refuse_row)
         return samples_of_rows(rows, ImageFiles(root, [root / self.images]), self._label, self.refuse_row)
 
     def target_settings(self) -> list[Any]:
@@ -142,5 +143,6 @@ class KaggleDR(FundusDataModule):
         >>> KaggleDR("data").patient_of("10_left")
         '10'
         """
-        match = _EYE.fullmatch(Path(name).stem)
+        stem, suffix = os.path.splitext(name)  # a patient's name may have a dot, too
+        match = _EYE.fullmatch(stem if suffix.lower() in SUFFIXES else name)
         return match[1] if match else None

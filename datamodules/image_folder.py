@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from datamodules.classification import ClassificationDataModule
 from datamodules.public_splits import Public, PublicSplits
 from datamodules.samples import Sample
-from datamodules.tables import read_table
+from datamodules.tables import files_below, read_table
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LAYOUT = "CLASS/*.png"
@@ -25,8 +25,8 @@ _PARTS = {
 class ImageFolder(PublicSplits[int], ClassificationDataModule):
     """Images in a folder for each class, ``CLASS/*.png``, or in ``{train,val,test}/CLASS/*.png``.
 
-    Images may be PNG, JPEG, BMP or TIFF, and lie in further folders below that of their class. Classes are numbered in
-    the order of their names, unless ``classes`` gives another.
+    Images may be PNG, JPEG, BMP or TIFF, and lie in further folders below that of their class, or in links to such.
+    Classes are numbered in the order of their names, unless ``classes`` gives another.
 
     Without a table of patients, each image counts as a patient: several images of a patient may then be in different
     splits, and accuracies look better than they are.
@@ -68,7 +68,8 @@ class ImageFolder(PublicSplits[int], ClassificationDataModule):
 
         Raises:
             FileNotFoundError: The root or the table does not exist.
-            ValueError: There are fewer than two classes, or the table has a wrong row.
+            ValueError: There are fewer than two classes, names of classes differ in letter case alone, folders lie
+                beside those of the parts, or the table has a wrong row.
         """
         root = self.root.absolute()
         if not root.is_dir():
@@ -77,6 +78,7 @@ class ImageFolder(PublicSplits[int], ClassificationDataModule):
         if len(self.class_names) < 2:
             found = ", ".join(self.class_names) or "none"
             raise ValueError(f"{root}: expected folders of at least two classes as in {LAYOUT}, found {found}")
+        self._refuse_doubtful(root)
         files: list[tuple[Path, str, int]] = []
         skipped: Counter[str] = Counter()
         for top in self._tops():
@@ -108,10 +110,30 @@ class ImageFolder(PublicSplits[int], ClassificationDataModule):
         """The names of the classes."""
         return [list(self.class_names)]
 
+    def _refuse_doubtful(self, root: Path) -> None:
+        """Refuse folders of which it is doubtful whether they are classes."""
+        spelt = {name.casefold(): name for name in self.class_names}
+        if self.classes is None and (alike := set(self.class_names) - set(spelt.values())):
+            one = min(alike)
+            raise ValueError(
+                f"{root}: expected names of classes that differ in more than letter case, found {one} and "
+                f"{spelt[one.casefold()]}"
+            )
+        names = [folder.name for folder in visible_folders(root)]
+        parts = [name for name in names if name.lower() in _PARTS]
+        if self.classes is None and len(parts) > 1 and (others := [name for name in names if name not in parts]):
+            raise ValueError(
+                f"{root}: expected folders of classes, or {' and '.join(parts)} alone with the classes below them, "
+                f"found {', '.join(others[:SHOWN])} beside; move other folders away, or name those of the classes by "
+                "classes"
+            )
+
     def _tops(self) -> list[Path]:
         """The folders that hold those of the classes: the root, or those of its parts."""
         folders = visible_folders(self.root.absolute())
-        return folders if folders and all(one.name.lower() in _PARTS for one in folders) else [self.root.absolute()]
+        parts = [folder for folder in folders if folder.name.lower() in _PARTS]
+        named = self.classes is not None and not {folder.name for folder in folders} & set(self.classes)
+        return parts if parts and (named or len(parts) == len(folders)) else [self.root.absolute()]
 
     def _found(self) -> list[str]:
         """The names of all folders of classes."""
@@ -129,7 +151,9 @@ class ImageFolder(PublicSplits[int], ClassificationDataModule):
         patients: dict[str, str] = {}
         rows: dict[str, int] = {}
         disputed = set()
-        for row in read_table(table, {"id": ("id",), "patient": ("patient",)}):
+        # an image whose patient's cell is empty is counted below, as one without a row
+        refuse = self.refuse_row if self.on_bad_sample == "raise" else lambda name, error: None
+        for row in read_table(table, {"id": ("id",), "patient": ("patient",)}, refuse=refuse):
             name = row.cells["id"]
             found = {name} if name in known else keys.get(name, set())
             if len(found) != 1:
@@ -160,12 +184,11 @@ def visible_folders(folder: Path) -> list[Path]:
 def images_of_class(folder: Path) -> tuple[list[Path], Counter[str]]:
     """The image files in a folder and in those below it, sorted, and how many other files of each kind there are."""
     images, others = [], Counter[str]()
-    for place, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
+    for place, files in files_below(folder):
         for name in files:
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
                 images.append(Path(place, name))
-            elif not name.startswith("."):
+            else:
                 others[os.path.splitext(name)[1] or name] += 1
     return sorted(images), others
 

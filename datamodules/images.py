@@ -2,6 +2,8 @@
 
 import io
 import stat
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def read_image(path: Path, channels: int) -> np.ndarray:
         ``(H, W, channels)`` float32.
 
     Raises:
-        ValueError: The file is missing, empty, truncated or not an image; the message names it.
+        ValueError: The file is missing, empty, truncated, damaged or not an image; the message names it.
     """
     return scaled(_decoded(path, EXPECTED, _decode), channels)
 
@@ -86,11 +88,27 @@ def _decoded(path: Path, expected: str, decode: Callable[[bytes], np.ndarray]) -
     if not data:
         raise ValueError(f"{path}: expected {expected}, got an empty file")
     try:
+        if data.startswith(_PNG_SIGNATURE):
+            _check_pixels_of_png(data)
         return decode(data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         got = f"{len(data)} bytes that cannot be decoded ({reason})"
         raise ValueError(f"{path}: expected {expected}, got {got}") from None
+
+
+def _check_pixels_of_png(data: bytes) -> None:
+    """Refuse a PNG whose pixels are damaged, such as by zeros where a crash kept them from being written.
+
+    Pillow does not compare the checksums of pixels, and shows black where it cannot go on.
+    """
+    place = len(_PNG_SIGNATURE)
+    while place + 12 <= len(data):  # length, kind and checksum of a chunk
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if kind == b"IDAT" and zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError("its pixels are not those that their checksum was made of")
+        place = end + 4
 
 
 def _decode_mask(data: bytes) -> np.ndarray:

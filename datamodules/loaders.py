@@ -142,7 +142,8 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
             return None
         key = self._scenes_key(samples)
         if key not in self._kept:
-            square = SquareScenes(samples, self._reader(), self.transform_for_evaluation())
+            data = [self.contents[sample.id].data for sample in samples]
+            square = SquareScenes(samples, self._reader(), self.transform_for_evaluation(), data)
             workers = loader_options(self, self.num_workers)["num_workers"]
             shared = SceneCache(self.cache, key, f"{split} of {self.name}")
             self._kept[key] = shared.scenes(len(samples), lambda: square.in_order(workers), square.fit)

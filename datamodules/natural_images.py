@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pytorch_lightning.utilities import rank_zero_warn
 from sklearn.datasets import load_digits
 
 from datamodules.classification import ClassificationDataModule
@@ -76,6 +77,8 @@ class CIFAR10(NaturalImages):
         self._arrays.clear()
         for base in (root, root / "cifar-10-batches-py"):
             if files := [base / name for name in _BATCHES if (base / name).is_file()]:
+                if lacking := [name for name in _BATCHES if base / name not in files]:
+                    rank_zero_warn(f"{base}: only a part of CIFAR-10 is there, without {', '.join(lacking)}")
                 return sorted((one for file in files for one in self._batch(file)), key=lambda sample: sample.id)
         folders = [root / part for part in ("train", "test") if (root / part).is_dir()]
         if not folders:
@@ -140,10 +143,12 @@ class MNIST(NaturalImages):
         """
         root = self.root.absolute()
         self._arrays.clear()
-        for base in (root, root / "raw", root / "MNIST" / "raw"):
-            samples = [one for prefix in ("train", "t10k") for one in self._part(base, prefix)]
-            if samples:
-                return sorted(samples, key=lambda sample: sample.id)
+        samples: list[Sample[int]] = []
+        for prefix in ("train", "t10k"):
+            places = (self._part(base, prefix) for base in (root, root / "raw", root / "MNIST" / "raw"))
+            samples += next((found for found in places if found), [])
+        if samples:
+            return sorted(samples, key=lambda sample: sample.id)
         found = "a folder without them" if root.is_dir() else "no folder"
         raise FileNotFoundError(
             f"{root}: expected MNIST as {{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte, gzipped or not, found {found}"

@@ -1,6 +1,6 @@
 """NIH ChestX-ray14 (Wang et al., CVPR 2017): 112,120 X-rays of 30,805 patients with 14 findings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,7 +56,7 @@ class NIHChestXRay(ClassificationDataModule):
             FileNotFoundError: The table or the folders of images do not exist.
             ValueError: The table has a wrong row; the message names the file and the row.
         """
-        rows, images = _table_and_images(self.root.absolute())
+        rows, images = _table_and_images(self.root.absolute(), self.refuse_row)
         return samples_of_rows(rows, images, self._label, self.refuse_row)
 
     def target_settings(self) -> list[Any]:
@@ -102,7 +102,7 @@ class NIHChestXRayLabels(MultiLabelDataModule):
             FileNotFoundError: The table or the folders of images do not exist.
             ValueError: The table has a wrong row; the message names the file and the row.
         """
-        rows, images = _table_and_images(self.root.absolute())
+        rows, images = _table_and_images(self.root.absolute(), self.refuse_row)
         return samples_of_rows(rows, images, self._label, self.refuse_row)
 
     def _label(self, row: Row) -> Labelled[Labels]:
@@ -111,7 +111,7 @@ class NIHChestXRayLabels(MultiLabelDataModule):
         return Labelled(tuple(int(name in findings) for name in self.class_names), row.cells["patient"])
 
 
-def _table_and_images(root: Path) -> tuple[Sequence[Row], ImageFiles]:
+def _table_and_images(root: Path, refuse: Callable[[str, str], None]) -> tuple[Sequence[Row], ImageFiles]:
     """The rows of the table, and the image files."""
     tables = sorted(root.glob(_TABLES))
     folders = sorted(path for path in root.glob(_IMAGES) if path.is_dir())
@@ -122,7 +122,7 @@ def _table_and_images(root: Path) -> tuple[Sequence[Row], ImageFiles]:
             f"found {missing if root.is_dir() else 'no folder'}"
         )
     columns = {"image": ("Image Index",), "findings": ("Finding Labels",), "patient": ("Patient ID",)}
-    return read_table(tables[0], columns), ImageFiles(root, folders)
+    return read_table(tables[0], columns, refuse=refuse), ImageFiles(root, folders)
 
 
 def _findings(row: Row) -> list[str]:

@@ -35,7 +35,9 @@ class Row(NamedTuple):
         return f"{self.file}, row {self.number}"
 
 
-def read_table(path: Path, columns: Columns, optional: Columns | None = None) -> list[Row]:
+def read_table(
+    path: Path, columns: Columns, optional: Columns | None = None, refuse: Callable[[str, str], None] | None = None
+) -> list[Row]:
     """The rows of a CSV file, of which only the named columns are kept, wherever these stand.
 
     The file is in UTF-8 with or without a byte order mark, with any line ends. Values are separated by commas,
@@ -45,6 +47,8 @@ def read_table(path: Path, columns: Columns, optional: Columns | None = None) ->
         path: The file.
         columns: Needed columns: for each, the names under which it is known.
         optional: Columns that may be missing, and whose cells may be empty.
+        refuse: Takes the first cell and the error of a row with an empty needed value, and may raise it as a
+            ValueError; such a row is left out. None raises it.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -63,7 +67,7 @@ def read_table(path: Path, columns: Columns, optional: Columns | None = None) ->
             header = [name.strip() for name in next(reader, [])]
             places = _places(path, header, columns, required=True) | _places(path, header, optional or {})
             try:
-                return list(_rows(path, reader, len(header), places, columns))
+                return list(_rows(path, reader, len(header), places, columns, refuse or _raise))
             except csv.Error as error:
                 raise ValueError(f"{path}, row {reader.line_num}: expected a row of a CSV file, got {error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -99,7 +103,18 @@ def _places(path: Path, header: Sequence[str], columns: Columns, required: bool 
     return places
 
 
-def _rows(path: Path, reader: Any, width: int, places: Mapping[str, int], required: Columns) -> Iterator[Row]:
+def _raise(name: str, error: str) -> None:
+    raise ValueError(error)
+
+
+def _rows(
+    path: Path,
+    reader: Any,
+    width: int,
+    places: Mapping[str, int],
+    required: Columns,
+    refuse: Callable[[str, str], None],
+) -> Iterator[Row]:
     """The rows below a header of so many columns."""
     for values in reader:
         if not any(map(str.strip, values)):
@@ -110,10 +125,28 @@ def _rows(path: Path, reader: Any, width: int, places: Mapping[str, int], requir
         if len(values) <= max(places.values(), default=0):
             raise ValueError(f"{path}, row {number}: expected {width} values as in the header, got {len(values)}")
         cells = {name: values[place].strip() for name, place in places.items()}
-        for name in required:
-            if not cells[name]:
-                raise ValueError(f"{path}, row {number}: expected a value of {required[name][0]}, got an empty cell")
+        if empty := [name for name in required if not cells[name]]:
+            error = f"{path}, row {number}: expected a value of {required[empty[0]][0]}, got an empty cell"
+            refuse(cells[next(iter(required))] or f"row {number}", error)
+            continue
         yield Row(path, number, cells)
+
+
+def files_below(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and each one below it, with the names of its files, sorted.
+
+    Dot files and an archiver's leftovers are left out. Links to folders are followed, but not back: no folder is read
+    twice, and none that the first one lies in.
+    """
+    seen, start = set[str](), os.path.realpath(top)
+    for folder, below, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen or start.startswith(os.path.join(real, "")):
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
+        yield folder, sorted(name for name in files if not name.startswith("."))
 
 
 class ImageFiles:
@@ -131,11 +164,10 @@ class ImageFiles:
         self.ids: dict[str, str] = {}
         cut = len(str(base)) + 1
         for top in self.folders:
-            for folder, below, files in os.walk(top):
-                below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
+            for folder, files in files_below(top):
                 for file in files:
                     stem, suffix = os.path.splitext(file)
-                    if suffix.lower() not in self.suffixes or file.startswith("."):
+                    if suffix.lower() not in self.suffixes:
                         continue
                     id = f"{folder}/{file}"[cut:].replace(os.sep, "/")
                     if (other := self.ids.setdefault(stem, id)) != id:

@@ -84,6 +84,20 @@ def test_what_was_planted_is_described(call: Call, root: Path, tmp_path: Path) -
     assert pair["one"]["id"] in page and "Splits share pictures" in page
 
 
+def test_an_evaluation_on_all_images_finds_what_was_found_in_their_splits(root: Path) -> None:
+    data = ImageFolder(root, channels=1)
+    data.setup()
+    description, _ = describe_data(data)
+    judged = ImageFolder(root, channels=1, test_split="all", alias="another hospital")
+    judged.setup()
+    findings = judged.describe()["findings"]
+    assert findings["images"] == 80 and findings["near_duplicates"] == {"pairs": 0, "images": []}
+    assert [row["auroc"] for row in findings["shortcuts"]] == [row["auroc"] for row in description["shortcuts"]]
+    turned = ImageFolder(root, channels=1, test_split="all", classes=["well", "sick"])
+    turned.setup()
+    assert turned.describe()["findings"] is None
+
+
 def test_a_later_evaluation_finds_what_was_found(root: Path) -> None:
     data = ImageFolder(root, channels=1)
     data.setup()

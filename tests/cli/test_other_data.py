@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 import cli.main
-from cli.other_data import folder_name, with_data_files
+from cli.other_data import distinct_name, folder_name, with_data_files
 from medrobust.results.records import read_records
 from tests.programs import PAIR, run
 
@@ -249,6 +249,25 @@ def test_what_needs_splits_refuses_data_without_them(folder: Path, capsys: Any) 
         with pytest.raises(SystemExit):
             command(program, subcommand, "-c", "small.yaml", "--data.test_split", "all", "--ckpt_path", "best")
         assert f"leaves no Train and no Val: {subcommand} needs data with splits" in capsys.readouterr().err
+
+
+def test_data_that_take_their_name_from_their_folder_keep_it(folder: Path, refused: Any) -> None:
+    for number, place in enumerate(("clinic_a", "clinic_b")):
+        write_images(folder / place, {"NORMAL": 2, "PNEUMONIA": 3}, number)
+        Path(f"{place}.yaml").write_text(f"{{class_path: ImageFolder, init_args: {{root: {place}}}}}")
+        evaluate("--data", f"{place}.yaml")
+    assert sorted(path.name for path in Path("runs/small/evaluate_on").iterdir()) == ["clinic_a", "clinic_b"]
+    assert [manifest(name)["data"]["name"] for name in ("clinic_a", "clinic_b")] == ["clinic_a", "clinic_b"]
+    (folder / "clinic_a/train/NORMAL").rename(folder / "clinic_a/train/HEALTHY")
+    assert "such as --data.class_map '{HEALTHY: NORMAL}'" in refused("--data", "clinic_a.yaml")
+
+
+def test_data_in_a_folder_of_the_same_name_get_another(folder: Path) -> None:
+    evaluate("--data", "away.yaml", "--data.root", "clinic/home")
+    assert manifest("phantom_chest_xray@clinic")["data"]["name"] == "phantom_chest_xray@clinic"
+    xray = Path("/sets/xray")
+    names = [distinct_name(Path(place), xray) for place in ("/sets/away", "/a/xray", "/b/sets/xray", "/xray", "/")]
+    assert names == ["away", "a", "b", "xray", "data"]
 
 
 def test_a_file_without_data_is_refused(folder: Path, refused: Any) -> None:

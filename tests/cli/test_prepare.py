@@ -96,6 +96,14 @@ def test_files_are_downloaded_verified_and_not_downloaded_again(tmp_path: Path, 
     assert run("mnist", "--root", root) == (0, complete + "\n", "") and len(mnist.asked) == 4
 
 
+def test_files_in_another_form_are_counted_and_not_called_verified(tmp_path: Path, mnist: Shelf, run: Run) -> None:
+    (tmp_path / "raw").mkdir()
+    for name, content in mnist.files.items():
+        (tmp_path / "raw" / name.removesuffix(".gz").lstrip("/")).write_bytes(gzip.decompress(content))
+    status, out, err = run("mnist", "--root", tmp_path)
+    assert (status, err) == (0, "") and "30 images" in out and "checksum" not in out and not mnist.asked
+
+
 def test_a_part_of_a_download_is_never_taken_for_the_whole(tmp_path: Path, mnist: Shelf, run: Run) -> None:
     root = tmp_path / "mnist"
     mnist.break_after = [None, None, 1000, 0]
@@ -178,6 +186,9 @@ def test_an_archive_is_unpacked_whole_even_if_interrupted(
     batch.write_bytes(batch.read_bytes()[:-1])
     status, _, err = run("cifar10", "--root", root)
     assert status == 1 and "data_batch_3: expected the MD5 checksum" in err
+    batch.unlink()
+    status, out, err = run("cifar10", "--root", root)
+    assert status == 0 and "12 images" in out and "checksums are right" in out and batch.is_file()
 
 
 def aptos(folder: Path, images: int = 3) -> Path:

@@ -101,6 +101,58 @@ def test_published_parts_are_kept_or_pooled(tmp_path: Path) -> None:
     )
 
 
+def test_folders_beside_those_of_the_parts_are_no_classes(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{part}/{name}" for part in ("train", "test") for name in ("ant", "bee")), "masks", count=8)
+    expected = "expected folders of classes, or test and train alone with the classes below them, found masks beside"
+    with pytest.raises(ValueError, match=expected):
+        set_up(tmp_path)
+    named = set_up(tmp_path, classes=["ant", "bee"])
+    assert named.class_names == ("ant", "bee") and len(ids_of(named)) == 32 and named.describe()["public"] == "keep"
+    taken = set_up(tmp_path, classes=["test", "train", "masks"])  # whoever names them means them
+    assert taken.class_names == ("test", "train", "masks") and len(ids_of(taken)) == 40
+
+
+def test_names_of_classes_that_differ_in_letter_case_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "train/ANT", "train/bee", "test/ant", "test/bee", count=8)
+    with pytest.raises(ValueError, match="expected names of classes that differ in more than letter case, found ANT"):
+        set_up(tmp_path)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path / "own", "ant", "bee")
+    write(tmp_path, "elsewhere", "moved", count=5)
+    (tmp_path / "own/ant/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "own/ant/loop").symlink_to(tmp_path / "own")
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "own/ant")
+    ids = [sample.id for sample in ImageFolder(tmp_path / "own").index()]
+    assert len(ids) == len(set(ids)) == 12 + 5 + 12 and sum(id.startswith("ant/more/") for id in ids) == 5
+
+
+@pytest.mark.parametrize("test_split", ["adv_test", "all"])
+def test_one_picture_with_two_labels_is_told(root: Path, test_split: Any) -> None:
+    for name in ("nevus/000.png", "nevus/005.png"):
+        (root / "melanoma" / Path(name).name).write_bytes((root / name).read_bytes())
+    (root / "nevus/again.png").write_bytes((root / "nevus/010.png").read_bytes())
+    with pytest.warns(UserWarning, match="2 images have the same pixels as another one and another target: ") as caught:
+        set_up(root, test_split=test_split)
+    (said,) = (str(one.message) for one in caught if "another target" in str(one.message))
+    assert all(f"{kind}/{name}.png" in said for kind in ("nevus", "melanoma") for name in ("000", "005"))
+
+
+@pytest.mark.parametrize("public", ["keep", "pool"])
+def test_a_patient_in_two_published_parts(tmp_path: Path, public: Any) -> None:
+    write(tmp_path, *(f"{part}/{name}" for part in ("train", "test") for name in ("ant", "bee")), count=8)
+    ids = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+    rows = [[f"p{place}" if place not in (0, len(ids) - 1) else "both", "50", id] for place, id in enumerate(ids)]
+    patients = table(tmp_path, rows)
+    if public == "keep":
+        words = "expected each patient in one split, found 'both' in train and adv_|in val and adv_"
+        with pytest.raises(ValueError, match=words):
+            set_up(tmp_path, patients=patients, public=public)
+    else:
+        assert len(ids_of(set_up(tmp_path, patients=patients, public=public))) == 32
+
+
 @pytest.mark.parametrize("form", ["path", "without suffix", "name"])
 def test_images_of_a_patient_stay_together(root: Path, form: str) -> None:
     for place, path in enumerate(sorted(path for path in root.rglob("*.*") if path.is_file())):
@@ -131,6 +183,7 @@ def test_images_of_a_patient_stay_together(root: Path, form: str) -> None:
         ),
         (lambda rows: rows.append(rows[0]), "row 38: expected each image once, got .* again after row 2", 0),
         (lambda rows: rows.append(["x", "", rows[0][2]]), "row 38: expected each image once, got .* after row 2", 1),
+        (lambda rows: rows[-1].__setitem__(0, ""), "row 37: expected a value of patient, got an empty cell", 1),
         (lambda rows: rows.pop(), "patients.csv: expected a row for the image 'other/b/005.png', found none", 1),
     ],
 )

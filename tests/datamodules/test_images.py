@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,19 @@ def test_truncated_png_and_missing_file_raise(tmp_path: Path) -> None:
         read_image(path, 1)
     with pytest.raises(ValueError, match="none.png: .* cannot be read"):
         read_image(tmp_path / "none.png", 1)
+
+
+@pytest.mark.parametrize("read", [lambda path: read_image(path, 1), read_mask])
+def test_a_png_whose_end_was_never_written_is_refused(tmp_path: Path, read: Callable[[Path], np.ndarray]) -> None:
+    path = tmp_path / "holes.png"
+    Image.fromarray(np.random.default_rng(0).binomial(100, 0.5, (64, 64)).astype(np.uint8)).save(path)
+    whole = path.read_bytes()
+    assert read(path).shape[:2] == (64, 64)
+    for share in (0.3, 0.7, 0.99):  # a crash leaves zeros in place of what had not reached the disk
+        kept = int(share * len(whole))
+        path.write_bytes(whole[:kept] + bytes(len(whole) - kept))
+        with pytest.raises(ValueError, match="holes.png: expected a complete"):
+            read(path)
 
 
 def test_a_mask_keeps_its_integers(tmp_path: Path) -> None:

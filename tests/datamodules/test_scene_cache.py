@@ -396,6 +396,20 @@ def test_a_bad_file_is_named_as_without_a_cache(tmp_path: Path) -> None:
         module.test_dataloader()
 
 
+@pytest.mark.parametrize("kind", ["disk", "ram"])
+def test_an_image_that_changes_before_it_is_kept_is_not_kept_as_what_it_was(tmp_path: Path, kind: str) -> None:
+    write_xrays(tmp_path / "xray")
+    module = xrays(tmp_path / "xray", cache=kind)
+    expected = list(xrays(tmp_path / "xray").test_dataloader())
+    path = module.splits["adv_test"][1].path  # none of the three images that are compared whenever a cache is found
+    before = path.read_bytes()
+    path.write_bytes(module.splits["adv_test"][0].path.read_bytes())
+    with pytest.raises(ValueError, match=f"{path.name}: expected the image that was there at the start, got another"):
+        module.test_dataloader()
+    path.write_bytes(before)
+    assert_equal(list(xrays(tmp_path / "xray", cache=kind).test_dataloader()), expected)
+
+
 def test_a_table_gives_the_values_of_a_division() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     expected = pixels.astype(np.float32) / 255

@@ -171,6 +171,19 @@ def test_cifar_pixels_and_classes(place: str, tmp_path: Path) -> None:
         assert target == int(number) % 10 and id.startswith("test/" if name == "test_batch" else "train/")
 
 
+def test_a_part_of_cifar_is_told_and_parts_of_mnist_may_lie_in_two_folders(tmp_path: Path) -> None:
+    with pytest.warns(
+        UserWarning, match="only a part of CIFAR-10 is there, without data_batch_3, data_batch_4, data_b"
+    ):
+        assert len(CIFAR10(cifar(tmp_path / "cifar")).index()) == 120
+    found = mnist(tmp_path / "mnist")
+    before = MNIST(found).index()
+    (found / "raw").mkdir()
+    for path in found.glob("t10k-*"):
+        path.rename(found / "raw" / path.name)
+    assert [(one.id, one.target) for one in MNIST(found).index()] == [(one.id, one.target) for one in before]
+
+
 def test_cifar_as_image_files(tmp_path: Path) -> None:
     for number, (part, name) in enumerate(itertools.product(("train", "test"), CIFAR10.class_names * 4)):
         picture(tmp_path / part / name / f"{number:04d}.png", number)
