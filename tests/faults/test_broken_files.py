@@ -134,7 +134,7 @@ CASES = [
     *(Broken(PANEL, content) for content in (half, "", "[]", JUNK)),
     *(Broken(PICTURE, content) for content in (half, "", large_junk, None)),
     Broken(f"{EVALUATION}/evaluate.yaml", JUNK),
-    Broken(f"{EVALUATION}/writer.lock", JUNK, "already"),
+    Broken(f"{EVALUATION}/writer.lock", JUNK, "damaged"),
     *(Broken(BEST, content, "best.ckpt") for content in (half, "", "text", JUNK, other_object, without_a_tensor, None)),
     Broken(BEST, with_nan, "not finite"),
     *(Broken(f"{RUN}/train.yaml", content, "train.yaml") for content in ("", JUNK, None)),
