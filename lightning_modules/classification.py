@@ -52,6 +52,8 @@ class Classifier(VictimModule):
         class_weights: ``balanced`` (inverse frequency in Train), one number per class, or None.
         label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
         label_embedding: What the grades of a ``label_graph`` start from: ``learnt`` embeddings or ``one_hot`` ones.
+        head_std: Standard deviation of a ``linear`` head's first weights, with a bias of 0; None leaves timm's, which
+            of some backbones are so large that the first steps undo pretrained weights.
 
     Raises:
         ValueError: An argument is out of its range, or the weights cannot be loaded.
@@ -75,13 +77,14 @@ class Classifier(VictimModule):
         class_weights: Literal["balanced"] | list[float] | None = None,
         label_smoothing: float = 0.0,
         label_embedding: LabelEmbedding = "learnt",
+        head_std: float | None = None,
     ) -> None:
         """Build the network; nothing is read but a weight file."""
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is a share and lies in [0, 1), got {label_smoothing}")
         if isinstance(class_weights, list) and len(class_weights) != num_classes:
             raise ValueError(f"class_weights needs one number for each of {num_classes} classes, got {class_weights}")
-        network = build_classifier(backbone, num_classes, head, channels, weights, options, label_embedding)
+        network = build_classifier(backbone, num_classes, head, channels, weights, options, label_embedding, head_std)
         super().__init__(network, mean, std)
         self.backbone, self.num_classes, self.head, self.channels = backbone, num_classes, head, channels
         self.options, self.label_embedding = dict(options or {}), label_embedding

@@ -46,6 +46,7 @@ class MultiLabelClassifier(Classifier):
         class_weights: Weight of each label's positive images in training: ``balanced`` (negatives for each positive in
             Train), one number per label, or None.
         label_smoothing: Share of the target that is spread evenly over both states of a label, in [0, 1).
+        head_std: Standard deviation of a ``linear`` head's first weights, as ``Classifier``.
 
     Raises:
         ValueError: An argument is out of its range, or the weights cannot be loaded.
@@ -67,6 +68,7 @@ class MultiLabelClassifier(Classifier):
         schedule: Literal["constant", "cosine"] | LRSchedulerCallable = "cosine",
         class_weights: Literal["balanced"] | list[float] | None = None,
         label_smoothing: float = 0.0,
+        head_std: float | None = None,
     ) -> None:
         """Build the network; nothing is read but a weight file."""
         if head not in ("linear", "dense"):
@@ -85,6 +87,7 @@ class MultiLabelClassifier(Classifier):
             schedule=schedule,
             class_weights=class_weights,
             label_smoothing=label_smoothing,
+            head_std=head_std,
         )
         self.clean_metric = LabelQuality()
 

@@ -54,8 +54,11 @@ class Defence(PlainNumbers, ABC):
         attack: The attack inside the training step, at full radius.
         warm_up: Number of epochs at the beginning that train at smaller radii: epoch e, counted from 0, at
             (e + 1) / (warm_up + 1) of the radius and of the length of a step.
-        running_statistics: Whose statistics BatchNorm keeps for evaluations: those of the ``clean`` images alone, for
-            which a loss without them makes one more forward pass, or those of ``all`` images that the loss passes.
+        running_statistics: Whose statistics BatchNorm keeps for evaluations: those of ``all`` images that the loss
+            passes, as the methods' authors have it, or those of the ``clean`` images alone, for which a loss without
+            them makes one more forward pass. Clean ones can leave a victim without defence: its training normalises
+            adversarial images by their own statistics, its evaluation by those of clean images, and where the two
+            differ it learns what it is not asked (docs/results/datasets.md has an example).
 
     Raises:
         ValueError: A field is out of its range, or the attack cannot be used in training.
@@ -65,7 +68,7 @@ class Defence(PlainNumbers, ABC):
 
     attack: Attack
     warm_up: int = 0
-    running_statistics: Literal["clean", "all"] = "clean"
+    running_statistics: Literal["clean", "all"] = "all"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

@@ -224,3 +224,15 @@ def test_other_errors_are_not_blamed_on_the_hub(monkeypatch):
     monkeypatch.setattr(timm, "create_model", broken)
     with pytest.raises(OSError, match="disk full"):
         build_classifier(SMALL, 2)
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "mobilenetv2_100"])
+def test_a_linear_head_starts_with_the_standard_deviation_that_is_asked_for(backbone):
+    torch.manual_seed(0)
+    head = build_classifier(backbone, num_classes=10, head_std=0.01).get_submodule(BACKBONES[backbone])
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)  # of at least 5120 weights: 1 % off at most
+    assert head.weight.mean().abs() < 1e-3 and not head.bias.any()
+    assert (
+        build_classifier(SMALL, 3, "dense", head_std=0.01).fc[0].weight.std() > 0.02
+    )  # the other heads have their own
+    assert refusal(SMALL, 3, head_std=-1.0) == "head_std is a standard deviation and at least 0, got -1.0"
