@@ -1,4 +1,4 @@
-"""Which way a number that a training watches is better: a checkpoint or a stop that takes it the other way is refused."""
+"""Which way a number that a training watches is better; a checkpoint that keeps the worst one is refused."""
 
 from collections.abc import Iterable
 

@@ -513,6 +513,12 @@ DEFENCES = (
         "a defence without its attack", "defence: Mart needs attack", arguments=("--defence=Mart",), program="train"
     ),
     option(
+        "a label that no attack turns",
+        "label 'Mass' is turned by targeted attacks",
+        arguments=("--attack.label=Mass",),
+        configs=(DEMO, LINF),
+    ),
+    option(
         "the smallest AUROC as the best",
         "val/auroc is better the larger it is",
         "give the mode 'max'",
