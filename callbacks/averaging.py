@@ -108,7 +108,7 @@ def _buffers_of_first(trainer: pl.Trainer, module: pl.LightningModule) -> dict[s
     if trainer.world_size == 1:
         return {}
     names = {name for name, _ in module.named_buffers()}
-    own = {name: tensor.cpu() for name, tensor in _tensors(module).items() if name in names}
+    own = {name: tensor.to("cpu", copy=True) for name, tensor in _tensors(module).items() if name in names}
     return {name: tensor.to(module.device) for name, tensor in trainer.strategy.broadcast(own).items()}
 
 
