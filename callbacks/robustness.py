@@ -63,8 +63,8 @@ class Robustness(Callback):
             ``JPEGCompression``; attacks see through it, and the real defence judges. None for nothing.
 
     Raises:
-        ValueError: A radius or count is out of its range, the name of an attack is not text, or a sweep's radii fit no
-            attack or not all of them.
+        ValueError: A radius or count is out of its range, the name of an attack is not text, a label is named that no
+            attack is to turn, or a sweep's radii fit no attack or not all of them.
     """
 
     def __init__(
@@ -102,6 +102,8 @@ class Robustness(Callback):
                 raise ValueError(f"the name of an attack is text without spaces around it, got {name!r}")
         if fit_batches < 0:
             raise ValueError(f"fit_batches counts batches and is not negative, got {fit_batches}")
+        if label is not None and self.attacks and not any(attack.targeted for attack in self.attacks.values()):
+            raise ValueError(f"label {label!r} is turned by targeted attacks, and none of these is: set targeted: true")
         if controls and CONTROL in self.attacks:
             raise ValueError(
                 f"an attack named {CONTROL!r} would be taken for the control of that name; rename one of them"

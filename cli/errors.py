@@ -173,6 +173,8 @@ def _about_an_option(message: str, place: str, options: list[str]) -> str:
         return f"options begin with two hyphens, got {word[1]!r}{hint.replace('mean ', 'mean --')}"
     if missing := re.search(r"the following arguments are required: (.+)", message):
         names = " and ".join(name.rpartition(".")[2] for name in missing[1].split(", "))
+        if owners := _owners(message):
+            return f"{place}{owners[-1].rpartition('.')[2]} needs {names}: give it under init_args, or as an option"
         return f"the command needs {names}: give a configuration with -c, such as a run's train.yaml, or options"
     if commands := re.search(r'expected "subcommand" to be one of \{(.+?)\}, but it was not provided', message):
         return f"expected a command among {commands[1].replace(',', ', ')}, got none"

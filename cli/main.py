@@ -48,6 +48,7 @@ from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_da
 from cli.processes import tie_processes
 from cli.runs import CONFIG, SPLITS, HeldRun, run_folder, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
+from cli.watched_numbers import check_modes
 from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
@@ -230,6 +231,8 @@ class MedRobustCLI(LightningCLI):
         limit = "limit_val_batches" if self.subcommand == "validate" else "limit_test_batches"
         if self.subcommand != "fit" and config.trainer[limit] == 0:
             raise ValueError(f"no batch is asked for: trainer.{limit} is 0, so that there is nothing to evaluate")
+        if (clipped := config.trainer.gradient_clip_val) is not None and not clipped > 0:
+            raise ValueError(f"trainer.gradient_clip_val is positive, or null to clip nothing, got {clipped}")
         self.folder = run_folder(config.runs, config.name, given_files(self.parser))
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
@@ -302,6 +305,8 @@ class MedRobustCLI(LightningCLI):
             callbacks = [Hardening(defence), *callbacks]
         if self.subcommand == "fit" and (decay := self._get(self.config, "ema")) is not None:
             callbacks = [AveragedWeights(decay), *callbacks]
+        if self.subcommand == "fit":
+            check_modes([*callbacks, *(given if isinstance(given, list) else [given])])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress()]
         if config["strategy"] == "ddp":  # ranks may finish hours apart

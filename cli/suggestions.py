@@ -11,7 +11,9 @@ from pytorch_lightning.callbacks import Callback
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks import Attack
+from medrobust.defences import Defence
 from medrobust.detectors import Detector
+from medrobust.networks import InputDefence
 from medrobust.objectives import Objective
 
 NO_OPTIONS = ("help", "h", "print_config")
@@ -20,6 +22,8 @@ KINDS: dict[type, str] = {
     Attack: "an attack",
     Objective: "an objective",
     Detector: "a detector",
+    Defence: "a defence",
+    InputDefence: "an input defence",
     VictimModule: "a victim",
     MedicalDataModule: "a data module",
     Callback: "a callback",

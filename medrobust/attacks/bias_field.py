@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -139,6 +139,8 @@ class AdvSBF(Attack):
     Raises:
         ValueError: A field is out of its range.
     """
+
+    starts_clean: ClassVar[bool] = True
 
     degree: int = 10
     lowest_degree: int = 1

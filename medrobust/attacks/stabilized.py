@@ -1,7 +1,7 @@
 """The stabilised medical image attack, SMIA (Qi et al., ICLR 2021, arXiv:2103.05232)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from medrobust.attacks.sign_gradient import SignGradient
 from medrobust.objectives.base import Objective, WeightedSum
@@ -35,6 +35,8 @@ class SMIA(SignGradient):
     Raises:
         ValueError: A field is out of its range, or ``objective`` is given.
     """
+
+    own_objective: ClassVar[bool] = True
 
     stabilization: Distance = "kl"
     through: bool = True

@@ -197,12 +197,13 @@ def started_at_random(attack: Attack, objective: Objective, method: str) -> Atta
     Raises:
         ValueError: It starts at the clean image, where the objective has no slope.
     """
-    if "objective" not in vars(attack) or vars(attack)["objective"] is not None:
+    if attack.own_objective or "objective" not in vars(attack) or vars(attack)["objective"] is not None:
         return attack
-    if vars(attack).get("random_start") is False:
+    if attack.starts_clean or vars(attack).get("random_start") is False:
+        remedy = "an objective, such as CrossEntropy" if attack.starts_clean else "random_start: true"
         raise ValueError(
             f"{method} raises the divergence from the clean outputs, which has no slope at the clean image: give "
-            f"{type(attack).__name__} random_start: true"
+            f"{type(attack).__name__} {remedy}"
         )
     changed: dict[str, Any] = {"objective": objective}
     return replace(attack, **changed)

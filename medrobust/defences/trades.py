@@ -16,8 +16,9 @@ from medrobust.objectives.divergence import Divergence, divergence
 class Trades(Defence):
     """Trades accuracy for robustness, L(x) + weight KL(p(x) || p(x')) (Zhang et al., ICML 2019).
 
-    The attack raises the same divergence, if it takes an objective and none is configured. The divergence is the mean
-    over the images of the batch; class weights apply to the loss on clean images alone.
+    The attack raises the same divergence, if it takes an objective and none is configured; one that has an objective of
+    its own, such as SMIA, raises that. The divergence is the mean over the images of the batch; class weights apply to
+    the loss on clean images alone.
 
     Args:
         weight: Weight of the divergence, positive; the paper's 1/lambda, from 1 (accurate) to 6 (robust).

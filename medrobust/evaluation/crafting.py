@@ -168,7 +168,7 @@ class Crafter:
         attacked = victim if on_victim or self._surrogate is None else self._surrogate
         with self.deployment.used(attacked, attack, clean.images):
             crafted = attack.craft(attacked, clean.images, aims, ids)
-        with judging(victim):
+        with judging(victim, ids):
             outputs = finite_outputs(victim(crafted.images), ids, f"under {planned.name}")
             after = checked_outcome(victim.outcome(outputs, targets), len(ids))
             reached = attack.reached(victim, outputs, aims)
@@ -203,7 +203,7 @@ def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Seque
     Raises:
         ValueError: An output is not finite, and the message names the image; or the victim changes its images.
     """
-    with judging(victim):
+    with judging(victim, ids):
         version = images._version
         outputs = finite_outputs(victim(images), ids, "clean")
         if images._version != version:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medrobust.attacks import Attack
 from medrobust.networks import frozen
 from medrobust.networks.deployment import BFloat16, DeployedNetwork, deployment_copy
+from medrobust.networks.input_defences import drawn_by
 from medrobust.networks.precision import exact_float32
 from medrobust.networks.victims import EvaluatedVictim, Victim
 from medrobust.objectives import Objective
@@ -115,7 +116,13 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 
 @contextmanager
-def judging(victim: Victim) -> Iterator[None]:
-    """Hold a victim for a forward that decides a record: frozen, without gradients, in float32 without TF32."""
-    with exact_float32(), frozen(victim), torch.no_grad():
+def judging(victim: Victim, ids: Sequence[str] | None = None) -> Iterator[None]:
+    """Hold a victim for a forward that decides a record: frozen, without gradients, in float32 without TF32.
+
+    Args:
+        victim: The victim.
+        ids: Ids of the images of each forward, from which a random input defence draws its numbers; None where the
+            victim has none.
+    """
+    with exact_float32(), frozen(victim), drawn_by(victim, ids), torch.no_grad():
         yield

@@ -66,7 +66,7 @@ class Extractor:
         """
         dropouts = self._dropouts
         with (
-            judging(self.victim),
+            judging(self.victim, ids),
             dropouts.watching() if dropouts is not None else nullcontext(),
             tapped(self.victim.network, self.names, self._reduced) if self.maps else nullcontext() as maps,
         ):
@@ -78,9 +78,9 @@ class Extractor:
             raise ValueError("detectors and fitted objectives need a victim that names one class per image")
         draws = None
         if dropouts is not None:
-            with judging(self.victim):
+            with judging(self.victim, ids):
                 draws = dropouts.draws(self.victim.normalised(images), ids, self.passes, self.seed)
-        stepped = None if self.stepping is None else self._stepped(images, self.stepping)
+        stepped = None if self.stepping is None else self._stepped(images, ids, self.stepping)
         seen: dict[str, Tensor] = {LOGITS: outputs} if self.logits and isinstance(outputs, Tensor) else {}
         kept = seen | {name: layers[name] for name in self.names}
         found = None if maps is None else {name: maps[name] for name in self.names}
@@ -89,10 +89,10 @@ class Extractor:
     def _reduced(self, activation: Tensor) -> Tensor:
         return reduced_maps(activation, self.maps)
 
-    def _stepped(self, images: Tensor, detector: Detector) -> dict[str, Tensor]:
+    def _stepped(self, images: Tensor, ids: Sequence[str], detector: Detector) -> dict[str, Tensor]:
         """Each layer's features of images moved towards what that layer takes for clean (Lee et al., 2018, eq. 3)."""
         found = {}
-        with judging(self.victim):
+        with judging(self.victim, ids):
             for layer, name in enumerate(self.names):
                 with torch.enable_grad():
                     variable = images.detach().requires_grad_()

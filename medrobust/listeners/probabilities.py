@@ -23,7 +23,7 @@ def label_columns(batch: AdversarialBatch) -> dict[str, Tensor]:
         return {}
     names = label_names(_names(batch, targets.shape[1]))
     true = torch.where(targets < 0, torch.nan, targets.float())
-    before, after = (logits.float().sigmoid() for logits in outputs)
+    before, after = (logits.double().sigmoid() for logits in outputs)
     columns: dict[str, Tensor] = {}
     for place, name in enumerate(names):
         columns[label_column(name, "true")] = true[:, place]
@@ -41,7 +41,7 @@ def class_columns(batch: AdversarialBatch) -> dict[str, Tensor]:
     for logits, before in zip(outputs, (True, False), strict=True):
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             return {}
-        for place, values in enumerate(logits.float().softmax(1).unbind(1)):
+        for place, values in enumerate(logits.double().softmax(1).unbind(1)):
             columns[probability_column(place, "before" if before else "after")] = values
     return columns
 

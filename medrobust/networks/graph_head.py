@@ -33,9 +33,12 @@ class LabelGraphHead(nn.Module):
     grades, with A of ``grade_adjacency`` and X the grades' initial embeddings. The logits are z = x E^T: a linear
     classifier whose weights for neighbouring grades are tied to each other.
 
+    Two grades have the same neighbours, and would have the same logit for every image. Of 5, 8, 11 and so on A is
+    singular, which ties the logits to each other: of five, sqrt(2) (z_0 - z_4) = sqrt(3) (z_1 - z_3).
+
     Args:
         features: Number of pooled features C.
-        classes: Number of ordered grades K, at least 2.
+        classes: Number of ordered grades K, at least 3.
         embedding: X: ``learnt``, as many numbers for each grade as there are ``hidden`` units, or ``one_hot``.
         hidden: Number of units between the two convolutions.
 
@@ -49,8 +52,11 @@ class LabelGraphHead(nn.Module):
     def __init__(self, features: int, classes: int, embedding: LabelEmbedding = "learnt", hidden: int = 256) -> None:
         """Draw the weights (Glorot & Bengio, 2010)."""
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"a label graph joins at least 2 grades, got {classes}")
+        if classes < 3:
+            raise ValueError(
+                "a label graph tells at least 3 grades apart, since two have the same neighbours and with them the "
+                f"same logits, got {classes}"
+            )
         if embedding not in ("learnt", "one_hot"):
             raise ValueError(f"label_embedding is 'learnt' or 'one_hot', got {embedding!r}")
         if hidden < 1:

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,15 +19,17 @@ from torchvision.transforms.functional import gaussian_blur
 
 from medrobust.networks.seen_images import SeenImages
 from medrobust.networks.victims import EvaluatedVictim, Outcome, Outputs, Targets, evaluated_victim, is_stored_victim
+from medrobust.random_streams import image_generator
 
 Gradient = Literal["exact", "straight_through"]
+Draw = str | Sequence[str]  # name of the random numbers: that of a draw, or one for each image
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputDefence(ABC):
     """A change of an image that is meant to destroy adversarial perturbations; its fields are its parameters.
 
-    It holds no state, and what it makes of an image depends on that image alone. Where ``gradient`` is
+    It holds no state, and what it makes of an image depends on that image and its draw alone. Where ``gradient`` is
     ``straight_through``, the forward pass is the real defence and the backward pass the identity: BPDA (Athalye et al.,
     ICML 2018, section 4.1.1), without which a step function looks robust because it has no slope.
     """
@@ -35,15 +38,16 @@ class InputDefence(ABC):
     gradient: ClassVar[Gradient] = "straight_through"
 
     @abstractmethod
-    def changed(self, images: Tensor, draw: str) -> Tensor:
+    def changed(self, images: Tensor, draw: Draw) -> Tensor:
         """The images ``(N, C, H, W)`` as the victim is to see them; ``draw`` names the random numbers, if there are."""
 
-    def __call__(self, images: Tensor, draw: str = "judged") -> Tensor:
+    def __call__(self, images: Tensor, draw: Draw = "judged") -> Tensor:
         """What the victim sees of images ``(N, C, H, W)`` in [0, 1], with the gradient that attacks follow.
 
         Args:
             images: The images; they are not modified.
-            draw: Name of the random numbers. Those of an image follow from its content, the name and the seed.
+            draw: Name of the random numbers. Those of an image follow from its content, the name and the seed; or, of
+                one name for each image, from that name and the seed alone.
         """
         if self.gradient == "exact":
             return self.changed(images, draw)
@@ -74,7 +78,7 @@ class JPEGCompression(InputDefence):
         if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
             raise ValueError(f"quality of a JPEG file is a whole number from 1 to 100, got {self.quality}")
 
-    def changed(self, images: Tensor, draw: str) -> Tensor:
+    def changed(self, images: Tensor, draw: Draw) -> Tensor:
         """The images after a file."""
         if images.shape[1] not in (1, 3):
             raise ValueError(f"a JPEG file has 1 or 3 channels, got {images.shape[1]}")
@@ -107,7 +111,7 @@ class BitDepth(InputDefence):
         if not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
             raise ValueError(f"bits is a whole number from 1 to 8, got {self.bits}")
 
-    def changed(self, images: Tensor, draw: str) -> Tensor:
+    def changed(self, images: Tensor, draw: Draw) -> Tensor:
         """The images with few levels."""
         levels = 2**self.bits - 1
         return (images * levels).round() / levels
@@ -133,14 +137,10 @@ class GaussianSmoothing(InputDefence):
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"sigma is a positive number of pixels, got {self.sigma}")
 
-    def changed(self, images: Tensor, draw: str) -> Tensor:
+    def changed(self, images: Tensor, draw: Draw) -> Tensor:
         """The smoothed images."""
         reach = math.ceil(3 * self.sigma)
-        if reach >= min(images.shape[-2:]):
-            raise ValueError(
-                f"a Gaussian of sigma {self.sigma:g} reaches {reach} pixels beyond the border, and the images have "
-                f"only {min(images.shape[-2:])}"
-            )
+        _check_reach(f"a Gaussian of sigma {self.sigma:g}", reach, images)
         return gaussian_blur(images, [2 * reach + 1] * 2, [float(self.sigma)] * 2)
 
 
@@ -152,7 +152,7 @@ class MedianSmoothing(InputDefence):
         size: Side of the neighbourhood in pixels, odd and at least 3.
 
     Raises:
-        ValueError: A field is out of its range.
+        ValueError: A field is out of its range, or (when called) the neighbourhood is larger than the image allows.
     """
 
     size: int = 3
@@ -162,9 +162,10 @@ class MedianSmoothing(InputDefence):
         if not isinstance(self.size, int) or self.size < 3 or self.size % 2 == 0:
             raise ValueError(f"size is the odd side of a neighbourhood, at least 3, got {self.size}")
 
-    def changed(self, images: Tensor, draw: str) -> Tensor:
+    def changed(self, images: Tensor, draw: Draw) -> Tensor:
         """The filtered images."""
         reach = self.size // 2
+        _check_reach(f"a neighbourhood of {self.size} pixels", reach, images)
         padded = functional.pad(images, (reach, reach, reach, reach), mode="reflect")
         windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)
         return windows.flatten(4).median(4).values
@@ -175,9 +176,11 @@ class RandomResizing(InputDefence):
     """Shrinking each image to a random size and padding it with black at random (Xie et al., ICLR 2018).
 
     The size is uniform between ``smallest`` and 1 of the side, and so is the place; the result has the old size. The
-    defence draws its numbers from the content of the image, so that an evaluation can be repeated; an attack sees other
-    draws than those that judge it, and averages outputs, losses and gradients over ``samples`` of them: EOT (Athalye
-    et al., ICML 2018, section 4.2). Each of them counts as a pass.
+    defence draws its numbers from the content of the image, so that an evaluation can be repeated. Where an evaluation
+    judges, they follow from the image's id: the clean image and what attacks make of it meet the same numbers, so that
+    no other draw is taken for an attack's success. An attack sees other draws than those that judge it, and averages
+    outputs, losses and gradients over ``samples`` of them: EOT (Athalye et al., ICML 2018, section 4.2). Each of them
+    counts as a pass.
 
     Args:
         smallest: Smallest size, as a share of the side, above 0 and at most 1.
@@ -202,11 +205,11 @@ class RandomResizing(InputDefence):
         if not isinstance(self.samples, int) or self.samples < 1:
             raise ValueError(f"samples counts draws and is a whole number of at least 1, got {self.samples}")
 
-    def changed(self, images: Tensor, draw: str) -> Tensor:
+    def changed(self, images: Tensor, draw: Draw) -> Tensor:
         """The images at their random sizes and places."""
         if not len(images):
             return images
-        numbers = content_uniform(images, 3, f"{self.seed}/{draw}").to(images.dtype)
+        numbers = self._numbers(images, draw).to(images.dtype)
         share = self.smallest + (1 - self.smallest) * numbers[:, 0]
         shift = (2 * numbers[:, 1:] - 1) * (1 - share)[:, None]
         scale = torch.eye(2, dtype=images.dtype, device=images.device) / share[:, None, None]
@@ -214,6 +217,21 @@ class RandomResizing(InputDefence):
             torch.cat([scale, (-shift / share[:, None])[:, :, None]], 2), list(images.shape), align_corners=False
         )
         return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def _numbers(self, images: Tensor, draw: Draw) -> Tensor:
+        """Three numbers in [0, 1) for each image, ``(N, 3)``."""
+        if isinstance(draw, str):
+            return content_uniform(images, 3, f"{self.seed}/{draw}")
+        streams = [image_generator(self.seed, type(self).__name__, name) for name in draw]
+        return torch.stack([torch.rand(3, dtype=torch.float64, generator=one) for one in streams]).to(images.device)
+
+
+def _check_reach(what: str, reach: int, images: Tensor) -> None:
+    """Refuse images that are too small to be reflected at their border."""
+    if reach >= min(images.shape[-2:]):
+        raise ValueError(
+            f"{what} reaches {reach} pixels beyond the border, and the images have only {min(images.shape[-2:])}"
+        )
 
 
 def content_uniform(images: Tensor, count: int, stream: str) -> Tensor:
@@ -258,16 +276,18 @@ class DefendedVictim(nn.Module):
     Attributes:
         undefended: The victim without the defence.
         network: Its network; one that is put in its place is put into the victim, too.
+        draw: What the random numbers of a random defence follow from, as ``InputDefence`` takes it.
     """
 
     network: nn.Module
+    draw: Draw
 
     def __init__(self, victim: EvaluatedVictim, defence: InputDefence) -> None:
         """Keep both."""
         super().__init__()
         assert isinstance(victim, nn.Module)
         self.undefended: Any = victim
-        self.defence = defence
+        self.defence, self.draw = defence, "judged"
         self.network = victim.network
         self.training = victim.training
 
@@ -279,16 +299,16 @@ class DefendedVictim(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """Outputs for images ``(N, C, H, W)`` in [0, 1]."""
-        return self.undefended(self.defence(images))
+        return self.undefended(self.defence(images, self.draw))
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network is given for images ``(N, C, H, W)`` in [0, 1]."""
-        normalised: Tensor = self.undefended.normalised(self.defence(images))
+        normalised: Tensor = self.undefended.normalised(self.defence(images, self.draw))
         return normalised
 
     def loss(self, images: Tensor, targets: Targets) -> Tensor:
         """Loss of each image, ``(N,)``."""
-        loss: Tensor = self.undefended.loss(self.defence(images), targets)
+        loss: Tensor = self.undefended.loss(self.defence(images, self.draw), targets)
         return loss
 
     def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
@@ -298,7 +318,8 @@ class DefendedVictim(nn.Module):
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
         """Outputs and the named layers' activations averaged over space, ``(N, C)`` each, in one forward."""
-        found: tuple[Outputs, dict[str, Tensor]] = self.undefended.features(self.defence(images), layers)
+        seen = self.defence(images, self.draw)
+        found: tuple[Outputs, dict[str, Tensor]] = self.undefended.features(seen, layers)
         return found
 
     def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -378,6 +399,25 @@ def _mean(answers: list[Any]) -> Any:
     if any(isinstance(answer[0] if isinstance(answer, tuple) else answer, list) for answer in answers):
         raise ValueError("a victim whose outputs are lists, such as boxes, has no mean output over random draws")
     return tree_map(lambda *leaves: torch.stack(leaves).mean(0), *answers)
+
+
+@contextmanager
+def drawn_by(victim: object, ids: Sequence[str] | None) -> Iterator[None]:
+    """Let a random input defence draw each image's numbers from its id: whatever was done to the image, they are equal.
+
+    Args:
+        victim: A victim, behind an input defence or not.
+        ids: Ids of the images that it is about to see, in their order; None for what follows from their content.
+    """
+    modules = victim.modules() if isinstance(victim, nn.Module) and ids is not None else ()
+    found = [(module, module.draw) for module in modules if isinstance(module, DefendedVictim)]
+    for module, _ in found:
+        module.draw = list(ids or ())
+    try:
+        yield
+    finally:
+        for module, draw in found:
+            module.draw = draw
 
 
 def under_attack(victim: Any) -> Any:

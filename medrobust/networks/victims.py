@@ -55,14 +55,15 @@ def class_outcome(logits: Tensor, targets: Tensor) -> Outcome:
     Raises:
         ValueError: The targets are not one class per image.
 
-    >>> class_outcome(torch.tensor([[0.0, 0.0, 4.0]]), torch.tensor([1]))
-    Outcome(right=tensor([False]), quality=tensor([0.0177]), prediction=tensor([2]), confidence=tensor([0.9647]))
+    >>> outcome = class_outcome(torch.tensor([[0.0, 0.0, 4.0]]), torch.tensor([1]))
+    >>> outcome.right, outcome.prediction, outcome.quality, outcome.confidence
+    (tensor([False]), tensor([2]), tensor([0.0177], dtype=torch.float64), tensor([0.9647], dtype=torch.float64))
     """
     if not is_classes(targets):
         received = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
         raise ValueError(f"a classifier's targets are one class per image ({len(logits)},), got {received}")
     predictions, targets = logits.argmax(1), targets.long()
-    probabilities = logits.float().softmax(1)
+    probabilities = logits.double().softmax(1)  # in float32 those of all confident answers would be 1
     quality, confidence = (probabilities.gather(1, chosen[:, None]).squeeze(1) for chosen in (targets, predictions))
     return Outcome(predictions == targets, quality, predictions, confidence)
 

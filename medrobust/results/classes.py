@@ -153,23 +153,32 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tu
     return (total / len(confidence) if len(confidence) else None), bins
 
 
+def _log_odds(probability: NDArray[np.float64], against: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithm of the odds; infinite where one of the two is 0."""
+    with np.errstate(divide="ignore"):
+        odds: NDArray[np.float64] = np.log(probability) - np.log(against)
+    return odds
+
+
 def _auroc(table: pl.DataFrame, when: When, classes: int) -> float | None:
     """Macro AUROC of one class against the others; None if the records lack probabilities."""
     columns = [probability_column(place, when) for place in range(classes)]
-    if classes == 2:
-        table = table.drop_nulls(f"quality_{when}")
-        quality = pl.col(f"quality_{when}")
-        scores = [table.select(pl.when(pl.col("target") == 1).then(quality).otherwise(1 - quality)).to_series()]
-        compared = [1]
-    elif set(columns) <= set(table.columns):
+    # log-odds, since probabilities of confident answers are all 1
+    if set(columns) <= set(table.columns):
         table = table.drop_nulls(columns)
-        scores = [table[column] for column in columns]
-        compared = list(range(classes))
+        shares = table.select(columns).to_numpy()
+        compared = [1] if classes == 2 else list(range(classes))
+        scores = [_log_odds(shares[:, place], np.delete(shares, place, 1).sum(1)) for place in compared]
+    elif classes == 2:
+        table = table.drop_nulls(f"quality_{when}")
+        quality = table[f"quality_{when}"].to_numpy()
+        compared = [1]
+        scores = [_log_odds(quality, 1 - quality) * np.where(table["target"].to_numpy() == 1, 1, -1)]
     else:
         return None
     targets = table["target"].to_numpy()
     areas = [
-        auroc(values.to_numpy()[targets != place], values.to_numpy()[targets == place])
+        auroc(values[targets != place], values[targets == place])
         for place, values in zip(compared, scores, strict=True)
     ]
     defined = [area for area in areas if area is not None]

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medrobust.attacks import FGSM, PGD, Attack, CWLinf, Square, UniformNoise
+from medrobust import attacks
+from medrobust.attacks import FGSM, PGD, SMIA, Attack, CWLinf, Square, UniformNoise
 from medrobust.attacks.worst_case import WorstCase
 from medrobust.defences import AdversarialTraining, Defence, Mart, Trades
 from medrobust.networks import as_victim
-from medrobust.objectives import CrossEntropy, Divergence, FeatureConstraint
+from medrobust.objectives import CrossEntropy, Divergence, FeatureConstraint, Margin
 from medrobust.objectives.divergence import divergence
 from medrobust.random_streams import per_image_uniform
 
@@ -229,6 +230,26 @@ def test_trades_leaves_an_objective_alone_that_was_configured() -> None:
     assert Trades(attack=own).crafting() is own
     assert Trades(attack=UniformNoise()).crafting() == UniformNoise()
     assert vars(Trades(attack=PGD()).crafting())["objective"] == Divergence()
+    assert Trades(attack=SMIA()).crafting() == SMIA()  # it refuses another objective than its own
+
+
+def test_what_trades_raises_moves_the_outputs_of_every_attack_that_it_takes(linear: Any) -> None:
+    victim, images = linear(), images_of()
+    truths = victim(images).argmax(1)  # some attacks leave an image alone that is wrong already
+    for name in attacks.__all__:
+        kind: Any = getattr(attacks, name)
+        if not isinstance(kind, type) or not issubclass(kind, Attack) or "objective" not in kind.__dataclass_fields__:
+            continue
+        options = {"random_start": True} if "random_start" in kind.__dataclass_fields__ else {}
+        brief: dict[Any, Any] = {attacks.Square: {"queries": 20}, attacks.BasinHopping: {"hops": 2, "steps": 3}}
+        if kind.starts_clean:
+            with pytest.raises(ValueError, match=f"give {name} an objective"):
+                Trades(attack=kind())
+            assert Trades(attack=kind(objective=Margin())).crafting() == kind(objective=Margin())
+            continue
+        attack = Trades(attack=kind(**options, **brief.get(kind, {}))).crafting()
+        crafted = attack.craft(victim, images, truths, IDS)
+        assert (divergence(victim(images), victim(crafted.images), truths) > 1e-4).all(), name
 
 
 @pytest.mark.parametrize(

@@ -493,4 +493,58 @@ FURTHER = (
     option("a checkpoint that is a folder", "no checkpoint", arguments=("--ckpt_path", ".")),
 )
 
-BROKEN = (*KEYS, *CLASSES, *VALUES, *FILES, *OPTIONS, *FURTHER)
+DEFENCES = (
+    file(
+        "a defence that does not exist",
+        "Tradse",
+        "did you mean Trades?",
+        text="defence:\n  class_path: Tradse\n",
+        program="train",
+        line=2,
+    ),
+    file(
+        "an input defence that does not exist",
+        "'BitDept'",
+        "did you mean BitDepth?",
+        text="attack:\n  input_defence: {class_path: BitDept}\n",
+        line=2,
+    ),
+    option(
+        "a defence without its attack", "defence: Mart needs attack", arguments=("--defence=Mart",), program="train"
+    ),
+    option(
+        "a label that no attack turns",
+        "label 'Mass' is turned by targeted attacks",
+        arguments=("--attack.label=Mass",),
+        configs=(DEMO, LINF),
+    ),
+    option(
+        "the smallest AUROC as the best",
+        "val/auroc is better the larger it is",
+        "give the mode 'max'",
+        arguments=("--checkpoint.monitor=val/auroc",),
+        program="train",
+    ),
+    option(
+        "a stop where robustness grows",
+        "val/robust_accuracy",
+        "mode of EarlyStopping is 'min'",
+        arguments=("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/robust_accuracy"),
+        program="train",
+    ),
+    option(
+        "gradients clipped to less than nothing",
+        "gradient_clip_val is positive",
+        "got -1",
+        arguments=("--trainer.gradient_clip_val=-1",),
+        program="train",
+    ),
+    option(
+        "a graph of two grades",
+        "at least 3 grades",
+        arguments=("--model.init_args.head=label_graph",),
+        program="train",
+    ),
+)
+
+BROKEN = (*KEYS, *CLASSES, *VALUES, *FILES, *OPTIONS, *FURTHER, *DEFENCES)

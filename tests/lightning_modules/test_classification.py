@@ -92,7 +92,7 @@ def test_the_outcome_says_who_is_wrong_what_was_decided_and_how_sure_the_victim_
     assert outcome.confidence.tolist() == pytest.approx(best)
     assert outcome.quality.tolist() == pytest.approx([best[0], best[1] / e**3, best[2] / e])
     assert victim_of().outcome(logits[:, :2].to(torch.bfloat16), torch.tensor([0, 0, 0])).confidence.dtype == (
-        torch.float32
+        torch.float64
     )
 
 

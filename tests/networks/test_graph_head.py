@@ -43,6 +43,14 @@ def test_the_logits_are_those_of_sums_over_neighbours(embedding: str) -> None:
     assert head.labels.shape == ((3, 4) if embedding == "learnt" else (3, 3))
 
 
+def test_five_grades_are_tied_by_the_singular_adjacency() -> None:
+    # sqrt(2) (e_0 - e_4) - sqrt(3) (e_1 - e_3) has the image 0 under the adjacency, and so under the embeddings
+    torch.manual_seed(0)
+    logits = LabelGraphHead(6, 5)(torch.randn(4, 6))
+    torch.testing.assert_close(2**0.5 * (logits[:, 0] - logits[:, 4]), 3**0.5 * (logits[:, 1] - logits[:, 3]))
+    assert (logits.max(1).values - logits.min(1).values).min() > 1e-3
+
+
 def test_a_head_reads_what_the_linear_one_read_and_all_of_it_learns() -> None:
     network = build_classifier("resnet10t", 5, head="label_graph")
     images = torch.rand(2, 3, 32, 32)
@@ -54,7 +62,8 @@ def test_a_head_reads_what_the_linear_one_read_and_all_of_it_learns() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((8, 1), "joins at least 2 grades, got 1"),
+        ((8, 1), "tells at least 3 grades apart, .* got 1"),
+        ((8, 2), "tells at least 3 grades apart, .* got 2"),
         ((8, 3, "none"), "'learnt' or 'one_hot', got 'none'"),
         ((8, 3, "learnt", 0), "at least 1, got 0"),
     ],

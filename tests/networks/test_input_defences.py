@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from medrobust.attacks import PGD, Oblivious
+from medrobust.attacks import PGD, Oblivious, UniformNoise
 from medrobust.evaluation.plan import weights_hash
 from medrobust.networks import (
     BitDepth,
@@ -24,7 +24,7 @@ from medrobust.networks import (
     is_evaluated_victim,
     is_stored_victim,
 )
-from medrobust.networks.input_defences import ExpectedVictim, content_uniform, under_attack
+from medrobust.networks.input_defences import ExpectedVictim, content_uniform, drawn_by, under_attack
 from tests import recording
 from tests.conftest import pattern
 from tests.in_lightning import random_resnet
@@ -216,6 +216,35 @@ def test_an_evaluation_judges_by_the_real_defence_and_its_keys_name_it() -> None
     assert weights_hash(victim.state_dict()) == weights_hash(bare.state_dict())
 
 
+def test_another_draw_of_a_random_defence_is_no_success_of_an_attack() -> None:
+    data = InMemoryData({"adv_test": random_split(24, side=32)}, batch_size=5)
+    victim = defended(random_resnet(balanced=True), RandomResizing(smallest=0.5, samples=1))
+    hair = UniformNoise(epsilon=1e-7)
+    recorder = recording.evaluate(victim, data, {"hair": hair, "pgd": PGD(epsilon=0.1, steps=2)})
+    clean, moved = recorder.of("hair", "clean"), recorder.of("hair", "adversarial")
+    assert not torch.equal(clean, moved)
+    with torch.no_grad():
+        assert not torch.equal(victim(clean).argmax(1), victim(moved).argmax(1))  # by their content the draws differ
+    assert torch.equal(recorder.of("hair", "before.prediction"), recorder.of("hair", "after.prediction"))
+    assert recorder.of("hair", "before.prediction").unique().tolist() == [0, 1]
+    assert recorder.of("pgd", "success").any() and victim.draw == "judged"
+    others = InMemoryData({"adv_test": random_split(24, side=32)}, batch_size=24)
+    again = recording.evaluate(victim, others, {"hair": hair})
+    assert torch.equal(again.of("hair", "before.prediction"), recorder.of("hair", "before.prediction"))
+
+
+def test_an_image_meets_the_same_numbers_wherever_its_name_is_given() -> None:
+    images, defence = images_of(), RandomResizing()
+    named = defence(images, list("abcd"))
+    torch.testing.assert_close(defence(images[2:3], ["c"]), named[2:3])
+    assert not torch.allclose(defence(images, list("efgh")), named, atol=1e-3)
+    victim = defended(victim_of(), defence)
+    with pytest.raises(RuntimeError), drawn_by(victim, list("abcd")):
+        torch.testing.assert_close(victim(images), victim.undefended(named))
+        raise RuntimeError
+    assert victim.draw == "judged"
+
+
 def test_a_victim_behind_a_defence_is_still_one() -> None:
     wrapped, stored = defended(victim_of(), BitDepth()), defended(random_resnet(), BitDepth())
     assert is_evaluated_victim(wrapped) and not is_stored_victim(wrapped)
@@ -241,6 +270,8 @@ def test_a_victim_behind_a_defence_is_still_one() -> None:
         (lambda: RandomResizing(smallest=0), "smallest is a share"),
         (lambda: RandomResizing(samples=0), "samples counts draws"),
         (lambda: GaussianSmoothing(sigma=6)(images_of()), "reaches 18 pixels beyond the border"),
+        (lambda: MedianSmoothing(size=33)(images_of()), "reaches 16 pixels beyond the border, .* have only 16"),
+        (lambda: MedianSmoothing()(images_of()[:, :, :1, :1]), "reaches 1 pixels beyond the border, .* have only 1"),
         (lambda: JPEGCompression()(images_of(channels=2)), "1 or 3 channels, got 2"),
     ],
 )

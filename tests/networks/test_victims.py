@@ -225,7 +225,7 @@ def test_the_outcome_of_logits_by_hand() -> None:
     assert outcome.prediction.tolist() == [2, 0, 1]
     assert outcome.quality.tolist() == pytest.approx([2 / 4, 1 / 5, 8 / 10])
     assert outcome.confidence.tolist() == pytest.approx([2 / 4, 3 / 5, 8 / 10])
-    assert class_outcome(logits.to(torch.bfloat16), torch.tensor([2, 1, 1])).quality.dtype == torch.float32
+    assert class_outcome(logits.to(torch.bfloat16), torch.tensor([2, 1, 1])).quality.dtype == torch.float64
 
 
 def test_targets_that_are_not_one_class_per_image_are_refused() -> None:

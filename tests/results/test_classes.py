@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error
 
+from medrobust.networks.victims import class_outcome
 from medrobust.results.classes import quadratic_kappa, reliability
 from medrobust.results.summary import summarise
 from tests.sample_record import record
@@ -109,6 +110,23 @@ def test_the_auroc_of_two_classes_follows_from_the_quality() -> None:
 
     assert clean["auroc"] == pytest.approx(roc_auc_score(target, ones))
     assert attacked["auroc"] == pytest.approx(roc_auc_score(target, after))
+
+
+def test_the_auroc_knows_how_confident_a_saturated_victim_is() -> None:
+    # by their logits the positives 20 and 22 lie below the negative 25, which is wrong, and above the one at -5: 1/2
+    logits, target = np.array([20.0, 22.0, 25.0, -5.0]), np.array([1, 1, 0, 0])
+    outputs = torch.tensor([[0.0, one] for one in logits.tolist()])
+    outcome = class_outcome(outputs, torch.tensor(target))
+    share = outputs.double().softmax(1).numpy()
+    rows = [
+        image(number, int(target[number]), int(one > 0), int(one > 0), quality_before=float(outcome.quality[number]))
+        for number, one in enumerate(logits)
+    ]
+    assert summary_of(rows, class_names=["well", "ill"])["classes"]["rows"][0]["auroc"] == 1 / 2
+    far = [row | {f"probability_{k}_before": float(share[n, k]) for k in (0, 1)} for n, row in enumerate(rows)]
+    for row in far:
+        row["quality_before"] = round(row["quality_before"])  # the probabilities say more
+    assert summary_of(far, class_names=["well", "ill"])["classes"]["rows"][0]["auroc"] == 1 / 2
 
 
 def test_the_auroc_of_more_classes_needs_their_probabilities() -> None:
