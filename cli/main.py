@@ -34,7 +34,7 @@ from callbacks import (
     Robustness,
     Transfer,
 )
-from callbacks.hardening import ROBUST_ACCURACY, cost_in_words
+from callbacks.hardening import ROBUST_ACCURACY
 from cli.checkpoints import check_checkpoint, find_checkpoint
 from cli.config_files import line_of
 from cli.console import console, quiet, shown
@@ -52,6 +52,7 @@ from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
 from medrobust.defences import Defence
+from medrobust.results.defences import of_training
 from medrobust.results.formats import all_printable
 from medrobust.results.manifest import naming, replace_file
 from medrobust.results.report.detection import console_detection
@@ -359,7 +360,7 @@ class MedRobustCLI(LightningCLI):
         elif best.last_model_path:
             console().print(f"last checkpoint: {shown(Path(best.last_model_path))}", soft_wrap=True)
         if self.model.defended is not None:
-            console().print(cost_in_words(self.model.defended), soft_wrap=True)
+            console().print(of_training(self.model.defended).line(), soft_wrap=True)
         console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
 
     def after_test(self) -> None:

@@ -50,20 +50,23 @@ def defences_of(manifest: Mapping[str, Any]) -> list[DefenceInWords]:
     victim = manifest.get("victim") or {}
     found = []
     if victim.get("defence"):
-        found.append(of_training(victim["defence"], until="the checkpoint"))
+        found.append(of_training(victim["defence"], chosen=True))
     layers = victim.get("input_defence") or []
     seen = victim.get("input_defence_under_attack") or []
     layers, seen = ([one] if isinstance(one, Mapping) else list(one) for one in (layers, seen))
-    found += [_of_input(layer, seen[place] if place < len(seen) else {}) for place, layer in enumerate(layers)]
+    for place, layer in enumerate(layers):
+        found.append(_of_input(layer, seen[place] if place < len(seen) else {}))
+        if (manifest.get("listeners") or {}).get("surrogate"):
+            found[-1] = found[-1]._replace(detail="attacks are crafted on the surrogate, which is not behind it")
     return found
 
 
-def of_training(defended: Mapping[str, Any], until: str = "the end") -> DefenceInWords:
+def of_training(defended: Mapping[str, Any], chosen: bool = False) -> DefenceInWords:
     """What a victim was trained against, and what that cost.
 
     Args:
         defended: As the checkpoint keeps it under ``defence``: the parameters of the defence, and the passes so far.
-        until: Up to where the passes are counted.
+        chosen: The passes are counted up to the checkpoint that was chosen, and not to the end of the training.
     """
     defence = defended["defence"]
     weight, warm_up = defence.get("weight"), defence.get("warm_up")
@@ -72,15 +75,14 @@ def of_training(defended: Mapping[str, Any], until: str = "the end") -> DefenceI
         name += f" with weight {weight:g}"
     detail = f"against {_attack_in_words(defence['attack'])}"
     if warm_up:
-        detail += f", after a warm-up of {warm_up} {'epoch' if warm_up == 1 else 'epochs'}"
+        detail += f", with {warm_up} {'epoch' if warm_up == 1 else 'epochs'} of warm-up"
     if not defended.get("images"):
         return DefenceInWords("training", name, detail)
     passes = defended["forwards"] + defended["backwards"]
     choosing = defended["choosing_forwards"] + defended["choosing_backwards"]
-    cost = (
-        f"{passes / defended['images']:.1f} passes per image and epoch, where plain training makes 2; {passes:,} until "
-        f"{until}, and {choosing:,} on Val to choose it"
-    )
+    each = f"{passes / defended['images']:.1f} passes per image and epoch (plain training makes 2)"
+    up_to, it = ("up to this checkpoint", "it") if chosen else ("in all", "the checkpoint")
+    cost = f"{each}, {passes:,} {up_to}, and {choosing:,} on Val to choose {it}"
     return DefenceInWords("training", name, detail, cost)
 
 

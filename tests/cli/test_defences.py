@@ -33,7 +33,7 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
     run_here(tmp_path, "train.py", "fit", *options)
     printed = " ".join(capsys.readouterr().out.split())
     assert "best checkpoint (val/robust_accuracy" in printed
-    assert "trained by AdversarialTraining against PGD: 7.0 passes per image and epoch" in printed
+    assert "trained by adversarial training against PGD at ε = 2/255, 2 steps, with 1 epoch of warm-up: 7.0" in printed
     run = tmp_path / "runs" / "small"
     config = yaml.safe_load((run / "train.yaml").read_text())
     assert (config["checkpoint"]["monitor"], config["checkpoint"]["mode"]) == ("val/robust_accuracy", "max")
@@ -52,7 +52,10 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
     capsys.readouterr()
     run_here(tmp_path, "evaluate.py", *evaluation, "--data.limit", "6", "--attack.input_defence", "BitDepth")
     shown = capsys.readouterr()
-    assert "victim on clean images without its input defence: " in " ".join(shown.out.split())
+    printed = " ".join(shown.out.split())
+    assert "victim on clean images without its input defence: " in printed
+    assert "small: phantom_chest_xray adv_test victim trained by adversarial training against PGD at ε = 2/255" in printed
+    assert "victim behind reduced bit depth (bits 4): attacks see through it by straight-through gradients" in printed
     assert "add the following callbacks" not in shown.err
     manifest = json.loads((run / "evaluate" / "manifest.json").read_text())
     assert manifest["victim"]["input_defence"] == {"class": "BitDepth", "bits": 4}
