@@ -54,7 +54,9 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
     shown = capsys.readouterr()
     printed = " ".join(shown.out.split())
     assert "victim on clean images without its input defence: " in printed
-    assert "small: phantom_chest_xray adv_test victim trained by adversarial training against PGD at ε = 2/255" in printed
+    assert (
+        "small: phantom_chest_xray adv_test victim trained by adversarial training against PGD at ε = 2/255" in printed
+    )
     assert "victim behind reduced bit depth (bits 4): attacks see through it by straight-through gradients" in printed
     assert "add the following callbacks" not in shown.err
     manifest = json.loads((run / "evaluate" / "manifest.json").read_text())
