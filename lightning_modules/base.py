@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
@@ -171,6 +171,12 @@ class VictimModule(pl.LightningModule):
         images, targets = batch["image"], batch["target"]
         outcome = self.outcome(self(images), targets)
         self.clean_metric.update(self.loss(images, targets), outcome.right, outcome.quality)
+
+    def on_train_end(self) -> None:
+        """Leave all processes with the same victim: each has followed BatchNorm's statistics of its own images."""
+        if distributed.is_available() and distributed.is_initialized():
+            for buffer in self.buffers():
+                distributed.broadcast(buffer, 0)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all ranks' images, and tell schedules that watch one of them."""
