@@ -16,9 +16,8 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks import (
@@ -45,7 +44,8 @@ from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
 from cli.manifest_notes import note_defence, note_quality
 from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
 from cli.processes import tie_processes
-from cli.runs import CONFIG, SPLITS, HeldRun, run_folder, run_of, splits_of_run
+from cli.run_config import RunConfig
+from cli.runs import CONFIG, HeldRun, run_folder, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
 from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
 from datamodules import MedicalDataModule
@@ -54,7 +54,6 @@ from medrobust.attacks.budgets import Fraction
 from medrobust.defences import Defence
 from medrobust.results.defences import of_training
 from medrobust.results.formats import all_printable
-from medrobust.results.manifest import naming, replace_file
 from medrobust.results.report.detection import console_detection
 from medrobust.results.report.page import finish
 from medrobust.results.report.tables import console_flags, console_table
@@ -65,46 +64,6 @@ register_type(Fraction, serializer=str, deserializer=Fraction)
 
 Program = Literal["train", "evaluate"]
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # what a trainer may refuse on this machine
-
-
-class RunConfig(SaveConfigCallback):
-    """Keeps a run's whole configuration in its folder, where the next command takes it from."""
-
-    def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, path: Path, held: HeldRun | None = None
-    ) -> None:
-        """Keep the path, and the run that the folder holds already; files are written when the trainer sets up."""
-        super().__init__(parser, config, save_to_log_dir=False)
-        self.path, self.held = path, held
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse data that are not those of the folder's checkpoints, in all processes; then write.
-
-        Raises:
-            ValueError: Train or Val have changed.
-        """
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if self.held is not None and not self.config.overwrite and isinstance(data, MedicalDataModule):
-            self.held.check_data(data)
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file, the splits beside it, and hand the configuration to the loggers."""
-        config = self.config.clone()
-        if trainer.state.fn == TrainerFn.FITTING:
-            if self.held is not None and config.overwrite:
-                self.held.remove_checkpoints()
-            config.ckpt_path = None  # which weights an evaluation takes is for its own command to say
-            config.overwrite = False  # once
-        text = self.parser.dump(config, skip_none=False)
-        replace_file(self.path, text.encode())
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, MedicalDataModule):
-            splits = self.path.with_name(SPLITS)
-            with naming(splits):
-                data.export_splits(splits)
-        for log in trainer.loggers:
-            log.log_hyperparams({"config": text})
 
 
 class MedRobustCLI(LightningCLI):
