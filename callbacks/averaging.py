@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from medrobust.evaluation.data import Batch
+from medrobust.networks.batch_norm import share_buffers
 
 STORED = "averaged_weights"
 
@@ -57,6 +58,7 @@ class AveragedWeights(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the averages."""
         if trainer.state.fn == "fit" and self._updates:
+            share_buffers(pl_module)  # or the training would go on with other statistics than a resumed one
             self._held = _copied(_tensors(pl_module))
             _put(pl_module, self._averages)
 

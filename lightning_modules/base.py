@@ -10,12 +10,13 @@ from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
 from medrobust.metrics.outcomes import MeanOutcome
 from medrobust.networks import Outcome
+from medrobust.networks.batch_norm import share_buffers
 from medrobust.networks.features import layers_named, tapped
 from medrobust.networks.seen_images import SeenImages, TrainingData
 from medrobust.networks.victims import Outputs, Targets
@@ -174,9 +175,7 @@ class VictimModule(pl.LightningModule):
 
     def on_train_end(self) -> None:
         """Leave all processes with the same victim: each has followed BatchNorm's statistics of its own images."""
-        if distributed.is_available() and distributed.is_initialized():
-            for buffer in self.buffers():
-                distributed.broadcast(buffer, 0)
+        share_buffers(self)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all ranks' images, and tell schedules that watch one of them."""
