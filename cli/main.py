@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -44,6 +45,7 @@ from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
 from cli.manifest_notes import note_defence, note_quality
 from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
 from cli.processes import tie_processes
+from cli.results_shown import DRY, show_results
 from cli.run_config import RunConfig
 from cli.runs import CONFIG, HeldRun, run_folder, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
@@ -53,10 +55,7 @@ from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
 from medrobust.defences import Defence
 from medrobust.results.defences import of_training
-from medrobust.results.formats import all_printable
-from medrobust.results.report.detection import console_detection
 from medrobust.results.report.page import finish
-from medrobust.results.report.tables import console_flags, console_table
 from medrobust.results.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -193,6 +192,8 @@ class MedRobustCLI(LightningCLI):
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
         config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
         records = self._records(config)
+        if config.trainer.fast_dev_run and self.subcommand != "fit":
+            records = self.folder / "dry_run"  # a batch is no evaluation, and must not replace one
         config.journal.folder = config.panels.folder = config.detection.folder = str(records)
         config.attack.fitted = str(self.folder / "fitted")
         config.journal.run, config.journal.seed = config.name, config.seed_everything
@@ -204,7 +205,8 @@ class MedRobustCLI(LightningCLI):
         if self.subcommand == "fit":
             if config.defence is not None and config.checkpoint.monitor == "val/loss":
                 config.checkpoint.monitor, config.checkpoint.mode = ROBUST_ACCURACY, "max"
-            self.save_config_kwargs = {"path": self.folder / CONFIG, "held": self._held(config)}
+            held = None if config.trainer.fast_dev_run else self._held(config)  # a dry run writes nothing
+            self.save_config_kwargs = {"path": self.folder / CONFIG, "held": held}
         else:
             self.save_config_kwargs = {"path": records / "evaluate.yaml"}
 
@@ -309,6 +311,10 @@ class MedRobustCLI(LightningCLI):
         resumed = self.config.fit.ckpt_path
         if resumed and steps_of(Path(resumed)) == self.trainer.global_step and self.trainer.is_global_zero:
             console().print(nothing_left(self.trainer), soft_wrap=True)
+        if self.config.fit.trainer.fast_dev_run:
+            if self.trainer.is_global_zero:
+                console().print(DRY, soft_wrap=True)
+            return
         check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
@@ -338,19 +344,12 @@ class MedRobustCLI(LightningCLI):
             note_defence(self.records, self.model.defended)
             quality = note_quality(self.records, self.trainer.callback_metrics, bare)
             summary = finish(self.records)
-            screen = console()
-            screen.print()
-            seen = all_printable(summary)
-            screen.print(console_table(seen, screen.width))
-            if (detection := console_detection(seen, screen.width)) is not None:
-                screen.print(detection)
-            if quality:
-                whose = "victim on clean images" + (" without its input defence" if bare else "")
-                screen.print(f"{whose}: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
-            screen.print(console_flags(seen))
-            for kind in ("report", "summary", "records"):
-                screen.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
-            log_evaluation(self.trainer.loggers, self.records, summary)
+            dry = bool(config.trainer.fast_dev_run)
+            show_results(summary, quality, bare, dry)
+            if dry:
+                shutil.rmtree(self.records)
+            else:
+                log_evaluation(self.trainer.loggers, self.records, summary)
         self.trainer.strategy.barrier()
 
 

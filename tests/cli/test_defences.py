@@ -46,6 +46,11 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
             run_here(tmp_path, "train.py", "fit", *options, *changed)
         assert refused.value.code == 2 and "defence." in " ".join(capsys.readouterr().err.split())
 
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    run_here(tmp_path, "train.py", "fit", *options, "--trainer.fast_dev_run", "true")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert capsys.readouterr().out.count("a dry run (trainer.fast_dev_run): nothing of it is kept") == 1
+
     attacks = "attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 1/255}}}}"
     (tmp_path / "one.yaml").write_text(attacks)
     evaluation: Any = ("test", "-c", "runs/small/train.yaml", "-c", "one.yaml", "--ckpt_path", "best")
@@ -62,6 +67,12 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
     manifest = json.loads((run / "evaluate" / "manifest.json").read_text())
     assert manifest["victim"]["input_defence"] == {"class": "BitDepth", "bits": 4}
     assert manifest["victim"]["defence"] == held["defence"]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    run_here(tmp_path, "evaluate.py", *evaluation, "--trainer.fast_dev_run", "true")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "n: images attacked so far" in printed and "4 of " in printed  # a batch
+    assert printed.endswith("a dry run (trainer.fast_dev_run): nothing of it is kept") and "report" not in printed
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert "quality" not in manifest["victim"] and "accuracy" in manifest["victim"]["quality_without_defence"]
 
 
