@@ -116,6 +116,8 @@ def name_other_data(config: Namespace) -> str:
     """
     options = config.data.init_args
     own = _name_of(config.data.class_path)
+    if not own:  # a class that reads several datasets: each is named by its options, or by its folder
+        own = str(options.get("name") or options.get("dataset") or _folder(options.root).name)
     run, seen = run_of(config.ckpt_path), trained_on(Path(config.ckpt_path))
     before = _data_of(run)
     known = seen.facts.get("name") if seen is not None else _name_of(str(before.get("class_path", "")))
@@ -178,7 +180,7 @@ def _folder(root: Any) -> Path:
 
 
 def _name_of(class_path: str) -> str:
-    """The name of the dataset that a class reads."""
+    """The name of the dataset that a class reads; empty for a class that reads several."""
     module, _, name = class_path.rpartition(".")
     found = getattr(import_module(module or "datamodules"), name, None)
-    return str(getattr(found, "name", name))
+    return str(getattr(found, "name", name) or "")
