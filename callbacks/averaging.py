@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from medrobust.evaluation.data import Batch
+from medrobust.networks.batch_norm import share_buffers
 
 STORED = "averaged_weights"
 
@@ -57,7 +58,8 @@ class AveragedWeights(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the averages."""
         if trainer.state.fn == "fit" and self._updates:
-            self._held = _copied(_tensors(pl_module)) | _buffers_of_first(trainer, pl_module)
+            share_buffers(pl_module)  # or the training would go on with other statistics than a resumed one
+            self._held = _copied(_tensors(pl_module))
             _put(pl_module, self._averages)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -97,19 +99,6 @@ class AveragedWeights(Callback):
 def _tensors(module: pl.LightningModule) -> dict[str, Tensor]:
     """The parameters and buffers that can be averaged and that a checkpoint holds, by name."""
     return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
-
-
-def _buffers_of_first(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:
-    """The first process's buffers that can be averaged, where there are several.
-
-    DDP hands them on in a forward pass, but not in the first one after a validation: the others would go on with
-    statistics of BatchNorm that no checkpoint holds.
-    """
-    if trainer.world_size == 1:
-        return {}
-    names = {name for name, _ in module.named_buffers()}
-    own = {name: tensor.to("cpu", copy=True) for name, tensor in _tensors(module).items() if name in names}
-    return {name: tensor.to(module.device) for name, tensor in trainer.strategy.broadcast(own).items()}
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -81,6 +81,11 @@ class Checkpoints(ModelCheckpoint):
         if self.save_last and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the last checkpoint of a training that has none; a dry run would replace that of a real one."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().on_train_end(trainer, pl_module)
+
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there: a kill or a full disk leaves the former one.

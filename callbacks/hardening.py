@@ -149,19 +149,3 @@ def _summed(trainer: pl.Trainer, counts: Tensor) -> list[int]:
     assert isinstance(total, Tensor)
     numbers: list[int] = total.tolist()
     return numbers
-
-
-def cost_in_words(defended: dict[str, Any]) -> str:
-    """What a victim was trained against and what that cost, in one sentence.
-
-    Args:
-        defended: As the checkpoint keeps it under ``defence``.
-    """
-    method, attack = defended["defence"]["class"], defended["defence"]["attack"]["class"]
-    images, passes = defended["images"], defended["forwards"] + defended["backwards"]
-    each = passes / images if images else 0.0
-    choosing = defended["choosing_forwards"] + defended["choosing_backwards"]
-    return (
-        f"trained by {method} against {attack}: {each:.1f} passes per image and epoch ({passes:,} in all; plain "
-        f"training makes 2 per image and epoch), and {choosing:,} on Val to choose the checkpoint"
-    )

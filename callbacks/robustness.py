@@ -19,8 +19,8 @@ from medrobust.evaluation.data import Batch, evaluation_data
 from medrobust.evaluation.deployment import Precision, judging
 from medrobust.evaluation.engine import cloned
 from medrobust.evaluation.goals import Goals, choose_goals
+from medrobust.networks import InputDefence, defended
 from medrobust.networks.finite import finite_outputs
-from medrobust.networks.input_defences import InputDefence, defended
 from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
 CONTROL = "noise"  # name of the control rows

@@ -3,6 +3,7 @@
 import fractions
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -17,9 +18,8 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks import (
@@ -35,7 +35,7 @@ from callbacks import (
     Robustness,
     Transfer,
 )
-from callbacks.hardening import ROBUST_ACCURACY, cost_in_words
+from callbacks.hardening import ROBUST_ACCURACY
 from cli.checkpoints import check_checkpoint, find_checkpoint
 from cli.config_files import line_of
 from cli.console import console, quiet, shown
@@ -46,7 +46,9 @@ from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
 from cli.manifest_notes import note_defence, note_quality
 from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
 from cli.processes import tie_processes
-from cli.runs import CONFIG, SPLITS, HeldRun, run_folder, run_of, splits_of_run
+from cli.results_shown import DRY, show_results
+from cli.run_config import RunConfig
+from cli.runs import CONFIG, HeldRun, run_folder, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
 from cli.watched_numbers import check_modes
 from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
@@ -54,11 +56,8 @@ from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
 from medrobust.defences import Defence
-from medrobust.results.formats import all_printable
-from medrobust.results.manifest import naming, replace_file
-from medrobust.results.report.detection import console_detection
+from medrobust.results.defences import of_training
 from medrobust.results.report.page import finish
-from medrobust.results.report.tables import console_flags, console_table
 from medrobust.results.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -67,46 +66,6 @@ register_type(fractions.Fraction, serializer=str, deserializer=fractions.Fractio
 
 Program = Literal["train", "evaluate"]
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # what a trainer may refuse on this machine
-
-
-class RunConfig(SaveConfigCallback):
-    """Keeps a run's whole configuration in its folder, where the next command takes it from."""
-
-    def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, path: Path, held: HeldRun | None = None
-    ) -> None:
-        """Keep the path, and the run that the folder holds already; files are written when the trainer sets up."""
-        super().__init__(parser, config, save_to_log_dir=False)
-        self.path, self.held = path, held
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse data that are not those of the folder's checkpoints, in all processes; then write.
-
-        Raises:
-            ValueError: Train or Val have changed.
-        """
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if self.held is not None and not self.config.overwrite and isinstance(data, MedicalDataModule):
-            self.held.check_data(data)
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file, the splits beside it, and hand the configuration to the loggers."""
-        config = self.config.clone()
-        if trainer.state.fn == TrainerFn.FITTING:
-            if self.held is not None and config.overwrite:
-                self.held.remove_checkpoints()
-            config.ckpt_path = None  # which weights an evaluation takes is for its own command to say
-            config.overwrite = False  # once
-        text = self.parser.dump(config, skip_none=False)
-        replace_file(self.path, text.encode())
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, MedicalDataModule):
-            splits = self.path.with_name(SPLITS)
-            with naming(splits):
-                data.export_splits(splits)
-        for log in trainer.loggers:
-            log.log_hyperparams({"config": text})
 
 
 class MedRobustCLI(LightningCLI):
@@ -238,6 +197,8 @@ class MedRobustCLI(LightningCLI):
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
         config.ckpt_path = find_checkpoint(config.ckpt_path, self.folder, required=self.subcommand != "fit")
         records = self._records(config)
+        if config.trainer.fast_dev_run and self.subcommand != "fit":
+            records = self.folder / "dry_run"  # a batch is no evaluation, and must not replace one
         config.journal.folder = config.panels.folder = config.detection.folder = str(records)
         config.attack.fitted = str(self.folder / "fitted")
         config.journal.run, config.journal.seed = config.name, config.seed_everything
@@ -249,7 +210,8 @@ class MedRobustCLI(LightningCLI):
         if self.subcommand == "fit":
             if config.defence is not None and config.checkpoint.monitor == "val/loss":
                 config.checkpoint.monitor, config.checkpoint.mode = ROBUST_ACCURACY, "max"
-            self.save_config_kwargs = {"path": self.folder / CONFIG, "held": self._held(config)}
+            held = None if config.trainer.fast_dev_run else self._held(config)  # a dry run writes nothing
+            self.save_config_kwargs = {"path": self.folder / CONFIG, "held": held}
         else:
             self.save_config_kwargs = {"path": records / "evaluate.yaml"}
 
@@ -356,6 +318,10 @@ class MedRobustCLI(LightningCLI):
         resumed = self.config.fit.ckpt_path
         if resumed and steps_of(Path(resumed)) == self.trainer.global_step and self.trainer.is_global_zero:
             console().print(nothing_left(self.trainer), soft_wrap=True)
+        if self.config.fit.trainer.fast_dev_run:
+            if self.trainer.is_global_zero:
+                console().print(DRY, soft_wrap=True)
+            return
         check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
@@ -366,7 +332,7 @@ class MedRobustCLI(LightningCLI):
         elif best.last_model_path:
             console().print(f"last checkpoint: {shown(Path(best.last_model_path))}", soft_wrap=True)
         if self.model.defended is not None:
-            console().print(cost_in_words(self.model.defended), soft_wrap=True)
+            console().print(of_training(self.model.defended).line(), soft_wrap=True)
         console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
 
     def after_test(self) -> None:
@@ -385,19 +351,12 @@ class MedRobustCLI(LightningCLI):
             note_defence(self.records, self.model.defended)
             quality = note_quality(self.records, self.trainer.callback_metrics, bare)
             summary = finish(self.records)
-            screen = console()
-            screen.print()
-            seen = all_printable(summary)
-            screen.print(console_table(seen, screen.width))
-            if (detection := console_detection(seen, screen.width)) is not None:
-                screen.print(detection)
-            if quality:
-                whose = "victim on clean images" + (" without its input defence" if bare else "")
-                screen.print(f"{whose}: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
-            screen.print(console_flags(seen))
-            for kind in ("report", "summary", "records"):
-                screen.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
-            log_evaluation(self.trainer.loggers, self.records, summary)
+            dry = bool(config.trainer.fast_dev_run)
+            show_results(summary, quality, bare, dry)
+            if dry:
+                shutil.rmtree(self.records)
+            else:
+                log_evaluation(self.trainer.loggers, self.records, summary)
         self.trainer.strategy.barrier()
 
 

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 
 from datamodules.fundus import APTOS, GRADES, FundusDataModule, Grading, KaggleDR
+from datamodules.fundus_view import draw_retina
 from datamodules.generated import GeneratedSet
-from datamodules.retina import draw_lesions, draw_retina, render_fundus
+from datamodules.retina import render_fundus
+from datamodules.retinopathy import draw_lesions
 
 VERSION = 1
 ASPECTS = (1.0, 1.15, 1.33, 1.5)  # of the cameras' pictures, width over height

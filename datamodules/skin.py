@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-Array = np.ndarray
+from datamodules.painting import Array, smooth_noise, soft_edge
+
 Colour = tuple[float, float, float]
 REACH = 2.2  # a lesion is painted up to this many of its radii
 
@@ -106,11 +107,11 @@ class _Frame:
 
     def inside(self, soft: float) -> Array:
         """1 inside the outline, 0 outside, with a soft edge."""
-        return _inside(self.outside, soft)
+        return soft_edge(self.outside, soft)
 
     def noise(self, *cells: int) -> Array:
         """Smooth noise of about unit variance."""
-        return _noise(self.random, self.u.shape, cells)
+        return smooth_noise(self.random, self.u.shape, cells)
 
     def place(self, farthest: float = 0.8) -> tuple[float, float]:
         """A place inside the outline."""
@@ -122,7 +123,7 @@ class _Frame:
         canvas = np.zeros_like(self.u)
         for _ in range(count):
             (x, y), size = self.place(farthest), self.random.uniform(least, most)
-            canvas = np.maximum(canvas, _inside(np.hypot(self.u - x, self.v - y) / np.float32(size) - 1, soft))
+            canvas = np.maximum(canvas, soft_edge(np.hypot(self.u - x, self.v - y) / np.float32(size) - 1, soft))
         return canvas
 
     def network(self, spacing: float, disorder: float) -> Array:
@@ -135,7 +136,7 @@ class _Frame:
             waves += np.cos(
                 np.float32(2 * np.pi / spacing) * ((self.u + du) * np.cos(angle) + (self.v + dv) * np.sin(angle))
             )
-        return _inside(waves - 0.2, 0.35)
+        return soft_edge(waves - 0.2, 0.35)
 
     def lines(self, count: int, width: float, branching: int, sway: float) -> Array:
         """Branching curves in [0, 1], as vessels."""
@@ -160,20 +161,6 @@ class _Frame:
                 self._line(canvas, unit, path[at], aside, 0.65 * width, branching - 1, sway)
 
 
-def _inside(distance: Array, softness: float) -> Array:
-    """1 where a distance is well below 0, 0 where it is well above, and a soft edge between."""
-    return np.asarray(1 / (1 + np.exp(np.clip(distance / softness, -30, 30))), np.float32)
-
-
-def _noise(random: np.random.Generator, shape: tuple[int, ...], cells: tuple[int, ...]) -> Array:
-    """Smooth noise of about unit variance: one octave per number of cells along the height."""
-    total = np.zeros(shape[:2], np.float32)
-    for number in cells:
-        coarse = random.standard_normal((number, max(1, round(number * shape[1] / shape[0])))).astype(np.float32)
-        total += cv2.resize(coarse, shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    return total / np.float32(np.sqrt(len(cells)))
-
-
 def _mixed(passed: Array, amount: Array, colour: Colour) -> Array:
     """Mix a pigment in, `amount` in [0, 1] for each pixel."""
     return np.asarray(passed + amount[..., None] * (np.asarray(colour, np.float32) - passed))
@@ -187,12 +174,12 @@ def _nevus(frame: _Frame) -> Array:
     """Melanocytic nevus: symmetric, evenly brown, with a regular network or regular globules."""
     inside = frame.inside(0.10)
     passed = _mixed(_clear(frame), 0.85 * inside, TAN)
-    passed = _mixed(passed, 0.75 * _inside(frame.outside + 0.30, 0.22), BROWN)
+    passed = _mixed(passed, 0.75 * soft_edge(frame.outside + 0.30, 0.22), BROWN)
     if frame.random.random() < 0.6:
         net = frame.network(frame.random.uniform(0.15, 0.20), 0.25)
-        return _mixed(passed, 0.50 * net * _inside(frame.outside + 0.08, 0.10), DARK)
+        return _mixed(passed, 0.50 * net * soft_edge(frame.outside + 0.08, 0.10), DARK)
     globules = 1 - frame.network(frame.random.uniform(0.17, 0.23), 0.4)
-    return _mixed(passed, 0.55 * globules * _inside(frame.outside + 0.10, 0.08), DARK)
+    return _mixed(passed, 0.55 * globules * soft_edge(frame.outside + 0.10, 0.08), DARK)
 
 
 def _melanoma(frame: _Frame) -> Array:
@@ -201,13 +188,13 @@ def _melanoma(frame: _Frame) -> Array:
     passed = _mixed(_clear(frame), 0.9 * inside, TAN)
     lean = frame.random.uniform(0, 2 * np.pi)
     side = frame.u * np.float32(np.cos(lean)) + frame.v * np.float32(np.sin(lean))
-    passed = _mixed(passed, 0.85 * inside * _inside(0.1 - side + 0.35 * frame.noise(5, 9), 0.12), DARK)
-    passed = _mixed(passed, 0.80 * inside * _inside(0.75 + 0.4 * frame.noise(4, 8), 0.15), BLACK)
-    passed = _mixed(passed, 0.75 * inside * _inside(0.55 + side + 0.4 * frame.noise(4, 7), 0.15), BLUE)
+    passed = _mixed(passed, 0.85 * inside * soft_edge(0.1 - side + 0.35 * frame.noise(5, 9), 0.12), DARK)
+    passed = _mixed(passed, 0.80 * inside * soft_edge(0.75 + 0.4 * frame.noise(4, 8), 0.15), BLACK)
+    passed = _mixed(passed, 0.75 * inside * soft_edge(0.55 + side + 0.4 * frame.noise(4, 7), 0.15), BLUE)
     if frame.random.random() < 0.6:
-        passed = _mixed(passed, 0.6 * inside * _inside(0.95 + 0.4 * frame.noise(4, 7), 0.15), RED)
+        passed = _mixed(passed, 0.6 * inside * soft_edge(0.95 + 0.4 * frame.noise(4, 7), 0.15), RED)
     net = frame.network(frame.random.uniform(0.19, 0.28), 0.9)
-    passed = _mixed(passed, 0.55 * net * inside * _inside(frame.noise(4, 6), 0.3), DARK)
+    passed = _mixed(passed, 0.55 * net * inside * soft_edge(frame.noise(4, 6), 0.3), DARK)
     return _mixed(passed, 0.85 * frame.spots(int(frame.random.integers(5, 14)), 0.02, 0.07, farthest=1.0), BLACK)
 
 
@@ -215,11 +202,11 @@ def _basal_cell_carcinoma(frame: _Frame) -> Array:
     """Basal cell carcinoma: pearly pink, with tree-like vessels and blue-grey nests."""
     inside = frame.inside(0.14)
     passed = _mixed(_clear(frame), 0.75 * inside, PINK)
-    passed = _mixed(passed, 0.30 * inside * _inside(0.3 * frame.noise(5, 9), 0.3), RED)
-    passed = _mixed(passed, 0.4 * inside * _inside(0.8 + 0.5 * frame.noise(6, 10), 0.2), WHITE)
+    passed = _mixed(passed, 0.30 * inside * soft_edge(0.3 * frame.noise(5, 9), 0.3), RED)
+    passed = _mixed(passed, 0.4 * inside * soft_edge(0.8 + 0.5 * frame.noise(6, 10), 0.2), WHITE)
     nests = frame.spots(int(frame.random.integers(4, 10)), 0.06, 0.19, soft=0.22, farthest=0.85)
     passed = _mixed(passed, 0.85 * nests, BLUE)
-    passed = _mixed(passed, 0.45 * nests * _inside(0.1 + 0.5 * frame.noise(12, 20), 0.3), DARK)
+    passed = _mixed(passed, 0.45 * nests * soft_edge(0.1 + 0.5 * frame.noise(12, 20), 0.3), DARK)
     vessels = frame.lines(int(frame.random.integers(3, 6)), 0.030, 2, 0.22)
     return _mixed(passed, 0.85 * vessels, (0.80, 0.22, 0.26))
 
@@ -228,11 +215,11 @@ def _actinic_keratosis(frame: _Frame) -> Array:
     """Actinic keratosis and Bowen's disease: an ill-defined red net around pale follicles, and scales."""
     inside = frame.inside(0.18)
     passed = _mixed(_clear(frame), 0.75 * inside, (0.96, 0.60, 0.54))
-    passed = _mixed(passed, 0.5 * inside * _inside(0.3 + 0.5 * frame.noise(6, 10), 0.2), BROWN)
+    passed = _mixed(passed, 0.5 * inside * soft_edge(0.3 + 0.5 * frame.noise(6, 10), 0.2), BROWN)
     net = frame.network(frame.random.uniform(0.20, 0.28), 0.45)
     passed = _mixed(passed, 0.40 * inside * net, RED)
     passed = _mixed(passed, 0.75 * inside * (1 - net) ** 2, YELLOW)
-    scales = _inside(0.9 + 0.6 * frame.noise(14, 26), 0.12)
+    scales = soft_edge(0.9 + 0.6 * frame.noise(14, 26), 0.12)
     return _mixed(passed, 0.7 * scales * inside, WHITE)
 
 
@@ -252,12 +239,12 @@ def _dermatofibroma(frame: _Frame) -> Array:
     """Dermatofibroma: a pale, scar-like centre within a faint, delicate network."""
     inside = frame.inside(0.22)
     passed = _mixed(_clear(frame), 0.75 * inside, TAN)
-    passed = _mixed(passed, 0.45 * inside * _inside(frame.outside + 0.3, 0.2), (0.78, 0.48, 0.42))
+    passed = _mixed(passed, 0.45 * inside * soft_edge(frame.outside + 0.3, 0.2), (0.78, 0.48, 0.42))
     net = frame.network(frame.random.uniform(0.12, 0.15), 0.3)
     passed = _mixed(passed, 0.40 * inside * net, BROWN)
     x, y = frame.place(0.15)
     distance = np.hypot(frame.u - x, frame.v - y) / frame.random.uniform(0.38, 0.55) - 1
-    scar = _inside(distance + 0.25 * frame.noise(8, 14), 0.16)
+    scar = soft_edge(distance + 0.25 * frame.noise(8, 14), 0.16)
     passed = _mixed(passed, 0.85 * scar, WHITE)
     return _mixed(passed, 0.35 * scar * frame.lines(5, 0.02, 0, 0.1), PINK)
 
@@ -272,7 +259,7 @@ def _vascular(frame: _Frame) -> Array:
     passed = _mixed(passed, 0.85 * deep * inside, MAROON)
     if frame.random.random() < 0.4:
         passed = _mixed(passed, 0.85 * frame.spots(2, 0.12, 0.22, soft=0.12, farthest=0.5), BLACK)
-    return _mixed(passed, 0.25 * inside * _inside(0.9 + 0.5 * frame.noise(6, 10), 0.2), WHITE)
+    return _mixed(passed, 0.25 * inside * soft_edge(0.9 + 0.5 * frame.noise(6, 10), 0.2), WHITE)
 
 
 KINDS: dict[str, Callable[[_Frame], Array]] = {
@@ -313,18 +300,18 @@ def _pose(lesion: Lesion, random: np.random.Generator, shape: tuple[int, int], p
 
 def _bare_skin(lesion: Lesion, random: np.random.Generator, shape: tuple[int, int]) -> Array:
     """Skin with its furrows, capillaries and freckles."""
-    furrows = np.abs(_noise(random, shape, (18, 30)))
-    blush = 0.035 * _noise(random, shape, (3, 6))
+    furrows = np.abs(smooth_noise(random, shape, (18, 30)))
+    blush = 0.035 * smooth_noise(random, shape, (3, 6))
     image = np.asarray(lesion.skin, np.float32) * (1 - random.uniform(0.0, 0.05) * furrows[..., None])
     image = image * (1 + blush[..., None] * np.array([0.3, 1.0, 1.0], np.float32))
-    capillaries = np.abs(_noise(random, shape, (8, 14)))
+    capillaries = np.abs(smooth_noise(random, shape, (8, 14)))
     fine = random.uniform(0, 0.08) * np.exp(-((capillaries / 0.08) ** 2))
     image = image * (1 - fine[..., None] * np.array([0.2, 1.0, 1.0], np.float32))
     if random.random() < 0.4:
         x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
         for _ in range(int(random.integers(2, 14))):
             at, size = random.uniform(0, 1, 2) * shape[::-1], shape[0] * random.uniform(0.01, 0.04)
-            freckle = random.uniform(0.1, 0.35) * _inside(np.hypot(x - at[0], y - at[1]) / np.float32(size) - 1, 0.3)
+            freckle = random.uniform(0.1, 0.35) * soft_edge(np.hypot(x - at[0], y - at[1]) / np.float32(size) - 1, 0.3)
             image = image * (1 - freckle[..., None] * np.array([0.4, 0.8, 1.0], np.float32))
     return np.asarray(image)
 
@@ -357,13 +344,13 @@ def _photograph(image: Array, random: np.random.Generator) -> Array:
     for _ in range(int(random.integers(0, 5)) if random.random() < 0.4 else 0):  # bubbles in the gel
         radius, at = random.uniform(0.02, 0.10), random.uniform(-1, 1, 2) * (1.3, 1.0)
         ring = np.exp(-(((np.hypot(x - at[0], y - at[1]) - radius) / 0.012) ** 2))
-        image = image + 0.22 * ring[..., None] * _inside(y - at[1], 0.03)[..., None]
+        image = image + 0.22 * ring[..., None] * soft_edge(y - at[1], 0.03)[..., None]
     if random.random() < 0.12:
         ticks = ((x * 12) % 1 < 0.10) & (y > 0.93 - 0.06 * (np.floor(x * 12) % 5 == 0))
         image = image * (1 - 0.75 * ticks[..., None])
     if random.random() < 0.20:
         field = random.uniform(1.10, 1.45)
-        image = image * (0.03 + 0.97 * _inside(np.hypot(x, y) - field, 0.02)[..., None])
+        image = image * (0.03 + 0.97 * soft_edge(np.hypot(x, y) - field, 0.02)[..., None])
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rows * random.uniform(0.002, 0.008))
     image = np.clip(image, 0, 1.2) ** random.uniform(0.75, 1.35)
     image = image * random.uniform(0.78, 1.10) * random.uniform(0.92, 1.08, 3)

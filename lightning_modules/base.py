@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from medrobust.metrics.outcomes import MeanOutcome
 from medrobust.networks import Outcome
+from medrobust.networks.batch_norm import share_buffers
 from medrobust.networks.features import layers_named, tapped
 from medrobust.networks.seen_images import SeenImages, TrainingData
 from medrobust.networks.victims import Outputs, Targets
@@ -171,6 +172,10 @@ class VictimModule(pl.LightningModule):
         images, targets = batch["image"], batch["target"]
         outcome = self.outcome(self(images), targets)
         self.clean_metric.update(self.loss(images, targets), outcome.right, outcome.quality)
+
+    def on_train_end(self) -> None:
+        """Leave all processes with the same victim: each has followed BatchNorm's statistics of its own images."""
+        share_buffers(self)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all ranks' images, and tell schedules that watch one of them."""

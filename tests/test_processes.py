@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
-from tests.programs import IMAGES, PAIR, end, evaluate, members, run, run_here, start, train
+from tests.programs import CONFIG, IMAGES, PAIR, end, evaluate, members, run, run_here, start, train
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280)]
 
@@ -47,6 +48,14 @@ detection:
   fit_on: [same, fgsm]
   passes: 5
   folds: 2
+"""
+
+DEFENCE = """
+defence:
+  class_path: Trades
+  init_args: {attack: {class_path: PGD, init_args: {epsilon: 2/255, steps: 2}}, warm_up: 1}
+ema: 0.9
+trainer: {max_epochs: 4, callbacks: [{class_path: tests.rank_states.RankStates}]}
 """
 
 
@@ -161,6 +170,31 @@ def test_fine_tuning_by_two_processes_ends_with_one_checkpoint_and_robustness_lo
     folder, printed = fitted
     assert "best checkpoint" in printed
     assert (folder / "runs/small/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_training_against_an_attack_by_two_processes_goes_on_with_the_same_curve_and_ends_with_the_same_victim(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "defence.yaml").write_text(DEFENCE)
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    options = ("fit", "-c", "small.yaml", "-c", "defence.yaml", *PAIR, "--data.patients", "40")
+    printed = run(tmp_path, "train.py", *options)
+    assert "9.0 passes per image and epoch" in printed
+    assert not (tmp_path / "killed/small/rank-0.pt").exists()
+    run(tmp_path, "train.py", *options, "--runs", "killed", "--ckpt_path", "last")
+    first, *others = (
+        torch.load(tmp_path / runs / "small" / f"rank-{rank}.pt", weights_only=True)
+        for runs in ("runs", "killed")
+        for rank in (0, 1)
+    )
+    for other in others:
+        assert [name for name, tensor in first.items() if not torch.equal(tensor, other[name])] == []
+    kept = [
+        torch.load(tmp_path / runs / "small/checkpoints/last.ckpt", weights_only=True) for runs in ("runs", "killed")
+    ]
+    assert kept[0]["epoch"] == kept[1]["epoch"] == 3 and kept[0]["defence"] == kept[1]["defence"]
+    assert all(torch.equal(kept[0]["state_dict"][name], first[name]) for name in first)  # the averages of the first
 
 
 def test_detectors_by_two_processes_are_those_of_one(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from medrobust.attacks.batch_checks import check_batch, without_inference
 from medrobust.attacks.last_check import LEAST_IMAGES, acceptable, doubts, first_failing
+from medrobust.networks.defended_victim import under_attack
 from medrobust.networks.finite import finite_outputs
 from medrobust.networks.freezing import frozen
-from medrobust.networks.input_defences import under_attack
 from medrobust.networks.victims import Outputs, Targets, Victim, attackable, check_known
 from medrobust.networks.watched_victim import WatchedVictim
 from medrobust.objectives.opposition import warn_of_opposition

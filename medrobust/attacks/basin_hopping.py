@@ -14,6 +14,7 @@ from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.margin import Margin
+from medrobust.objectives.weakest_label import deciding_margin
 from medrobust.random_streams import per_image_uniform
 
 MOMENTUM = 0.75  # share of the last direction in the next one
@@ -43,7 +44,8 @@ class BasinHopping(Attack):
         hops: Number of ascents, at least 1.
         steps: Number of steps of each.
         kick: Probability with which a value is kicked, in (0, 1).
-        objective: What is raised; None means the margin.
+        objective: What is raised; None means the margin, and of labels that are to be left that of the one that turns
+            most easily (``WeakestLabel``). Goals of labels take the mean of what each lacks.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
@@ -85,7 +87,9 @@ class BasinHopping(Attack):
 
     def _ascend(self, victim: Victim, search: "_Search") -> None:
         """Make one hop, on an ever smaller batch; the host waits once a step, to see who leaves."""
-        objective = Margin() if self.objective is None else self.objective
+        objective = self.objective
+        if objective is None:
+            objective = Margin() if self.targeted else deciding_margin(search.targets)
         index = 0
         while search.ids:
             leaf = search.point.detach().requires_grad_()

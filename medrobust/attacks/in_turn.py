@@ -15,7 +15,7 @@ from medrobust.attacks.basin_hopping import BasinHopping
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import WatchedVictim
 from medrobust.objectives.base import Step
-from medrobust.objectives.margin import Margin
+from medrobust.objectives.weakest_label import deciding_margin
 
 SEED_STRIDE = 1_000_003  # from one run's seed to the next: further than the seeds that anybody chooses for attacks
 
@@ -62,8 +62,9 @@ def attack_in_turn(
     ``BasinHopping`` starts from the best attempt of those before it.
 
     After each attack one forward judges its images (two for boxes, whose loss does not come with their outputs); it is
-    counted. The first success on an image is kept, or the attempt with the largest margin (for boxes, the largest loss
-    of the victim) if there is none. The measures are those of the attack whose image is kept.
+    counted. The first success on an image is kept, or the attempt with the largest margin (of labels, that of the label
+    that decides; for boxes, the largest loss of the victim) if there is none. The measures are those of the attack
+    whose image is kept.
 
     Args:
         attacks: The attacks; all of them targeted, or none.
@@ -87,7 +88,7 @@ def attack_in_turn(
                 crafted = attack.attempt(*batch)
         with torch.no_grad():
             step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, attack.targeted)
-            values = Margin()(step)
+            values = deciding_margin(unbroken.targets)(step)
             fooled = attack.reached(victim, step.outputs, unbroken.targets)
         unbroken.spend(crafted, step.forwards)
         unbroken.first[unbroken.rows] = torch.where(fooled, index, torch.nan).to(unbroken.first)

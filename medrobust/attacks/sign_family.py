@@ -34,8 +34,8 @@ class PGD(SignGradient):
 
     Args:
         restarts: Number of runs, each from its own random start. An image makes no further run once one has broken it;
-            of an image that none breaks, the attempt with the largest margin is kept. With more than one, a forward
-            judges each run.
+            of an image that none breaks, the attempt with the largest margin is kept, as in ``WorstCase``. With more
+            than one, a forward judges each run.
     """
 
     steps: int = 20

@@ -14,7 +14,7 @@ from medrobust.attacks.budgets import Fraction, check_radius
 from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.cross_entropy import CrossEntropy
-from medrobust.objectives.margin import Margin
+from medrobust.objectives.weakest_label import deciding_margin
 from medrobust.random_streams import image_generator
 
 CHUNK = 64  # queries whose squares are drawn and moved to the device together
@@ -38,8 +38,9 @@ class Square(Attack):
         epsilon: Radius, in units of the [0, 1] image range.
         queries: Largest number of queries per image, the stripes included; AutoAttack takes 5,000.
         share: Share of the image's area that the first squares cover, in (0, 1]; p in the paper.
-        objective: What is raised; None means the paper's: the margin, or the cross-entropy of the goal if targeted.
-            Masks and labels take the mean over their labelled entries, box victims their own loss.
+        objective: What is raised; None means the paper's: the margin, of labels that of the one that turns most easily
+            (``WeakestLabel``), or the cross-entropy of the goal if targeted. Masks and goals of labels take the mean
+            over their labelled entries, box victims their own loss.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
@@ -65,11 +66,11 @@ class Square(Attack):
         if not 0 < self.share <= 1:
             raise ValueError(f"share is a part of the image's area and lies in (0, 1], got {self.share}")
 
-    def raised(self) -> Objective:
+    def raised(self, targets: Any) -> Objective:
         """Objective that is raised: ``objective``, or the paper's where it is None."""
         if self.objective is not None:
             return self.objective
-        return CrossEntropy() if self.targeted else Margin()
+        return CrossEntropy() if self.targeted else deciding_margin(targets)
 
     def area(self, index: int) -> float:
         """Share of the image that the square of a query covers; query 0 is that of the stripes.
@@ -90,7 +91,7 @@ class Square(Attack):
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Try squares on an ever smaller batch, stripes first; the host waits once per query, to see who leaves."""
-        search, objective = _Search(self, images, targets, ids), self.raised()
+        search, objective = _Search(self, images, targets, ids), self.raised(targets)
         with torch.no_grad():
             for index in range(self.queries):
                 if not search.ids:

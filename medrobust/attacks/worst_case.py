@@ -49,8 +49,9 @@ class WorstCase(Attack):
     """Several attacks in turn, each on the images that none before it fooled (AutoAttack: Croce & Hein, ICML 2020).
 
     An image is broken as soon as one attack succeeds: the first success is returned, and the later attacks are spared
-    their passes on it. For an image that none of them breaks, the attempt with the largest margin is returned (for
-    boxes, the one with the largest loss of the victim). After each attack one forward judges its images in the
+    their passes on it. For an image that none of them breaks, the attempt with the largest margin is returned (of
+    labels, the largest margin of the one that decides: the nearest to turning, or of the goals the one that lacks most;
+    for boxes, the largest loss of the victim). After each attack one forward judges its images in the
     victim's precision; it is counted. An image's measures are those of the attack whose image is returned; the measure
     ``first_success`` is the place of the attack that broke it, counted from 0, and NaN for none. Records give that
     attack's name instead, in the column ``broken_by``. The order of the attacks affects only this, which success is

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from medrobust.attacks import Attack
 from medrobust.networks import frozen
+from medrobust.networks.defended_victim import drawn_by
 from medrobust.networks.deployment import BFloat16, DeployedNetwork, deployment_copy
-from medrobust.networks.input_defences import drawn_by
 from medrobust.networks.precision import exact_float32
 from medrobust.networks.victims import EvaluatedVictim, Victim
 from medrobust.objectives import Objective

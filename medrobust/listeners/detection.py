@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from medrobust.evaluation.detector_fitting import (
     fitted_on,
     fitting_features,
 )
+from medrobust.evaluation.detectors_left_out import fitted_ones, servable
 from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of, record_key, weights_hash
@@ -330,15 +331,14 @@ class Detection(EvaluationListener):
         device, on_first = context.device, context.is_first
         loader = data.reference_dataloader(self.reference_per_class)
         _, reference, labels = clean_features(context, self._extractor, loader, "clean features for the detectors")
-        prepared = {name: one for name, one in self.detectors.items() if self._has_class(name, one, on_first)}
-        prepared = {name: one for name, one in prepared.items() if self._has_dropout(name, one, on_first)}
+        prepared = servable(self.detectors, self._one_class, self._extractor.without_dropout, on_first)
         near, classes = reference.to(device), labels.to(device)
 
         def refer(one: Detector) -> str:
             one.fit_reference(near, classes)
             return ""
 
-        prepared = _fitted(prepared, refer, device, on_first)
+        prepared = fitted_ones(prepared, refer, device, on_first)
         self._extractor.stepping = views_needed(prepared.values()).stepping
         loader = data.dataloader_of("adv_train", self.fit_per_class)
         patients = {sample.id: sample.patient for sample in data.splits["adv_train"]}
@@ -359,48 +359,7 @@ class Detection(EvaluationListener):
             def classify(one: Detector, groups: FittingFeatures = groups) -> str:
                 return groups.fit(one, device, self.folds)
 
-            self._fitted[planned.key] = _fitted(forks, classify, device, on_first, f" on {planned.name}")
-
-    def _has_class(self, name: str, detector: Detector, on_first: bool) -> bool:
-        """Whether a detector that asks for an image's class can be told one; the first process logs it if not."""
-        if detector.needs_class and not self._one_class:
-            if on_first:
-                logger.warning(
-                    "detector %s is left out: %s asks for an image's one class, and images of these data have none",
-                    *(name, type(detector).__name__),
-                )
-            return False
-        return True
-
-    def _has_dropout(self, name: str, detector: Detector, on_first: bool) -> bool:
-        """Whether a detector that needs passes with dropout can have them; the first process logs it if not."""
-        assert self._extractor is not None
-        if detector.views.draws and self._extractor.without_dropout:
-            if on_first:
-                logger.warning("detector %s is left out: %s", name, self._extractor.without_dropout)
-            return False
-        return True
+            self._fitted[planned.key] = fitted_ones(forks, classify, device, on_first, f" on {planned.name}")
 
     def _forget(self) -> None:
         self._fitted, self._chosen, self._counts, self._measured, self._batch = {}, {}, {}, {}, []
-
-
-def _fitted(
-    detectors: Mapping[str, Detector],
-    fit: Callable[[Detector], str],
-    device: torch.device,
-    on_first: bool,
-    where: str = "",
-) -> dict[str, Detector]:
-    """The detectors that could be fitted; the first process logs what each lacks, or why it could not be."""
-    good = {}
-    for name, detector in detectors.items():
-        try:
-            lacks = fit(detector)
-            good[name] = detector.to(device)
-            if lacks and on_first:
-                logger.warning("detector %s%s has no threshold: %s", name, where, lacks)
-        except (ValueError, torch.linalg.LinAlgError) as error:
-            if on_first:
-                logger.warning("detector %s%s is left out: %s", name, where, error)
-    return good

@@ -20,6 +20,7 @@ from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.listeners.probabilities import class_columns, label_columns
+from medrobust.networks.defended_victim import DefendedVictim
 from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 from medrobust.results.columns import COLUMNS
 from medrobust.results.formats import format_epsilon
@@ -182,6 +183,7 @@ class RecordJournal(EvaluationListener):
     def _manifest(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> dict[str, Any]:
         data = {**plan.data, "images": len(plan.images)}
         size, channels = data.get("image_size"), data.get("channels")
+        seen = {"input_defence_under_attack": victim.seen_by_attacks()} if isinstance(victim, DefendedVictim) else {}
         return {
             "schema": SCHEMA,
             "run": self.run,
@@ -190,6 +192,7 @@ class RecordJournal(EvaluationListener):
             "victim": {
                 "name": victim_name(plan),
                 **{name: value for name, value in plan.victim.items() if name != "backbone"},
+                **seen,
                 "parameters": sum(parameter.numel() for parameter in victim.parameters()),
                 "input": [channels, size, size],
                 "checkpoint": plan.checkpoint,

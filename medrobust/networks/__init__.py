@@ -1,15 +1,14 @@
 """Networks: what victims promise and are built of, the taps on their layers, and their deployment copies."""
 
+from medrobust.networks.defended_victim import DefendedVictim, defended
 from medrobust.networks.freezing import frozen
 from medrobust.networks.input_defences import (
     BitDepth,
-    DefendedVictim,
     GaussianSmoothing,
     InputDefence,
     JPEGCompression,
     MedianSmoothing,
     RandomResizing,
-    defended,
 )
 from medrobust.networks.seen_images import SeenImages
 from medrobust.networks.victims import (

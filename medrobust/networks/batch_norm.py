@@ -1,9 +1,9 @@
-"""Holding the running statistics of BatchNorm while a batch passes that is not to count."""
+"""The running statistics of BatchNorm: held while a batch passes that is not to count, and shared by processes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -31,3 +31,17 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the first one's buffers; all of them call this.
+
+    Each process follows the statistics of its own images. DistributedDataParallel shares them only in forward passes
+    that come after one with gradients: not in the first training step after a validation.
+
+    Args:
+        module: The network, the same in all processes.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)

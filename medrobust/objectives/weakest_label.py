@@ -1,12 +1,14 @@
 """The margin of the label that decides: the one that turns most easily, or the one that is furthest from its goal."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.logit_gap import image_lead, own_loss, step_logits
+from medrobust.objectives.margin import Margin
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,16 @@ class WeakestLabel(Objective):
         # an image without any known label has nothing to raise; not clamp, as in Margin
         lead = torch.where(lead.isinf(), 0.0, lead)
         return torch.where(lead > self.kappa, self.kappa, lead)
+
+
+def deciding_margin(targets: Any) -> Margin | WeakestLabel:
+    """The margin that says how close an attempt that failed has come: the closer, the larger, and never above 0.
+
+    Of several labels it is ``WeakestLabel``: an attempt that brings one label to its turning and another one away from
+    it is closer to turning any than one that brings both halfway, and closer to turning both is the one whose furthest
+    label lacks less. Of all other targets it is ``Margin``.
+
+    Args:
+        targets: The targets of a batch.
+    """
+    return WeakestLabel() if isinstance(targets, Tensor) and targets.ndim == 2 else Margin()

@@ -79,6 +79,28 @@ def format_measure(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
+def format_parameters(value: Any) -> str:
+    """Write settings in one line: lists with commas, and what is inside something else in brackets.
+
+    >>> format_parameters({"attack": {"class": "PGD", "objective": {"class": "Margin"}, "steps": None}, "weight": 6})
+    'attack PGD (objective Margin, steps –), weight 6'
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_inside(inner)}" for key, inner in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_inside(inner) for inner in value)
+    return DASH if value is None else str(value)
+
+
+def _inside(value: Any) -> str:
+    """Settings that are part of others; those of an object follow its class."""
+    if not isinstance(value, Mapping):
+        return format_parameters(value)
+    name = str(value.get("class", ""))
+    fields = format_parameters({key: inner for key, inner in value.items() if key != "class"})
+    return " ".join(([name] if name else []) + ([f"({fields})"] if fields or not name else []))
+
+
 def format_interval(interval: Sequence[float] | None) -> str:
     """Write an interval of rates in percent, "91.7–97.6"; an empty string for None."""
     return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"

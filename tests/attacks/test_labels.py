@@ -1,6 +1,7 @@
 """Attacks on labels that do not exclude each other: any label, a chosen one, all of them; closed forms on rows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -8,10 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from medrobust import attacks
-from medrobust.attacks import APGD, BIM, CWL2, FAB, JSMA, PGD, DeepFool, WorstCase
+from medrobust.attacks import (
+    APGD,
+    BIM,
+    CWL2,
+    FAB,
+    JSMA,
+    PGD,
+    Attack,
+    BasinHopping,
+    Crafted,
+    DeepFool,
+    Square,
+    WorstCase,
+)
 from medrobust.attacks.class_boundaries import rival_classes
 from medrobust.networks import Outcome
-from medrobust.objectives import WeakestLabel
+from medrobust.objectives import Margin, WeakestLabel
 from tests.attacks.test_attack_contract import ATTACKS, BRIEF, in_ball
 
 WEIGHTS = torch.tensor([[2.0, -1.0, 1.0, -2.0], [1.0, 1.0, -1.0, 1.0], [3.0, 1.0, 1.0, -1.0]])  # L1 norms 6, 4, 6
@@ -160,6 +174,69 @@ def test_the_weakest_label_is_turned_where_the_mean_over_labels_pulls_the_other_
     mean = BIM(epsilon=0.1)(victim, GREY, truth)
     weakest = BIM(epsilon=0.1, objective=WeakestLabel())(victim, GREY, truth)
     assert mean.success.tolist() == [False] and weakest.success.tolist() == [True]
+
+
+class Levels(Rows):
+    """A victim of two labels whose logits are 20 times by how much the first two pixels are above 0.5."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 20 * (images[:, 0, 0, :2] - 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets(Attack):
+    """Sets the two logits of ``Levels``."""
+
+    logits: tuple[float, float]
+    epsilon: float = 0.5
+
+    def perturb(self, victim: Any, images: Tensor, targets: Any, ids: Any) -> Crafted:
+        made, none = images.clone(), torch.zeros(len(images), dtype=torch.long)
+        made[:, 0, 0, :2] = 0.5 + torch.tensor(self.logits) / 20
+        return Crafted(made, none, none, none)
+
+
+@pytest.mark.parametrize(
+    ("targeted", "aims", "attempts", "closer"),
+    [
+        # truth 1 and 0: labels turn at logits 0; the first attempt lacks 1 and 1, the second 0.1 and 5
+        (False, [1, 0], [(1.0, -1.0), (0.1, -5.0)], 1),
+        (False, [1, -1], [(1.0, -1.0), (3.0, 9.0)], 0),  # nothing counts of a label that is not known
+        (False, [-1, 0], [(1.0, -1.0), (0.1, -5.0)], 0),
+        # both are to turn: 1 at most is lacking, and 5; 2 at most, and 3 where the other one has turned
+        (True, [0, 1], [(1.0, -1.0), (0.1, -5.0)], 0),
+        (True, [0, 1], [(2.0, -2.0), (3.0, 4.0)], 0),
+        # one is to turn, and the other one may be what it likes
+        (True, [0, -1], [(1.0, -1.0), (0.1, -5.0)], 1),
+        (True, [-1, 1], [(1.0, -1.0), (0.1, -5.0)], 0),
+    ],
+)
+def test_of_failed_attempts_the_one_whose_deciding_label_is_closest_comes_back(
+    targeted: bool, aims: list[int], attempts: list[tuple[float, float]], closer: int
+) -> None:
+    expected = 0.5 + torch.tensor(attempts[closer]) / 20
+    for order in (attempts, attempts[::-1]):
+        worst = WorstCase(attacks=tuple(Sets(logits=pair) for pair in order), epsilon=0.5, targeted=targeted)
+        attacked = worst(Levels(), GREY + 0.025 * torch.tensor([1.0, -1.0, 0.0, 0.0]), torch.tensor([aims]), ["a"])
+        assert attacked.success.tolist() == [False]
+        torch.testing.assert_close(attacked.images[0, 0, 0, :2], expected)
+
+
+@pytest.mark.parametrize("attack", [BasinHopping(hops=2, steps=20), Square(queries=50)], ids=["hops", "square"])
+def test_a_search_for_any_label_goes_to_the_one_that_turns_most_easily(attack: Any) -> None:
+    class Opposed(Rows):
+        """All read one row: the first turns when w (x - 0.5) falls by 0.3, the others when it rises by 0.8."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            along = ((images[:, 0, 0] - 0.5) * self.weights[1]).sum(1)
+            return along[:, None] + torch.tensor([0.3, -0.8, -0.8])
+
+    images, targets, ids = GREY.expand(40, -1, -1, -1), torch.tensor([[1, 0, 0]] * 40), [str(n) for n in range(40)]
+    found = [
+        int(replace(attack, epsilon=0.1, objective=objective)(Opposed(), images, targets, ids).success.sum())
+        for objective in (None, Margin())
+    ]
+    assert found[0] >= 30 and found[1] <= 10  # the mean over labels finds it by chance alone
 
 
 def test_jsma_moves_the_value_that_its_label_depends_on_most() -> None:

@@ -1,7 +1,6 @@
 """The average of the weights: its value by hand, what is measured and kept, and that a resumed training is the same."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,31 +134,6 @@ def test_a_training_without_averages_goes_on_with_them_from_its_weights(tmp_path
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weights
     torch.testing.assert_close(watch.weights(victim), expected)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_after_a_validation_all_processes_go_on_with_the_statistics_of_the_first(rank: int) -> None:
-    victim, averaged = victim_of(), AveragedWeights(0.5)
-    statistics = {name: tensor for name, tensor in victim.state_dict().items() if name.endswith("running_mean")}
-    sent: list[set[str]] = []
-
-    def broadcast(own: dict[str, Tensor]) -> dict[str, Tensor]:
-        sent.append(set(own))
-        return {name: tensor + 1 for name, tensor in own.items()} if rank else own  # the first gets its own back
-
-    trainer: Any = SimpleNamespace(
-        state=SimpleNamespace(fn="fit"), world_size=2, global_step=1, strategy=SimpleNamespace(broadcast=broadcast)
-    )
-    averaged.on_fit_start(trainer, victim)
-    averaged.on_train_batch_end(trainer, victim, None, {}, 0)
-    for tensor in statistics.values():
-        tensor.add_(3)  # away from the averages
-    before = {name: tensor.clone() for name, tensor in victim.state_dict().items()}
-    averaged.on_validation_start(trainer, victim)
-    averaged.on_validation_end(trainer, victim)
-    assert statistics.keys() < sent[0] and "network.fc.weight" not in sent[0]
-    for name, tensor in victim.state_dict().items():
-        assert torch.equal(tensor, before[name] + rank * (name in sent[0])), name
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -149,6 +149,7 @@ def test_a_training_without_a_checkpoint_is_refused(tmp_path: Path, options: dic
 
 def test_a_training_that_was_to_make_no_best_checkpoint_is_not_refused(tmp_path: Path) -> None:
     check_trained(fit(tmp_path / "dry", [1.0], fast_dev_run=True))
+    assert not epochs(tmp_path / "dry")
     check_trained(fit(tmp_path / "unvalidated", [1.0, 1.0], limit_val_batches=0))
     assert epochs(tmp_path / "unvalidated") == {"last": 1}
     trainer = trainer_of(max_epochs=1)

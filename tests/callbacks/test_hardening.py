@@ -9,10 +9,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from callbacks import Checkpoints, Hardening
-from callbacks.hardening import cost_in_words
 from lightning_modules import Classifier
 from medrobust.attacks import PGD
 from medrobust.defences import AdversarialTraining, Trades
+from medrobust.results.defences import of_training
 from tests.in_lightning import InMemoryModule, trainer_of
 from tests.in_memory import random_data, random_split
 
@@ -59,9 +59,9 @@ def test_the_training_lowers_the_loss_of_the_defence_and_measures_val_under_its_
         "choosing_forwards": 3 * COUNT * EPOCHS,
         "choosing_backwards": 2 * COUNT * EPOCHS,
     }
-    assert cost_in_words(victim.defended) == (
-        "trained by Heard against PGD: 7.0 passes per image and epoch (322 in all; plain training makes 2 per image "
-        "and epoch), and 230 on Val to choose the checkpoint"
+    assert of_training(victim.defended).line() == (
+        "trained by Heard with weight 1 against PGD at ε = 0.05, 2 steps: 7.0 passes per image and epoch (plain "
+        "training makes 2), 322 in all, and 230 on Val to choose the checkpoint"
     )
     assert all(parameter.requires_grad for parameter in victim.parameters())
 

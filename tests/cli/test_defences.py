@@ -1,6 +1,7 @@
 """Defences on the command line: what a run is trained against, and input defences of an evaluation."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
     run_here(tmp_path, "train.py", "fit", *options)
     printed = " ".join(capsys.readouterr().out.split())
     assert "best checkpoint (val/robust_accuracy" in printed
-    assert "trained by AdversarialTraining against PGD: 7.0 passes per image and epoch" in printed
+    assert "trained by adversarial training against PGD at ε = 2/255, 2 steps, with 1 epoch of warm-up: 7.0" in printed
     run = tmp_path / "runs" / "small"
     config = yaml.safe_load((run / "train.yaml").read_text())
     assert (config["checkpoint"]["monitor"], config["checkpoint"]["mode"]) == ("val/robust_accuracy", "max")
@@ -46,17 +47,33 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
             run_here(tmp_path, "train.py", "fit", *options, *changed)
         assert refused.value.code == 2 and "defence." in " ".join(capsys.readouterr().err.split())
 
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    run_here(tmp_path, "train.py", "fit", *options, "--trainer.fast_dev_run", "true")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert capsys.readouterr().out.count("a dry run (trainer.fast_dev_run): nothing of it is kept") == 1
+
     attacks = "attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 1/255}}}}"
     (tmp_path / "one.yaml").write_text(attacks)
     evaluation: Any = ("test", "-c", "runs/small/train.yaml", "-c", "one.yaml", "--ckpt_path", "best")
     capsys.readouterr()
     run_here(tmp_path, "evaluate.py", *evaluation, "--data.limit", "6", "--attack.input_defence", "BitDepth")
     shown = capsys.readouterr()
-    assert "victim on clean images without its input defence: " in " ".join(shown.out.split())
+    printed = " ".join(shown.out.split())
+    assert "victim on clean images without its input defence: " in printed
+    assert (
+        "small: phantom_chest_xray adv_test victim trained by adversarial training against PGD at ε = 2/255" in printed
+    )
+    assert "victim behind reduced bit depth (bits 4): attacks see through it by straight-through gradients" in printed
     assert "add the following callbacks" not in shown.err
     manifest = json.loads((run / "evaluate" / "manifest.json").read_text())
     assert manifest["victim"]["input_defence"] == {"class": "BitDepth", "bits": 4}
     assert manifest["victim"]["defence"] == held["defence"]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    run_here(tmp_path, "evaluate.py", *evaluation, "--trainer.fast_dev_run", "true")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "n: images attacked so far" in printed and re.search(r"clean – [1-4] of \d+ ", printed)  # a batch
+    assert printed.endswith("a dry run (trainer.fast_dev_run): nothing of it is kept") and "report" not in printed
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert "quality" not in manifest["victim"] and "accuracy" in manifest["victim"]["quality_without_defence"]
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from jsonargparse import Namespace
 from PIL import Image
 
 import cli.main
-from cli.other_data import distinct_name, folder_name, with_data_files
+from cli.other_data import distinct_name, folder_name, name_other_data, with_data_files
 from medrobust.results.records import read_records
 from tests.programs import PAIR, run
 
@@ -225,6 +226,23 @@ def test_other_classes_are_refused_until_they_are_mapped(clinic: Path, refused: 
         **{f"train/healthy/healthy{number}.png": 0 for number in range(4)},
     }
     assert manifest("clinic")["data"]["class_names"] == ["NORMAL", "PNEUMONIA"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name"),
+    [
+        ("ImageFolder", {"root": "data/clinic", "name": None}, "clinic"),
+        ("ImageFolder", {"root": "data/clinic", "name": "St. Mary"}, "St. Mary"),
+        ("MedMNIST", {"root": "data/medmnist", "dataset": "bloodmnist"}, "bloodmnist"),
+        ("PhantomChestXRay", {"root": "data/clinic"}, "phantom_chest_xray@clinic"),
+    ],
+)
+def test_data_are_named_by_their_class_or_their_options(
+    folder: Path, kind: str, options: dict[str, Any], name: str
+) -> None:
+    data = Namespace(class_path=f"datamodules.{kind}", init_args=Namespace(**options, alias=None))
+    best = str(folder / "runs/small/checkpoints/best.ckpt")
+    assert name_other_data(Namespace(ckpt_path=best, data=data)) == name
 
 
 def test_a_class_without_an_image_is_told(clinic: Path) -> None:

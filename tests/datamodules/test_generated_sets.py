@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from datamodules import PhantomAPTOS, PhantomDermoscopy, PhantomFundus
+from datamodules.fundus_view import draw_retina
 from datamodules.generated import GeneratedSet
-from datamodules.retina import MANY, draw_lesions, draw_retina, render_fundus
+from datamodules.retina import render_fundus
+from datamodules.retinopathy import MANY, draw_lesions
 from datamodules.skin import KINDS, draw_lesion, render_skin
 
 Make = Callable[..., GeneratedSet[Any]]

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from medrobust.results.columns import MEASURES
+from medrobust.results.defences import defences_of
 from medrobust.results.detection import TNR
 from medrobust.results.formats import (
     DASH,
@@ -22,6 +23,7 @@ from medrobust.results.formats import (
     format_epsilon,
     format_interval,
     format_measure,
+    format_parameters,
     format_passes,
     format_percent,
     format_score,
@@ -93,6 +95,7 @@ def write_report(folder: str | Path) -> Path:
     tnr = (summary.get("detection") or {}).get("tnr", TNR)
     page = environment.get_template(f"{REPORT}.j2").render(
         manifest=summary["manifest"],
+        defences=defences_of(summary["manifest"]),
         rows=summary["rows"],
         qualities=[name for name in columns_shown(summary["manifest"]) if name in QUALITIES],
         clean=summary["rows"][0],
@@ -141,6 +144,7 @@ def _environment() -> Environment:
         glue=_glue,
         interval=format_interval,
         passes=format_passes,
+        parameters=format_parameters,
         number=_number,
         measure=format_measure,
         score=format_score,

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medrobust.results.columns import MEASURES
+from medrobust.results.defences import defences_of
 from medrobust.results.formats import (
     DASH,
     LEVELS,
@@ -43,8 +44,10 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     shown = columns_shown(summary["manifest"])
     more = 0 if len(shown) == 2 else 30  # columns that qualities take
     wide, wider = width >= 100 + more, width >= 120 + more
+    title = f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip()
+    lines = [title, *(f"victim {defence.line()}" for defence in defences_of(summary["manifest"]))]
     table = Table(
-        title=f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip(),
+        title=Text("\n".join(lines), style="table.title"),
         caption="right: share of all images that the victim gets right after the attack. fooled: share of successful "
         "attacks among the images that it got right before."
         + (" quality: mean over the images, before and after the attack." if "quality_after" in shown else "")
@@ -102,7 +105,10 @@ def console_flags(summary: Mapping[str, Any]) -> RenderableType:
 
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
-    """Table of the attacks of an evaluation in Markdown, with intervals, and the flags below it."""
+    """Table of the attacks of an evaluation in Markdown, with intervals, below what the victim is defended by.
+
+    The flags stand below the table.
+    """
     shown = columns_shown(summary["manifest"])
     head = ["attack", "ε", "n", *(heading for name in shown for heading in (HEADINGS[name][1], "95 %")), "passes"]
     body = []
@@ -114,7 +120,8 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     flags = []
     for flag in summary["flags"]:
         flags.append(f"- **{LEVELS[flag['severity']].capitalize()}**: {flag['message']}{flag_place(flag)}\n")
-    return markdown_lines(head, body) + "".join(["\n", *flags] if flags else [])
+    defended = [f"The victim is {defence.line()}.\n\n" for defence in defences_of(summary["manifest"])]
+    return "".join(defended) + markdown_lines(head, body) + "".join(["\n", *flags] if flags else [])
 
 
 def markdown_measures(summary: Mapping[str, Any]) -> str:
