@@ -34,7 +34,7 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
     run_here(tmp_path, "train.py", "fit", *options)
     printed = " ".join(capsys.readouterr().out.split())
     assert "best checkpoint (val/robust_accuracy" in printed
-    assert "trained by adversarial training against PGD at ε = 2/255, 2 steps, with 1 epoch of warm-up: 7.0" in printed
+    assert "trained by adversarial training against PGD at ε = 2/255, 2 steps, with 1 epoch of warm-up: 6.0" in printed
     run = tmp_path / "runs" / "small"
     config = yaml.safe_load((run / "train.yaml").read_text())
     assert (config["checkpoint"]["monitor"], config["checkpoint"]["mode"]) == ("val/robust_accuracy", "max")
