@@ -49,7 +49,7 @@ def test_the_training_lowers_the_loss_of_the_defence_and_measures_val_under_its_
     for batch in data_of().val_dataloader():
         right += int((~ATTACK(victim, batch["image"], batch["target"], batch["id"]).success).sum())
     assert float(trainer.callback_metrics["val/robust_accuracy"]) == pytest.approx(right / COUNT)
-    assert float(trainer.callback_metrics["train/passes_per_image"]) == 2 + 2 + 1 + 1  # forwards and backwards of the attack, then of the loss
+    assert float(trainer.callback_metrics["train/passes_per_image"]) == 2 + 2 + 1 + 1
     assert float(trainer.callback_metrics["train/passes"]) == 6 * COUNT * EPOCHS
     assert victim.defended == {
         "defence": Heard(attack=ATTACK).parameters(),
