@@ -31,7 +31,7 @@ class FirstProcess:
         self._token = secrets.token_hex(8)
         self._server = socket.create_server(("" if everywhere else "127.0.0.1", 0))
         self._ties: dict[int, socket.socket] = {}
-        self._done = False
+        self._last: Message | None = None  # what was told; a process that comes later hears it, too
         threading.Thread(target=self._accept, daemon=True).start()
 
     def address(self, host: str = "127.0.0.1") -> str:
@@ -39,8 +39,8 @@ class FirstProcess:
         return f"{host}/{self._server.getsockname()[1]}/{self._token}"
 
     def tell(self, message: Message) -> None:
-        """Send a message to all others; those that have ended do not hear it."""
-        self._done = True
+        """Send a last message to all others, also to those that come later; those that have ended do not hear it."""
+        self._last = message
         for tie in list(self._ties.values()):
             _send(tie, message)
 
@@ -60,11 +60,13 @@ class FirstProcess:
             return
         rank = int(hello["rank"])
         self._ties[rank] = tie
+        if self._last is not None:
+            _send(tie, self._last)
         for message in messages:
             if message.get("done"):
                 return
             self._heard(rank, message)
-        if not self._done:
+        if self._last is None:
             self._heard(rank, None)
 
 

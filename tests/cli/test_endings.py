@@ -1,6 +1,7 @@
 """How commands end: exit status, one sentence, and no process left behind; with programs that take no time to start."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.ranks import FirstProcess, OtherProcess
 from tests.programs import ROOT, hear_all_signals
 
 SHORT = """
@@ -215,3 +217,11 @@ def test_a_signal_while_modules_are_imported_ends_at_once(tmp_path: Path) -> Non
     process.terminate()
     assert process.communicate(timeout=10)[1] == "stopped by SIGTERM: nothing was begun; run the same command again\n"
     assert process.returncode == 143
+
+
+def test_a_process_that_comes_after_the_end_hears_of_it():
+    heard: queue.Queue[tuple[int, object]] = queue.Queue()
+    first = FirstProcess(lambda rank, message: heard.put((rank, message)))
+    first.tell({"status": 143})
+    OtherProcess(first.address(), 1, lambda rank, message: heard.put((rank, message)))
+    assert heard.get(timeout=20) == (0, {"status": 143})
