@@ -296,6 +296,7 @@ class MedRobustCLI(LightningCLI):
                 self.datamodule.take_splits_of_run(splits)
         self._lock(config)
         if self.subcommand == "fit":
+            self.steps_before = steps_of(Path(config.ckpt_path)) if config.ckpt_path else None
             self.ending.kept = partial(kept_training, self.folder / "checkpoints", self.begun, config.ckpt_path)
         else:
             self.ending.kept = partial(kept_records, self.records, config.journal.resume)
@@ -315,8 +316,7 @@ class MedRobustCLI(LightningCLI):
         Raises:
             UnfinishedError: It has diverged, or made no checkpoint.
         """
-        resumed = self.config.fit.ckpt_path
-        if resumed and steps_of(Path(resumed)) == self.trainer.global_step and self.trainer.is_global_zero:
+        if self.steps_before == self.trainer.global_step and self.trainer.is_global_zero:
             console().print(nothing_left(self.trainer), soft_wrap=True)
         if self.config.fit.trainer.fast_dev_run:
             if self.trainer.is_global_zero:

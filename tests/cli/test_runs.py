@@ -322,7 +322,9 @@ def test_training_goes_on_with_the_runs_splits_and_not_on_other_images(
     assert splits() == before
 
 
-def test_training_goes_on_with_its_own_settings_alone(folder: Path, refused: Callable[..., str]) -> None:
+def test_training_goes_on_with_its_own_settings_alone(
+    folder: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     again = ("train", "fit", "--ckpt_path", "last", "--trainer.max_epochs", 2)
     said = refused(*again, "--model.init_args.optimizer.init_args.lr", 0.5)
@@ -332,6 +334,7 @@ def test_training_goes_on_with_its_own_settings_alone(folder: Path, refused: Cal
     assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     command(*again, "--trainer.limit_train_batches", 1, "--trainer.max_time", "00:01:00:00")
     assert torch.load("runs/small/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+    assert "nothing is left" not in capsys.readouterr().out
 
 
 def test_a_training_that_is_complete_says_that_nothing_is_left(
