@@ -28,7 +28,10 @@ def show_results(summary: Mapping[str, Any], quality: Sequence[tuple[str, float]
         screen.print(detection)
     if quality:
         whose = "victim on clean images" + (" without its input defence" if bare else "")
-        screen.print(f"{whose}: " + ", ".join(f"{name} {value:.4f}" for name, value in quality))
+        known = {name for name, _ in quality}
+        joint = [(name, value) for name, value in quality if name.partition("_")[0] not in known - {name}]
+        others = "" if len(joint) == len(quality) else "; those of each class are in the report"
+        screen.print(f"{whose}: " + ", ".join(f"{name} {value:.4f}" for name, value in joint) + others)
     if dry:
         screen.print(DRY, soft_wrap=True)
         return
