@@ -1,17 +1,15 @@
 """Classifiers as victims: fine-tuning, metrics, and what attacks need of them."""
 
-import math
-from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from lightning_modules.base import NEVER, VictimModule
+from lightning_modules.base import VictimModule
+from lightning_modules.optimisation import Schedule, optimisation
 from medrobust.metrics.classification import ClassifierQuality
 from medrobust.metrics.labels import LabelQuality
 from medrobust.networks import Outcome, class_outcome
@@ -73,7 +71,7 @@ class Classifier(VictimModule):
         mean: float | list[float] = 0.5,
         std: float | list[float] = 0.5,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4),
-        schedule: Literal["constant", "cosine"] | LRSchedulerCallable = "cosine",
+        schedule: Schedule = "cosine",
         class_weights: Literal["balanced"] | list[float] | None = None,
         label_smoothing: float = 0.0,
         label_embedding: LabelEmbedding = "learnt",
@@ -143,16 +141,7 @@ class Classifier(VictimModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule as configured."""
-        optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        if self.schedule == "constant":
-            return optimizer
-        if self.schedule == "cosine":
-            factor = _warm_cosine(int(self.trainer.estimated_stepping_batches))
-            return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
-        assert callable(self.schedule)
-        scheduler = self.schedule(optimizer)
-        monitor = {"monitor": "val/loss", "frequency": NEVER} if isinstance(scheduler, ReduceLROnPlateau) else {}
-        return [optimizer], [{"scheduler": scheduler, "interval": "epoch"} | monitor]
+        return optimisation(self, self.optimizer, self.schedule)
 
     def description(self) -> dict[str, Any]:
         """What the network is, as plain values."""
@@ -165,15 +154,3 @@ class Classifier(VictimModule):
             "options": self.options,
             **({"label_embedding": self.label_embedding} if self.head == "label_graph" else {}),
         }
-
-
-def _warm_cosine(steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate at each step: linear to 1 over the first 5 %, then half a cosine to 0."""
-    warm = max(1, round(0.05 * steps))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
-
-    return factor

@@ -3,11 +3,12 @@
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.classification import Classifier
+from lightning_modules.optimisation import Schedule
 from medrobust.metrics.labels import LabelQuality, label_losses
 from medrobust.networks import Outcome
 from medrobust.networks.classifiers import Head
@@ -65,7 +66,7 @@ class MultiLabelClassifier(Classifier):
         mean: float | list[float] = 0.5,
         std: float | list[float] = 0.5,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4),
-        schedule: Literal["constant", "cosine"] | LRSchedulerCallable = "cosine",
+        schedule: Schedule = "cosine",
         class_weights: Literal["balanced"] | list[float] | None = None,
         label_smoothing: float = 0.0,
         head_std: float | None = None,

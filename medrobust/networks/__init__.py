@@ -12,6 +12,7 @@ from medrobust.networks.input_defences import (
 )
 from medrobust.networks.seen_images import SeenImages
 from medrobust.networks.victims import (
+    BoxVictim,
     EvaluatedVictim,
     Outcome,
     StoredVictim,
@@ -24,6 +25,7 @@ from medrobust.networks.wrapped_classifier import WrappedClassifier, as_victim
 
 __all__ = [
     "BitDepth",
+    "BoxVictim",
     "DefendedVictim",
     "EvaluatedVictim",
     "GaussianSmoothing",

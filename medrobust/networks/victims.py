@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 # What a network returns and what it should have returned depend on the task alone; nobody but the victim, and code
-# that asks with isinstance, may assume more. Outputs: logits (N, K) or (N, K, H, W), or a list of N detections.
+# that asks with isinstance, may assume more. Outputs: logits (N, K) or (N, K, H, W), or a list of N dicts with
+# ``boxes`` (D, 4), ``scores`` (D,) and ``labels`` (D,), the most certain first.
 # Targets: classes (N,), 0/1 labels (N, L), masks (N, H, W) whose negative labels are ignored, or a list of N dicts
-# with ``boxes`` and ``labels``.
+# with ``boxes`` (B, 4) and ``labels`` (B,), none of them where an image has no object. Corners are x1, y1, x2, y2 in
+# pixels. The goals of a targeted attack may hold ``sought``, bool (B,): those that decide whether it is reached.
 Outputs: TypeAlias = Any
 Targets: TypeAlias = Any
 
@@ -157,6 +159,32 @@ class Victim(Protocol):
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
         """Outputs and the named layers' activations averaged over space, ``(N, C)`` each, in one forward."""
+
+
+@runtime_checkable
+class BoxVictim(Victim, Protocol):
+    """A victim that finds boxes in two stages, proposals and their classes, and lets attacks look into both."""
+
+    def loss_parts(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """The parts of each image's loss, ``(N,)`` each, which add up to ``loss``.
+
+        They are ``objectness`` and ``proposals`` (regression) of the first stage, ``classes`` and ``boxes``
+        (regression) of the second.
+        """
+
+    def proposals(self, images: Tensor, overlap: float) -> list[Tensor]:
+        """Corners ``(P, 4)`` of each image's proposals, the most likely first, without a gradient.
+
+        Args:
+            images: ``(N, C, H, W)`` in [0, 1].
+            overlap: IoU with a likelier proposal above which one is dropped, in (0, 1).
+        """
+
+    def proposal_logits(self, images: Tensor, proposals: Sequence[Tensor]) -> list[Tensor]:
+        """Logits of given proposals ``(P, 4)``, of each image ``(P, K + 1)``: those of the K classes, then background.
+
+        They carry a gradient to the images and none to the proposals; P may be 0.
+        """
 
 
 @runtime_checkable
