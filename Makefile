@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # peer libraries for reference tests and benchmarks, installed without their dependencies, whose pins are old
 PEERS := torchattacks foolbox eagerpy GitPython gitdb smmap adversarial-robustness-toolbox adv-lib six
 THREADS ?= 1
+WORKERS ?= 2
 
 .PHONY: demo test slow faults lint bench clean
 .DEFAULT_GOAL := demo
@@ -20,11 +21,11 @@ demo: $(VENV)/ready
 	$(BIN)/python train.py fit -c configs/demo.yaml
 	$(BIN)/python evaluate.py test -c runs/demo/train.yaml -c configs/attacks/linf.yaml --ckpt_path best
 
-# one thread: most tests are too small to gain from more, and some start two processes. glibc keeps freed memory instead
+# two workers of one thread each: most tests are too small to gain from more threads. glibc keeps freed memory instead
 # of giving it back: getting it again, page by page, costs more than what is computed on it
 test: $(VENV)/ready
 	OMP_NUM_THREADS=$(THREADS) MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 \
-	MALLOC_TOP_PAD_=67108864 $(BIN)/python -m pytest
+	MALLOC_TOP_PAD_=67108864 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow --ignore=tests/faults

@@ -304,7 +304,7 @@ def test_a_killed_process_leaves_nothing_that_counts(folder: Path, tmp_path: Pat
     assert [path.name for path in folder.iterdir()] == [f"{KEY}.scenes"]
 
 
-def build(kind: Any, made: Any, results: Any) -> None:
+def build(kind: Any, made: Any, results: Any, all_done: Any) -> None:
     """What one of several processes does."""
 
     def make() -> Iterator[Scene]:
@@ -315,14 +315,14 @@ def build(kind: Any, made: Any, results: Any) -> None:
     kept = SceneCache(kind, KEY, "x").scenes(2, make, always)
     results.put(None if kept is None else float(kept[1].image[0, 0, 0]))
     made.put(None)
-    time.sleep(0.4)  # memory lives as long as a process that uses it
+    all_done.wait(60)  # memory lives as long as a process that uses it
 
 
 @pytest.mark.parametrize("kind", ["disk", "ram"])
 def test_of_processes_that_start_at_once_one_builds(kind: str) -> None:
     fork = multiprocessing.get_context("fork")
-    made, results = fork.Queue(), fork.Queue()
-    processes = [fork.Process(target=build, args=(kind, made, results)) for _ in range(3)]
+    made, results, all_done = fork.Queue(), fork.Queue(), fork.Barrier(3)
+    processes = [fork.Process(target=build, args=(kind, made, results, all_done)) for _ in range(3)]
     for process in processes:
         process.start()
     values = [results.get(timeout=60) for _ in processes]
