@@ -233,7 +233,7 @@ class MedicalDataModule(SplitLoaders[Target]):
     def _contents_of(self, samples: Sequence[Sample[Target]]) -> dict[str, Content]:
         """What the samples' files hold, by id."""
         reader = self._reader()
-        return ContentReader(kept_hashes(self._identity()), reader.read_checked, reader.files_of, reader.stored)(
+        return ContentReader(kept_hashes(self._identity()), reader.read_checked, reader.files_of, reader.held)(
             samples
         )
 
