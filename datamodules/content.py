@@ -196,9 +196,7 @@ def data_of_files(files: Sequence[Path]) -> str | None:
 
 def hash_of_arrays(arrays: Sequence[np.ndarray]) -> str:
     """Hash of what files hold of one sample among many, as `Content.data` has it."""
-    return _short(
-        b"".join(f"{one.dtype} {one.shape}".encode() + np.ascontiguousarray(one).tobytes() for one in arrays)
-    )
+    return _short(b"".join(f"{one.dtype} {one.shape}".encode() + np.ascontiguousarray(one).tobytes() for one in arrays))
 
 
 def _scene_hash(scene: Scene) -> str:
