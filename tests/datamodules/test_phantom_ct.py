@@ -39,9 +39,7 @@ def test_volumes_in_the_public_layout(tmp_path: Path) -> None:
     assert values.min() == -1024 and 300 < values.max() <= 3071
     assert set(np.unique(np.asarray(mask.dataobj))) == {0, 1, 2}
     data.setup()
-    assert {split: len({one.patient for one in members}) for split, members in data.splits.items()} == {
-        split: 1 for split in ("train", "val", "adv_train", "adv_test")
-    }
+    assert [len({one.patient for one in members}) for members in data.splits.values()] == [1, 1, 1, 1]
     plain = CovidCT(tmp_path / "set", image_size=32, cache="none")
     plain.setup()
     assert plain.splits == data.splits and plain.fingerprint("train") != data.fingerprint("train")
