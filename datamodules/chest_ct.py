@@ -133,7 +133,7 @@ def draw_slice(person: Person, height: float, random: np.random.Generator, side:
     y = (cos * (down - person.place[1]) - sin * (across - person.place[0])) / person.width
     bent, texture = _fields(person, height, side)
     edge = pixel / person.width / 3.5
-    image = np.full((side, side), AIR, np.float32)
+    image: Array = np.full((side, side), AIR, np.float32)
     body, cavity = _outlines(person, height, x, y, bent)
     _table(image, person, across, down, edge)
     _body(image, person, height, x, y, body, cavity, edge, texture)
