@@ -1,6 +1,5 @@
 """The file of a cache: scenes that are decoded and square already, which all processes map into memory."""
 
-import copy
 import os
 import struct
 import weakref
@@ -49,8 +48,8 @@ class KeptScenes:
     def at(self, places: Sequence[int]) -> "KeptScenes":
         """The scenes at some places, in this order; they share the memory, and must not be chosen from twice."""
         assert self.places is None
-        chosen = copy.copy(self)
-        chosen.places, chosen._index, chosen._whole = list(places), self._index[list(places)], self
+        chosen = object.__new__(KeptScenes)  # a copy would map the file anew
+        chosen.__dict__ |= vars(self) | {"places": list(places), "_index": self._index[list(places)], "_whole": self}
         return chosen
 
     def keep_open(self, descriptor: int) -> None:
