@@ -37,9 +37,10 @@ class CovidCT(SegmentationDataModule):
     feet, front above, so that the patient's right lung is on the left. Ids end in the slice's number, counted from the
     feet: ``ct_scans/NAME.nii.gz#017``.
 
-    All slices of a volume share a split; so do the volumes of a case of Radiopaedia, which has several. Those from
-    Radiopaedia were published in the window from -1250 to 250 HU, scaled to 0 to 255: a volume whose values all lie in
-    that range is scaled back first.
+    All slices of a volume share a split; so do the volumes of a case of Radiopaedia, which may have several. With fewer
+    volumes than splits, some splits have to go without: a training whose ``val`` has the fraction 0 takes
+    ``--trainer.limit_val_batches 0 --checkpoint.monitor null``. Volumes from Radiopaedia were published in the window
+    from -1250 to 250 HU, scaled to 0 to 255: a volume whose values all lie in that range is scaled back first.
 
     Slices are read from the files when they are asked for; a process holds at most two volumes with their masks. Since
     a gzipped volume has to be unpacked for a single slice, the default is to keep slices on the disk (``cache``).
@@ -104,7 +105,8 @@ class CovidCT(SegmentationDataModule):
         self._tell_unnamed([row.cells["scan"] for row in rows])
         with ThreadPoolExecutor(THREADS) as threads:
             found = [threads.submit(facts_of, scan, mask) for _, scan, mask in pairs]
-            samples, eight_bits = [], set()
+            samples: list[Sample[Path]] = []
+            eight_bits = set[Path]()
             for (row, scan, mask), future in zip(pairs, found, strict=True):
                 try:
                     facts = future.result()

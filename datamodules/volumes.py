@@ -192,14 +192,17 @@ def examined(scan: Path, mask: Path) -> VolumeFacts:
         )
     lung, found = [], set[int]()
     for place in range(labels.depth):
-        values = np.unique(labels.slice(place))
-        if strange := values[~np.isin(values, ANATOMY)].tolist():
+        values = labels.slice(place)
+        known = [values == label for label in ANATOMY]
+        if not np.logical_or.reduce(known).all():
+            strange = values[~np.logical_or.reduce(known)][0]
             raise ValueError(
-                f"{mask}: expected the labels 0 (background), 1 (left lung) and 2 (right lung), got {strange[0]:g} in "
+                f"{mask}: expected the labels 0 (background), 1 (left lung) and 2 (right lung), got {strange:g} in "
                 f"slice {place}"
             )
-        found.update(values.astype(int).tolist())
-        if values[-1] > 0:
+        here = [label for label, pixels in zip(ANATOMY, known, strict=True) if pixels.any()]
+        found.update(here)
+        if here[-1] > 0:
             lung.append(place)
     del labels
     low, high = np.inf, -np.inf

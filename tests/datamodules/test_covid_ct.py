@@ -320,7 +320,7 @@ def test_fingerprints_change_with_what_decides_a_slice(root: Path) -> None:
 @pytest.mark.parametrize("kind", ["disk", "ram"])
 def test_what_a_cache_keeps_is_what_the_files_hold(root: Path, kind: Any) -> None:
     read = []
-    for module in (data(root), data(root, cache=kind)):
+    for module in (data(root, num_workers=1), data(root, cache=kind, num_workers=1)):
         read.append([batch for split in ("train", "adv_test") for batch in module.dataloader_of(split)])
     for plain, kept in zip(*read, strict=True):
         assert plain["id"] == kept["id"]
