@@ -102,20 +102,28 @@ class CovidCT(SegmentationDataModule):
             )
         rows = read_table(table, {"scan": ("ct_scan",), "mask": ("lung_mask",)}, refuse=self.refuse_row)
         pairs = list(self._pairs(rows))
-        self._tell_unnamed([row.cells["scan"] for row in rows])
+        self._tell_unnamed([*(row.cells["scan"] for row in rows), *(name for name, _ in self.bad_rows)])
         with ThreadPoolExecutor(THREADS) as threads:
             found = [threads.submit(facts_of, scan, mask) for _, scan, mask in pairs]
             samples: list[Sample[Path]] = []
-            eight_bits = set[Path]()
+            eight_bits, crossed = set[Path](), list[str]()
             for (row, scan, mask), future in zip(pairs, found, strict=True):
                 try:
                     facts = future.result()
                     self._check_labels(mask, facts)
                 except ValueError as error:
+                    if self.on_bad_sample == "raise":  # without waiting for the other volumes
+                        threads.shutdown(wait=False, cancel_futures=True)
                     self.refuse_row(self._id(scan), f"{row}: {error}")
                     continue
                 samples += self._slices_of(scan, mask, facts)
                 eight_bits |= {scan} if facts.eight_bits else set()
+                crossed += [self._id(scan)] if facts.crossed else []
+        if crossed and self.labels == "left_right":
+            rank_zero_warn(
+                f"{self.root}: the left lung (label 1) lies on the patient's right in {len(crossed)} of {len(pairs)} "
+                f"volumes, first {crossed[0]}: their labels or their axes are not what they are said to be"
+            )
         self._eight_bits = frozenset(eight_bits)
         return sorted(samples, key=lambda sample: sample.id)
 

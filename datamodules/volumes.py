@@ -68,12 +68,14 @@ class VolumeFacts:
         lung: Numbers of the slices whose mask has lung, counted from the feet.
         labels: Labels that the mask holds.
         eight_bits: Whether all values lie from 0 to 255, as no CT in Hounsfield units has them, where air is -1000.
+        crossed: Whether the left lung lies, on average, to the right of the right one.
     """
 
     depth: int
     lung: list[int]
     labels: list[int]
     eight_bits: bool
+    crossed: bool = False
 
 
 def open_volume(path: Path) -> Volume:
@@ -191,6 +193,7 @@ def examined(scan: Path, mask: Path) -> VolumeFacts:
             f"got {got} with the axes {labels.axes}"
         )
     lung, found = [], set[int]()
+    columns = np.zeros((len(ANATOMY), labels.voxels.shape[0]))
     for place in range(labels.depth):
         values = labels.slice(place)
         known = [values == label for label in ANATOMY]
@@ -202,9 +205,11 @@ def examined(scan: Path, mask: Path) -> VolumeFacts:
             )
         here = [label for label, pixels in zip(ANATOMY, known, strict=True) if pixels.any()]
         found.update(here)
+        columns += np.stack([pixels.sum(axis=0) for pixels in known])
         if here[-1] > 0:
             lung.append(place)
     del labels
+    middles = [np.average(np.arange(len(one)), weights=one) if one.any() else np.nan for one in columns]
     low, high = np.inf, -np.inf
     for place in range(volume.depth):
         part = volume.slice(place)
@@ -212,7 +217,8 @@ def examined(scan: Path, mask: Path) -> VolumeFacts:
             wrong = part[~np.isfinite(part)][0]
             raise ValueError(f"{scan}: expected a volume of finite numbers, got {wrong} in slice {place}")
         low, high = min(low, float(part.min())), max(high, float(part.max()))
-    return VolumeFacts(volume.depth, lung, sorted(found), low >= 0 and high <= EIGHT_BITS)
+    crossed = bool(middles[1] < middles[2])  # columns lead to the patient's left; not where a lung is missing
+    return VolumeFacts(volume.depth, lung, sorted(found), low >= 0 and high <= EIGHT_BITS, crossed)
 
 
 def windowed(values: np.ndarray, window: Sequence[float]) -> np.ndarray:

@@ -263,8 +263,9 @@ def test_a_bad_volume_raises_or_is_skipped_and_counted(root: Path, kind: str) ->
     with pytest.raises(ValueError, match=KINDS[kind]) as error:
         data(root)
     assert "\n" not in str(error.value)
-    with pytest.warns(UserWarning, match="skipped 1 of"):
+    with pytest.warns(UserWarning, match="skipped 1 of") as warned:
         module = data(root, on_bad_sample="skip")
+    assert not [one for one in warned if "not in metadata.csv" in str(one.message)]
     assert len(every(module)) == (8 if kind == "twice" else 6) and module.describe()["skipped"] == 1
     assert str(root) not in module.bad_samples[0][1].partition("found")[0].partition(" in ")[0]
 
@@ -288,6 +289,14 @@ def test_a_missing_table_and_bad_arguments(tmp_path: Path, root: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             CovidCT(root, **options)
+
+
+def test_lungs_on_the_wrong_side_are_told(root: Path) -> None:
+    mirrored = np.diag([2.0, 2.0, 5.0, 1.0])
+    for folder, voxels in zip(("ct_scans", "lung_mask"), volume(2), strict=True):
+        write(root / folder / "id2.nii.gz", voxels, mirrored)
+    with pytest.warns(UserWarning, match=r"patient's right in 1 of 4 volumes, first ct_scans/id2.nii.gz: their labels"):
+        data(root)
 
 
 def test_volumes_that_no_row_names_are_told(root: Path) -> None:
