@@ -13,6 +13,7 @@ from datamodules.findings import keep_findings
 from datamodules.measurements import FEATURES, Measurements, grey_of, measure
 from datamodules.near_duplicates import Twins, near_duplicates
 from datamodules.samples import Sample
+from datamodules.transforms import Scene
 from medrobust.results.checks.data import near_duplicate_message, shortcut_message
 from medrobust.results.shortcuts import shortcuts
 
@@ -22,6 +23,7 @@ SHOWN_WITHOUT_CLASSES = 8
 SHOWN_PAIRS = 24
 SHOWN_SIZES = 5
 PICTURE = 176  # pixels of the longer side of a picture
+OUTLINES = ((1.0, 0.6, 0.0), (0.0, 0.8, 1.0), (0.9, 0.3, 0.9), (0.4, 0.9, 0.2))  # colours of the labels from 1 on
 
 
 def describe_data(
@@ -64,6 +66,7 @@ def describe_data(
         "patients": len(set(patients.tolist())),
         "splits": {split: data.summarise(members) for split, members in data.splits.items()},
         "sizes": {**{split: _sizes(images, split) for split in present}, "all": _sizes(images, None)},
+        **({} if images.pixels is None else {"pixels": _pixels(data, images)}),
         "features": FEATURES,
         "shortcuts": rows,
         "near_duplicates": {
@@ -85,6 +88,20 @@ def _targets(data: MedicalDataModule[Any], samples: Sequence[Sample[Any]]) -> np
     if data.task not in ("classification", "multilabel"):
         return None
     return np.array([sample.target for sample in samples], dtype=np.int64)
+
+
+def _pixels(data: MedicalDataModule[Any], images: Measurements) -> dict[str, Any]:
+    """Share of the labelled pixels that each label has in a split, and in how many images it is."""
+    assert images.pixels is not None
+    shares = {}
+    for split in dict.fromkeys(images.splits):
+        counts = images.pixels[[one == split for one in images.splits]]
+        total = max(int(counts.sum()), 1)
+        shares[split] = [
+            {"class": name, "share": int(column.sum()) / total, "images": int((column > 0).sum())}
+            for name, column in zip(data.class_names, counts.T, strict=True)
+        ]
+    return shares
 
 
 def _sizes(images: Measurements, split: str | None) -> dict[str, Any]:
@@ -154,11 +171,12 @@ def _pictures(
     shown = {id for group in description["sheet"] for id in group["ids"]}
     pairs = description["near_duplicates"]["pairs"][:SHOWN_PAIRS]
     shown |= {pair[side]["id"] for pair in pairs for side in ("one", "other")}
-    return {sample.id: _jpeg(data.read_checked(sample).image) for sample in samples if sample.id in shown}
+    return {sample.id: _jpeg(data.read_checked(sample)) for sample in samples if sample.id in shown}
 
 
-def _jpeg(image: np.ndarray) -> bytes:
-    """A small picture of an image ``(H, W, C)`` in [0, 1]."""
+def _jpeg(scene: Scene) -> bytes:
+    """A small picture of an image, with the outlines of the labels of its mask."""
+    image = scene.image if scene.mask is None else _outlined(scene.image, scene.mask)
     height, width = image.shape[:2]
     scale = PICTURE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -167,3 +185,15 @@ def _jpeg(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "JPEG", quality=82)
     return buffer.getvalue()
+
+
+def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """An image in colour with a line inside the edge of each label but the first, as wide as it can be seen."""
+    coloured = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy()
+    width = max(1, round(max(mask.shape) / PICTURE))
+    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    for label in range(1, int(mask.max()) + 1):
+        inside = (mask == label).astype(np.uint8)
+        edge = inside.astype(bool) & (cv2.erode(inside, square, borderType=cv2.BORDER_CONSTANT, borderValue=1) == 0)
+        coloured[edge] = OUTLINES[(label - 1) % len(OUTLINES)]
+    return coloured

@@ -4,14 +4,19 @@ from datamodules.base import MedicalDataModule
 from datamodules.boxes import BoxDataModule, BoxTarget
 from datamodules.chest_xray import ChestXRay
 from datamodules.classification import ClassificationDataModule
+from datamodules.covid_ct import CovidCT
 from datamodules.dermoscopy import HAM10000, ISIC
 from datamodules.fundus import APTOS, KaggleDR
 from datamodules.image_folder import ImageFolder
+from datamodules.kvasir_masks import KvasirMasks
+from datamodules.lesion_masks import HAM10000Masks
+from datamodules.lung_ct import LungCT
 from datamodules.medmnist import MedMNIST, MedMNISTLabels
 from datamodules.multilabel import MultiLabelDataModule
 from datamodules.natural_images import CIFAR10, MNIST, Digits
 from datamodules.nih import NIHChestXRay, NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
+from datamodules.phantom_ct import PhantomCT
 from datamodules.phantom_dermoscopy import PhantomDermoscopy
 from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 from datamodules.samplers import EachImageOnce
@@ -26,12 +31,16 @@ __all__ = [
     "CIFAR10",
     "ChestXRay",
     "ClassificationDataModule",
+    "CovidCT",
     "Digits",
     "EachImageOnce",
     "HAM10000",
+    "HAM10000Masks",
     "ISIC",
     "ImageFolder",
     "KaggleDR",
+    "KvasirMasks",
+    "LungCT",
     "MNIST",
     "MedMNIST",
     "MedMNISTLabels",
@@ -40,6 +49,7 @@ __all__ = [
     "NIHChestXRay",
     "NIHChestXRayLabels",
     "PhantomAPTOS",
+    "PhantomCT",
     "PhantomChestXRay",
     "PhantomDermoscopy",
     "PhantomFundus",

@@ -233,9 +233,7 @@ class MedicalDataModule(SplitLoaders[Target]):
     def _contents_of(self, samples: Sequence[Sample[Target]]) -> dict[str, Content]:
         """What the samples' files hold, by id."""
         reader = self._reader()
-        return ContentReader(kept_hashes(self._identity()), reader.read_checked, reader.files_of, reader.stored)(
-            samples
-        )
+        return ContentReader(kept_hashes(self._identity()), reader.read_checked, reader.files_of, reader.held)(samples)
 
     def _identity(self) -> str:
         """All that decides how files are read."""

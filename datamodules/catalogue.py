@@ -8,13 +8,18 @@ from typing import Any
 
 from datamodules.base import MedicalDataModule
 from datamodules.chest_xray import ChestXRay
+from datamodules.covid_ct import CovidCT
 from datamodules.dermoscopy import HAM10000, ISIC
 from datamodules.fundus import APTOS, KaggleDR
 from datamodules.image_folder import ImageFolder
+from datamodules.kvasir_masks import KvasirMasks
+from datamodules.lesion_masks import HAM10000Masks
+from datamodules.lung_ct import LungCT
 from datamodules.medmnist import MedMNIST, MedMNISTLabels
 from datamodules.natural_images import CIFAR10, MNIST, Digits
 from datamodules.nih import NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
+from datamodules.phantom_ct import PhantomCT
 from datamodules.phantom_dermoscopy import PhantomDermoscopy
 from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 
@@ -154,6 +159,13 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         60000,
         archive=_CIFAR10,
     ),
+    "covid_ct": PublicSet(
+        "COVID-19 CT: 20 volumes of the chest with masks of the lungs, slice by slice",
+        CovidCT,
+        "https://zenodo.org/records/3757476",
+        "metadata.csv, ct_scans/*.nii and lung_mask/*.nii, as Kaggle has them",
+        kaggle=KaggleSource("andrewmvd/covid19-ct-scans", ("metadata.csv", "ct_scans", "lung_mask")),
+    ),
     "digits": PublicSet(
         "scikit-learn's digits, which come with it: a control",
         Digits,
@@ -172,6 +184,14 @@ PUBLIC_SETS: dict[str, PublicSet] = {
             "kmader/skin-cancer-mnist-ham10000",
             ("HAM10000_metadata.csv", "HAM10000_images_part_1", "HAM10000_images_part_2"),
         ),
+    ),
+    "ham10000_masks": PublicSet(
+        "HAM10000 with masks of the lesions",
+        HAM10000Masks,
+        "https://doi.org/10.7910/DVN/DBW86T",
+        "HAM10000_metadata.csv, HAM10000_images_part_{1,2}/*.jpg and "
+        "HAM10000_segmentations_lesion_tschandl/*_segmentation.png",
+        10015,
     ),
     "image_folder": PublicSet(
         "your own images, in a folder for each class",
@@ -192,6 +212,21 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         "trainLabels.csv and train/*.jpeg",
         35126,
         kaggle=KaggleSource("diabetic-retinopathy-detection", _EYEPACS, archives=True),
+    ),
+    "kvasir_masks": PublicSet(
+        "Kvasir-SEG: frames of colonoscopies with masks of the polyps",
+        KvasirMasks,
+        "https://datasets.simula.no/kvasir-seg",
+        "images/*.jpg and masks/*.jpg",
+        1000,
+    ),
+    "lung_ct": PublicSet(
+        "finding lungs in CT: single slices of the chest with masks of the lungs",
+        LungCT,
+        "https://www.kaggle.com/datasets/kmader/finding-lungs-in-ct-data",
+        "2d_images/*.tif and 2d_masks/*.tif",
+        267,
+        kaggle=KaggleSource("kmader/finding-lungs-in-ct-data", ("2d_images", "2d_masks")),
     ),
     "mnist": PublicSet(
         "MNIST: handwritten digits, a control",
@@ -231,6 +266,13 @@ PUBLIC_SETS: dict[str, PublicSet] = {
     ),
     "phantom_chest_xray": PublicSet(
         "generated chest X-rays", PhantomChestXRay, "", PhantomChestXRay.layout, generated=True
+    ),
+    "phantom_ct": PublicSet(
+        "generated chest CT with masks of the lungs in the layout of COVID-19 CT",
+        PhantomCT,
+        "",
+        PhantomCT.layout,
+        generated=True,
     ),
     "phantom_dermoscopy": PublicSet(
         "generated dermoscopic images in the layout of HAM10000",

@@ -30,8 +30,8 @@ class Content(NamedTuple):
     """Hashes of what is read for one sample.
 
     Args:
-        data: 16 hex digits over all of it: the bytes of its files, its pixels where a file holds many images, or what a
-            dataset without such files reads.
+        data: 16 hex digits over all of it: the bytes of its files, its part of them where a file holds many images, or
+            what a dataset without such files reads.
         pixels: 16 hex digits over the decoded image, rounded to eight bits, by which a copy is found whatever its name
             and format; empty for an image of a single colour, and for one that is neither in a file nor stored.
         error: Why the sample cannot be read; empty if it can.
@@ -54,7 +54,7 @@ class ContentReader:
         kept: The file that keeps the hashes; None for none.
         read: Reads a sample, and raises a ValueError that names the file if it cannot.
         files_of: The files that decide a sample.
-        stored: Gives the pixels of a sample whose file holds many; None for none.
+        held: Gives what files that hold many samples hold of one; none for files that hold a single one.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class ContentReader:
         kept: Path | None,
         read: Callable[[Sample[Any]], Scene],
         files_of: Callable[[Sample[Any]], list[Path]],
-        stored: Callable[[Sample[Any]], np.ndarray | None] = lambda sample: None,
+        held: Callable[[Sample[Any]], tuple[np.ndarray, ...]] = lambda sample: (),
     ) -> None:
         """Keep the settings; nothing is read yet."""
-        self.kept, self.read, self.files_of, self.stored = kept, read, files_of, stored
+        self.kept, self.read, self.files_of, self.held = kept, read, files_of, held
 
     def __call__(self, samples: Sequence[Sample[Any]]) -> dict[str, Content]:
         """What samples hold, by id. Every process reads its share, and all of them get all."""
@@ -91,9 +91,9 @@ class ContentReader:
         """Stamp and content of a sample, and whether its files have been left alone for long enough to be kept."""
         now = time.time_ns()
         try:
-            files, pixels = self.files_of(sample), self.stored(sample)
-            if not files and pixels is not None:
-                return "", Content(_stored_hash(pixels), _pixels_hash(self.read(sample).image)), False
+            files = self.files_of(sample)
+            if not files and (held := self.held(sample)):
+                return "", Content(hash_of_arrays(held), _pixels_hash(self.read(sample).image)), False
             if not files or not all(file.is_file() for file in files):
                 return "", Content(_scene_hash(self.read(sample)), ""), False
             stats = [(str(file), file.stat()) for file in files]
@@ -101,7 +101,7 @@ class ContentReader:
             stamp = _short(text.encode())
             if (entry := known.get(sample.id)) and entry[0] == stamp:
                 return stamp, Content(entry[1], entry[2]), True
-            data = str(data_of_files(files)) if pixels is None else _stored_hash(pixels)
+            data = hash_of_arrays(held) if (held := self.held(sample)) else str(data_of_files(files))
             content = Content(data, _pixels_hash(self.read(sample).image))
         except (ValueError, OSError) as error:
             return "", Content("", "", str(error)), False
@@ -194,9 +194,9 @@ def data_of_files(files: Sequence[Path]) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _stored_hash(pixels: np.ndarray) -> str:
-    """Hash of the pixels of one image among many."""
-    return _short(f"{pixels.dtype} {pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
+def hash_of_arrays(arrays: Sequence[np.ndarray]) -> str:
+    """Hash of what files hold of one sample among many, as `Content.data` has it."""
+    return _short(b"".join(f"{one.dtype} {one.shape}".encode() + np.ascontiguousarray(one).tobytes() for one in arrays))
 
 
 def _scene_hash(scene: Scene) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.content import data_of_files
+from datamodules.content import data_of_files, hash_of_arrays
 from datamodules.kept_scenes import KeptScenes
 from datamodules.samplers import rank_and_world
 from datamodules.samples import Sample
@@ -41,8 +41,8 @@ class Reader(Protocol):
         """The files that decide a sample."""
         ...
 
-    def stored(self, sample: Sample[Any]) -> np.ndarray | None:
-        """The pixels of a sample whose file holds many; None for none."""
+    def held(self, sample: Sample[Any]) -> tuple[np.ndarray, ...]:
+        """What files that hold many samples hold of this one; none for files that hold a single one."""
         ...
 
 
@@ -129,7 +129,8 @@ class SquareScenes(Dataset[Scene]):
         """
         scene = self.square(place)
         sample = self.samples[place]
-        now = data_of_files(self.reader.files_of(sample)) if self.reader.stored(sample) is None else None
+        held = self.reader.held(sample)
+        now = hash_of_arrays(held) if held else data_of_files(self.reader.files_of(sample))
         if now is not None and now != self.data[place]:  # what is kept is found again by what the file held
             raise ValueError(f"{sample.path}: expected the image that was there at the start, got another one")
         return scene

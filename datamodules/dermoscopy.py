@@ -81,20 +81,13 @@ class HAM10000(DermoscopyDataModule):
             ValueError: The table has a wrong row; the message names the file and the row.
         """
         root = self.root.absolute()
-        table = next((root / name for name in _HAM_TABLES if (root / name).is_file()), None)
-        folders = sorted(path for path in root.glob(_HAM_IMAGES) if path.is_dir())
-        if table is None or not folders:
-            missing = f"no {_HAM_TABLES[0]}" if table is None else "no folder of images"
-            raise FileNotFoundError(
-                f"{root}: expected HAM10000 as {_HAM_TABLES[0]} and {_HAM_IMAGES}/*.jpg, "
-                f"found {missing if root.is_dir() else 'no folder'}"
-            )
+        table, folders = ham_table_and_images(root)
         rows = read_table(table, {"image": ("image_id",), "lesion": ("lesion_id",), **DX}, refuse=self.refuse_row)
         return samples_of_rows(rows, ImageFiles(root, folders), self._label, self.refuse_row)
 
     def _label(self, row: Row) -> Labelled[int]:
         """Class and lesion."""
-        return Labelled(self.class_of(_diagnosis(row)), row.cells["lesion"])
+        return Labelled(self.class_of(diagnosis_of(row)), row.cells["lesion"])
 
 
 class ISIC(DermoscopyDataModule):
@@ -184,13 +177,30 @@ class ISIC(DermoscopyDataModule):
             if stated.casefold() not in _STATED:
                 raise ValueError(f"expected benign (0) or malignant (1), got {stated!r}")
             return Labelled(_STATED[stated.casefold()], patient)
-        code = _diagnosis(row) if "dx" in row.cells else _only_one(row)
+        code = diagnosis_of(row) if "dx" in row.cells else _only_one(row)
         if code == "scc" and self.classes == "seven":
             return None
         return Labelled(self.class_of(code), patient)
 
 
-def _diagnosis(row: Row) -> str:
+def ham_table_and_images(root: Path) -> tuple[Path, list[Path]]:
+    """The table of HAM10000 and its folders of images.
+
+    Raises:
+        FileNotFoundError: They do not exist.
+    """
+    table = next((root / name for name in _HAM_TABLES if (root / name).is_file()), None)
+    folders = sorted(path for path in root.glob(_HAM_IMAGES) if path.is_dir())
+    if table is None or not folders:
+        missing = f"no {_HAM_TABLES[0]}" if table is None else "no folder of images"
+        raise FileNotFoundError(
+            f"{root}: expected HAM10000 as {_HAM_TABLES[0]} and {_HAM_IMAGES}/*.jpg, "
+            f"found {missing if root.is_dir() else 'no folder'}"
+        )
+    return table, folders
+
+
+def diagnosis_of(row: Row) -> str:
     """The diagnosis that a row names."""
     code = row.cells["dx"].casefold()
     if code not in DIAGNOSES:

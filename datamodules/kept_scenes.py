@@ -3,7 +3,7 @@
 import os
 import struct
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,14 +25,16 @@ class KeptScenes:
     Args:
         path: The file.
         key: 16 characters that name what it holds.
+        places: The scenes to take of it, in this order; None for all.
 
     Raises:
         OSError: There is no such file.
         ValueError: It is not finished, or holds something else.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
+    def __init__(self, path: Path, key: str, places: Sequence[int] | None = None) -> None:
+        self.path, self.key, self.places = path, key, places
+        self._whole: KeptScenes | None = None  # a file in memory lives as long as the one that it was opened by
         self._bytes = np.memmap(path, np.uint8, "r")
         size = len(self._bytes)
         mark, held, count, whole = END.unpack(self._bytes[-END.size :].tobytes()) if size >= END.size else (b"",) * 4
@@ -40,6 +42,15 @@ class KeptScenes:
             raise ValueError(f"{path}: expected the finished scenes {key}")
         rows = self._bytes[size - END.size - 8 * ROW * count : size - END.size]
         self._index = np.frombuffer(rows.tobytes(), np.int64).reshape(count, ROW)
+        if places is not None:
+            self._index = self._index[list(places)]
+
+    def at(self, places: Sequence[int]) -> "KeptScenes":
+        """The scenes at some places, in this order; they share the memory, and must not be chosen from twice."""
+        assert self.places is None
+        chosen = object.__new__(KeptScenes)  # a copy would map the file anew
+        chosen.__dict__ |= vars(self) | {"places": list(places), "_index": self._index[list(places)], "_whole": self}
+        return chosen
 
     def keep_open(self, descriptor: int) -> None:
         """Let a file in memory live as long as this object, so that other processes can open it."""
@@ -47,7 +58,7 @@ class KeptScenes:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What another process opens."""
-        return KeptScenes, (self.path, self.key)
+        return KeptScenes, (self.path, self.key, self.places)
 
     def __len__(self) -> int:
         return len(self._index)

@@ -140,14 +140,18 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
         """The square scenes of samples from the cache; None where there is none, or for a part of a split."""
         if self.cache == "none" or len(samples) != len(self.splits[split]):
             return None
-        key = self._scenes_key(samples)
+        in_order = sorted(samples, key=lambda sample: sample.id)  # a file of many samples is read once
+        key = self._scenes_key(in_order)
         if key not in self._kept:
-            data = [self.contents[sample.id].data for sample in samples]
-            square = SquareScenes(samples, self._reader(), self.transform_for_evaluation(), data)
+            data = [self.contents[sample.id].data for sample in in_order]
+            square = SquareScenes(in_order, self._reader(), self.transform_for_evaluation(), data)
             workers = loader_options(self, self.num_workers)["num_workers"]
             shared = SceneCache(self.cache, key, f"{split} of {self.name}")
             self._kept[key] = shared.scenes(len(samples), lambda: square.in_order(workers), square.fit)
-        return self._kept[key]
+        if (kept := self._kept[key]) is None:
+            return None
+        places = {sample.id: place for place, sample in enumerate(in_order)}
+        return kept.at([places[sample.id] for sample in samples])
 
     def _scenes_key(self, samples: Sequence[Sample[Target]]) -> str:
         """16 hex digits over all that decides square scenes: the content of the files, and how they are read."""

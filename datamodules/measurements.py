@@ -39,6 +39,7 @@ class Measured(NamedTuple):
         features: A number for each of `FEATURES`, NaN where there is none.
         small: Grey image of `SIDE` x `SIDE` pixels, uint8.
         hash: Its perceptual hash; None for an image without any structure.
+        pixels: Number of pixels of each label of its mask; none without a mask.
     """
 
     width: int
@@ -46,6 +47,7 @@ class Measured(NamedTuple):
     features: tuple[float, ...]
     small: np.ndarray
     hash: int | None
+    pixels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Measurements:
         small: Grey images, ``(N, SIDE, SIDE)`` uint8.
         hashes: Perceptual hashes, ``(N,)`` uint64.
         structured: Whether an image has a perceptual hash, ``(N,)``.
+        pixels: Number of pixels of each of the K labels in the masks, ``(N, K)``; None without masks.
     """
 
     samples: Sequence[Sample[Any]]
@@ -71,6 +74,7 @@ class Measurements:
     small: np.ndarray
     hashes: np.ndarray
     structured: np.ndarray
+    pixels: np.ndarray | None = None
 
 
 def measure(data: MedicalDataModule[Any], measured: Callable[[int], Any] = lambda count: None) -> Measurements:
@@ -89,14 +93,21 @@ def measure(data: MedicalDataModule[Any], measured: Callable[[int], Any] = lambd
 
     def one(sample: Sample[Any]) -> Measured:
         own = shared[sample.path] == 1 and sample.path.is_file()
-        return measure_image(grey_of(data, sample), sample.path.stat().st_size if own else None)
+        scene = data.read_checked(sample)
+        measured = measure_image(_grey(scene.image), sample.path.stat().st_size if own else None)
+        if scene.mask is None:
+            return measured
+        labels = scene.mask[scene.mask >= 0]
+        return measured._replace(pixels=tuple(np.bincount(labels, minlength=data.num_classes).tolist()))
 
-    found: list[Measured] = []
+    in_order = sorted(range(len(samples)), key=lambda place: samples[place].id)  # a file of many is read once
+    measurements: dict[int, Measured] = {}
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
         for start in range(0, len(samples), BLOCK):
-            block = samples[start : start + BLOCK]
-            found += threads.map(one, block)
+            block = in_order[start : start + BLOCK]
+            measurements.update(zip(block, threads.map(one, [samples[place] for place in block]), strict=True))
             measured(len(block))
+    found = [measurements[place] for place in range(len(samples))]
     table = np.array([row.features for row in found], dtype=np.float64).reshape(len(found), len(FEATURES))
     return Measurements(
         samples,
@@ -107,12 +118,16 @@ def measure(data: MedicalDataModule[Any], measured: Callable[[int], Any] = lambd
         np.array([row.small for row in found], dtype=np.uint8).reshape(len(found), SIDE, SIDE),
         np.array([row.hash or 0 for row in found], dtype=np.uint64),
         np.array([row.hash is not None for row in found], dtype=bool),
+        np.array([row.pixels for row in found], dtype=np.int64) if found and found[0].pixels else None,
     )
 
 
 def grey_of(data: MedicalDataModule[Any], sample: Sample[Any]) -> np.ndarray:
     """The image of a sample as its file holds it, in grey: ``(H, W)`` float32 in [0, 1]."""
-    image = data.read_checked(sample).image
+    return _grey(data.read_checked(sample).image)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
     return image[:, :, 0] if image.shape[2] == 1 else np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
 
 

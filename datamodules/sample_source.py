@@ -58,6 +58,15 @@ class SampleSource(ABC, Generic[Target]):
         """
         return None
 
+    def held(self, sample: Sample[Target]) -> tuple[np.ndarray, ...]:
+        """All that files which hold many samples hold of this one; none where a sample has files of its own.
+
+        Raises:
+            ValueError: A file cannot be read; the message names it.
+        """
+        pixels = self.stored(sample)
+        return () if pixels is None else (pixels,)
+
     def read(self, sample: Sample[Target]) -> Scene:
         """The image of a sample and what lies on it, as its files hold them.
 

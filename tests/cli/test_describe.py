@@ -137,3 +137,29 @@ def test_the_shortcuts_of_the_real_chest_xrays() -> None:
     known = {"bytes per pixel": 0.91, "sharpness": 0.89, "aspect ratio": 0.87, "black border": 0.82}
     assert {name: found[name] for name in known} == pytest.approx(known, abs=0.02)
     assert not description["near_duplicates"]["pairs"]
+
+
+def test_masks_are_described_by_the_share_of_each_label(call: Call, tmp_path: Path) -> None:
+    for number in range(4):
+        image = np.random.default_rng(number).integers(0, 256, (8, 10), np.uint8)
+        mask = np.zeros((8, 10), np.uint8)
+        mask[: 2 * number] = 255  # shares of 0, 1/4, 1/2 and 3/4
+        for folder, pixels in (("2d_images", image), ("2d_masks", mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{number}.png"), pixels)
+    (tmp_path / "data.yaml").write_text(
+        yaml.safe_dump({"data": {"class_path": "LungCT", "init_args": {"root": str(tmp_path), "test_split": "all"}}})
+    )
+    status, out, err = call("describe", "-c", tmp_path / "data.yaml", "--output", tmp_path / "found")
+    assert status == 0, err
+    assert re.search(r"lung\s+37\.5 % \(3\)", out), out
+    found = json.loads((tmp_path / "found/description.json").read_text())
+    assert found["pixels"] == {
+        "all": [
+            {"class": "background", "share": 0.625, "images": 4},
+            {"class": "lung", "share": 0.375, "images": 3},
+        ]
+    }
+    page = (tmp_path / "found/description.html").read_text()
+    assert "Labels of the pixels" in page and "37.5" in page
+    assert found["sheet"][0]["ids"] and page.count("data:image/jpeg") >= 4

@@ -6,10 +6,26 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from datamodules import CIFAR10, HAM10000, MNIST, ImageFolder, MedicalDataModule, NIHChestXRay, NIHChestXRayLabels
+from datamodules import (
+    CIFAR10,
+    HAM10000,
+    MNIST,
+    CovidCT,
+    HAM10000Masks,
+    ImageFolder,
+    KvasirMasks,
+    LungCT,
+    MedicalDataModule,
+    NIHChestXRay,
+    NIHChestXRayLabels,
+    SegmentationDataModule,
+)
 from datamodules.nih import FINDINGS
+from datamodules.splits import Fractions
 from datamodules.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[3] / "shared/data"
@@ -80,3 +96,57 @@ def test_mnist() -> None:
     # the published numbers of each digit in the test set
     numbers = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
     assert found == {str(digit): number for digit, number in enumerate(numbers)}
+
+
+def set_up_masks(module: SegmentationDataModule) -> dict[str, float]:
+    """Set up; the share of each split's pixels that is marked, once all splits are disjoint by patient."""
+    module.setup()
+    for one, other in itertools.combinations(module.splits.values(), 2):
+        assert not {sample.patient for sample in one} & {sample.patient for sample in other}
+    shares = {}
+    for split, members in module.splits.items():
+        if members:
+            masks = torch.cat([batch["target"] for batch in module.dataloader_of(split)])
+            assert len(masks) == len(members) and set(masks.unique().tolist()) == {0, 1}
+            shares[split] = float((masks > 0).float().mean())
+    return shares
+
+
+def test_covid_ct() -> None:
+    options: dict[str, Any] = {"fractions": Fractions(0.5, 0, 0, 0.5), "image_size": 64, "cache": "none"}
+    module = CovidCT(ROOT / "covid_ct", labels="lung", **options)
+    shares = set_up_masks(module)
+    assert sorted(len(members) for members in module.splits.values()) == [0, 0, 56, 61]
+    assert all(0.05 < share < 0.3 for share in shares.values())
+    for sample in (sample for members in module.splits.values() for sample in members if sample.id.endswith("#040")):
+        scene = module.read_checked(sample)
+        assert scene.mask is not None and scene.image.shape == (128, 128, 1)
+        assert 0.2 < np.median(scene.image[:, :, 0][scene.mask > 0]) < 0.35  # about -850 HU
+        # bone is brightest at the spine, which lies at the back, below
+        bone = (scene.image[:, 48:80, 0] > 0.98).sum(axis=1)
+        rows = np.flatnonzero(scene.mask.any(axis=1))
+        assert rows.mean() < np.average(np.arange(128), weights=bone)
+    with pytest.raises(ValueError, match="do not tell the lungs apart; use labels: lung"):
+        CovidCT(ROOT / "covid_ct", **options).setup()
+    with pytest.raises(ValueError, match=r"expected at least 4 volumes, .* found 2"):
+        CovidCT(ROOT / "covid_ct", labels="lung").setup()
+
+
+def test_lung_ct() -> None:
+    shares = set_up_masks(LungCT(ROOT / "lung_ct_2d", image_size=64))
+    assert len(shares) == 4 and all(0.1 < share < 0.45 for share in shares.values())
+
+
+def test_ham10000_masks() -> None:
+    module = HAM10000Masks(ROOT / "ham10000", image_size=64, limit=30)
+    shares = set_up_masks(module)
+    assert all(0.15 < share < 0.5 for share in shares.values())
+    samples = module.index()
+    assert len(samples) == 1751 and len({sample.patient for sample in samples}) == 1192
+
+
+def test_kvasir_masks() -> None:
+    module = KvasirMasks(ROOT / "kvasir_boxes", image_size=64, limit=30)
+    shares = set_up_masks(module)
+    assert all(0.08 < share < 0.3 for share in shares.values())
+    assert len(module.index()) == 400

@@ -433,3 +433,15 @@ def test_readers_suit_the_machine(
     assert (options["num_workers"], options["persistent_workers"]) == (expected, expected > 0)
     assert options["pin_memory"] == (gpus > 0)
     assert dataset.loader_options(ChestXRay("none"), 2)["num_workers"] == 2
+
+
+def test_scenes_chosen_by_their_places_share_the_memory(tmp_path: Path) -> None:
+    images = [np.full((2, 2, 1), place / 4, np.float32) for place in range(5)]
+    with (tmp_path / "file").open("wb") as file:
+        write_scenes(file, "k" * 16, iter(map(Scene, images)), 5, lambda size: None)
+    whole = KeptScenes(tmp_path / "file", "k" * 16)
+    chosen = whole.at([3, 0, 4])
+    assert len(chosen) == 3 and [float(chosen[place].image.max()) for place in range(3)] == [0.75, 0, 1]
+    assert chosen._bytes is whole._bytes and len(whole) == 5
+    sent = pickle.loads(pickle.dumps(chosen))
+    assert len(sent) == 3 and [float(sent[place].image.max()) for place in range(3)] == [0.75, 0, 1]

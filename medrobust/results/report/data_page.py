@@ -63,6 +63,7 @@ def write_description(
     )
     page = environment.get_template("data.html.j2").render(
         **{name: seen[name] for name in ("name", "task", "patients", "splits", "sizes", "features", "shortcuts")},
+        labels=seen.get("pixels"),
         twins=seen["near_duplicates"],
         flags=seen["flags"],
         sheet=seen["sheet"],

@@ -24,6 +24,8 @@ def console_description(description: Mapping[str, Any], width: int = 80) -> Iter
     """
     yield _splits(description)
     yield _sizes(description)
+    if "pixels" in description:
+        yield _pixels(description)
     if description["shortcuts"]:
         yield _shortcuts(description, width >= 100)
     yield from _near_duplicates(description)
@@ -89,6 +91,17 @@ def _sizes(description: Mapping[str, Any]) -> Table:
         spreads = [" / ".join(map(format_count, sizes[name])) for name in ("width", "height")]
         aspect = " / ".join(f"{value:.2f}" for value in sizes["aspect"])
         table.add_row(split_name(split), *spreads, aspect, str(sizes["different"]))
+    return table
+
+
+def _pixels(description: Mapping[str, Any]) -> Table:
+    """Share of the pixels that each label of the masks has, and in how many images it is."""
+    table = _table("Labels of the pixels", "share of the labelled pixels, and the number of images with the label")
+    splits = description["pixels"]
+    for heading in ("", *map(split_name, splits)):
+        table.add_column(heading, justify="right" if heading else "left", overflow="fold")
+    for rows in zip(*splits.values(), strict=True):
+        table.add_row(Text(rows[0]["class"]), *(f"{format_percent(row['share'])} ({row['images']})" for row in rows))
     return table
 
 
