@@ -5,7 +5,9 @@ from datamodules.boxes import BoxDataModule, BoxTarget
 from datamodules.chest_xray import ChestXRay
 from datamodules.classification import ClassificationDataModule
 from datamodules.dermoscopy import HAM10000, ISIC
+from datamodules.endoscopy import Endoscopy
 from datamodules.fundus import APTOS, KaggleDR
+from datamodules.ham10000_boxes import HAM10000Boxes
 from datamodules.image_folder import ImageFolder
 from datamodules.medmnist import MedMNIST, MedMNISTLabels
 from datamodules.multilabel import MultiLabelDataModule
@@ -13,6 +15,7 @@ from datamodules.natural_images import CIFAR10, MNIST, Digits
 from datamodules.nih import NIHChestXRay, NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
 from datamodules.phantom_dermoscopy import PhantomDermoscopy
+from datamodules.phantom_endoscopy import PhantomEndoscopy
 from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 from datamodules.samplers import EachImageOnce
 from datamodules.samples import Sample
@@ -28,7 +31,9 @@ __all__ = [
     "ClassificationDataModule",
     "Digits",
     "EachImageOnce",
+    "Endoscopy",
     "HAM10000",
+    "HAM10000Boxes",
     "ISIC",
     "ImageFolder",
     "KaggleDR",
@@ -42,6 +47,7 @@ __all__ = [
     "PhantomAPTOS",
     "PhantomChestXRay",
     "PhantomDermoscopy",
+    "PhantomEndoscopy",
     "PhantomFundus",
     "Sample",
     "Scene",

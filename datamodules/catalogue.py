@@ -9,13 +9,16 @@ from typing import Any
 from datamodules.base import MedicalDataModule
 from datamodules.chest_xray import ChestXRay
 from datamodules.dermoscopy import HAM10000, ISIC
+from datamodules.endoscopy import LAYOUT, Endoscopy
 from datamodules.fundus import APTOS, KaggleDR
+from datamodules.ham10000_boxes import MASKS, HAM10000Boxes
 from datamodules.image_folder import ImageFolder
 from datamodules.medmnist import MedMNIST, MedMNISTLabels
 from datamodules.natural_images import CIFAR10, MNIST, Digits
 from datamodules.nih import NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
 from datamodules.phantom_dermoscopy import PhantomDermoscopy
+from datamodules.phantom_endoscopy import PhantomEndoscopy
 from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 
 
@@ -162,6 +165,12 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         1797,
         generated=True,
     ),
+    "ead2019": PublicSet(
+        "EAD-2019: endoscopic frames with boxes of seven kinds of artefacts, or other boxes in its layout",
+        Endoscopy,
+        "https://ead2019.grand-challenge.org/Data",
+        LAYOUT,
+    ),
     "ham10000": PublicSet(
         "HAM10000: dermoscopic images of skin lesions in seven classes",
         HAM10000,
@@ -172,6 +181,13 @@ PUBLIC_SETS: dict[str, PublicSet] = {
             "kmader/skin-cancer-mnist-ham10000",
             ("HAM10000_metadata.csv", "HAM10000_images_part_1", "HAM10000_images_part_2"),
         ),
+    ),
+    "ham10000_boxes": PublicSet(
+        "HAM10000 with the boxes of its lesions' masks",
+        HAM10000Boxes,
+        "https://doi.org/10.7910/DVN/DBW86T",
+        f"HAM10000_metadata.csv, HAM10000_images_part_{{1,2}}/*.jpg and {MASKS}/*_segmentation.png",
+        10015,
     ),
     "image_folder": PublicSet(
         "your own images, in a folder for each class",
@@ -237,6 +253,13 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         PhantomDermoscopy,
         "",
         PhantomDermoscopy.layout,
+        generated=True,
+    ),
+    "phantom_endoscopy": PublicSet(
+        "generated endoscopic frames with boxes of artefacts in the layout of EAD-2019",
+        PhantomEndoscopy,
+        "",
+        PhantomEndoscopy.layout,
         generated=True,
     ),
     "phantom_fundus": PublicSet(
