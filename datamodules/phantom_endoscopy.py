@@ -15,6 +15,7 @@ from datamodules.mucosa import draw_organ, draw_view, photograph
 VERSION = 1
 QUALITY = 92
 OF_A_VIDEO = 6  # frames
+LEAST = 48  # frames: fewer videos leave splits empty
 
 
 class PhantomEndoscopy(GeneratedSet[Path | None], Endoscopy):
@@ -30,7 +31,7 @@ class PhantomEndoscopy(GeneratedSet[Path | None], Endoscopy):
     Args:
         root: Folder to generate into: absent, empty, or an earlier phantom set, which is replaced if its parameters
             differ.
-        frames: Number of frames, at least 24.
+        frames: Number of frames, at least 48.
         clean: Share of the frames without any artefact, at least 0 and below 1.
         side: Height of the written frames, in pixels, at least 64; some are 5/4 as wide.
         generator_seed: Another seed gives other videos.
@@ -54,8 +55,8 @@ class PhantomEndoscopy(GeneratedSet[Path | None], Endoscopy):
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
-        if frames < 4 * OF_A_VIDEO:
-            raise ValueError(f"frames is at least {4 * OF_A_VIDEO}, got {frames}")
+        if frames < LEAST:
+            raise ValueError(f"frames is at least {LEAST}, got {frames}")
         if not 0 <= clean < 1:
             raise ValueError(f"clean is a share, at least 0 and below 1, got {clean}")
         if side < 64:
