@@ -13,6 +13,7 @@ from datamodules.findings import keep_findings
 from datamodules.measurements import FEATURES, Measurements, grey_of, measure
 from datamodules.near_duplicates import Twins, near_duplicates
 from datamodules.samples import Sample
+from datamodules.transforms import Scene
 from medrobust.results.checks.data import near_duplicate_message, shortcut_message
 from medrobust.results.shortcuts import shortcuts
 
@@ -22,6 +23,10 @@ SHOWN_WITHOUT_CLASSES = 8
 SHOWN_PAIRS = 24
 SHOWN_SIZES = 5
 PICTURE = 176  # pixels of the longer side of a picture
+BOXES = (  # colours of the classes of boxes
+    *((1.0, 0.6, 0.0), (0.0, 0.8, 1.0), (0.9, 0.3, 0.9), (0.4, 0.9, 0.2)),
+    *((1.0, 1.0, 0.2), (0.3, 0.4, 1.0), (1.0, 1.0, 1.0), (1.0, 0.2, 0.2)),
+)
 
 
 def describe_data(
@@ -154,11 +159,12 @@ def _pictures(
     shown = {id for group in description["sheet"] for id in group["ids"]}
     pairs = description["near_duplicates"]["pairs"][:SHOWN_PAIRS]
     shown |= {pair[side]["id"] for pair in pairs for side in ("one", "other")}
-    return {sample.id: _jpeg(data.read_checked(sample).image) for sample in samples if sample.id in shown}
+    return {sample.id: _jpeg(data.read_checked(sample)) for sample in samples if sample.id in shown}
 
 
-def _jpeg(image: np.ndarray) -> bytes:
-    """A small picture of an image ``(H, W, C)`` in [0, 1]."""
+def _jpeg(scene: Scene) -> bytes:
+    """A small picture of an image, with its boxes."""
+    image = scene.image if scene.boxes is None else _boxed(scene)
     height, width = image.shape[:2]
     scale = PICTURE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -167,3 +173,16 @@ def _jpeg(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "JPEG", quality=82)
     return buffer.getvalue()
+
+
+def _boxed(scene: Scene) -> np.ndarray:
+    """An image in colour with its boxes, as wide as they can be seen."""
+    assert scene.boxes is not None
+    assert scene.labels is not None
+    image = scene.image
+    coloured = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy()
+    width = max(1, round(max(image.shape[:2]) / PICTURE))
+    for box, label in zip(np.rint(scene.boxes).astype(int).tolist(), scene.labels.tolist(), strict=True):
+        x1, y1, x2, y2 = box
+        cv2.rectangle(coloured, (x1, y1), (x2 - 1, y2 - 1), BOXES[label % len(BOXES)], width)
+    return coloured
