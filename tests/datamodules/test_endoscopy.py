@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import Endoscopy
+from datamodules import Endoscopy, samplers
 from datamodules.endoscopy import ARTEFACTS, video_of
 from datamodules.splits import Fractions
 from datamodules.transforms import Augmentation
@@ -281,6 +281,19 @@ def test_batches_of_a_worker_and_a_cache_are_those_of_the_files(root: Path) -> N
     torch.manual_seed(3)
     for ours, theirs in zip(plain.train_dataloader(), kept.train_dataloader(), strict=True):
         assert_same(ours, theirs)
+
+
+def test_several_ranks_get_each_frame_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = data(root)
+    alone, dealt = targets(module), {}
+    for rank in range(2):
+        monkeypatch.setattr(samplers, "rank_and_world", lambda rank=rank: (rank, 2))
+        mine = targets(module)
+        assert not dealt.keys() & mine.keys() and len(mine) in (2, 4)  # 3 frames of each split
+        dealt |= mine
+    assert dealt.keys() == alone.keys()
+    for id, one in dealt.items():
+        torch.testing.assert_close(one, alone[id])
 
 
 def test_splits_are_exported_and_read_back(root: Path, tmp_path: Path) -> None:
