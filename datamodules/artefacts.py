@@ -19,7 +19,7 @@ MOST = 7  # artefacts of a frame
 TRIES = 12  # places that are tried for an artefact before it is left out
 VISIBLE = 0.5  # an artefact is where it has at least so much of its strength
 WHOLE = 0.85  # share of an artefact that has to lie inside the field of view
-SHARED = 0.12  # largest share of an artefact's box that another one's may cover
+SHARED = 0.3  # largest share of an artefact's box that another one's may cover
 LEAST = 0.035  # sides of the smallest box, in heights of the frame
 
 
@@ -94,16 +94,17 @@ def _ellipse(view: View, random: np.random.Generator, least: float, most: float,
 
 def _specularity(view: View, random: np.random.Generator) -> Artefact:
     """A small white mirror image of the lamp, with a hard edge and a faint halo."""
-    outside = _ellipse(view, random, 0.045, 0.13, 0.35)
+    outside = _ellipse(view, random, 0.035, 0.13, 0.35)
     spot = soft_edge(outside, 0.05)
-    halo = 0.35 * np.exp(-3 * np.clip(outside, 0, 10))
+    halo = random.uniform(0.1, 0.4) * np.exp(-3 * np.clip(outside, 0, 10))
     return spot, lambda image: tint(tint(image, halo, (1.0, 0.9, 0.88)), spot, (1.06, 1.06, 1.04))
 
 
 def _saturation(view: View, random: np.random.Generator) -> Artefact:
     """A large region with too much light, white in the middle and fading at its soft edge."""
     glare = soft_edge(_ellipse(view, random, 0.2, 0.48, 0.35), 0.13)
-    added = glare[..., None] * np.array([0.62, 0.66, 0.58], np.float32)
+    power = random.uniform(0.45, 1.0)
+    added = glare[..., None] * np.array([0.62 * power, 0.66 * power, 0.58 * power], np.float32)
     return glare, lambda image: image * (1 + 0.5 * glare[..., None]) + added
 
 
@@ -113,16 +114,17 @@ def _artifact(view: View, random: np.random.Generator) -> Artefact:
     patch = soft_edge(outside, 0.05)
     if random.random() < 0.3:
         speckle = np.clip(1 + 0.25 * smooth_noise(random, outside.shape, (40,)), 0.4, 1.4)
-        flake = np.array([0.68, 0.62, 0.24], np.float32) * speckle[..., None]
+        green, blue = random.uniform(0.42, 0.62), random.uniform(0.14, 0.30)
+        flake = np.array([random.uniform(0.5, 0.7), green, blue], np.float32) * speckle[..., None]
         rim = 0.6 * patch * soft_edge(np.abs(outside + 0.08) - 0.05, 0.05)
         return patch, lambda image: tint(image + patch[..., None] * (flake - image), rim, (0.24, 0.20, 0.06))
-    turn, count = random.uniform(0, math.pi), random.uniform(6, 9)
+    turn, count, strength = random.uniform(0, math.pi), random.uniform(6, 9), random.uniform(0.35, 0.7)
     phase = 2 * math.pi * count * (view.x * math.cos(turn) + view.y * math.sin(turn))
-    green, purple = (0.7 * patch * (0.5 + 0.5 * np.cos(phase + shift)) ** 3 for shift in (0, math.pi))
+    first, second = (strength * patch * (0.5 + 0.5 * np.cos(phase + shift)) ** 3 for shift in (0, math.pi))
 
     def paint(image: Array) -> Array:
-        image = tint(image, 0.3 * patch, (0.6, 0.55, 0.6))
-        return tint(tint(image, green, (0.35, 1.0, 0.45)), purple, (0.95, 0.35, 0.95))
+        image = tint(image, 0.4 * strength * patch, (0.6, 0.55, 0.6))
+        return tint(tint(image, first, (0.35, 1.0, 0.45)), second, (0.95, 0.35, 0.95))
 
     return patch, paint
 
@@ -130,13 +132,13 @@ def _artifact(view: View, random: np.random.Generator) -> Artefact:
 def _blur(view: View, random: np.random.Generator) -> Artefact:
     """A region out of focus, or smeared by a movement, behind a haze."""
     patch = soft_edge(_ellipse(view, random, 0.28, 0.55, 0.2), 0.07)
-    side, haze = len(patch), np.float32(random.uniform(0.15, 0.3))
+    side, haze = len(patch), np.float32(random.uniform(0.06, 0.24))
     spread, turn = side * random.uniform(0.025, 0.045), random.uniform(0, 180)
     length = 2 * round(side * random.uniform(0.06, 0.1)) + 1 if random.random() < 0.5 else 0
 
     def paint(image: Array) -> Array:
         if length:
-            line = np.zeros((length, length), np.float32)
+            line: Array = np.zeros((length, length), np.float32)
             line[length // 2] = 1
             turned = cv2.getRotationMatrix2D((length // 2, length // 2), turn, 1)
             line = cv2.warpAffine(line, turned, (length, length))
@@ -151,13 +153,13 @@ def _blur(view: View, random: np.random.Generator) -> Artefact:
 
 def _contrast(view: View, random: np.random.Generator) -> Artefact:
     """A region that the lamp does not reach."""
-    patch, left = soft_edge(_ellipse(view, random, 0.2, 0.5, 0.3), 0.15), random.uniform(0.06, 0.2)
+    patch, left = soft_edge(_ellipse(view, random, 0.2, 0.5, 0.3), 0.15), random.uniform(0.08, 0.32)
     return patch, lambda image: np.asarray(image * (1 - (1 - left) * patch[..., None]))
 
 
 def _bubbles(view: View, random: np.random.Generator) -> Artefact:
     """A group of bubbles: bright rims around clear insides, each with a reflection."""
-    (left, top), spread = _place(view, random), random.uniform(0.05, 0.2)
+    (left, top), spread, clear = _place(view, random), random.uniform(0.05, 0.2), random.uniform(0.5, 1.0)
     parts = []
     for _ in range(2 + round(45 * spread * random.uniform(0.6, 1.2))):
         size = random.uniform(0.035, 0.075)
@@ -171,7 +173,7 @@ def _bubbles(view: View, random: np.random.Generator) -> Artefact:
         for dx, dy, radius in parts:
             image = tint(image, 0.3 * soft_edge(radius - 1, 0.08), (0.55, 0.42, 0.40))
             rim = soft_edge(np.abs(radius - 0.88) - 0.12, 0.06) * np.clip(0.56 - 0.19 * dy, 0.3, 0.8)
-            image = tint(image, rim, (0.96, 0.93, 0.90))
+            image = tint(image, clear * rim, (0.96, 0.93, 0.90))
             image = tint(image, soft_edge(np.hypot(dx + 0.3, dy + 0.35) - 0.22, 0.06), (1.05, 1.05, 1.05))
         return image
 

@@ -77,7 +77,7 @@ def draw_view(organ: Organ, random: np.random.Generator, side: int) -> View:
     x, y = np.meshgrid(*axes)
     angle, away = random.uniform(0, 2 * np.pi), random.uniform(0.1, 1.5)
     lumen = away * math.cos(angle), away * math.sin(angle)
-    image = np.asarray(organ.colour, np.float32) * np.ones((*shape, 1), np.float32)
+    image: Array = np.asarray(organ.colour, np.float32) * np.ones((*shape, 1), np.float32)
     blush = 0.08 * smooth_noise(random, shape, (3, 6))
     image = image * (1 + blush[..., None] * np.array([0.4, 1.0, 1.0], np.float32))
     image = _vessels(image, organ, random)
@@ -144,7 +144,7 @@ def _folds(organ: Organ, random: np.random.Generator, x: Array, y: Array) -> Arr
     shadow = np.exp(-9 * ramp) * soft_edge(0.015 - ramp, 0.006)
     strength = random.uniform(0.4, 1.0)
     relief = 1 + strength * (0.24 * (ramp - 0.5) + 0.10 * rim - 0.28 * shadow)
-    dim = 1 - 0.55 * soft_edge(radius - random.uniform(0.12, 0.3), 0.12)
+    dim = 1 - random.uniform(0.4, 0.7) * soft_edge(radius - random.uniform(0.12, 0.3), 0.12)
     return np.asarray(relief * dim, np.float32)
 
 
@@ -172,8 +172,8 @@ def _light(random: np.random.Generator, x: Array, y: Array) -> Array:
 
 def _sheen(image: Array, random: np.random.Generator) -> Array:
     """Pale, soft reflections of a wet surface, which are no artefacts."""
-    wet = soft_edge(1.7 - smooth_noise(random, image.shape, (7, 12)), 0.15)
-    return tint(image, random.uniform(0.05, 0.25) * wet, (0.95, 0.85, 0.82))
+    wet = soft_edge(1.6 - smooth_noise(random, image.shape, (9, 16)), 0.12)
+    return tint(image, random.uniform(0.05, 0.45) * wet, (0.95, 0.85, 0.82))
 
 
 def _field(organ: Organ, x: Array, y: Array) -> Array:

@@ -14,8 +14,8 @@ from datamodules.mucosa import draw_organ, draw_view, photograph
 
 VERSION = 1
 QUALITY = 92
-OF_A_VIDEO = 6  # frames
-LEAST = 48  # frames: fewer videos leave splits empty
+OF_A_VIDEO = 4  # frames
+LEAST = 60  # frames: fewer videos leave splits empty
 
 
 class PhantomEndoscopy(GeneratedSet[Path | None], Endoscopy):
@@ -24,14 +24,14 @@ class PhantomEndoscopy(GeneratedSet[Path | None], Endoscopy):
     Mucosa has folds around a lumen, vessels, pits, polyps, moist sheens and the field of view, light and writing of its
     endoscope. On it lie, in any number up to seven, specular spots, saturation, colour fringes and flakes of debris,
     blur, regions without light, groups of bubbles, and instruments; each box is the smallest around what the field of
-    view shows of its artefact. Six frames are of one video, whose name they carry: they share the mucosa's colours and
+    view shows of its artefact. Four frames are of one video, whose name they carry: they share the mucosa's colours and
     the endoscope, and show different places. An image depends on the generator's seed, its video and its number alone.
     Accuracies on phantoms say something about the code, nothing about medicine.
 
     Args:
         root: Folder to generate into: absent, empty, or an earlier phantom set, which is replaced if its parameters
             differ.
-        frames: Number of frames, at least 48.
+        frames: Number of frames, at least 60.
         clean: Share of the frames without any artefact, at least 0 and below 1.
         side: Height of the written frames, in pixels, at least 64; some are 5/4 as wide.
         generator_seed: Another seed gives other videos.

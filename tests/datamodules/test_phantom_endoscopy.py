@@ -14,7 +14,7 @@ from datamodules.artefacts import _KINDS, draw_artefacts
 from datamodules.endoscopy import ARTEFACTS
 from datamodules.mucosa import draw_organ, draw_view
 
-SMALL = {"frames": 48, "side": 64, "image_size": 64}
+SMALL = {"frames": 60, "side": 64, "image_size": 64}
 
 
 def phantoms(root: Path, **options: Any) -> PhantomEndoscopy:
@@ -26,7 +26,7 @@ def phantoms(root: Path, **options: Any) -> PhantomEndoscopy:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 frames of 64 pixels."""
+    """60 frames of 64 pixels."""
     return phantoms(tmp_path_factory.mktemp("phantom") / "set").root
 
 
@@ -38,14 +38,14 @@ def files(root: Path) -> dict[str, bytes]:
 
 def test_the_layout(root: Path) -> None:
     found = files(root)
-    names = [f"trainingData_detection/V{n // 6:04d}_{n % 6:05d}" for n in range(48)]
+    names = [f"trainingData_detection/V{n // 4:04d}_{n % 4:05d}" for n in range(60)]
     assert set(found) == {"class_list.txt", *(f"{name}{suffix}" for name in names for suffix in (".jpg", ".txt"))}
     assert found["class_list.txt"].decode().split() == list(ARTEFACTS)
-    assert json.loads((root / "phantom.json").read_text())["images"] == 48
+    assert json.loads((root / "phantom.json").read_text())["images"] == 60
     data = PhantomEndoscopy(root, **SMALL)
     data.setup()
-    assert {s.patient for members in data.splits.values() for s in members} == {f"V{n:04d}" for n in range(8)}
-    assert data.describe()["generator"]["frames"] == 48 and data.complete()
+    assert {s.patient for members in data.splits.values() for s in members} == {f"V{n:04d}" for n in range(15)}
+    assert data.describe()["generator"]["frames"] == 60 and data.complete()
     plain = Endoscopy(root, image_size=64)  # which reads them as any set of this layout
     plain.setup()
     assert {k: [s.id for s in v] for k, v in plain.splits.items()} == {
@@ -55,7 +55,7 @@ def test_the_layout(root: Path) -> None:
 
 def test_frames_depend_on_what_they_show_alone(root: Path, tmp_path: Path) -> None:
     one = files(root)
-    more = files(phantoms(tmp_path / "more", frames=50).root)
+    more = files(phantoms(tmp_path / "more", frames=62).root)
     assert one.items() <= more.items() and len(more) == len(one) + 4
     other = files(phantoms(tmp_path / "seed", generator_seed=1).root)
     assert all(content != one[name] for name, content in other.items() if name.endswith(".jpg"))
@@ -79,7 +79,7 @@ def test_generated_once_and_again_when_something_is_missing(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"frames": 47}, "frames is at least 48, got 47"),
+        ({"frames": 59}, "frames is at least 60, got 59"),
         ({"clean": 1.0}, "clean is a share, at least 0 and below 1, got 1.0"),
         ({"side": 63}, "side is at least 64 pixels, got 63"),
     ],
