@@ -23,7 +23,10 @@ SHOWN_WITHOUT_CLASSES = 8
 SHOWN_PAIRS = 24
 SHOWN_SIZES = 5
 PICTURE = 176  # pixels of the longer side of a picture
-OUTLINES = ((1.0, 0.6, 0.0), (0.0, 0.8, 1.0), (0.9, 0.3, 0.9), (0.4, 0.9, 0.2))  # colours of the labels from 1 on
+COLOURS = (  # of the labels of masks from 1 on, and of the classes of boxes
+    *((1.0, 0.6, 0.0), (0.0, 0.8, 1.0), (0.9, 0.3, 0.9), (0.4, 0.9, 0.2)),
+    *((1.0, 1.0, 0.2), (0.3, 0.4, 1.0), (1.0, 1.0, 1.0), (1.0, 0.2, 0.2)),
+)
 
 
 def describe_data(
@@ -175,8 +178,12 @@ def _pictures(
 
 
 def _jpeg(scene: Scene) -> bytes:
-    """A small picture of an image, with the outlines of the labels of its mask."""
-    image = scene.image if scene.mask is None else _outlined(scene.image, scene.mask)
+    """A small picture of an image, with the outlines of the labels of its mask, or with its boxes."""
+    image = scene.image
+    if scene.mask is not None:
+        image = _outlined(image, scene.mask)
+    elif scene.boxes is not None:
+        image = _boxed(scene)
     height, width = image.shape[:2]
     scale = PICTURE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -195,5 +202,18 @@ def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     for label in range(1, int(mask.max()) + 1):
         inside = (mask == label).astype(np.uint8)
         edge = inside.astype(bool) & (cv2.erode(inside, square, borderType=cv2.BORDER_CONSTANT, borderValue=1) == 0)
-        coloured[edge] = OUTLINES[(label - 1) % len(OUTLINES)]
+        coloured[edge] = COLOURS[(label - 1) % len(COLOURS)]
+    return coloured
+
+
+def _boxed(scene: Scene) -> np.ndarray:
+    """An image in colour with its boxes, as wide as they can be seen."""
+    assert scene.boxes is not None
+    assert scene.labels is not None
+    image = scene.image
+    coloured = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy()
+    width = max(1, round(max(image.shape[:2]) / PICTURE))
+    for box, label in zip(np.rint(scene.boxes).astype(int).tolist(), scene.labels.tolist(), strict=True):
+        x1, y1, x2, y2 = box
+        cv2.rectangle(coloured, (x1, y1), (x2 - 1, y2 - 1), COLOURS[label % len(COLOURS)], width)
     return coloured

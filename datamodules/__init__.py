@@ -6,7 +6,9 @@ from datamodules.chest_xray import ChestXRay
 from datamodules.classification import ClassificationDataModule
 from datamodules.covid_ct import CovidCT
 from datamodules.dermoscopy import HAM10000, ISIC
+from datamodules.endoscopy import Endoscopy
 from datamodules.fundus import APTOS, KaggleDR
+from datamodules.ham10000_boxes import HAM10000Boxes
 from datamodules.image_folder import ImageFolder
 from datamodules.kvasir_masks import KvasirMasks
 from datamodules.lesion_masks import HAM10000Masks
@@ -18,6 +20,7 @@ from datamodules.nih import NIHChestXRay, NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
 from datamodules.phantom_ct import PhantomCT
 from datamodules.phantom_dermoscopy import PhantomDermoscopy
+from datamodules.phantom_endoscopy import PhantomEndoscopy
 from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 from datamodules.samplers import EachImageOnce
 from datamodules.samples import Sample
@@ -34,7 +37,9 @@ __all__ = [
     "CovidCT",
     "Digits",
     "EachImageOnce",
+    "Endoscopy",
     "HAM10000",
+    "HAM10000Boxes",
     "HAM10000Masks",
     "ISIC",
     "ImageFolder",
@@ -52,6 +57,7 @@ __all__ = [
     "PhantomCT",
     "PhantomChestXRay",
     "PhantomDermoscopy",
+    "PhantomEndoscopy",
     "PhantomFundus",
     "Sample",
     "Scene",

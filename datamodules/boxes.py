@@ -1,5 +1,6 @@
 """Datasets of box detection: the boxes of objects in each image."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -125,6 +126,26 @@ class BoxDataModule(MedicalDataModule[Any]):
     def batch_targets(self, targets: Sequence[BoxTarget]) -> list[BoxTarget]:
         """The list of N targets: images differ in their number of boxes."""
         return list(targets)
+
+    def labels_of(self, sample: Sample[Any]) -> Sequence[int] | None:
+        """Classes of a sample's boxes, where they are known before its image is read; None where they are not.
+
+        By default those of a target that is a list of boxes.
+        """
+        return [int(row[0]) for row in sample.target] if isinstance(sample.target, list | tuple) else None
+
+    def summarise(self, samples: Sequence[Sample[Any]]) -> dict[str, Any]:
+        """Numbers of images and patients and, where `labels_of` tells, of boxes of each class and images without any.
+
+        Ready for JSON. The boxes are those of the files: a crop to a square may leave fewer.
+        """
+        known = [self.labels_of(sample) for sample in samples]
+        counted = super().summarise(samples)
+        if not all(labels is not None for labels in known):
+            return counted
+        counts = Counter(label for labels in known for label in labels or ())
+        boxes = {name: counts[label] for label, name in enumerate(self.class_names)}
+        return counted | {"boxes": boxes, "without_box": sum(not labels for labels in known)}
 
     def target_settings(self) -> list[Any]:
         """The names of the classes, and the visible share below which a box is dropped."""

@@ -10,7 +10,9 @@ from datamodules.base import MedicalDataModule
 from datamodules.chest_xray import ChestXRay
 from datamodules.covid_ct import CovidCT
 from datamodules.dermoscopy import HAM10000, ISIC
+from datamodules.endoscopy import LAYOUT, Endoscopy
 from datamodules.fundus import APTOS, KaggleDR
+from datamodules.ham10000_boxes import MASKS, HAM10000Boxes
 from datamodules.image_folder import ImageFolder
 from datamodules.kvasir_masks import KvasirMasks
 from datamodules.lesion_masks import HAM10000Masks
@@ -21,6 +23,7 @@ from datamodules.nih import NIHChestXRayLabels
 from datamodules.phantom import PhantomChestXRay
 from datamodules.phantom_ct import PhantomCT
 from datamodules.phantom_dermoscopy import PhantomDermoscopy
+from datamodules.phantom_endoscopy import PhantomEndoscopy
 from datamodules.phantom_fundus import PhantomAPTOS, PhantomFundus
 
 
@@ -174,6 +177,12 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         1797,
         generated=True,
     ),
+    "ead2019": PublicSet(
+        "EAD-2019: endoscopic frames with boxes of seven kinds of artefacts, or other boxes in its layout",
+        Endoscopy,
+        "https://ead2019.grand-challenge.org/Data",
+        LAYOUT,
+    ),
     "ham10000": PublicSet(
         "HAM10000: dermoscopic images of skin lesions in seven classes",
         HAM10000,
@@ -191,6 +200,13 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         "https://doi.org/10.7910/DVN/DBW86T",
         "HAM10000_metadata.csv, HAM10000_images_part_{1,2}/*.jpg and "
         "HAM10000_segmentations_lesion_tschandl/*_segmentation.png",
+        10015,
+    ),
+    "ham10000_boxes": PublicSet(
+        "HAM10000 with the boxes of its lesions' masks",
+        HAM10000Boxes,
+        "https://doi.org/10.7910/DVN/DBW86T",
+        f"HAM10000_metadata.csv, HAM10000_images_part_{{1,2}}/*.jpg and {MASKS}/*_segmentation.png",
         10015,
     ),
     "image_folder": PublicSet(
@@ -279,6 +295,13 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         PhantomDermoscopy,
         "",
         PhantomDermoscopy.layout,
+        generated=True,
+    ),
+    "phantom_endoscopy": PublicSet(
+        "generated endoscopic frames with boxes of artefacts in the layout of EAD-2019",
+        PhantomEndoscopy,
+        "",
+        PhantomEndoscopy.layout,
         generated=True,
     ),
     "phantom_fundus": PublicSet(

@@ -67,6 +67,9 @@ class Augmentation:
         horizontal_flip: Probability of a mirror image, in [0, 1].
         brightness: Largest change of brightness, in units of the [0, 1] image range, in [0, 1].
         contrast: Largest relative change of contrast, in [0, 1].
+        vertical_flip: Probability of an image that is upside down, in [0, 1]: for images without a top.
+        saturation: Largest relative change of how far colours are from grey, in [0, 1]. Grey images stay as they are.
+        hue: Largest turn of all colours to either side, as a part of the whole circle of hues, in [0, 0.5].
 
     Raises:
         ValueError: A value lies outside its range.
@@ -78,6 +81,9 @@ class Augmentation:
     horizontal_flip: float = 0.5
     brightness: float = 0.0
     contrast: float = 0.0
+    vertical_flip: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rotation <= 180:
@@ -85,9 +91,11 @@ class Augmentation:
         for name in ("shift", "scale"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a fraction, at least 0 and below 1, got {getattr(self, name)}")
-        for name in ("horizontal_flip", "brightness", "contrast"):
+        for name in ("horizontal_flip", "brightness", "contrast", "vertical_flip", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue is a part of the circle of hues, from 0 to 0.5, got {self.hue}")
 
 
 class _Pipeline:
@@ -158,6 +166,8 @@ def training_transform(
     steps = _square(image_size, resize)
     if options.horizontal_flip:
         steps.append(A.HorizontalFlip(p=options.horizontal_flip))
+    if options.vertical_flip:
+        steps.append(A.VerticalFlip(p=options.vertical_flip))
     if options.rotation or options.shift or options.scale:
         steps.append(
             A.Affine(
@@ -178,6 +188,9 @@ def training_transform(
                 p=1.0,
             )
         )
+    if options.saturation or options.hue:
+        saturation, hue = (1 - options.saturation, 1 + options.saturation), (-options.hue, options.hue)
+        steps.append(A.ColorJitter(brightness=(1, 1), contrast=(1, 1), saturation=saturation, hue=hue, p=1.0))
     return _Pipeline(steps, least_visible)
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from cli.description import describe_data
 from cli.prepare import main
-from datamodules import ChestXRay, ImageFolder
+from datamodules import ChestXRay, Endoscopy, ImageFolder
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/chest_xray"
 Call = Callable[..., tuple[int, str, str]]
@@ -163,3 +163,36 @@ def test_masks_are_described_by_the_share_of_each_label(call: Call, tmp_path: Pa
     page = (tmp_path / "found/description.html").read_text()
     assert "Labels of the pixels" in page and "37.5" in page
     assert found["sheet"][0]["ids"] and page.count("data:image/jpeg") >= 4
+
+
+def test_boxes_are_counted_and_drawn(call: Call, tmp_path: Path) -> None:
+    """Frames 0 to 3 with as many boxes, each of the left half."""
+    frames = tmp_path / "trainingData_detection"
+    frames.mkdir()
+    for number in range(4):
+        image = np.random.default_rng(number).integers(0, 100, (20, 40, 3), np.uint8)
+        cv2.imwrite(str(frames / f"{number}.png"), image)
+        (frames / f"{number}.txt").write_text("1 0.25 0.5 0.5 1\n" * number)
+    (tmp_path / "class_list.txt").write_text("wound\npolyp\n")
+    (tmp_path / "data.yaml").write_text(
+        yaml.safe_dump({"data": {"class_path": "Endoscopy", "init_args": {"root": str(tmp_path), "test_split": "all"}}})
+    )
+    status, out, err = call("describe", "-c", tmp_path / "data.yaml", "--output", tmp_path / "found")
+    assert status == 0, err
+    assert re.search(r"boxes: polyp\s+6\s", out) and re.search(r"boxes: wound\s+0\s", out), out
+    assert re.search(r"images without a box\s+1\s", out), out
+    found = json.loads((tmp_path / "found/description.json").read_text())
+    assert found["splits"]["all"] == {
+        "images": 4,
+        "patients": 4,
+        "boxes": {"wound": 0, "polyp": 6},
+        "without_box": 1,
+    }
+    page = (tmp_path / "found/description.html").read_text()
+    assert "boxes: polyp" in page and "Images, and boxes of each class." in page
+    data = Endoscopy(tmp_path, test_split="all")
+    data.setup()
+    _, pictures = describe_data(data)
+    shown = [cv2.imdecode(np.frombuffer(pictures[f"trainingData_detection/{n}.png"], np.uint8), 1) for n in (0, 1)]
+    # the line at the left edge is sky blue: bright in blue, where the frame is dark
+    assert shown[1][40:50, 1, 0].mean() > 180 > 110 > shown[0][40:50, 1, 0].mean()

@@ -15,6 +15,8 @@ from datamodules import (
     HAM10000,
     MNIST,
     CovidCT,
+    Endoscopy,
+    HAM10000Boxes,
     HAM10000Masks,
     ImageFolder,
     KvasirMasks,
@@ -24,6 +26,7 @@ from datamodules import (
     NIHChestXRayLabels,
     SegmentationDataModule,
 )
+from datamodules.images import read_mask
 from datamodules.nih import FINDINGS
 from datamodules.splits import Fractions
 from datamodules.tables import read_table
@@ -150,3 +153,44 @@ def test_kvasir_masks() -> None:
     shares = set_up_masks(module)
     assert all(0.08 < share < 0.3 for share in shares.values())
     assert len(module.index()) == 400
+
+
+def test_the_frames_of_ead() -> None:
+    module = Endoscopy(ROOT / "ead2019_sample", image_size=128, resize="squash", test_split="all")
+    module.setup()
+    described = module.describe()["splits"]["all"]
+    assert (described["images"], sum(described["boxes"].values()), described["without_box"]) == (5, 30, 0)
+    assert described["boxes"]["bubbles"] == 14 and described["boxes"]["contrast"] == 0
+    (batch,) = module.test_dataloader()
+    found = dict(zip(batch["id"], batch["target"], strict=True))["trainingData_detection/00017.jpg"]
+    # 0.4140625 0.451171875 0.08203125 0.0859375 of 128 pixels, and so on
+    assert found["labels"].tolist() == [0, 1, 5, 3, 0]
+    assert found["boxes"][0].tolist() == pytest.approx([47.75, 52.25, 58.25, 63.25])
+
+
+def test_the_boxes_of_kvasir() -> None:
+    module = Endoscopy(ROOT / "kvasir_boxes", image_size=128, resize="squash")
+    module.setup()
+    assert module.class_names == ("polyp",)
+    described = module.describe()["splits"].values()
+    assert sum(one["images"] for one in described) == sum(one["patients"] for one in described) == 400
+    boxes = [target["boxes"] for batch in module.test_dataloader() for target in batch["target"]]
+    assert sum(map(len, boxes)) == module.describe()["splits"]["adv_test"]["boxes"]["polyp"] >= 60
+    assert all(0 <= box.min() and box.max() <= 128 and (box[:, 2:] > box[:, :2]).all() for box in boxes)
+    # the masks of the same frames are what the boxes were made of
+    sample = module.splits["train"][0]
+    mask = read_mask(ROOT / f"kvasir_boxes/masks/{sample.path.stem}.png") > 127
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    given = module.read_checked(sample).boxes
+    assert given is not None
+    around = [given[:, 0].min(), given[:, 1].min(), given[:, 2].max(), given[:, 3].max()]
+    assert around == pytest.approx([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], abs=3)
+
+
+def test_the_boxes_of_ham10000() -> None:
+    module = HAM10000Boxes(ROOT / "ham10000", classes="seven", image_size=64, resize="squash")
+    module.setup()
+    boxes = sum((Counter(one["boxes"]) for one in module.describe()["splits"].values()), Counter())
+    assert boxes == {"nv": 480, "mel": 361, "bkl": 330, "bcc": 250, "akiec": 180, "vasc": 80, "df": 70}
+    for batch in module.test_dataloader():
+        assert all(target["boxes"].shape == (1, 4) for target in batch["target"])

@@ -118,6 +118,41 @@ def test_a_flip_alone_is_a_mirror_image() -> None:
     np.testing.assert_allclose(moved.boxes, [[3, 0, 4, 2], [0, 1, 1, 4]], atol=1e-6)  # x' = 4 - x
 
 
+def test_upside_down() -> None:
+    scene = numbered(4, 4, [[0, 0, 1, 2], [3, 1, 4, 4]])
+    moved = training_transform(4, augmentation=Augmentation(**NOTHING | {"vertical_flip": 1.0}))(scene, seed=0)
+    assert scene.mask is not None and moved.mask is not None
+    np.testing.assert_array_equal(moved.image, scene.image[::-1])
+    np.testing.assert_array_equal(moved.mask, scene.mask[::-1])
+    np.testing.assert_allclose(moved.boxes, [[0, 2, 1, 4], [3, 0, 4, 3]], atol=1e-6)  # y' = 4 - y
+
+
+def test_colours_change_by_their_saturation_and_hue_alone() -> None:
+    # of a mix of colour and grey of the same luma the mix changes; a turn of the hues keeps the largest and the least
+    colours = np.array([[[0.8, 0.4, 0.2], [0.5, 0.5, 0.5]], [[0.2, 0.7, 0.3], [0.0, 0.0, 0.0]]], np.float32)
+    luma = colours @ np.array([0.299, 0.587, 0.114], np.float32)
+    boxes = {"boxes": np.array([[0.0, 0, 1, 2]]), "labels": np.array([3])}
+    factors, turned = set(), set()
+    for seed in range(6):
+        paler, other = (
+            training_transform(2, augmentation=Augmentation(**NOTHING, **change))(Scene(colours, **boxes), seed=seed)
+            for change in ({"saturation": 0.5}, {"hue": 0.5})
+        )
+        assert paler.boxes is not None and paler.boxes.tolist() == [[0, 0, 1, 2]]
+        away, before = paler.image - luma[..., None], colours - luma[..., None]
+        factor = float((away * before).sum() / (before**2).sum())
+        assert 0.5 <= factor <= 1.5
+        np.testing.assert_allclose(away, factor * before, atol=2e-3)
+        factors.add(round(factor, 3))
+        for edge in (np.min, np.max):
+            np.testing.assert_allclose(edge(other.image, axis=2), edge(colours, axis=2), atol=5e-3)
+        turned.add(tuple(other.image[0, 0].round(2).tolist()))
+    assert len(factors) > 4 and len(turned) > 4
+    grey = np.full((2, 2, 1), 0.3, np.float32)
+    moved = training_transform(2, augmentation=Augmentation(**NOTHING, saturation=1.0, hue=0.5))(Scene(grey), seed=0)
+    np.testing.assert_array_equal(moved.image, grey)
+
+
 def test_a_quarter_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     # anticlockwise: (x, y) comes to (y, 4 - x), and the last column becomes the first row
     scene = numbered(4, 4, [[0, 0, 1, 2], [3, 1, 4, 4]])
@@ -203,6 +238,9 @@ def test_shrinking_takes_the_mean_of_the_area() -> None:
         ({"rotation": 181}, "rotation is in degrees, from 0 to 180, got 181"),
         ({"shift": 1}, "shift is a fraction, at least 0 and below 1, got 1"),
         ({"horizontal_flip": 1.5}, "horizontal_flip is between 0 and 1, got 1.5"),
+        ({"vertical_flip": -0.5}, "vertical_flip is between 0 and 1, got -0.5"),
+        ({"saturation": 2}, "saturation is between 0 and 1, got 2"),
+        ({"hue": 0.6}, "hue is a part of the circle of hues, from 0 to 0.5, got 0.6"),
     ],
 )
 def test_bad_augmentation(options: dict[str, float], words: str) -> None:

@@ -18,7 +18,7 @@ from medrobust.results.formats import (
     format_score,
 )
 from medrobust.results.manifest import replace_file, write_json
-from medrobust.results.report.data_tables import class_counts, direction, format_count
+from medrobust.results.report.data_tables import box_counts, class_counts, direction, format_count
 from medrobust.results.report.svg import figure, line, marker, scale, shorten, text
 from medrobust.results.shortcuts import SHORTCUT
 
@@ -64,6 +64,7 @@ def write_description(
     page = environment.get_template("data.html.j2").render(
         **{name: seen[name] for name in ("name", "task", "patients", "splits", "sizes", "features", "shortcuts")},
         labels=seen.get("pixels"),
+        boxes=box_counts(seen["splits"]),
         twins=seen["near_duplicates"],
         flags=seen["flags"],
         sheet=seen["sheet"],

@@ -41,6 +41,15 @@ def class_counts(summary: Mapping[str, Any]) -> dict[str, int]:
     return counts | ({"no label": summary["without_label"]} if "without_label" in summary else {})
 
 
+def box_counts(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Boxes of each class in each split, and the images without any; empty where nobody counted them."""
+    if not splits or not all("boxes" in one for one in splits.values()):
+        return {}
+    names = next(iter(splits.values()))["boxes"]
+    counts = {f"boxes: {name}": [one["boxes"][name] for one in splits.values()] for name in names}
+    return counts | {"images without a box": [one["without_box"] for one in splits.values()]}
+
+
 def direction(row: Mapping[str, Any]) -> str:
     """Which side of a comparison has the higher values."""
     return f"{row['class']} higher" if row["higher"] else f"{row['class']} lower"
@@ -64,7 +73,7 @@ def _table(title: str, caption: str | None = None) -> Table:
 
 
 def _splits(description: Mapping[str, Any]) -> Table:
-    """Images, patients and classes of each split."""
+    """Images, patients, classes and boxes of each split."""
     table = _table(f"{description['name']}: splits")
     splits = description["splits"]
     for heading in ("", *map(split_name, splits)):
@@ -78,6 +87,8 @@ def _splits(description: Mapping[str, Any]) -> Table:
             for count, one in zip(counts, splits.values(), strict=True)
         ]
         table.add_row(Text(name), *cells)
+    for name, numbers in box_counts(splits).items():
+        table.add_row(Text(name), *map(str, numbers))
     return table
 
 
