@@ -27,6 +27,7 @@ ARCHITECTURES = {  # of which those of the same library are left out that need i
 }
 TIMM = "tu-"  # begins the names of timm's encoders
 SETTLED = ("self", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "kwargs")
+TRIAL = 64  # side of the image that shows which layers a network uses
 HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.")  # of the classifiers that encoders come from
 
 
@@ -99,8 +100,11 @@ def build_segmenter(
     network = _built(architecture, name, None, settings)
     if weights == "hub":
         network = _downloaded(architecture, name, settings)
-    elif weights is not None:
-        _load_weights(network, Path(weights), name, _of_timm(architecture, options or {}))
+    unused = _without_unused(network, channels)
+    if weights is not None and weights != "hub":
+        _load_weights(
+            network, Path(weights), name, unused | _of_classifier(name, _of_timm(architecture, options or {}))
+        )
     return network
 
 
@@ -176,8 +180,50 @@ def _downloaded(architecture: str, encoder: str, settings: Mapping[str, Any]) ->
         ) from error
 
 
-def _load_weights(network: SegmentationNetwork, file: Path, encoder: str, options: Mapping[str, Any]) -> None:
+def _without_unused(network: SegmentationNetwork, channels: int) -> set[str]:
+    """Take out the layers that no output depends on, such as the last stages of an encoder of smaller depth.
+
+    They would hold features of no image, and processes that train together would wait for their gradients.
+
+    Returns:
+        Plain names of the encoder's tensors that have gone.
+    """
+    called: set[nn.Module] = set()
+    handles = [module.register_forward_pre_hook(lambda one, _: called.add(one)) for module in network.modules()]
+    parameters = dict(network.named_parameters())
+    before = set(network.encoder.state_dict())
+    network.eval()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = network(torch.zeros(1, channels, TRIAL, TRIAL))
+            gradients = torch.autograd.grad(logits.sum(), list(parameters.values()), allow_unused=True)
+    except Exception:  # an encoder for images of another size
+        return set()
+    finally:
+        network.train()
+        for handle in handles:
+            handle.remove()
+    used = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    gone: tuple[str, ...] = ()
+    for name, module in list(network.named_modules()):
+        if name.startswith(gone):
+            continue
+        inside = [own for own in parameters if own.startswith(f"{name}.")]
+        if name and inside and not used & set(inside) and called.isdisjoint(module.modules()):
+            parent, _, last = name.rpartition(".")
+            setattr(network.get_submodule(parent), last, nn.Identity())
+            gone = (*gone, f"{name}.")
+    return {_plain(name) for name in before - set(network.encoder.state_dict())}
+
+
+def _load_weights(network: SegmentationNetwork, file: Path, encoder: str, ignored: set[str]) -> None:
     """Load the weights of the whole network, or of its encoder, from a safetensors or torch file.
+
+    Args:
+        network: The network.
+        file: The file.
+        encoder: Name of the encoder, for messages.
+        ignored: Plain names of tensors that the file may have besides those of the encoder.
 
     Raises:
         ValueError: The file cannot be read, or its tensors are not those of the network.
@@ -186,16 +232,21 @@ def _load_weights(network: SegmentationNetwork, file: Path, encoder: str, option
     if any(name.startswith("network.") for name in state):  # MedRobust's checkpoints
         state = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
     first = next(name for name, module in network.encoder.named_modules() if isinstance(module, nn.Conv2d)) + ".weight"
+    expected = {_plain(name): name for name in network.encoder.state_dict()}
     if any(name.startswith("decoder.") for name in state):
+        gone = {f"encoder_{name}" for name in ignored - set(expected)}
+        state = {
+            name: value
+            for name, value in state.items()
+            if _plain(name.replace("encoder.model.", "encoder.")) not in gone
+        }
         _load(network, _without_other_head(network, state), file, f"this network over {encoder}", f"encoder.{first}")
         return
-    expected = {_plain(name): name for name in network.encoder.state_dict()}
     state = {name.removeprefix("encoder."): value for name, value in state.items()}
-    known = _of_whole_classifier(encoder, options)
     found = {
         expected.get(_plain(name), name): value
         for name, value in state.items()
-        if _plain(name) in expected or not (_plain(name) in known or name.startswith(HEADS))
+        if _plain(name) in expected or not (_plain(name) in ignored or name.startswith(HEADS))
     }
     _load(network.encoder, found, file, encoder, first)
 
@@ -231,7 +282,7 @@ def _of_timm(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _taken(architecture)}
 
 
-def _of_whole_classifier(encoder: str, options: Mapping[str, Any]) -> set[str]:
+def _of_classifier(encoder: str, options: Mapping[str, Any]) -> set[str]:
     """Plain names of all tensors of the timm network that an encoder is the beginning of; none of other encoders.
 
     Args:
