@@ -99,10 +99,17 @@ class Segmenter(VictimModule):
         self.clean_metric.names = [str(name) for name in getattr(data, "class_names", ())]
 
     def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """Names of the network's layers that match patterns; ``activations`` are those of the encoder."""
+        """Names of the network's layers that match patterns; ``activations`` are those of the encoder.
+
+        Raises:
+            ValueError: A pattern matches no layer.
+        """
+        if ACTIVATIONS not in patterns:
+            return super().layers_named(patterns)
         own = [name for name in super().layers_named([ACTIVATIONS]) if name.startswith("encoder.")]
-        wanted = [name for pattern in patterns for name in (own if pattern == ACTIVATIONS else [pattern])]
-        return super().layers_named(wanted)
+        if not own:
+            raise ValueError("the encoder has no activation layer among its modules; name the layers")
+        return super().layers_named([*own, *(pattern for pattern in patterns if pattern != ACTIVATIONS)])
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy and weighted Dice loss of each image, ``(N,)``, without class weights."""

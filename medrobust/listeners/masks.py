@@ -1,5 +1,7 @@
 """Columns of the records for masks: right pixels, and how well the mask of each foreground class fits."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from medrobust.evaluation.batch import AdversarialBatch
@@ -28,7 +30,8 @@ def mask_columns(batch: AdversarialBatch) -> dict[str, Tensor]:
     names = label_names(names_of_data(batch, classes))
     masks = [predicted_labels(logits) for logits in outputs]
     columns: dict[str, Tensor] = {}
-    for column, what, mask in zip(PIXEL_ACCURACY, ("before", "after"), masks, strict=True):
+    moments: tuple[Literal["before", "after"], ...] = ("before", "after")
+    for column, what, mask in zip(PIXEL_ACCURACY, moments, masks, strict=True):
         counts = overlaps(mask, targets, classes)
         columns[column] = counts.pixel_accuracy()
         jaccard, dice, distances = counts.jaccard(), counts.dice(), border_distances(mask, targets, classes)
