@@ -50,7 +50,7 @@ from cli.results_shown import DRY, show_results
 from cli.run_config import RunConfig
 from cli.runs import CONFIG, HeldRun, run_folder, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
-from cli.watched_numbers import check_modes
+from cli.watched_numbers import OF_CLEAN, check_modes
 from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
@@ -208,7 +208,7 @@ class MedRobustCLI(LightningCLI):
             config.trainer.precision = None  # a training's; what an evaluation computes in, attack.precision says
         self.records = records
         if self.subcommand == "fit":
-            if config.defence is not None and config.checkpoint.monitor == "val/loss":
+            if config.defence is not None and config.checkpoint.monitor in OF_CLEAN:
                 config.checkpoint.monitor, config.checkpoint.mode = ROBUST_ACCURACY, "max"
             held = None if config.trainer.fast_dev_run else self._held(config)  # a dry run writes nothing
             self.save_config_kwargs = {"path": self.folder / CONFIG, "held": held}

@@ -3,5 +3,6 @@
 from lightning_modules.base import VictimModule
 from lightning_modules.classification import Classifier
 from lightning_modules.multilabel import MultiLabelClassifier
+from lightning_modules.segmentation import Segmenter
 
-__all__ = ["Classifier", "MultiLabelClassifier", "VictimModule"]
+__all__ = ["Classifier", "MultiLabelClassifier", "Segmenter", "VictimModule"]

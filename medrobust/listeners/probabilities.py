@@ -21,7 +21,7 @@ def label_columns(batch: AdversarialBatch) -> dict[str, Tensor]:
     shapes = {tuple(tensor.shape) for tensor in (targets, *outputs) if isinstance(tensor, Tensor) and tensor.ndim == 2}
     if len(shapes) != 1 or not all(isinstance(tensor, Tensor) and tensor.ndim == 2 for tensor in (targets, *outputs)):
         return {}
-    names = label_names(_names(batch, targets.shape[1]))
+    names = label_names(names_of_data(batch, targets.shape[1]))
     true = torch.where(targets < 0, torch.nan, targets.float())
     before, after = (logits.double().sigmoid() for logits in outputs)
     columns: dict[str, Tensor] = {}
@@ -46,7 +46,7 @@ def class_columns(batch: AdversarialBatch) -> dict[str, Tensor]:
     return columns
 
 
-def _names(batch: AdversarialBatch, count: int) -> Sequence[str]:
+def names_of_data(batch: AdversarialBatch, count: int) -> Sequence[str]:
     """Names of the labels as the data have them, or their numbers."""
     names = [str(name) for name in batch.plan.data.get("class_names") or []]
     return names if len(names) == count else [str(place) for place in range(count)]

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import timm
-import torch
-from safetensors.torch import load_file
-from timm.models import adapt_input_conv
 from torch import nn
 
 from medrobust.networks.graph_head import LabelEmbedding, LabelGraphHead
+from medrobust.networks.weight_files import adapted_input, check_weights, read_weights
 
 Head = Literal["linear", "dense", "label_graph"]
 
@@ -128,41 +126,14 @@ def _load_weights(network: nn.Module, file: Path, backbone: str) -> None:
     Raises:
         ValueError: The file cannot be read, or its tensors are not those of this backbone.
     """
-    try:
-        state = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:
-        raise ValueError(
-            f"{file} is not a readable safetensors or torch weight file ({type(error).__name__})"
-        ) from error
-    content: Any = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise ValueError(f"{file} is expected to hold a dict of tensors by name, got a {type(content).__name__}")
-    if strange := [name for name, value in content.items() if not isinstance(value, torch.Tensor)]:
-        raise ValueError(
-            f"{file} is expected to hold only tensors, got a {type(content[strange[0]]).__name__} under {strange[0]!r}"
-        )
+    content = read_weights(file)
     classifier = _classifier_name(network) + "."
     state = {name: tensor for name, tensor in content.items() if not name.startswith(classifier)}
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(classifier)}
     for first in _first_convolution(network):
         if first in state and state[first].shape != expected[first].shape:
-            wanted = expected[first].shape[1]
-            try:
-                state[first] = adapt_input_conv(wanted, state[first])
-            except (NotImplementedError, AssertionError):
-                received = state[first].shape[1]
-                raise ValueError(f"{file}: {first} has {received} channels and cannot adapt to {wanted}") from None
-    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    differing = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
-    if missing or unknown or differing:
-        raise ValueError(
-            f"{file} does not hold the weights of {backbone}: {len(missing)} tensors are missing, {len(unknown)} are "
-            f"unknown and {len(differing)} have another shape (first: {(missing + unknown + differing)[0]})"
-        )
+            state[first] = adapted_input(state[first], expected[first].shape[1], first, file)
+    check_weights(expected, state, file, backbone)
     network.load_state_dict(state, strict=False)
 
 

@@ -102,9 +102,17 @@ DOUBTS = {
 Kind = Literal["adversarial", "clean", "noisy", "signs"]
 Judgement = Literal["before", "after", "success"]
 
-# Columns that are no measurements of an image: scores of detectors, how these were fitted, verdicts of judges, and the
-# victim's probabilities of labels and classes, as regular expressions.
-SCORE_PATTERNS = ("^detector_.*$", "^fitted_.*$", "^judge_.*$", "^label_.*$", "^probability_\\d+_.*$")
+# How well masks fit, for each foreground class.
+MaskMeasure = Literal["jaccard", "dice", "hausdorff95"]
+PIXEL_ACCURACY = ("pixel_accuracy_before", "pixel_accuracy_after")
+FLIPPED_PIXELS = "flipped_pixels"
+
+# Columns that are no measurements of an image: scores of detectors, how these were fitted, verdicts of judges, the
+# victim's probabilities of labels and classes, and how well its masks fit, as regular expressions.
+SCORE_PATTERNS = (
+    *("^detector_.*$", "^fitted_.*$", "^judge_.*$", "^label_.*$", "^probability_\\d+_.*$"),
+    *("^pixel_accuracy_(before|after)$", "^flipped_pixels$", "^(jaccard|dice|hausdorff95)_.*_(before|after)$"),
+)
 DIRECTION_WEIGHTS = "direction_weights"
 
 
@@ -210,6 +218,20 @@ def probability_column(number: int, what: Literal["before", "after"]) -> str:
     'probability_2_after'
     """
     return f"probability_{number}_{what}"
+
+
+def mask_column(measure: MaskMeasure, label: str, what: Literal["before", "after"]) -> str:
+    """Column of how well the mask of one class fits the true one.
+
+    Args:
+        measure: Jaccard or Dice index, or the 95 % Hausdorff distance in pixels.
+        label: Name of the class, as `label_names` gives it.
+        what: The mask of the clean image (`before`) or of the adversarial one (`after`).
+
+    >>> mask_column("jaccard", "left_lung", "after")
+    'jaccard_left_lung_after'
+    """
+    return f"{measure}_{label}_{what}"
 
 
 def layer_mean_column(layer: str, clean: bool = False) -> str:

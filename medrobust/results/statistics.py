@@ -50,16 +50,17 @@ def rate_entries(name: str, successes: int, trials: int) -> dict[str, Any]:
     return {name: successes / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
 
 
-def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64]) -> list[float] | None:
-    """Interval that covers the true mean of values in [0, 1] with 95 % confidence, if patients are independent.
+def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64], largest: float = 1.0) -> list[float] | None:
+    """Interval that covers the true mean of values from 0 on with 95 % confidence, if patients are independent.
 
     The mean m is over images, but a patient's images resemble each other, so the standard error comes from the k
     patients: s^2 = k / (k - 1) * sum over patients of (sum over the patient's images of (value - m))^2 / N^2. It is the
-    usual standard error of a mean where every patient has one image. The limits are m +- z * s, cut to [0, 1].
+    usual standard error of a mean where every patient has one image. The limits are m +- z * s, cut to [0, largest].
 
     Args:
-        values: One value in [0, 1] per image, ``(N,)``.
+        values: One value in [0, largest] per image, ``(N,)``.
         patients: Number of the patient that each image shows, from 0, ``(N,)``.
+        largest: The largest value that there can be; infinity for distances.
 
     Returns:
         `[lower, upper]`; None for fewer than two patients, who say nothing about how patients differ, and where all
@@ -77,7 +78,7 @@ def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64]) -> l
     if np.allclose(deviations, 0.0, rtol=0.0, atol=1e-9):
         return None
     half = Z95 * math.sqrt(count / (count - 1) * (deviations**2).sum()) / len(values)
-    return [max(0.0, float(mean - half)), min(1.0, float(mean + half))]
+    return [max(0.0, float(mean - half)), min(largest, float(mean + half))]
 
 
 def paired_p_value(only_first: int, only_second: int) -> float:
