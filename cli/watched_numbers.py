@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 LOWER = ("loss", "calibration_error")  # and what begins with one of them and an underscore, such as a label's loss
-HIGHER = ("accuracy", "robust_accuracy", "quality", "auroc", "sensitivity", "specificity", "kappa")
+HIGHER = (
+    *("accuracy", "robust_accuracy", "quality", "auroc", "sensitivity", "specificity", "kappa"),
+    *("map", "map50", "iou", "ead_score"),
+)
 
 
 def check_modes(callbacks: Iterable[Callback]) -> None:
