@@ -278,7 +278,7 @@ class BoxQuality(Metric):
         loss, right, quality, count, judged = self.sums.unbind()
         numbers = {**coco_precision(*sets), "iou": ead["iou"], "ead_score": ead["score"]}
         means = {"loss": loss / count, "accuracy": right / count, "quality": quality / judged}
-        return means | {name: torch.tensor(value, device=loss.device) for name, value in numbers.items()}
+        return means | {name: loss.new_tensor(value) for name, value in numbers.items()}
 
 
 def _rows(boxes: Boxes, scores: Tensor) -> Tensor:
