@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.ops import FrozenBatchNorm2d
 
 TOLERANCE = 1e-3  # relative to the norms of outputs and gradients
+DITHER = 1e-3  # of the compared images, which are normalised
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # but no subclasses, which may standardise their weight and so undo the folding
 NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
 
@@ -67,7 +68,8 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
     tensor that the convolution returned, nothing else reads it, and each of the two is called once. The outputs of the
     copy and its gradients with respect to the images are compared with those of the network in float64, where no
     rounding moves a value across the kink of a ReLU. If they differ, the folding is given up with a warning, and if
-    they still differ, so is channels_last.
+    they still differ, so is channels_last. Where an image is constant, as where it is overexposed, max pooling has ties,
+    which rounding breaks in one way or another: the images that are compared have a little noise added.
 
     What a network returns need not be comparable: of boxes, rounding may find one more. Such a network names in its
     ``fixed_outputs`` the arguments with which it returns differentiable tensors of fixed shapes; these are compared.
@@ -81,6 +83,8 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
     """
     with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
         images = images.detach().clone()
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        images = images + DITHER * noise.to(images)
         plain, options = copy.deepcopy(network).eval().requires_grad_(False), fixed_outputs(network)
         reference, inputs = copy.deepcopy(plain).double(), images.double()
         try:
