@@ -267,16 +267,16 @@ class BoxQuality(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Values by name, all but ``loss`` in [0, 1]; NaN where there is nothing to measure."""
         sizes = dim_zero_cat(self.sizes).cpu()
-        sets = [
+        outputs, targets = (
             [
                 {"boxes": rows[:, 2:], "labels": rows[:, 0].long(), "scores": rows[:, 1]}
                 for rows in dim_zero_cat(state).cpu().split(sizes[:, place].tolist())
             ]
             for place, state in enumerate((self.found, self.true))
-        ]
-        ead = ead_numbers(*sets, self.score)
+        )
+        ead = ead_numbers(outputs, targets, self.score)
         loss, right, quality, count, judged = self.sums.unbind()
-        numbers = {**coco_precision(*sets), "iou": ead["iou"], "ead_score": ead["score"]}
+        numbers = {**coco_precision(outputs, targets), "iou": ead["iou"], "ead_score": ead["score"]}
         means = {"loss": loss / count, "accuracy": right / count, "quality": quality / judged}
         return means | {name: loss.new_tensor(value) for name, value in numbers.items()}
 

@@ -296,7 +296,8 @@ def build_detector(
     whole = build_classifier(backbone, 2, "linear", channels, weights, options)
     try:
         features = timm.create_model(backbone, features_only=True, in_chans=channels, **(options or {}))
-        reductions = list(features.feature_info.reduction())
+        info: Any = features.feature_info
+        reductions = list(info.reduction())
     except (AttributeError, AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{backbone} has no maps that a pyramid can be built on: {error}") from error
     if not set(STRIDES) <= set(reductions):

@@ -68,8 +68,8 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
     tensor that the convolution returned, nothing else reads it, and each of the two is called once. The outputs of the
     copy and its gradients with respect to the images are compared with those of the network in float64, where no
     rounding moves a value across the kink of a ReLU. If they differ, the folding is given up with a warning, and if
-    they still differ, so is channels_last. Where an image is constant, as where it is overexposed, max pooling has ties,
-    which rounding breaks in one way or another: the images that are compared have a little noise added.
+    they still differ, so is channels_last. Noise is added to the images that are compared: where an image is constant,
+    as where it is overexposed, max pooling has ties, which rounding breaks in one way or another.
 
     What a network returns need not be comparable: of boxes, rounding may find one more. Such a network names in its
     ``fixed_outputs`` the arguments with which it returns differentiable tensors of fixed shapes; these are compared.

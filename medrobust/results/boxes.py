@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from medrobust.results.box_matches import Matches, Numbers, matches, padded, weighted_quality
 from medrobust.results.columns import BOX_CHANGES, BOX_TEXTS
@@ -85,7 +86,7 @@ def _of_images(table: pl.DataFrame, when: str, names: Sequence[str], score: floa
     }
 
 
-def _intervals(compared: Matches, patients: Numbers) -> dict[str, list[float] | None]:
+def _intervals(compared: Matches, patients: NDArray[np.int64]) -> dict[str, list[float] | None]:
     """Percentile intervals of the numbers: patients are drawn with replacement, each with all of its images."""
     count = int(patients.max()) + 1
     if count < 2:

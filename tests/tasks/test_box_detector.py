@@ -19,7 +19,9 @@ def test_pgd_takes_boxes_away(evaluate: Any, monkeypatch: pytest.MonkeyPatch, tm
     options += "".join(f" --model.{name} {value}" for name, value in built.items())
     monkeypatch.setattr(conftest, "OPTIONS", options + " --data.resize squash")
     records = evaluate(
-        trained(), BrightBoxes, {"pgd": {"class_path": "PGD", "init_args": {"epsilon": 0.05, "steps": 5}}}
+        trained(),
+        BrightBoxes,
+        {"pgd": {"class_path": "PGD", "init_args": {"epsilon": 0.1, "step_size": 0.02, "steps": 8}}},
     )
 
     pgd, noise = (records.filter(pl.col("attack").str.starts_with(name)) for name in ("pgd", "noise"))
