@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 LOWER = ("loss", "calibration_error")  # and what begins with one of them and an underscore, such as a label's loss
 HIGHER = (
     *("accuracy", "robust_accuracy", "quality", "auroc", "sensitivity", "specificity", "kappa"),
-    *("pixel_accuracy", "jaccard", "dice"),
+    *("pixel_accuracy", "jaccard", "dice", "map", "map50", "iou", "ead_score"),
 )
 OF_CLEAN = ("val/loss", "val/jaccard")  # by which configurations choose a checkpoint where nothing attacks
 

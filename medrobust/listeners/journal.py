@@ -19,6 +19,7 @@ from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
+from medrobust.listeners.boxes import box_columns
 from medrobust.listeners.masks import mask_columns
 from medrobust.listeners.probabilities import class_columns, label_columns
 from medrobust.networks.defended_victim import DefendedVictim
@@ -136,7 +137,7 @@ class RecordJournal(EvaluationListener):
         planned = batch.planned
         nothing = [None] * len(batch)
         further = {**planned.attack.recorded(batch.measures), **batch.columns, **label_columns(batch)}
-        further |= mask_columns(batch)
+        further |= mask_columns(batch) | box_columns(batch)
         if self.probabilities:
             further |= class_columns(batch)
         per_image: dict[str, list[Any]] = {

@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.ops import FrozenBatchNorm2d
 
 TOLERANCE = 1e-3  # relative to the norms of outputs and gradients
+DITHER = 1e-3  # of the compared images, which are normalised
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # but no subclasses, which may standardise their weight and so undo the folding
 NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
 
@@ -43,18 +44,18 @@ class ChannelsLast(DeployedNetwork):
     def __init__(self, network: nn.Module, folded: Sequence[str] = ()) -> None:
         super().__init__(network.to(memory_format=torch.channels_last), folded)
 
-    def forward(self, images: Tensor) -> Any:
-        """Outputs of the network for images ``(N, C, H, W)``."""
-        return self.network(images.contiguous(memory_format=torch.channels_last))
+    def forward(self, images: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Outputs of the network for images ``(N, C, H, W)``, and whatever else it takes."""
+        return self.network(images.contiguous(memory_format=torch.channels_last), *arguments, **options)
 
 
 class BFloat16(DeployedNetwork):
     """A network whose forward pass runs in bfloat16 where autocast allows it, and whose outputs are float32."""
 
-    def forward(self, images: Tensor) -> Any:
-        """Outputs of the network for images ``(N, C, H, W)``."""
+    def forward(self, images: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Outputs of the network for images ``(N, C, H, W)``, and whatever else it takes."""
         with torch.autocast(images.device.type, dtype=torch.bfloat16):
-            outputs = self.network(images)
+            outputs = self.network(images, *arguments, **options)
         return tree_map(
             lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, outputs
         )
@@ -67,7 +68,11 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
     tensor that the convolution returned, nothing else reads it, and each of the two is called once. The outputs of the
     copy and its gradients with respect to the images are compared with those of the network in float64, where no
     rounding moves a value across the kink of a ReLU. If they differ, the folding is given up with a warning, and if
-    they still differ, so is channels_last.
+    they still differ, so is channels_last. Noise is added to the images that are compared: where an image is constant,
+    as where it is overexposed, max pooling has ties, which rounding breaks in one way or another.
+
+    What a network returns need not be comparable: of boxes, rounding may find one more. Such a network names in its
+    ``fixed_outputs`` the arguments with which it returns differentiable tensors of fixed shapes; these are compared.
 
     Args:
         network: The network, which is not changed. Its forward pass must not be random.
@@ -78,16 +83,18 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
     """
     with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
         images = images.detach().clone()
-        plain = copy.deepcopy(network).eval().requires_grad_(False)
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        images = images + DITHER * noise.to(images)
+        plain, options = copy.deepcopy(network).eval().requires_grad_(False), fixed_outputs(network)
         reference, inputs = copy.deepcopy(plain).double(), images.double()
         try:
-            expected = _outputs_and_gradients(reference, inputs)
+            expected = _outputs_and_gradients(reference, inputs, options)
         except RuntimeError:  # the network runs only in its own precision
-            expected = _outputs_and_gradients(reference := plain, inputs := images)
-        pairs = _foldable_pairs(reference, inputs)
+            expected = _outputs_and_gradients(reference := plain, inputs := images, options)
+        pairs = _foldable_pairs(reference, inputs, options)
         for folds in (pairs, []) if pairs else ([],):
             trial = ChannelsLast(_folded(reference, folds))
-            error = _largest_error(expected, _outputs_and_gradients(trial, inputs))
+            error = _largest_error(expected, _outputs_and_gradients(trial, inputs, options))
             if error <= TOLERANCE:
                 return ChannelsLast(_folded(plain, folds), [first for first, _ in folds]), len(folds)
             change = f"folding {len(folds)} BatchNorms" if folds else "channels_last"
@@ -95,12 +102,18 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
         return plain, 0
 
 
-def _outputs_and_gradients(network: nn.Module, images: Tensor) -> list[Tensor]:
+def fixed_outputs(network: nn.Module) -> Mapping[str, Any]:
+    """Arguments besides the images with which a network returns what can be compared; empty for most."""
+    options: Mapping[str, Any] = getattr(network, "fixed_outputs", {})
+    return options
+
+
+def _outputs_and_gradients(network: nn.Module, images: Tensor, options: Mapping[str, Any]) -> list[Tensor]:
     """Floating-point outputs, and the gradient of a fixed random combination of them with respect to the images."""
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         variable = images.detach().requires_grad_()
-        tensors = (leaf for leaf in tree_leaves(network(variable)) if isinstance(leaf, Tensor))
+        tensors = (leaf for leaf in tree_leaves(network(variable, **options)) if isinstance(leaf, Tensor))
         outputs = [tensor for tensor in tensors if tensor.is_floating_point()]
         differentiable = [output for output in outputs if output.requires_grad]
         weights = [torch.randn(output.shape, generator=generator).to(output) for output in differentiable]
@@ -130,7 +143,7 @@ class _Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+def _foldable_pairs(network: nn.Module, images: Tensor, options: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names of the convolutions whose outputs are read exactly once, each with the name of the norm that reads it."""
     reads, calls, found, handles = _Reads(), list[str](), list[tuple[str, str]](), []
 
@@ -153,7 +166,7 @@ def _foldable_pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]
             handles.append(module.register_forward_pre_hook(before_norm))
     try:
         with torch.no_grad(), reads:
-            reads.note(network(images))
+            reads.note(network(images, **options))
     finally:
         for handle in handles:
             handle.remove()

@@ -108,11 +108,18 @@ PIXEL_ACCURACY = ("pixel_accuracy_before", "pixel_accuracy_after")
 FLIPPED_PIXELS = "flipped_pixels"
 
 # Columns that are no measurements of an image: scores of detectors, how these were fitted, verdicts of judges, the
-# victim's probabilities of labels and classes, and how well its masks fit, as regular expressions.
+# victim's probabilities of labels and classes, how well its masks fit, and what an attack did to boxes, as regular
+# expressions.
 SCORE_PATTERNS = (
     *("^detector_.*$", "^fitted_.*$", "^judge_.*$", "^label_.*$", "^probability_\\d+_.*$"),
     *("^pixel_accuracy_(before|after)$", "^flipped_pixels$", "^(jaccard|dice|hausdorff95)_.*_(before|after)$"),
+    *("^boxes_(lost|relabelled|invented)$", "^iou_(before|after)$"),
 )
+
+# Columns of words of victims that find boxes: lists in JSON, of true boxes and of detections before and after.
+BOX_TEXTS = ("boxes_true", "boxes_before", "boxes_after")
+# What is counted of them, in the columns boxes_lost, boxes_relabelled and boxes_invented.
+BOX_CHANGES = ("lost", "relabelled", "invented")
 DIRECTION_WEIGHTS = "direction_weights"
 
 

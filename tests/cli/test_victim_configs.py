@@ -25,14 +25,14 @@ def built(base: type, config: dict[str, Any]) -> Any:
 def test_data_and_network_fit_each_other(path: Path, tmp_path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     model, data = config["model"], config["data"]
-    generated = path.stem.startswith("phantom")  # trained from random weights, without a network
-    assert config["name"] == path.stem and (generated or model["init_args"]["weights"] == "hub")
+    assert config["name"] == path.stem
+    assert model["init_args"]["weights"] == (None if path.stem.startswith("phantom") else "hub")
     model["init_args"]["weights"] = None
 
     module = built(MedicalDataModule, data | {"init_args": data["init_args"] | {"root": str(tmp_path)}})
     victim = built(VictimModule, model)
 
     assert type(module).__name__ == data["class_path"] and victim.channels == module.channels
-    if not isinstance(module, ImageFolder):  # whose classes are the folders that it finds
+    if not isinstance(module, ImageFolder) and path.stem != "kvasir_boxes":  # whose classes are what they find
         assert victim.num_classes == module.num_classes
     assert (victim.description()["class"] == "MultiLabelClassifier") == (module.task == "multilabel")

@@ -348,3 +348,11 @@ def test_copy_takes_other_sizes(size):
     network = randomise(timm.create_model("resnet10t", num_classes=3))
     copied, _ = quietly(network, torch.rand(1, 3, 32, 32))
     assert_equal(network, copied, torch.rand(size))
+
+
+def test_overexposed_images_have_ties_in_max_pooling_that_do_not_count():
+    torch.manual_seed(0)
+    network = randomise(timm.create_model("resnet10t", num_classes=3))
+    images = torch.ones(2, 3, 32, 32)
+    copied, folded = quietly(network, images)
+    assert folded == 14
