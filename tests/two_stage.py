@@ -87,9 +87,7 @@ class TwoStage(nn.Module):
         self.calls += 1
         corners = self.windows(images)
         with torch.no_grad():
-            return [
-                corners[nms(corners, self.classes(image, corners)[:, :-1].amax(1), overlap)] for image in images
-            ]
+            return [corners[nms(corners, self.classes(image, corners)[:, :-1].amax(1), overlap)] for image in images]
 
     def proposal_logits(self, images: Tensor, proposals: Sequence[Tensor]) -> list[Tensor]:
         self.calls += 1

@@ -86,14 +86,7 @@ def choose_goals(
             name.
     """
     if label is None and isinstance(targets, Tensor) and targets.ndim == 3:
-        check_goals(goals, goal_mask, "segmentation")
-        if not isinstance(outputs, Tensor) or outputs.shape[:1] + outputs.shape[2:] != targets.shape:
-            raise ValueError(
-                "goals for masks need logits (N, K, H, W) for the masks (N, H, W), and the victim has none"
-            )
-        if goal_mask is not None:
-            return given_mask(goal_mask, targets, outputs)
-        return erased(targets) if goals == "erase" else shifted(targets)
+        return _mask_goals(goals, targets, outputs, goal_mask)
     if label is None and not isinstance(targets, Tensor):
         check_goals(goals, goal_mask, "boxes")
         if goals == "vanish":
@@ -122,6 +115,16 @@ def choose_goals(
         return outputs.scatter(1, targets[:, None], float("inf")).argmin(1)
     draws = [int(torch.randint(1, classes, (), generator=image_generator(attack.seed, "goal", id))) for id in ids]
     return (targets + torch.tensor(draws).to(targets)) % classes
+
+
+def _mask_goals(goals: str, targets: Tensor, outputs: Outputs, goal_mask: GoalMask | None) -> Tensor:
+    """What masks are to become, ``(N, H, W)``."""
+    check_goals(goals, goal_mask, "segmentation")
+    if not isinstance(outputs, Tensor) or outputs.shape[:1] + outputs.shape[2:] != targets.shape:
+        raise ValueError("goals for masks need logits (N, K, H, W) for the masks (N, H, W), and the victim has none")
+    if goal_mask is not None:
+        return given_mask(goal_mask, targets, outputs)
+    return erased(targets) if goals == "erase" else shifted(targets)
 
 
 def _label_goals(

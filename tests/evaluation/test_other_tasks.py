@@ -94,7 +94,7 @@ class Tasks(InMemoryData):
         self.truths: list[Any] = [torch.ones(SIDE, SIDE, dtype=torch.long)] * COUNT
         if self.boxes:
             self.truths = [
-                {"boxes": both[: 1 + place % 2], "labels": torch.ones(1 + place % 2)} for place in range(COUNT)
+                {"boxes": both[: 1 + place % 2], "labels": torch.ones(1 + place % 2).long()} for place in range(COUNT)
             ]
 
     def dataloader_of(self, split: str, per_class: int | None = None) -> Any:
@@ -149,6 +149,8 @@ def test_an_output_that_is_not_finite_names_its_image(kind: type[Mean]) -> None:
         evaluate(kind(breaks=0.625), data, {"pgd": PGD(steps=1)})
 
 
-def test_targeted_attacks_have_no_goals_there() -> None:
-    with pytest.raises(ValueError, match="chooses goals among the classes of logits"):
+def test_goals_of_classes_are_none_of_boxes() -> None:
+    with pytest.raises(
+        ValueError, match="goals of boxes are others than 'next': set goals to 'vanish', 'invent' or 'relabel'"
+    ):
         evaluate(Boxes(), Tasks(Boxes()), {"pgd": PGD(steps=1, targeted=True)})
