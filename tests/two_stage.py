@@ -117,7 +117,7 @@ class TwoStage(nn.Module):
 
 
 def frames(count: int, seed: int = 0) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Dark frames of 3 channels and 8 x 8 pixels with a spot of 4 x 4 of one channel in a corner; every fourth has none."""
+    """Dark frames of 3 x 8 x 8 with a spot of 4 x 4 of one channel in a corner; every fourth has none."""
     images = 0.3 + 0.1 * torch.rand((count, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
     targets = []
     for place, image in enumerate(images):

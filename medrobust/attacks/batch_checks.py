@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-
 OUTSIDE = 0.01  # pixels by which rounding may carry a box beyond its image
 
 
@@ -75,8 +74,8 @@ def _check_boxes(images: Tensor, targets: Sequence[dict[str, Any]]) -> None:
         boxes, labels, sought = (target.get(name) for name in ("boxes", "labels", "sought"))
         if not isinstance(boxes, Tensor) or not isinstance(labels, Tensor):
             raise ValueError(
-                f"boxes are a dict of tensors boxes (B, 4) and labels (B,) for each image, got {', '.join(target) or 'none'}"
-                f" for image {place}"
+                "boxes are a dict of tensors boxes (B, 4) and labels (B,) for each image, got one of "
+                f"{', '.join(target) or 'nothing'} for image {place}"
             )
         whole = not (labels.is_floating_point() or labels.is_complex())
         fits = boxes.ndim == 2 and boxes.shape[1] == 4 and labels.shape == boxes.shape[:1]

@@ -106,6 +106,11 @@ def choose_goals(
             "an evaluation chooses goals among the classes of logits (N, K), K >= 2; call targeted attacks on other "
             "victims from Python"
         )
+    return _class_goals(goals, attack, targets, outputs, ids)
+
+
+def _class_goals(goals: str, attack: Attack, targets: Tensor, outputs: Tensor, ids: Sequence[str]) -> Tensor:
+    """Class that each image is to be mistaken for, ``(N,)``."""
     classes = outputs.shape[1]
     if goals == "next":
         return (targets + 1) % classes

@@ -94,6 +94,6 @@ def test_a_box_victim_without_proposals_is_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(
         ValueError,
-        match="Stabilization looks into the stages of a victim .* BoxVictim lacks loss_parts, proposals, proposal_logits",
+        match="Stabilization looks into the stages .* BoxVictim lacks loss_parts, proposals, proposal_logits",
     ):
         SMIA(epsilon=0.1)(box_victim(), images_of(2), boxes_of(2))
