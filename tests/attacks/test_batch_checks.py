@@ -7,6 +7,7 @@ from medrobust.attacks.batch_checks import check_batch
 
 IMAGES = torch.zeros(2, 1, 4, 4)
 IDS = ["a", "b"]
+FRAMES = torch.zeros(2, 1, 8, 8)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
@@ -50,10 +51,10 @@ def boxed(boxes: object = ((1.0, 2.0, 3.0, 4.0),), labels: object = (0,), **more
 
 
 def test_boxes_may_fill_their_image_and_be_none_at_all() -> None:
-    check_batch(IMAGES, boxed([[0.0, 0.0, 8.0, 8.001]]), IDS)
-    check_batch(IMAGES, boxed(sought=torch.tensor([True])), IDS)
-    check_batch(IMAGES, [boxed()[1]] * 2, IDS)
-    check_batch(IMAGES[:0], [], [])
+    check_batch(FRAMES, boxed([[0.0, 0.0, 8.0, 8.001]]), IDS)
+    check_batch(FRAMES, boxed(sought=torch.tensor([True])), IDS)
+    check_batch(FRAMES, [boxed()[1]] * 2, IDS)
+    check_batch(FRAMES[:0], [], [])
 
 
 @pytest.mark.parametrize(
@@ -75,4 +76,4 @@ def test_boxes_may_fill_their_image_and_be_none_at_all() -> None:
 )
 def test_boxes_that_are_none_are_refused(targets: list[dict[str, object]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_batch(IMAGES, targets, IDS)
+        check_batch(FRAMES, targets, IDS)
