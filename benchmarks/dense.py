@@ -221,11 +221,8 @@ def main() -> None:
     device, load = torch.device(arguments.device), os.getloadavg()[0]
     torch.backends.cudnn.benchmark = False  # as in the other benchmarks
     made = {"masks": mask_case, "boxes": box_case}
-    rounds = 2 if arguments.quick else arguments.rounds
-    measured = [
-        measure(made[task](device, arguments.steps, arguments.quick), rounds, arguments.steps)
-        for task in arguments.tasks
-    ]
+    rounds, steps = (2, 2) if arguments.quick else (arguments.rounds, arguments.steps)
+    measured = [measure(made[task](device, steps, arguments.quick), rounds, steps) for task in arguments.tasks]
     result = described("dense", device, LIBRARIES, load) | {"measured": measured}
     print(render(result))
     if not arguments.quick:
