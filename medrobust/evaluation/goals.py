@@ -9,7 +9,7 @@ from torch import Tensor
 from medrobust.attacks import Attack
 from medrobust.attacks.class_boundaries import check_logits, drawn_labels, label_gaps, rival_goals
 from medrobust.evaluation.dense_goals import GoalMask, erased, given_mask, invented, relabelled, shifted, vanished
-from medrobust.networks.victims import Outputs, Targets
+from medrobust.networks.victims import Outputs, Targets, is_classes
 from medrobust.random_streams import image_generator
 
 ClassGoals = Literal["next", "random", "likeliest", "least_likely"]
@@ -82,8 +82,7 @@ def choose_goals(
         side: Height and width of the images, in which boxes are invented.
 
     Raises:
-        ValueError: The goals are those of another task, the victim's outputs do not fit, or there is no label of that
-            name.
+        ValueError: The goals are those of another task, the outputs do not fit, or there is no label of that name.
     """
     if label is None and isinstance(targets, Tensor) and targets.ndim == 3:
         return _mask_goals(goals, targets, outputs, goal_mask)
@@ -100,8 +99,7 @@ def choose_goals(
         return _label_goals(goals, attack, targets, outputs, ids, label, names)
     if label is not None:
         raise ValueError(f"label names one of several labels of an image, and these have one class each, got {label!r}")
-    are_classes = isinstance(targets, Tensor) and targets.ndim == 1
-    if not are_classes or not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+    if not is_classes(targets) or not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(
             "an evaluation chooses goals among the classes of logits (N, K), K >= 2; call targeted attacks on other "
             "victims from Python"
