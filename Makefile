@@ -44,6 +44,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.classification
 	$(BIN)/python -m benchmarks.detectors
 	$(BIN)/python -m benchmarks.feature_constraint
+	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.loading
 
 clean:

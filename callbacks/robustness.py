@@ -47,7 +47,12 @@ class Robustness(Callback):
             attack has made is always judged in float32 by the victim itself.
         goals: What targeted attacks aim at: the ``next`` class, a ``random`` other one (drawn for each image), or
             of the others the one that is ``likeliest`` or ``least_likely`` by the clean outputs. Of labels that do not
-            exclude each other, ``next`` turns all of them and the others turn one.
+            exclude each other, ``next`` turns all of them and the others turn one. Of masks ``erase`` (everything is
+            background) or ``shift`` (the true mask, a quarter of the width further right), of boxes ``vanish`` (none),
+            ``invent`` (up to three where nothing is, of drawn classes) or ``relabel`` (the true ones as drawn other
+            classes). A goal is reached where the victim would be right if it were the truth; so a mask is erased where
+            not one pixel of the foreground is left, and ``goal_share`` in the records says how much is. An image whose
+            goal is its truth is never reached.
         surrogate: Run or checkpoint of another victim of the same task, on which everything is crafted; the victim
             judges it (HFC21's semi-white box). None crafts on the victim itself.
         reference_per_class: Clean training images of each class that objectives such as ``FeatureConstraint`` are
@@ -61,6 +66,8 @@ class Robustness(Callback):
             ``goals`` chooses.
         input_defence: What is done to each image before the victim sees it, in ``validate`` and ``test``, such as
             ``JPEGCompression``; attacks see through it, and the real defence judges. None for nothing.
+        goal_mask: File of a mask that targeted attacks on masks aim at in place of ``goals``, an image whose values are
+            labels, as large as the images that the victim is shown; None for none.
 
     Raises:
         ValueError: A radius or count is out of its range, the name of an attack is not text, a label is named that no
@@ -84,6 +91,7 @@ class Robustness(Callback):
         log_epsilons: list[Fraction | float] | None = None,
         label: str | None = None,
         input_defence: InputDefence | None = None,
+        goal_mask: str | None = None,
     ) -> None:
         """Keep the settings."""
         self.attacks = dict(attacks or {})
@@ -116,6 +124,7 @@ class Robustness(Callback):
             reference_per_class=reference_per_class,
             fitted=fitted,
             label=label,
+            goal_mask=goal_mask,
         )
         self.planned()  # refuses radii that no attack takes
         self.evaluation: Evaluation | None = None
@@ -156,7 +165,7 @@ class Robustness(Callback):
             self.evaluation.attack(batch)
         elif self._correct is not None and batch_idx < self.fit_batches and not trainer.sanity_checking:
             names: Sequence[str] = ()
-            if self.crafter.label is not None:
+            if self.crafter.label is not None or self.goals in ("invent", "relabel"):
                 names = evaluation_data(trainer.datamodule).describe()["class_names"]  # type: ignore[attr-defined]
             self._attack_in_fit(evaluated_victim(pl_module), batch, self._correct, names)
 
@@ -211,7 +220,9 @@ class Robustness(Callback):
                 if attack.targeted:
                     with judging(victim):
                         outputs = victim(images)
-                        goals = choose_goals(self.goals, attack, targets, outputs, ids, self.crafter.label, names)
+                        chosen = (self.goals, attack, targets, outputs, ids, self.crafter.label, names)
+                        side = (images.shape[-2], images.shape[-1])
+                        goals = choose_goals(*chosen, goal_mask=self.crafter.goal_mask, side=side)
                 crafted = attack.craft(victim, images, goals, ids)
                 with judging(victim):
                     outputs = finite_outputs(victim(crafted.images), ids, f"under {type(attack).__name__}")

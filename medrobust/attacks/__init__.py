@@ -6,6 +6,7 @@ from medrobust.attacks.basin_hopping import BasinHopping
 from medrobust.attacks.bias_field import AdvSBF
 from medrobust.attacks.carlini_wagner import CWL2
 from medrobust.attacks.deepfool import DeepFool
+from medrobust.attacks.dense_adversary import DAG
 from medrobust.attacks.fab import FAB
 from medrobust.attacks.noise import UniformNoise
 from medrobust.attacks.oblivious import Oblivious
@@ -26,6 +27,7 @@ __all__ = [
     "CWL2",
     "CWLinf",
     "Crafted",
+    "DAG",
     "DIM",
     "DeepFool",
     "FAB",

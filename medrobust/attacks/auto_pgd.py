@@ -1,8 +1,9 @@
 """Auto-PGD: projected gradient ascent that chooses each image's step size by itself."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from medrobust.attacks.active_batch import ActiveBatch, each, no_slope
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.budgets import Fraction, check_radius, check_steps
 from medrobust.attacks.class_boundaries import check_classes, check_logits, rival_classes, rival_goals
+from medrobust.attacks.kept_attempts import check_choice, closeness
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import note_broken
 from medrobust.objectives.base import Objective, Step
@@ -32,6 +34,17 @@ def checkpoints(steps: int) -> tuple[int, ...]:
         places.append(-(-current * steps // 100))
         previous, current = current, current + max(current - previous - 3, 6)
     return tuple(dict.fromkeys(places))
+
+
+def stages(steps: int, radii: Sequence[float]) -> list[tuple[float, int]]:
+    """Radii and the steps made at each: a share of 0.9 / R at each of R radii, and at the last one all that remain.
+
+    >>> stages(300, (2.0, 1.5, 1.0))
+    [(2.0, 90), (1.5, 90), (1.0, 120)]
+    """
+    before = [(radius, 9 * steps // (10 * len(radii))) for radius in radii[:-1]]
+    laid_out = [*before, (radii[-1], steps - sum(count for _, count in before))]
+    return [(radius, count) for radius, count in laid_out if count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +73,17 @@ class APGD(Attack):
             one. 0 makes runs away from the true class. Not used by a targeted attack. Of labels that do not exclude
             each other, each goal is to turn one of them.
         objective: What is raised; None means cross-entropy (APGD-CE), ``DifferenceOfLogits`` makes it APGD-DLR.
+        radii: Factors of ``epsilon`` at which a run climbs one after the other, each time from the best point so far,
+            brought into the ball, with a step size of its own; the last is 1. With (2, 1.5, 1) three tenths of the
+            steps are made at 2 epsilon and as many at 1.5 epsilon: red-epsilon APGD (Croce, Singh & Hein, ECCV 2024).
+            Points of the larger balls lead the way and are never returned. Each factor costs a forward more.
+        keep: Which point an image ends as: the one that fools the victim with the ``highest_objective``, or the one of
+            the ``lowest_quality``, whether it fools or not, such as the lowest Jaccard index of a mask (of a targeted
+            attack, the highest with respect to its goals). The latter needs ``stop_when_fooled`` to be False.
         rho: Share of rising steps below which the step size is halved, in [0, 1].
         momentum: Share of the new step in a move, the paper's alpha, in (0, 1]; 1 ignores the previous move.
         stop_when_fooled: Let an image leave as soon as it fools the victim, as AutoAttack does, which only asks
-            whether it can be done. With False every image makes all its runs and ends as the point that fools the
-            victim with the highest objective.
+            whether it can be done. With False every image makes all its runs and ends as ``keep`` says.
         targeted: The targets are goals to reach instead of truths to leave.
         seed: Seed of the per-image random streams.
 
@@ -80,6 +99,8 @@ class APGD(Attack):
     rho: float = 0.75
     momentum: float = 0.75
     stop_when_fooled: bool = True
+    radii: tuple[float, ...] = (1.0,)
+    keep: Literal["highest_objective", "lowest_quality"] = "highest_objective"
 
     def __post_init__(self) -> None:
         """Refuse settings that would give wrong numbers."""
@@ -93,10 +114,20 @@ class APGD(Attack):
             raise ValueError(f"rho is a share of the steps and lies in [0, 1], got {self.rho}")
         if not 0 < self.momentum <= 1:
             raise ValueError(f"momentum is the new step's share of a move and lies in (0, 1], got {self.momentum}")
+        object.__setattr__(self, "radii", tuple(float(factor) for factor in self.radii))
+        falling = all(one > other for one, other in zip(self.radii, self.radii[1:], strict=False))
+        if not self.radii or self.radii[-1] != 1 or not falling or not math.isfinite(self.radii[0]):
+            raise ValueError(f"radii are factors of epsilon that fall to 1, such as [2, 1.5, 1], got {self.radii}")
+        check_choice("keep", self.keep, ("highest_objective", "lowest_quality"))
+        if self.keep == "lowest_quality" and self.stop_when_fooled:
+            raise ValueError(
+                "an image that leaves with its first success is not that of the lowest quality: set "
+                "stop_when_fooled to False, or keep to 'highest_objective'"
+            )
 
     def perturb(self, victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]) -> Crafted:
         """Make the runs; with ``stop_when_fooled`` on an ever smaller batch."""
-        climb = _Climb(images, targets, ids, float(self.epsilon))
+        climb = _Climb(images, targets, ids, float(self.epsilon), self.keep == "lowest_quality")
         towards = self._look_for_goals(victim, climb) if self.goals and not self.targeted else 0
         for restart in range(self.restarts):
             for goal in range(max(towards, 1)):
@@ -105,8 +136,12 @@ class APGD(Attack):
                 if towards:
                     climb.goal = rival_goals(climb.targets, climb.ranked[:, goal])
                 stream = f"{type(self).__name__}:{restart}" + (f":{goal}" if goal else "")
-                climb.start(per_image_uniform(climb.ids, images.shape[1:], self.seed, stream, images))
-                self._run(victim, climb)
+                noise = per_image_uniform(climb.ids, images.shape[1:], self.seed, stream, images)
+                for stage, (factor, steps) in enumerate(stages(self.steps, self.radii)):
+                    climb.start(factor, None if stage else noise)
+                    self._run(victim, climb, steps)
+                    if not climb.ids:
+                        break
         return climb.finish(climb.top)
 
     def _look_for_goals(self, victim: Victim, climb: "_Climb") -> int:
@@ -126,10 +161,10 @@ class APGD(Attack):
             climb.keep(climb.leave(climb.clean, self.reached(victim, outputs, climb.targets)))
         return climb.ranked.shape[1]
 
-    def _run(self, victim: Victim, climb: "_Climb") -> None:
-        """Make one run; all images still under attack are at the same step and share their checkpoints."""
+    def _run(self, victim: Victim, climb: "_Climb", steps: int) -> None:
+        """Climb at one radius; all images still under attack are at the same step and share their checkpoints."""
         objective = CrossEntropy() if self.objective is None else self.objective
-        marks, last_mark = checkpoints(self.steps), 0
+        marks, last_mark = checkpoints(steps), 0
         index = 0
         while climb.ids:
             leaf = climb.current.detach().requires_grad_()
@@ -137,18 +172,21 @@ class APGD(Attack):
             values = objective(step)
             with torch.no_grad():
                 outputs = step.outputs if step.has_outputs else victim(climb.current)
-                fooled = self.reached(victim, outputs, climb.targets)
+                outcome = victim.outcome(outputs, climb.targets)
+                fooled = outcome.right if self.targeted else ~outcome.right
+                close = closeness(outcome, self.targeted) if self.keep == "lowest_quality" else fooled
+                close = close.to(values.dtype)
             climb.count_look(step.forwards + (not step.has_outputs))
-            staying = climb.leave(climb.current, fooled) if self.stop_when_fooled else None
+            staying = climb.leave(climb.current, fooled) if self.stop_when_fooled and climb.counts else None
             if climb.looks_again(staying):
                 continue
-            last = index == self.steps
+            last = index == steps
             gradient = torch.zeros_like(leaf) if last else torch.autograd.grad(values.sum(), leaf)[0]
             vanished = torch.zeros_like(fooled) if step.vanished is None else step.vanished
-            values, fooled, vanished, broken, gradient = climb.keep(
-                staying, values.detach(), fooled, vanished, step.broken, gradient
+            values, close, fooled, vanished, broken, gradient = climb.keep(
+                staying, values.detach(), close, fooled, vanished, step.broken, gradient
             )
-            climb.note(values, fooled, gradient.sign())
+            climb.note(values, close, gradient.sign())
             if last:
                 return
             note_broken(victim, climb.ids, broken)
@@ -172,30 +210,48 @@ class APGD(Attack):
 class _Climb(ActiveBatch):
     """Each image's current point, the best point of its run, and the best of all runs (``top``)."""
 
-    def __init__(self, images: Tensor, targets: Any, ids: Sequence[str], epsilon: float) -> None:
+    def __init__(
+        self, images: Tensor, targets: Any, ids: Sequence[str], epsilon: float, by_quality: bool = False
+    ) -> None:
         super().__init__(images, targets, ids)
-        self.epsilon = epsilon
-        self.lower, self.upper = (images - epsilon).clamp_(min=0), (images + epsilon).clamp_(max=1)
+        self.epsilon, self.by_quality, self.counts = epsilon, by_quality, True
+        self.lower = self.upper = self.peak = images
         self.goal: Tensor | None = None  # class that the objective aims at, though any other but the truth will do
         self.ranked = torch.zeros_like(self.rows)[:, None]  # the other classes, once the clean images have been seen
         self.top, self.top_value = images, images.new_full((len(images),), -torch.inf)
-        self.top_fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.top_close = self._farthest()
 
-    def start(self, noise: Tensor) -> None:
-        """Begin a run at a random point of the ball."""
-        count, like = len(self.clean), self.clean
-        self.current = torch.clamp(like + self.epsilon * noise, self.lower, self.upper)
+    def _farthest(self) -> Tensor:
+        """Less close than any point that is looked at; of points that fool or not, as far as those that do not."""
+        return torch.full_like(self.top_value, -torch.inf if self.by_quality else 0.0)
+
+    def start(self, factor: float, noise: Tensor | None) -> None:
+        """Begin to climb in the ball of a multiple of the radius.
+
+        Args:
+            factor: Multiple of the radius; the points of a larger ball do not count.
+            noise: Where to begin, in [-1, 1]; None to go on from the best point of the ball before.
+        """
+        count, like, radius = len(self.clean), self.clean, factor * self.epsilon
+        self.counts = factor == 1
+        self.lower, self.upper = (like - radius).clamp_(min=0), (like + radius).clamp_(max=1)
+        self.current = torch.clamp(self.peak if noise is None else like + radius * noise, self.lower, self.upper)
+        self.peak, self.peak_value, self.peak_close = (
+            self.current,
+            torch.full_like(self.top_value, -torch.inf),
+            self._farthest(),
+        )
         self.previous = self.best = self.current
         self.sign = self.best_sign = torch.zeros_like(like)
-        self.size = like.new_full((count,), 2 * self.epsilon)
+        self.size = like.new_full((count,), 2 * radius)
         self.last = like.new_full((count,), torch.inf)  # so that the first look is not a rise
         self.best_value = self.mark_value = like.new_full((count,), -torch.inf)
         self.rises = torch.zeros_like(self.rows)
-        self.halved = torch.zeros_like(self.top_fooled)
+        self.halved = torch.zeros_like(self.rows, dtype=torch.bool)
         self.cosines.follow(torch.zeros_like(like), self.rows)  # no cosine between two runs
 
-    def note(self, values: Tensor, fooled: Tensor, sign: Tensor) -> None:
-        """Note the objective at the current point and the sign of its gradient."""
+    def note(self, values: Tensor, close: Tensor, sign: Tensor) -> None:
+        """Note the objective at the current point, how close it is, and the sign of the objective's gradient."""
         values = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)  # NaN is never the best value
         self.rises += values > self.last
         self.last = values
@@ -203,10 +259,12 @@ class _Climb(ActiveBatch):
         self.best = torch.where(each(better), self.current, self.best)
         self.best_value = torch.where(better, values, self.best_value)
         self.sign, self.best_sign = sign, torch.where(each(better), sign, self.best_sign)
-        ahead = (fooled & ~self.top_fooled) | ((fooled == self.top_fooled) & (values > self.top_value))
-        self.top = torch.where(each(ahead), self.current, self.top)
-        self.top_value = torch.where(ahead, values, self.top_value)
-        self.top_fooled = self.top_fooled | fooled
+        kept = "top" if self.counts else "peak"
+        best, best_value, best_close = (vars(self)[f"{kept}{what}"] for what in ("", "_value", "_close"))
+        ahead = (close > best_close) | ((close == best_close) & (values > best_value))
+        setattr(self, kept, torch.where(each(ahead), self.current, best))
+        setattr(self, f"{kept}_value", torch.where(ahead, values, best_value))
+        setattr(self, f"{kept}_close", torch.where(ahead, close, best_close))
 
     def halve(self, least: float) -> None:
         """At a checkpoint, halve the step size of images whose climb has stalled, and take them to their best point.

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+OUTSIDE = 0.01  # pixels by which rounding may carry a box beyond its image
+
 
 def without_inference(value: Any) -> Any:
     """Clone inference tensors, also those inside lists and dicts, because they cannot be saved for a backward."""
@@ -28,6 +30,8 @@ def check_batch(images: Tensor, targets: Any, ids: Sequence[str] | None) -> None
     """
     _check_images(images)
     _check_targets(targets)
+    if not isinstance(targets, Tensor) and len(images) == len(targets):
+        _check_boxes(images, targets)
     count = len(images) if ids is None else len(ids)
     if not len(images) == len(targets) == count:
         raise ValueError(f"got {len(images)} images, {len(targets)} targets and {count} ids: one of each is needed")
@@ -62,6 +66,42 @@ def _check_images(images: Any) -> None:
         low, high = (float(bound) for bound in torch.stack(images.detach().aminmax()))  # NaN is passed on
         if not (low >= 0 and high <= 1):
             raise ValueError(f"expected finite images in [0, 1], got values from {low:g} to {high:g}")
+
+
+def _check_boxes(images: Tensor, targets: Sequence[dict[str, Any]]) -> None:
+    """Refuse what are no boxes inside their images; the host waits for the device once."""
+    for place, target in enumerate(targets):
+        boxes, labels, sought = (target.get(name) for name in ("boxes", "labels", "sought"))
+        if not isinstance(boxes, Tensor) or not isinstance(labels, Tensor):
+            raise ValueError(
+                "boxes are a dict of tensors boxes (B, 4) and labels (B,) for each image, got one of "
+                f"{', '.join(target) or 'nothing'} for image {place}"
+            )
+        whole = not (labels.is_floating_point() or labels.is_complex())
+        fits = boxes.ndim == 2 and boxes.shape[1] == 4 and labels.shape == boxes.shape[:1]
+        if not (fits and boxes.is_floating_point() and whole):
+            raise ValueError(
+                f"expected floating point boxes (B, 4) and as many whole labels (B,), got {boxes.dtype} "
+                f"{tuple(boxes.shape)} and {labels.dtype} {tuple(labels.shape)} for image {place}"
+            )
+        if sought is not None and (
+            not isinstance(sought, Tensor) or (sought.dtype, sought.shape) != (torch.bool, labels.shape)
+        ):
+            raise ValueError(f"sought tells of each box whether it is, bool (B,), got {sought!r} for image {place}")
+    height, width = images.shape[-2:]
+    if not targets:
+        return
+    sizes = torch.tensor([width, height, width, height], dtype=torch.float64)
+    corners = torch.cat([target["boxes"].detach() for target in targets]).double().cpu()
+    labels = torch.cat([target["labels"] for target in targets]).cpu()
+    fine = ((corners >= -OUTSIDE) & (corners <= sizes + OUTSIDE)).all(1) & (corners[:, :2] < corners[:, 2:]).all(1)
+    if not bool(fine.all()):
+        bad = [round(value, 3) for value in corners[~fine][0].tolist()]
+        raise ValueError(
+            f"expected finite boxes x1 < x2, y1 < y2 inside images of {width} x {height} pixels, got {bad}"
+        )
+    if bool((labels < 0).any()):
+        raise ValueError(f"labels of boxes are counted from 0, got {int(labels.min())}")
 
 
 def _check_targets(targets: Any) -> None:

@@ -1,4 +1,4 @@
-"""Several attacks in turn: each goes on with the images that none before it has broken; the best attempt is kept."""
+"""Several attacks in turn: each goes on with the images that none before it has broken, or all run on every image."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from torch import Tensor
 from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.basin_hopping import BasinHopping
+from medrobust.attacks.kept_attempts import Keep, closeness
 from medrobust.networks.victims import Victim
 from medrobust.networks.watched_victim import WatchedVictim
 from medrobust.objectives.base import Step
@@ -27,7 +28,7 @@ class Turn(NamedTuple):
         attack: Class of the attack at work.
         number: Its place, from 1.
         attacks: Number of attacks.
-        images: Images of the batch that none before it has broken.
+        images: Images that it attacks: those of the batch that none before it has broken, or all.
         passes: Forward passes that it has made so far, each of several images.
     """
 
@@ -55,16 +56,22 @@ def told_of_turns(tell: Callable[[Turn], None]) -> Iterator[None]:
 
 
 def attack_in_turn(
-    attacks: Sequence[Attack], victim: Victim, images: Tensor, targets: Any, ids: Sequence[str]
+    attacks: Sequence[Attack],
+    victim: Victim,
+    images: Tensor,
+    targets: Any,
+    ids: Sequence[str],
+    keep: Keep = "first_success",
 ) -> tuple[Crafted, Tensor]:
-    """Run one attack after the other on an ever smaller batch; all have the same aim.
+    """Run one attack after the other on an ever smaller batch, or for ``lowest_quality`` on all; all have the same aim.
 
     ``BasinHopping`` starts from the best attempt of those before it.
 
     After each attack one forward judges its images (two for boxes, whose loss does not come with their outputs); it is
     counted. The first success on an image is kept, or the attempt with the largest margin (of labels, that of the label
-    that decides; for boxes, the largest loss of the victim) if there is none. The measures are those of the attack
-    whose image is kept.
+    that decides; for boxes, the largest loss of the victim) if there is none; for ``lowest_quality`` the attempt whose
+    outputs have the lowest quality (of goals, the highest), and of several such ones that with the largest margin. The
+    measures are those of the attack whose image is kept.
 
     Args:
         attacks: The attacks; all of them targeted, or none.
@@ -72,9 +79,11 @@ def attack_in_turn(
         images: Clean images, ``(N, C, H, W)``.
         targets: True targets, or goals.
         ids: The images' ids.
+        keep: Which attempt on an image is kept.
 
     Returns:
-        What they made, and the place in ``attacks`` of the one that broke each image, ``(N,)``, NaN for none.
+        What they made, and the place in ``attacks`` of the one that broke each image, ``(N,)``, NaN for none: the
+        first, or the one whose attempt is kept.
     """
     unbroken = _Unbroken(images, targets, ids)
     for index, attack in enumerate(attacks):
@@ -89,11 +98,19 @@ def attack_in_turn(
         with torch.no_grad():
             step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, attack.targeted)
             values = deciding_margin(unbroken.targets)(step)
-            fooled = attack.reached(victim, step.outputs, unbroken.targets)
+            outcome = victim.outcome(step.outputs, unbroken.targets)
+            fooled = outcome.right if attack.targeted else ~outcome.right
         unbroken.spend(crafted, step.forwards)
-        unbroken.first[unbroken.rows] = torch.where(fooled, index, torch.nan).to(unbroken.first)
-        unbroken.keep_better(crafted, fooled, values)
-        unbroken.keep(unbroken.leave(crafted.images, fooled))
+        if keep == "lowest_quality":
+            close = closeness(outcome, attack.targeted).to(values)
+            better = (close > unbroken.close) | ((close == unbroken.close) & (values > unbroken.value))
+            unbroken.close = torch.where(better, close, unbroken.close)
+        else:
+            better = fooled | (values > unbroken.value)
+        unbroken.note_first(torch.where(fooled, index, torch.nan), better)
+        unbroken.keep_better(crafted, better, values)
+        if keep == "first_success":
+            unbroken.keep(unbroken.leave(crafted.images, fooled))
     return replace(unbroken.finish(unbroken.attempt), measures=unbroken.measures), unbroken.first
 
 
@@ -124,6 +141,7 @@ class _Unbroken(ActiveBatch):
     def __init__(self, images: Tensor, targets: Any, ids: Sequence[str]) -> None:
         super().__init__(images, targets, ids)
         self.attempt, self.value = images, images.new_full((len(images),), -torch.inf)
+        self.close = self.value  # how close the attempt came, where the lowest quality is kept
         self.first = torch.full_like(self.value, torch.nan)  # place of the attack that fooled each image
         self.measures: dict[str, Tensor] = {}  # of the kept images, for the whole batch
 
@@ -133,9 +151,12 @@ class _Unbroken(ActiveBatch):
         self.backwards[self.rows] += crafted.backwards
         self.zeros[self.rows] += crafted.zero_gradients
 
-    def keep_better(self, crafted: Crafted, fooled: Tensor, values: Tensor) -> None:
-        """Keep the images that fool the victim or come closer than the attempts before, and their measures."""
-        better = fooled | (values > self.value)
+    def note_first(self, places: Tensor, better: Tensor) -> None:
+        """Note the place of the attack that broke each image, NaN for none, of those that are better than before."""
+        self.first[self.rows] = torch.where(better, places.to(self.first), self.first[self.rows])
+
+    def keep_better(self, crafted: Crafted, better: Tensor, values: Tensor) -> None:
+        """Keep the images that are better than the attempts before, and their measures."""
         self.value = torch.where(better, values, self.value)
         self.attempt = torch.where(each(better), crafted.images, self.attempt)
         for name in {**self.measures, **crafted.measures}:

@@ -21,6 +21,10 @@ class SMIA(SignGradient):
     at x + eta than at x + W * eta, and the other way from there on. The authors' code moves by epsilon at every step
     without projecting; ``step_size: epsilon`` comes closest to it within a budget.
 
+    On a victim that finds boxes the deviation is its own loss, whatever ``deviation`` says, and the stabilisation
+    compares the classes of the clean image's proposals (``Stabilization``). A step after the first then costs three
+    forwards and three backwards, as its loss and its proposals' classes do not come from one pass.
+
     Args:
         stabilization: Distance of the two decisions: ``kl``, ``kl_eq5`` (the KL divergence of the paper's analysis, the
             other way round than ``kl``), ``cross_entropy`` or ``hard``.

@@ -1,6 +1,7 @@
 """How a batch is attacked: on a deployment copy or a surrogate, with objectives fitted to clean training images."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from medrobust.attacks import Attack
 from medrobust.evaluation.batch import AdversarialBatch, CleanBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.dense_goals import GoalMask, goal_shares, nothing_to_do, read_goal_mask
 from medrobust.evaluation.deployment import Deployment, Precision, check_precision, judging
 from medrobust.evaluation.extraction import LOGITS, Extractor, clean_features
-from medrobust.evaluation.goals import Goals, choose_goals
+from medrobust.evaluation.goals import Goals, check_goals, choose_goals
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_hash
 from medrobust.networks.finite import finite_outputs
@@ -40,6 +42,7 @@ class Crafter:
         fitted: Folder in which fitted mixtures are kept; empty for none.
         label: Name of the one label that targeted attacks turn, of victims of several labels; None for those that
             ``goals`` chooses.
+        goal_mask: File of the mask that targeted attacks aim at in place of ``goals``; None for none.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -54,15 +57,25 @@ class Crafter:
         reference_per_class: int | None = 2000,
         fitted: str = "",
         label: str | None = None,
+        goal_mask: str | None = None,
     ) -> None:
-        """Keep the settings."""
+        """Keep the settings; a goal mask is read when it is asked for."""
         if reference_per_class is not None and reference_per_class < 1:
             raise ValueError(f"reference_per_class counts images and is at least 1, got {reference_per_class}")
         self.deployment = Deployment(deployment, precision)
         self.goals, self.surrogate, self.reference_per_class = goals, surrogate, reference_per_class
-        self.fitted, self.label = fitted, label
+        self.fitted, self.label, self._goal_file = fitted, label, goal_mask
         self._surrogate: EvaluatedVictim | None = None
         self._ready: dict[tuple[str, bool], Attack] = {}  # by key, and whether it is for the victim itself
+
+    @cached_property
+    def goal_mask(self) -> GoalMask | None:
+        """The mask that targeted attacks aim at, read from its file; None for none.
+
+        Raises:
+            ValueError: The file is no image of labels.
+        """
+        return None if self._goal_file is None else read_goal_mask(self._goal_file)
 
     def load(self, context: EvaluationContext, victim: EvaluatedVictim) -> None:
         """Check the precision and load the surrogate, before any image is read.
@@ -87,10 +100,18 @@ class Crafter:
         return {} if self._surrogate is None else {"the surrogate": self._surrogate}
 
     def attack_identity(self, attack: Attack, data: EvaluationData) -> dict[str, Any]:
-        """All that decides what an attack makes of an image, besides the victim and what all attacks share."""
+        """All that decides what an attack makes of an image, besides the victim and what all attacks share.
+
+        Raises:
+            ValueError: The attack is targeted, and the goals are those of another task.
+        """
         identity: dict[str, Any] = {"parameters": attack.parameters()}
         if attack.targeted:
             identity["goals"] = self.goals if self.label is None else f"label {self.label}"
+            if self.label is None:
+                check_goals(self.goals, self.goal_mask, data.task)
+            if self.goal_mask is not None:
+                identity["goals"] = f"mask {self.goal_mask.content}"
         if patterns_wanted(attack):
             identity |= {"reference": data.fingerprint("train"), "reference_per_class": self.reference_per_class}
         return identity
@@ -162,7 +183,8 @@ class Crafter:
         attack = self._ready.get((planned.key, on_victim), planned.attack)
         ids, targets = clean.ids, clean.targets
         names = plan.data.get("class_names") or ()
-        aim = (self.goals, attack, targets, clean.outputs, ids, self.label, names)
+        side = (clean.images.shape[-2], clean.images.shape[-1])
+        aim = (self.goals, attack, targets, clean.outputs, ids, self.label, names, self.goal_mask, side)
         goals = choose_goals(*aim) if attack.targeted else None
         aims = targets if goals is None else goals
         attacked = victim if on_victim or self._surrogate is None else self._surrogate
@@ -172,6 +194,11 @@ class Crafter:
             outputs = finite_outputs(victim(crafted.images), ids, f"under {planned.name}")
             after = checked_outcome(victim.outcome(outputs, targets), len(ids))
             reached = attack.reached(victim, outputs, aims)
+            if goals is not None and (not isinstance(goals, Tensor) or goals.ndim == 3):
+                shares = {"goal_share": goal_shares(goals, targets, outputs, victim.outcome)}
+                reached = reached & ~nothing_to_do(goals, targets)
+            else:
+                shares = {}
         return AdversarialBatch(
             planned=planned,
             plan=plan,
@@ -188,7 +215,7 @@ class Crafter:
             forwards=crafted.forwards,
             backwards=crafted.backwards,
             zero_gradients=crafted.zero_gradients,
-            measures={**crafted.measures, **_doubted(clean)},
+            measures={**crafted.measures, **shares, **_doubted(clean)},
             pictures=crafted.pictures,
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.dense_goals import nothing_to_do
 from medrobust.evaluation.deployment import judging
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.other_victims import victim_beside
@@ -81,7 +82,10 @@ class Transfer(EvaluationListener):
                 outputs = finite_outputs(judge(batch.adversarial), batch.ids, when)
                 batch.columns[judge_column(name, "before")] = self._before[1][name]
                 batch.columns[judge_column(name, "after")] = judge.outcome(outputs, batch.targets).right
-                batch.columns[judge_column(name, "success")] = attack.reached(judge, outputs, aims)
+                reached = attack.reached(judge, outputs, aims)
+                if batch.goals is not None:
+                    reached = reached & ~nothing_to_do(batch.goals, batch.targets)
+                batch.columns[judge_column(name, "success")] = reached
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Drop the judges and the last batch."""

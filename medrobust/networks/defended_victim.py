@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from torch.utils._pytree import tree_map
 
 from medrobust.networks.input_defences import Draw, InputDefence
 from medrobust.networks.seen_images import SeenImages
-from medrobust.networks.victims import EvaluatedVictim, Outcome, Outputs, Targets, evaluated_victim, is_stored_victim
+from medrobust.networks.victims import (
+    BOX_METHODS,
+    EvaluatedVictim,
+    Outcome,
+    Outputs,
+    Targets,
+    evaluated_victim,
+    is_stored_victim,
+)
 
 
 class DefendedVictim(nn.Module):
@@ -43,6 +52,16 @@ class DefendedVictim(nn.Module):
         if name == "network":
             self.undefended.network = value
         super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the victim says of its stages, if it is a ``BoxVictim``, of images behind the defence."""
+        if name in BOX_METHODS:
+            return partial(self._looked_into, getattr(self.undefended, name))
+        return super().__getattr__(name)
+
+    def _looked_into(self, method: Any, images: Tensor, *arguments: Any) -> Any:
+        """What one of ``BOX_METHODS`` answers."""
+        return method(self.defence(images, self.draw), *arguments)
 
     def forward(self, images: Tensor) -> Outputs:
         """Outputs for images ``(N, C, H, W)`` in [0, 1]."""
@@ -130,8 +149,16 @@ class ExpectedVictim:
         self.samples = int(getattr(victim.defence, "samples", 1))
 
     def __getattr__(self, name: str) -> Any:
-        """Anything else that the victim has."""
-        return getattr(self.victim, name)
+        """Anything else that the victim has; of a ``BoxVictim``'s stages not what the judging draw would show."""
+        value = getattr(self.victim, name)
+        return partial(self._looked_into, name) if name in BOX_METHODS else value
+
+    def _looked_into(self, name: str, images: Tensor, *arguments: Any) -> Any:
+        """The mean answer of one of ``BOX_METHODS``; of proposals, which have none, those of the first draw."""
+        method = getattr(self.victim.undefended, name)
+        draws = self._draws(images)[: 1 if name == "proposals" else None]
+        answers = [method(one, *arguments) for one in draws]
+        return answers[0] if name == "proposals" else tree_map(lambda *leaves: torch.stack(leaves).mean(0), *answers)
 
     def __call__(self, images: Tensor) -> Outputs:
         """Mean outputs for N images."""

@@ -108,13 +108,16 @@ def check_known(targets: Targets, outputs: Outputs) -> None:
     """Refuse a class that the victim's logits do not have; the host waits for the device.
 
     Args:
-        targets: Targets of any kind; only classes ``(N,)`` are looked at.
-        outputs: Outputs of any kind; only logits ``(N, K)`` are looked at, of which a single one tells two classes.
+        targets: Targets of any kind; only classes ``(N,)`` and masks ``(N, H, W)`` are looked at.
+        outputs: Outputs of any kind; only logits ``(N, K)`` or ``(N, K, H, W)`` are looked at, of which a single one
+            tells two classes.
 
     Raises:
         ValueError: Names the class.
     """
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not is_classes(targets) or not len(targets):
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or not targets.numel():
+        return
+    if (outputs.ndim, targets.ndim) not in ((2, 1), (4, 3)):
         return
     classes, largest = max(outputs.shape[1], 2), int(targets.max())
     if largest >= classes:
@@ -185,6 +188,31 @@ class BoxVictim(Victim, Protocol):
 
         They carry a gradient to the images and none to the proposals; P may be 0.
         """
+
+
+BOX_METHODS = ("loss_parts", "proposals", "proposal_logits")
+
+
+def box_victim(value: object, asking: str) -> BoxVictim:
+    """The value itself, if it lets attacks look into its proposals; ``isinstance`` overlooks what is passed on.
+
+    Args:
+        value: A victim, watched or behind a defence or not.
+        asking: Who asks, for the message.
+
+    Raises:
+        ValueError: It does not; the message names what it lacks.
+    """
+    lacking = [name for name in BOX_METHODS if not hasattr(value, name)]
+    if lacking:
+        inner = value
+        while hasattr(inner, "victim"):
+            inner = inner.victim
+        raise ValueError(
+            f"{asking} looks into the stages of a victim that finds boxes in two, and {type(inner).__name__} lacks "
+            f"{', '.join(lacking)}"
+        )
+    return cast(BoxVictim, value)
 
 
 @runtime_checkable

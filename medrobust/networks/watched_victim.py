@@ -2,13 +2,23 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from medrobust.networks.finite import all_finite, finite_outputs
-from medrobust.networks.victims import Outcome, Outputs, Targets, Victim, check_known, is_classes, probability_like
+from medrobust.networks.victims import (
+    BOX_METHODS,
+    Outcome,
+    Outputs,
+    Targets,
+    Victim,
+    check_known,
+    is_classes,
+    probability_like,
+)
 
 
 class WatchedVictim:
@@ -40,8 +50,9 @@ class WatchedVictim:
         self._broken: list[tuple[Sequence[str], Tensor | None, Tensor]] = []
 
     def __getattr__(self, name: str) -> Any:
-        """Anything else that the victim has."""
-        return getattr(self.victim, name)
+        """Anything else that the victim has; what a ``BoxVictim`` says of its stages is watched, too."""
+        value = getattr(self.victim, name)
+        return partial(self._looked_into, name, value) if name in BOX_METHODS else value
 
     def __call__(self, images: Tensor) -> Outputs:
         """Outputs for N images."""
@@ -58,6 +69,17 @@ class WatchedVictim:
         self._count()
         self.finite_losses = self.finite_losses & all_finite(loss).to(self.images.device)
         return loss
+
+    def _looked_into(self, name: str, method: Callable[..., Any], images: Tensor, *arguments: Any) -> Any:
+        """What one of ``BOX_METHODS`` answers."""
+        answer = method(images.clone(), *arguments)
+        self._count()
+        finite = all_finite(answer).to(self.images.device)
+        if name == "loss_parts":
+            self.finite_losses = self.finite_losses & finite
+        else:
+            self.finite_outputs = self.finite_outputs & finite
+        return answer
 
     def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
         """How well outputs fit their targets, for each image."""

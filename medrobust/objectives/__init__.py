@@ -6,10 +6,14 @@ from medrobust.objectives.cross_entropy import CrossEntropy
 from medrobust.objectives.density_guides import DensityGuide, DimensionGuide
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
 from medrobust.objectives.divergence import Divergence
+from medrobust.objectives.empty_truth import Invention, Vanishing
 from medrobust.objectives.feature_constraint import FeatureConstraint
 from medrobust.objectives.guides import ClosestGuide, RandomGuide
+from medrobust.objectives.jensen_shannon import JensenShannon
 from medrobust.objectives.layer_mean import LayerMean
+from medrobust.objectives.loss_parts import LossParts
 from medrobust.objectives.margin import Margin
+from medrobust.objectives.masked_cross_entropy import MaskedCrossEntropy
 from medrobust.objectives.smoothed import Smoothed
 from medrobust.objectives.stabilization import Stabilization
 from medrobust.objectives.typical_margin import TypicalMargin
@@ -24,14 +28,19 @@ __all__ = [
     "DimensionGuide",
     "Divergence",
     "FeatureConstraint",
+    "Invention",
+    "JensenShannon",
     "LayerMean",
+    "LossParts",
     "Margin",
+    "MaskedCrossEntropy",
     "Objective",
     "RandomGuide",
     "Smoothed",
     "Stabilization",
     "Step",
     "TypicalMargin",
+    "Vanishing",
     "WeakestLabel",
     "WeightedSum",
     "fit_objectives",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medrobust.networks.finite import mended
-from medrobust.networks.victims import Victim
+from medrobust.networks.victims import Victim, box_victim
 from medrobust.objectives.plain_numbers import PlainNumbers
 
 if TYPE_CHECKING:
@@ -89,6 +89,19 @@ class Step:
             raise ValueError("a victim's loss is expected to depend on the images, and this one has no gradient")
         return loss
 
+    def loss_parts(self, targets: Any, asking: str) -> dict[str, Tensor]:
+        """The parts of a box victim's loss for some targets, as ``BoxVictim`` names them; it costs a forward.
+
+        Args:
+            targets: True boxes, goals or others, one dict for each image.
+            asking: Who asks, for the message.
+
+        Raises:
+            ValueError: The victim does not find boxes in two stages.
+        """
+        self.forwards += 1
+        return box_victim(self.victim, asking).loss_parts(self.images, targets)
+
     def at(self, images: Tensor, layers: Sequence[str] = ()) -> "Step":
         """A look at other images ``(N, C, H, W)``, made of these; what vanishes or breaks there is noted here, too.
 
@@ -134,6 +147,11 @@ class Objective(PlainNumbers, ABC):
     """
 
     __array_ufunc__ = None  # so that a NumPy number on the left leaves the multiplication to this class
+
+    @property
+    def title(self) -> str:
+        """What records call it: its class, and what tells it from others of its class."""
+        return type(self).__name__
 
     @property
     def layers(self) -> tuple[str, ...]:

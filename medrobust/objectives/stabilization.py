@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medrobust.networks.victims import box_victim
 from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.logit_gap import class_logits, image_mean, logit_gap
+from medrobust.objectives.proposals import clean_proposals, mean_of_each
 
 Distance = Literal["kl", "kl_eq5", "cross_entropy", "hard"]
-UNFIT = "the stabilization compares logits of classes, masks or labels"
+UNFIT = "the stabilization compares logits of classes, masks or labels"  # of boxes, those of proposals
 
 
 @lru_cache(maxsize=16)
@@ -56,6 +58,12 @@ class Stabilization(Objective):
     backward too if ``through``. Masks and labels take the mean over an image's labelled entries; a single logit z, for
     an image, a pixel or a label, is a decision between the logits 0 and z.
 
+    A victim that finds boxes gives no probabilities of its own: the boxes of two images are others in another number,
+    and choosing them has no gradient. There p and q are those of the classes, background included, of the proposals
+    of the clean image, so that both branches are asked about the same places, and the mean is taken over these, as the
+    detector's own classification loss is a mean over proposals; its regression is not compared. It costs two forwards
+    and two backwards (one if not ``through``) beside those of the victim's loss, and one for the proposals.
+
     Args:
         distance: ``kl``, sum q (ln q - ln p), KL(q || p); ``kl_eq5``, sum p (ln p - ln q), KL(p || q) of SMIA21 eq. 5;
             ``cross_entropy``, - sum q ln p; ``hard``, cross-entropy of p to the class that is likeliest under q, as in
@@ -86,28 +94,42 @@ class Stabilization(Objective):
         """Value of each image, ``(N,)``.
 
         Raises:
-            ValueError: The victim's outputs are not logits that fit the targets.
+            ValueError: The victim's outputs are not logits that fit the targets, or it does not tell its proposals.
         """
-        if not isinstance(step.targets, Tensor):
-            raise ValueError(f"{UNFIT}, got a list of boxes")
         if step.index == 0:  # eta is 0, or noise that the victim has not seen yet
             return 0 * step.images.flatten(1).sum(1)
-        with torch.set_grad_enabled(self.through and self.distance != "hard"):
-            smooth = step.clean + smoothed(step.images - step.clean, self.kernel, self.sigma)
-            # victims know images in [0, 1] only; the clip keeps the slope, or pixels at its bounds would have none
-            smooth_outputs = step.victim(smooth + (smooth.clamp(0, 1) - smooth).detach())
-            smooth_logits = class_logits(smooth_outputs, step.targets)
+        smooth = step.clean + smoothed(step.images - step.clean, self.kernel, self.sigma)
+        # victims know images in [0, 1] only; the clip keeps the slope, or pixels at its bounds would have none
+        smooth = smooth + (smooth.clamp(0, 1) - smooth).detach()
+        through = self.through and self.distance != "hard"
+        if not isinstance(step.targets, Tensor):
+            return self._of_proposals(step, smooth, through)
+        with torch.set_grad_enabled(through and torch.is_grad_enabled()):
+            smooth_logits = class_logits(step.victim(smooth), step.targets)
         logits = class_logits(step.outputs, step.targets)
         if smooth_logits is None or logits is None:
             raise ValueError(f"{UNFIT}, got outputs that do not fit targets of shape {tuple(step.targets.shape)}")
         step.count(forwards=1, backwards=int(smooth_logits.requires_grad))
+        return -image_mean(self._distances(logits, smooth_logits), step.targets)
+
+    def _of_proposals(self, step: Step, smooth: Tensor, through: bool) -> Tensor:
+        """Minus the mean distance over each image's proposals."""
+        proposals = clean_proposals(step, type(self).__name__)
+        victim = box_victim(step.victim, type(self).__name__)
+        with torch.set_grad_enabled(through and torch.is_grad_enabled()):
+            smooth_logits = torch.cat(victim.proposal_logits(smooth, proposals))
+        logits = torch.cat(victim.proposal_logits(step.images, proposals))
+        step.count(forwards=2, backwards=int(logits.requires_grad) + int(smooth_logits.requires_grad))
+        return -mean_of_each(self._distances(logits, smooth_logits), [len(corners) for corners in proposals])
+
+    def _distances(self, logits: Tensor, smooth_logits: Tensor) -> Tensor:
+        """Distance of the two decisions at each place, ``(N, ...)`` for logits ``(N, K, ...)``."""
         if self.distance == "hard":
-            likeliest = smooth_logits.argmax(1)
             # the same form as cross-entropy's, so that equal classes cancel to exactly 0 and not to rounding
-            values = functional.softplus(logit_gap(logits, likeliest, soft=True), threshold=80.0)
-            return -image_mean(values, step.targets)
+            likeliest = smooth_logits.argmax(1)
+            return functional.softplus(logit_gap(logits, likeliest, soft=True), threshold=80.0)
         log_q, log_p = smooth_logits.log_softmax(1), logits.log_softmax(1)
         if self.distance == "kl_eq5":
-            return -image_mean((log_p.exp() * (log_p - log_q)).sum(1), step.targets)
+            return (log_p.exp() * (log_p - log_q)).sum(1)
         surprise = log_q - log_p if self.distance == "kl" else -log_p
-        return -image_mean((log_q.exp() * surprise).sum(1), step.targets)
+        return (log_q.exp() * surprise).sum(1)

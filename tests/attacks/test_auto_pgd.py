@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from medrobust.attacks import PGD
-from medrobust.attacks.auto_pgd import APGD, checkpoints
+from medrobust.attacks.auto_pgd import APGD, checkpoints, stages
 from medrobust.networks import as_victim
-from medrobust.objectives import CrossEntropy, Margin
+from medrobust.objectives import CrossEntropy, Margin, MaskedCrossEntropy
 from medrobust.objectives.difference_of_logits import DifferenceOfLogits
 from medrobust.random_streams import per_image_uniform
 from tests.attacks.dense_cases import dense_case
@@ -418,3 +418,80 @@ def test_goals_need_classes(segmenter: Any, linear: Any, images_of: Any) -> None
         APGD(goals=-1)
     targeted = APGD(goals=9, steps=3, targeted=True, stop_when_fooled=False)
     assert targeted(linear(1, 3), images, torch.tensor([1, 2])).backwards.tolist() == [3, 3]
+
+
+def test_the_steps_of_several_radii() -> None:
+    assert stages(300, (2.0, 1.5, 1.0)) == [(2.0, 90), (1.5, 90), (1.0, 120)]
+    assert stages(10, (2.0, 1.5, 1.0)) == [(2.0, 3), (1.5, 3), (1.0, 4)]
+    assert stages(2, (2.0, 1.5, 1.0)) == [(1.0, 2)] and stages(7, (1.0,)) == [(1.0, 7)]
+
+
+@pytest.mark.parametrize("radii", [(2.0, 1.5, 1.0), (1.5, 1.0)])
+def test_several_radii_end_in_the_ball_and_each_costs_a_look(radii: Any, linear: Any, images_of: Any) -> None:
+    victim, images, targets = linear(), images_of(4), torch.tensor([0, 1, 0, 1])
+    attacked = APGD(epsilon=0.1, steps=10, radii=radii, stop_when_fooled=False)(victim, images, targets)
+    best = torch.clamp(images + 0.1 * victim.uphill(targets), (images - 0.1).clamp(0), (images + 0.1).clamp(max=1))
+    torch.testing.assert_close(attacked.images, best)
+    assert attacked.backwards.tolist() == [10] * 4
+    assert attacked.forwards.tolist() == [10 + len(radii) + 1] * 4
+
+
+def test_an_image_does_not_leave_in_a_larger_ball() -> None:
+    """The mean has to fall by 0.15: 0.1 is not enough, twice that would be."""
+    victim, images = as_victim(Above(0.5)), torch.full((1, 1, 8, 8), 0.65)
+    attack = APGD(epsilon=0.1, steps=10, radii=(2.0, 1.0))
+    attacked = attack(victim, images, torch.tensor([1]))
+    assert not attacked.success.any() and float((attacked.images - images).abs().max()) <= 0.1 + 1e-6
+    near = torch.full((1, 1, 8, 8), 0.55)
+    attacked = attack(victim, near, torch.tensor([1]))
+    assert attacked.success.all() and float((attacked.images - near).abs().max()) <= 0.1 + 1e-6
+
+
+class Above(nn.Module):
+    """Class 1 if the mean is above a bound."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, images: Tensor) -> Tensor:
+        lead = images.flatten(1).mean(1) - self.bound
+        return torch.stack([-lead, lead], 1)
+
+
+def test_the_lowest_quality_is_not_the_highest_objective(segmenter: Any) -> None:
+    """A masked loss counts pixels that are still right alone: it is highest where it has turned none."""
+    victim = segmenter(1)
+    images = torch.full((1, 1, 8, 8), 0.52)
+    images[..., 4:] = 0.9
+    masks = torch.ones(1, 8, 8).long()
+    settings: dict[str, Any] = {
+        "epsilon": 0.1,
+        "steps": 5,
+        "stop_when_fooled": False,
+        "objective": MaskedCrossEntropy(),
+    }
+    worst = APGD(**settings, keep="lowest_quality")(victim, images, masks)
+    quality = victim.outcome(victim(worst.images), masks).quality
+    assert quality.tolist() == [0.5]  # the half that is within reach is wrong
+    goal = APGD(**settings, keep="lowest_quality", targeted=True)(victim, images, torch.zeros_like(masks))
+    assert victim.outcome(victim(goal.images), torch.zeros_like(masks)).quality.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"radii": (1.0, 2.0)},
+            r"radii are factors of epsilon that fall to 1, such as \[2, 1.5, 1\], got \(1.0, 2.0\)",
+        ),
+        ({"radii": ()}, "radii are factors"),
+        ({"radii": (2.0,)}, "radii are factors"),
+        ({"radii": (float("inf"), 1.0)}, "radii are factors"),
+        ({"keep": "worst"}, "keep is 'highest_objective' or 'lowest_quality', got 'worst'"),
+        ({"keep": "lowest_quality"}, "set stop_when_fooled to False"),
+    ],
+)
+def test_radii_and_points_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        APGD(**fields)

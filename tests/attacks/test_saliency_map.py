@@ -33,6 +33,7 @@ def changed(images: Tensor, clean: Tensor) -> list[int]:
     return (images != clean).flatten(1).sum(1).tolist()
 
 
+NO_BOXES = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
 GREY, TRUTH = torch.full((1, 1, 4, 4), 0.5), torch.tensor([0])
 
 
@@ -370,7 +371,7 @@ def test_a_field_out_of_range_is_refused(field: str, value: Any, message: str) -
         (torch.tensor([0]), "got 2 images, 1 targets and 2 ids: one of each is needed"),
         (torch.tensor([0.0, 1.0]), r"targets of whole numbers, one entry per image, got torch.float32 \(2,\)"),
         (torch.tensor(1), r"targets of whole numbers, one entry per image, got torch.int64 \(\)"),
-        ([{}, {}], "one class per image, .* got a list of boxes"),
+        ([NO_BOXES, NO_BOXES], "one class per image, .* got a list of boxes"),
     ],
     ids=str,
 )

@@ -89,6 +89,11 @@ def test_bad_settings_get_one_sentence(fields: dict[str, Any], words: str) -> No
         SMIA(**fields)
 
 
-def test_boxes_are_refused_in_one_sentence(box_victim: Any, images_of: Any, boxes_of: Any) -> None:
-    with pytest.raises(ValueError, match="compares logits of classes, masks or labels, got a list of boxes"):
+def test_a_box_victim_without_proposals_is_refused_in_one_sentence(
+    box_victim: Any, images_of: Any, boxes_of: Any
+) -> None:
+    with pytest.raises(
+        ValueError,
+        match="Stabilization looks into the stages .* BoxVictim lacks loss_parts, proposals, proposal_logits",
+    ):
         SMIA(epsilon=0.1)(box_victim(), images_of(2), boxes_of(2))

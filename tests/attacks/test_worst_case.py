@@ -22,12 +22,14 @@ from medrobust.attacks import (
     UniformNoise,
 )
 from medrobust.attacks.budgets import Fraction
+from medrobust.attacks.kept_attempts import closeness
 from medrobust.attacks.square import Square
 from medrobust.attacks.worst_case import WorstCase, standard
 from medrobust.evaluation.plan import lay_out
-from medrobust.networks import as_victim
+from medrobust.networks import Outcome, as_victim
 from medrobust.objectives import CrossEntropy, DifferenceOfLogits, Margin
 from tests.digits import digits_network
+from tests.two_stage import TwoStage, frames
 
 IDS = [f"image {i}" for i in range(8)]
 
@@ -243,8 +245,8 @@ def test_standard_is_autoattacks_and_runs_by_default(conv_net: Any, images_of: A
         ({"attacks": (Unbounded(),)}, "a worst case is one at a radius, and Unbounded has no epsilon"),
         ({"attacks": (PGD(), LogDomain())}, "one in a norm, got PGD with linf and LogDomain with log"),
         ({"attacks": ("PGD",)}, "attacks lists configured attacks, got 'PGD'"),
-        ({"attacks": "strong"}, "attacks is a list of attacks or one of standard, got 'strong'"),
-        ({"attacks": ()}, "attacks lists at least one attack, or is 'standard', got none"),
+        ({"attacks": "strong"}, "attacks is a list of attacks or one of standard, masks, boxes, got 'strong'"),
+        ({"attacks": ()}, "attacks lists at least one attack, or is one of standard, masks, boxes, got none"),
         ({"epsilon": 8}, r"epsilon is in units of .* and lies in \[0, 1\], got 8"),
         ({"attacks": (PGD(),), "epsilon": None}, "epsilon is a number, got None"),
     ],
@@ -347,3 +349,99 @@ def test_on_squashed_logits_goals_break_what_no_untargeted_attack_and_no_peer_do
     assert int(ours.success.sum()) > int(before.success.sum())
     assert bool((ours.success | ~before.success).all())
     assert float((ours.images - images).abs().max()) <= epsilon + 1e-6
+
+
+class Half(nn.Module):
+    """Two pixels, each of class 1 above 0.5; the quality is the share that is right, and one of two is right enough."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        lead = images[:, 0] - 0.5
+        return torch.stack([-lead, lead], 1)
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        raise AssertionError
+
+    def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
+        share = (outputs.argmax(1) == targets).float().mean((1, 2))
+        return Outcome(share > 0.4, share)
+
+    def features(self, images: Tensor, layers: Any) -> Any:
+        return self(images), {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adds(Attack):
+    """Adds shares of epsilon to two pixels, at two forwards (no paper)."""
+
+    shares: tuple[float, float] = (0.0, 0.0)
+    epsilon: float = 0.2
+
+    def perturb(self, victim: Any, images: Tensor, targets: Any, ids: Any) -> Crafted:
+        passes = torch.full((len(images),), 2)
+        marks = {"mark": torch.full((len(images),), self.shares[0])}
+        return Crafted(images + self.epsilon * torch.tensor(self.shares), passes, passes, 0 * passes, marks)
+
+
+def test_the_lowest_quality_of_all_attempts_is_kept() -> None:
+    """Of (0.6, 0.65), -0.1 and more turn the first pixel, -0.15 and more the second."""
+    images = torch.tensor([[0.6, 0.65], [0.3, 0.4]]).view(2, 1, 1, 2)
+    masks = torch.ones(2, 1, 2).long()
+    none, one, both = Adds(shares=(0.1, 0.1)), Adds(shares=(-0.9, 0.0)), Adds(shares=(-0.8, -0.9))
+    worst = WorstCase(attacks=(one, none, both, one), keep="lowest_quality", epsilon=0.2)
+    attacked = worst(Half(), images, masks)
+    torch.testing.assert_close(attacked.images[0].flatten(), torch.tensor([0.44, 0.47]))
+    assert attacked.success.tolist() == [True, True]
+    assert attacked.measures["mark"].tolist()[0] == pytest.approx(-0.8)
+    assert attacked.measures["first_success"].tolist()[0] == 2
+    assert attacked.forwards.tolist() == [4 * (2 + 1) + 1] * 2  # every attack runs on every image and is judged
+    # quality 0 and a margin beyond 0 whatever is done: the first attempt is kept
+    torch.testing.assert_close(attacked.images[1].flatten(), torch.tensor([0.12, 0.4]))
+    first = WorstCase(attacks=(one, none, both, one), epsilon=0.2)(Half(), images, masks)
+    torch.testing.assert_close(first.images[0].flatten(), torch.tensor([0.44, 0.47]))
+    goals = WorstCase(attacks=(both, one, none), keep="lowest_quality", epsilon=0.2, targeted=True)
+    torch.testing.assert_close(goals(Half(), images, masks).images[1].flatten(), torch.tensor([0.32, 0.42]))
+
+
+def test_the_lowest_quality_takes_no_attack_that_stops() -> None:
+    with pytest.raises(ValueError, match="takes attacks that go on after a success, and PGD stops"):
+        WorstCase(attacks=(PGD(stop_when_fooled=True),), keep="lowest_quality")
+    with pytest.raises(ValueError, match="the suite 'standard' stops at the first success"):
+        WorstCase(keep="lowest_quality")
+    with pytest.raises(ValueError, match="keep is 'first_success' or 'lowest_quality', got 'best'"):
+        WorstCase(keep="best")  # type: ignore[arg-type]
+
+
+def test_the_suites_of_masks_and_boxes() -> None:
+    masks, boxes = (WorstCase(attacks=name, keep="lowest_quality") for name in ("masks", "boxes"))  # type: ignore[arg-type]
+    assert masks.names() == (
+        "APGD with balanced MaskedCrossEntropy",
+        "APGD with MaskedCrossEntropy",
+        "APGD with JensenShannon",
+    )
+    assert boxes.names() == (
+        "APGD",
+        "APGD with LossParts objectness",
+        "APGD with LossParts classes",
+        "APGD with LossParts proposals and boxes",
+        "APGD with Vanishing",
+        "APGD with Invention",
+    )
+    for worst in (masks, boxes):
+        assert all((one.keep, one.stop_when_fooled) == ("lowest_quality", False) for one in worst.members)  # type: ignore[attr-defined]
+    assert all((one.steps, one.radii) == (300, (2.0, 1.5, 1.0)) for one in masks.members)  # type: ignore[attr-defined]
+    assert all(one.stop_when_fooled for one in WorstCase(attacks="masks").members)  # type: ignore[attr-defined]
+    json.dumps(masks.parameters(), allow_nan=False)
+
+
+def test_the_suite_of_boxes_breaks_at_least_what_each_of_its_attacks_breaks() -> None:
+    victim, (images, targets) = TwoStage(), frames(6)
+    listed = tuple(
+        dataclasses.replace(one, steps=4) for one in WorstCase(attacks="boxes", keep="lowest_quality").members
+    )  # type: ignore[call-arg]
+    worst = WorstCase(attacks=listed, keep="lowest_quality", epsilon=0.16)(victim, images, targets)
+    qualities = [
+        closeness(victim.outcome(victim(one(victim, images, targets).images), targets), False)
+        for one in WorstCase(attacks=listed, keep="lowest_quality", epsilon=0.16).members
+    ]
+    kept = closeness(victim.outcome(victim(worst.images), targets), False)
+    assert torch.equal(kept, torch.stack(qualities).amax(0)) and bool(worst.success.any())

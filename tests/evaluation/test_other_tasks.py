@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from medrobust.attacks import PGD
+from medrobust.attacks import DAG, PGD
 from medrobust.listeners import Panels, Quality, RecordJournal
 from medrobust.networks import Outcome, is_evaluated_victim
 from medrobust.results.records import merge
@@ -94,7 +96,7 @@ class Tasks(InMemoryData):
         self.truths: list[Any] = [torch.ones(SIDE, SIDE, dtype=torch.long)] * COUNT
         if self.boxes:
             self.truths = [
-                {"boxes": both[: 1 + place % 2], "labels": torch.ones(1 + place % 2)} for place in range(COUNT)
+                {"boxes": both[: 1 + place % 2], "labels": torch.ones(1 + place % 2).long()} for place in range(COUNT)
             ]
 
     def dataloader_of(self, split: str, per_class: int | None = None) -> Any:
@@ -149,6 +151,65 @@ def test_an_output_that_is_not_finite_names_its_image(kind: type[Mean]) -> None:
         evaluate(kind(breaks=0.625), data, {"pgd": PGD(steps=1)})
 
 
-def test_targeted_attacks_have_no_goals_there() -> None:
-    with pytest.raises(ValueError, match="chooses goals among the classes of logits"):
+def test_goals_of_classes_are_none_of_boxes() -> None:
+    with pytest.raises(
+        ValueError, match="goals of boxes are others than 'next': set goals to 'vanish', 'invent' or 'relabel'"
+    ):
         evaluate(Boxes(), Tasks(Boxes()), {"pgd": PGD(steps=1, targeted=True)})
+
+
+class Segmented(Tasks):
+    """Images with masks, the first of which is all background, as a data module of that task gives them."""
+
+    task = "segmentation"
+
+    def __init__(self) -> None:
+        super().__init__(Masks())
+        self.images["adv_test"][0] = 0.3
+        self.truths = [torch.zeros(SIDE, SIDE, dtype=torch.long), *self.truths[1:]]
+
+
+def test_masks_are_erased_and_the_records_say_how_much(tmp_path: Path) -> None:
+    attacks = {
+        "near": PGD(epsilon=0.02, targeted=True),
+        "far": PGD(epsilon=0.5, targeted=True),
+        "dag": DAG(epsilon=0.5, step_size=0.05, targeted=True),
+    }
+    recorder = evaluate(Masks(), Segmented(), attacks, RecordJournal(str(tmp_path), "run"), goals="erase")
+    table = merge(tmp_path).sort("attack", "id")
+    for name in attacks:
+        rows, made = table.filter(attack=name), recorder.of(name, "adversarial")
+        share = [float((one < 0.5).float().mean()) for one in made]  # a pixel is background below one half
+        assert rows["goal_share"].to_list()[1:] == pytest.approx(share[1:])
+        assert rows["goal_share"][0] is None and not rows["success"][0]  # there was nothing to erase
+        assert not rows["reached"][0] and rows["reached"].to_list()[1:] == [one >= 0.5 for one in share[1:]]
+    assert table.filter(attack="far")["goal_share"].to_list()[1:] == [1.0] * (COUNT - 1)
+    assert table.filter(attack="dag")["targets_left"].to_list()[1:] == [0.0] * (COUNT - 1)
+    assert "goal_share" in table.columns and table.filter(attack="near")["goal_share"].to_list()[1:] != [1.0] * 6
+
+
+def test_goals_are_part_of_the_key_by_what_they_are(tmp_path: Path) -> None:
+    def key(**settings: Any) -> str:
+        return evaluate(Masks(), Segmented(), {"pgd": PGD(steps=1, targeted=True)}, **settings).keys()["pgd"]
+
+    one, same, other = (tmp_path / f"{name}.png" for name in ("one", "same", "other"))
+    for file, label in ((one, 0), (same, 0), (other, 1)):
+        Image.fromarray(np.full((SIDE, SIDE), label, np.uint8)).save(file)
+    keys = [key(goals="erase"), key(goals="shift"), key(goal_mask=str(one)), key(goal_mask=str(other))]
+    assert len(set(keys)) == 4
+    assert key(goal_mask=str(same)) == keys[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "the goals of masks are others than 'next': set goals to 'erase' or 'shift' or goal_mask to a file"),
+        ({"goals": "vanish"}, "the goals of masks are others than 'vanish'"),
+        ({"goal_mask": "nowhere.png"}, "goal_mask is an image of labels, and there is no file nowhere.png"),
+    ],
+)
+def test_goals_of_another_task_are_refused_before_any_image_is_read(settings: dict[str, Any], message: str) -> None:
+    data: Any = Segmented()
+    data.dataloader_of = lambda *_: pytest.fail("an image was read")
+    with pytest.raises(ValueError, match=message):
+        evaluate(Masks(), data, {"pgd": PGD(steps=1, targeted=True)}, **settings)

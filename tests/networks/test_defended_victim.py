@@ -24,6 +24,7 @@ from tests import recording
 from tests.conftest import pattern
 from tests.in_lightning import random_resnet
 from tests.in_memory import InMemoryData, random_split
+from tests.two_stage import TwoStage, frames
 
 SIDE = 16
 TARGETS = torch.tensor([0, 1, 1, 0])
@@ -184,3 +185,55 @@ def test_a_random_defence_comes_first_or_attacks_would_see_the_draws_that_judge(
     assert victim.seen_by_attacks() == seen
     with pytest.raises(ValueError, match="a random defence comes first, and BitDepth was to come before RandomR"):
         defended(defended(victim_of(), RandomResizing()), BitDepth())
+
+
+class TwoStageVictim(TwoStage):
+    """The toy victim of boxes, as an evaluation wants it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Identity()
+
+    def normalised(self, images: Tensor) -> Tensor:
+        return images
+
+    def layers_named(self, patterns: Any) -> Any:
+        return tuple(patterns)
+
+    def description(self) -> dict[str, Any]:
+        return {}
+
+
+def test_the_stages_of_a_box_victim_are_seen_through_the_defence() -> None:
+    images, targets = frames(3)
+    inner = TwoStageVictim()
+    victim = defended(inner, GaussianSmoothing())
+    smooth = victim.defence(images)
+    assert not torch.equal(smooth, images)
+    proposals = victim.proposals(images, 0.5)
+    assert all(map(torch.equal, proposals, inner.proposals(smooth, 0.5)))
+    found, expected = victim.proposal_logits(images, proposals), inner.proposal_logits(smooth, proposals)
+    assert all(map(torch.equal, found, expected))
+    parts, whole = victim.loss_parts(images, targets), victim.loss(images, targets)
+    torch.testing.assert_close(torch.stack(list(parts.values())).sum(0), whole)
+    assert not hasattr(defended(victim_of(), GaussianSmoothing()), "proposals")
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = victim.nothing
+
+
+def test_the_stages_behind_a_random_defence_are_means_over_draws_that_do_not_judge() -> None:
+    images, targets = frames(2)
+    inner = TwoStageVictim()
+    victim = defended(inner, RandomResizing(smallest=0.7, samples=3))
+    seen = under_attack(victim)
+    draws = [victim.defence(images, f"attacked {number}") for number in range(3)]
+    proposals = seen.proposals(images, 0.5)
+    assert all(map(torch.equal, proposals, inner.proposals(draws[0], 0.5)))
+    logits = seen.proposal_logits(images, proposals)
+    for place in range(2):
+        each = torch.stack([inner.proposal_logits(draw, proposals)[place] for draw in draws])
+        torch.testing.assert_close(logits[place], each.mean(0))
+    parts = seen.loss_parts(images, targets)
+    for name in ("objectness", "classes"):
+        each = torch.stack([inner.loss_parts(draw, targets)[name] for draw in draws])
+        torch.testing.assert_close(parts[name], each.mean(0))
