@@ -5,8 +5,9 @@ from typing import Any
 
 from cli.console import console, shown
 from medrobust.results.formats import all_printable
+from medrobust.results.report.dense_tables import console_tables
 from medrobust.results.report.detection import console_detection
-from medrobust.results.report.tables import console_flags, console_table
+from medrobust.results.report.tables import console_flags, console_table, dense_tables
 
 DRY = "a dry run (trainer.fast_dev_run): nothing of it is kept"
 
@@ -24,6 +25,8 @@ def show_results(summary: Mapping[str, Any], quality: Sequence[tuple[str, float]
     screen.print()
     seen = all_printable(summary)
     screen.print(console_table(seen, screen.width))
+    for table in console_tables(dense_tables(seen), screen.width):
+        screen.print(table)
     if (detection := console_detection(seen, screen.width)) is not None:
         screen.print(detection)
     if quality:
