@@ -44,7 +44,8 @@ def mask_tables(summary: Mapping[str, Any]) -> list[DenseTable]:
         DenseTable(
             "Masks",
             "In percent, as means over the images, with 95 % intervals over patients. Jaccard and Dice are means over "
-            "the foreground classes. Flipped are the pixels that the attack turned from right to wrong.",
+            "the foreground classes, and over the images of which truth or prediction has any. Flipped are the pixels "
+            "that the attack turned from right to wrong.",
             (),
             ("pixel accuracy", "flipped pixels", "Jaccard", "Dice"),
             lines_of(rows, whole),
@@ -52,7 +53,7 @@ def mask_tables(summary: Mapping[str, Any]) -> list[DenseTable]:
         DenseTable(
             "Masks, class by class",
             "Jaccard and Dice in percent, HD95 in pixels, as means over the images where they are defined; n counts "
-            "those with an HD95, where that is not all.",
+            "these where they are not all.",
             [(name, 3) for name in names],
             ("Jaccard", "Dice", "HD95") * len(names),
             lines_of(rows, [[cell for one in row["classes"] for cell in _of_class(one, row["n"])] for row in rows]),
@@ -61,9 +62,9 @@ def mask_tables(summary: Mapping[str, Any]) -> list[DenseTable]:
 
 
 def _of_class(one: Mapping[str, Any], images: int) -> list[Cell]:
-    count = one["n_hausdorff95"]
+    either, both = ("" if one[name] == images else f"n = {one[name]}" for name in ("n", "n_hausdorff95"))
     return [
-        percent_cell(one, "jaccard"),
-        percent_cell(one, "dice"),
-        pixel_cell(one, "hausdorff95", "" if count == images else f"n = {count}"),
+        percent_cell(one, "jaccard", note=either),
+        percent_cell(one, "dice", note=either),
+        pixel_cell(one, "hausdorff95", both),
     ]
