@@ -42,7 +42,7 @@ def box_tables(summary: Mapping[str, Any]) -> list[DenseTable]:
     ]
     classes = [(str(one["name"]), int(one["n_boxes"])) for one in rows[0]["classes"]]
     each = [[_of_class(one) for one in row["classes"]] for row in rows]
-    return [
+    tables = [
         DenseTable(
             "Boxes",
             f"{rows[0]['n_boxes']} true boxes in {rows[0]['n']} images. mAP, IoU and EAD's score in percent, with 95 % "
@@ -61,6 +61,7 @@ def box_tables(summary: Mapping[str, Any]) -> list[DenseTable]:
             lines_of(rows, each),
         ),
     ]
+    return tables if classes else tables[:1]
 
 
 def _of_class(one: Mapping[str, Any]) -> Cell:

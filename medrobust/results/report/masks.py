@@ -40,7 +40,7 @@ def mask_tables(summary: Mapping[str, Any]) -> list[DenseTable]:
         for row in rows
     ]
     names = [str(one["name"]) for one in rows[0]["classes"]]
-    return [
+    tables = [
         DenseTable(
             "Masks",
             "In percent, as means over the images, with 95 % intervals over patients. Jaccard and Dice are means over "
@@ -59,6 +59,7 @@ def mask_tables(summary: Mapping[str, Any]) -> list[DenseTable]:
             lines_of(rows, [[cell for one in row["classes"] for cell in _of_class(one, row["n"])] for row in rows]),
         ),
     ]
+    return tables if names else tables[:1]
 
 
 def _of_class(one: Mapping[str, Any], images: int) -> list[Cell]:
