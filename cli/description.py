@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from datamodules import MedicalDataModule
@@ -13,6 +14,8 @@ from datamodules.findings import keep_findings
 from datamodules.measurements import FEATURES, Measurements, grey_of, measure
 from datamodules.near_duplicates import Twins, near_duplicates
 from datamodules.samples import Sample
+from datamodules.transforms import Scene
+from medrobust.listeners.overlays import Found, colour_of, draw_boxes, draw_masks, hexadecimal
 from medrobust.results.checks.data import near_duplicate_message, shortcut_message
 from medrobust.results.shortcuts import shortcuts
 
@@ -73,6 +76,7 @@ def describe_data(
         },
         "flags": [message for message in (shortcut_message(findings), near_duplicate_message(findings)) if message],
         "sheet": sheet,
+        "legend": _legend(data),
     }
     description["kept"] = keep_findings(description["key"], findings)
     if "all" not in data.splits:  # what is found on another hospital's data is also told where all of them are judged
@@ -150,20 +154,39 @@ def _sheet(data: MedicalDataModule[Any], images: Measurements, targets: np.ndarr
 def _pictures(
     data: MedicalDataModule[Any], samples: Sequence[Sample[Any]], description: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """A JPEG picture of every image that the page shows."""
+    """A JPEG picture of every image that the page shows, with its mask or boxes."""
     shown = {id for group in description["sheet"] for id in group["ids"]}
     pairs = description["near_duplicates"]["pairs"][:SHOWN_PAIRS]
     shown |= {pair[side]["id"] for pair in pairs for side in ("one", "other")}
-    return {sample.id: _jpeg(data.read_checked(sample).image) for sample in samples if sample.id in shown}
+    names = list(data.class_names)
+    return {sample.id: _jpeg(data.read_checked(sample), names) for sample in samples if sample.id in shown}
 
 
-def _jpeg(image: np.ndarray) -> bytes:
-    """A small picture of an image ``(H, W, C)`` in [0, 1]."""
-    height, width = image.shape[:2]
+def _legend(data: MedicalDataModule[Any]) -> list[dict[str, str]]:
+    """Name and colour of the classes that masks and boxes are drawn in; none for other tasks."""
+    names = {"segmentation": data.class_names[1:], "boxes": data.class_names}.get(data.task, ())
+    return [{"name": name, "colour": hexadecimal(colour_of(place))} for place, name in enumerate(names)]
+
+
+def _jpeg(scene: Scene, names: Sequence[str]) -> bytes:
+    """A small picture of an image ``(H, W, C)`` in [0, 1], with its mask or boxes where it has any."""
+    height, width = scene.image.shape[:2]
     scale = PICTURE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    pixels = np.rint(255 * small.reshape(size[1], size[0], -1)).clip(0, 255).astype(np.uint8)
+    small = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    small = small.reshape(size[1], size[0], -1)
+    picture = torch.from_numpy(small).permute(2, 0, 1).float()
+    if scene.mask is not None:
+        labels = cv2.resize(scene.mask.astype(np.float64), size, interpolation=cv2.INTER_NEAREST)  # whole numbers stay
+        truth = torch.from_numpy(labels).long()
+        shown = draw_masks(picture, truth, truth)
+    elif scene.boxes is not None and scene.labels is not None:
+        corners = (scene.boxes * np.array([size[0] / width, size[1] / height] * 2)).tolist()
+        pairs = zip(scene.labels.tolist(), corners, strict=True)
+        shown = draw_boxes(picture, [Found(label, (x1, y1, x2, y2)) for label, (x1, y1, x2, y2) in pairs], (), names)
+    else:
+        pixels = np.rint(255 * small).clip(0, 255).astype(np.uint8)
+        shown = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "JPEG", quality=82)
+    shown.save(buffer, "JPEG", quality=82)
     return buffer.getvalue()

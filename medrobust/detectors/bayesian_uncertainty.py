@@ -1,6 +1,5 @@
 """Bayesian uncertainty: a victim with dropout is less certain of its answers to adversarial images."""
 
-
 import torch
 from torch import Tensor
 

@@ -44,6 +44,7 @@ class Mahalanobis(WeightedMeasurements):
 
     needs_reference: ClassVar[bool] = True
     needs_class: bool = True
+    without_classes: ClassVar[str] = "one_class"
 
     chosen: Tensor  # (L,) shrinkage that each layer was fitted with
     strength: Tensor  # () C of the regression

@@ -1,5 +1,6 @@
 """prepare.py describe: tables, a page and JSON of what was planted in the data, and flags in a later evaluation."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,10 +11,15 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
+from rich.console import Console
 
 from cli.description import describe_data
 from cli.prepare import main
 from datamodules import ChestXRay, ImageFolder
+from medrobust.results.report.data_page import write_description
+from medrobust.results.report.data_tables import console_description
+from tests.dense_toys import TASKS, data_of
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/chest_xray"
 Call = Callable[..., tuple[int, str, str]]
@@ -109,6 +115,34 @@ def test_a_later_evaluation_finds_what_was_found(root: Path) -> None:
     findings = again.describe()["findings"]
     assert findings["near_duplicates"] == {"pairs": 1, "images": [{"split": "adv_test", "as": "train", "images": 1}]}
     assert [row["auroc"] for row in findings["shortcuts"]] == [row["auroc"] for row in description["shortcuts"]]
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_data_of_masks_and_boxes_are_described_without_classes(task: str, tmp_path: Path) -> None:
+    data: Any = data_of(task)
+    if task == "boxes":
+        counted = data.summarise
+        boxes = {"boxes": {"spot": 7, "glare": 1005}, "without_box": 3}
+        data.summarise = lambda samples: counted(samples) | boxes
+    description, pictures = describe_data(data)
+    page = write_description(tmp_path, description, pictures)[0].read_text()
+    table = Console(width=100, file=io.StringIO(), record=True)
+    table.print(*console_description(description, 100))
+    shown = table.export_text()
+    words = " ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.S).split())
+    assert "No near-duplicate was found" in words or "nearly the same" in words
+    assert "Single numbers" not in words and "of each class in each split" not in words
+    colours = {name for one in description["legend"] for name in one.values()}
+    assert colours == ({"organ", "#e69f00"} if task == "masks" else {"spot", "#e69f00", "glare", "#56b4e9"})
+    assert all(colour in page for colour in colours)
+    if task == "boxes":
+        assert "boxes: spot" in words and "1,005" in words and "no box" in words and "boxes: glare" in shown
+        assert "Images of each class" not in words and "Boxes of each class" in words
+    else:
+        assert "Which labels a mask has is not counted" in words and "boxes" not in words
+    picture = np.asarray(Image.open(io.BytesIO(pictures["39"])).convert("RGB")).astype(int)
+    coloured = (picture.max(2) - picture.min(2) > 60).mean()  # what is true is drawn into grey pictures
+    assert coloured > (0.3 if task == "masks" else 0.02)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from medrobust.results.formats import (
     format_score,
 )
 from medrobust.results.manifest import replace_file, write_json
-from medrobust.results.report.data_tables import class_counts, direction, format_count
+from medrobust.results.report.data_tables import box_counts, class_counts, direction, format_count
 from medrobust.results.report.svg import figure, line, marker, scale, shorten, text
 from medrobust.results.report.templating import environment
 from medrobust.results.shortcuts import SHORTCUT
@@ -44,12 +44,15 @@ def write_description(
         id: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
         for id, content in {**pictures, **all_printable(dict(pictures))}.items()
     }
-    template = environment(split=split_name, counts=class_counts, direction=direction, pixels=format_count)
+    template = environment(
+        split=split_name, counts=class_counts, boxes=box_counts, direction=direction, pixels=format_count
+    )
     page = template.get_template("data.html.j2").render(
         **{name: seen[name] for name in ("name", "task", "patients", "splits", "sizes", "features", "shortcuts")},
         twins=seen["near_duplicates"],
         flags=seen["flags"],
         sheet=seen["sheet"],
+        legend=seen.get("legend") or [],
         images=sum(one["images"] for one in seen["splits"].values()),
         figure=Markup(shortcut_figure(seen["shortcuts"])),
         pictures=uris,

@@ -111,12 +111,7 @@ def write_report(folder: str | Path) -> Path:
         checks=summary["checks"],
         flags=summary["flags"],
         headline=headline(summary),
-        judges=next((row["transfer"] for row in summary["rows"] if row["transfer"]), {}),
-        measures=MEASURES,
-        means=sorted(
-            dict.fromkeys(name for row in summary["rows"] for name in row["means"]),
-            key=lambda name: list(MEASURES).index(name) if name in MEASURES else len(MEASURES),
-        ),
+        **_columns(summary["rows"]),
         accuracy_figure=Markup(accuracy_figure(summary)),
         cost_figure=Markup(cost_figure(summary)),
         **_quality_values(summary),
@@ -135,6 +130,17 @@ def write_report(folder: str | Path) -> Path:
         levels=LEVELS,
     )
     return replace_file(folder / REPORT, page.encode())
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The judges and measurements that any row has, in the order of their columns."""
+    order = {name: place for place, name in enumerate(MEASURES)}
+    means = dict.fromkeys(name for row in rows for name in row["means"])
+    return {
+        "judges": next((row["transfer"] for row in rows if row["transfer"]), {}),
+        "measures": MEASURES,
+        "means": sorted(means, key=lambda name: order.get(name, len(order))),
+    }
 
 
 def _quality_values(summary: Mapping[str, Any]) -> dict[str, Any]:

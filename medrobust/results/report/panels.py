@@ -100,7 +100,7 @@ def _data_uri(folder: Path, name: str | None) -> str | None:
     return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
-def _class_name(index: int | None, names: list[str]) -> str:
+def _class_name(index: int | None, names: Sequence[str]) -> str:
     if index is None:
         return DASH
     return names[index] if 0 <= index < len(names) else f"class {index}"
