@@ -15,7 +15,6 @@ from PIL import Image
 from rich.console import Console
 
 from cli.description import describe_data
-from cli.prepare import main
 from datamodules import ChestXRay, ImageFolder
 from medrobust.results.report.data_page import write_description
 from medrobust.results.report.data_tables import console_description
@@ -26,19 +25,10 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Runs prepare.py in a folder of its own: exit status, standard output and standard error."""
+def call(prepare: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Runs prepare.py in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        status = 0
-        try:
-            main([str(word) for word in words])
-        except SystemExit as error:
-            status = int(error.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+    return prepare
 
 
 @pytest.fixture(scope="module")
