@@ -38,7 +38,7 @@ from callbacks import (
 from callbacks.hardening import ROBUST_ACCURACY
 from cli.checkpoints import check_checkpoint, find_checkpoint
 from cli.config_files import line_of
-from cli.console import console, quiet, shown
+from cli.console import console, quiet
 from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
