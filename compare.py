@@ -9,8 +9,9 @@ from rich.console import Console
 from medrobust.results.formats import printable
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import read_records
+from medrobust.results.report.dense_tables import markdown_tables
 from medrobust.results.report.detection import detection_markdown, read_pair
-from medrobust.results.report.tables import markdown_measures, markdown_table
+from medrobust.results.report.tables import dense_tables, markdown_measures, markdown_table
 from medrobust.results.same_records import differences
 from medrobust.results.summary import read_summary
 from medrobust.results.transfer import read_summaries, transfer_markdown, transfer_rows, transfer_table
@@ -22,7 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.command == "table":
             summary = read_summary(options.run)
-            sys.stdout.write(f"{markdown_table(summary)}\n{markdown_measures(summary)}")
+            parts = [markdown_table(summary), markdown_tables(dense_tables(summary)), markdown_measures(summary)]
+            sys.stdout.write("\n".join(part for part in parts if part))
             return
         if options.command == "records":
             first, second = read_records(options.first), read_records(options.second)

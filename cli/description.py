@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from datamodules import MedicalDataModule
@@ -14,6 +15,7 @@ from datamodules.measurements import FEATURES, Measurements, grey_of, measure
 from datamodules.near_duplicates import Twins, near_duplicates
 from datamodules.samples import Sample
 from datamodules.transforms import Scene
+from medrobust.listeners.overlays import Found, colour_of, draw_boxes, draw_masks, hexadecimal
 from medrobust.results.checks.data import near_duplicate_message, shortcut_message
 from medrobust.results.shortcuts import shortcuts
 
@@ -23,10 +25,6 @@ SHOWN_WITHOUT_CLASSES = 8
 SHOWN_PAIRS = 24
 SHOWN_SIZES = 5
 PICTURE = 176  # pixels of the longer side of a picture
-COLOURS = (  # of the labels of masks from 1 on, and of the classes of boxes
-    *((1.0, 0.6, 0.0), (0.0, 0.8, 1.0), (0.9, 0.3, 0.9), (0.4, 0.9, 0.2)),
-    *((1.0, 1.0, 0.2), (0.3, 0.4, 1.0), (1.0, 1.0, 1.0), (1.0, 0.2, 0.2)),
-)
 
 
 def describe_data(
@@ -79,6 +77,7 @@ def describe_data(
         },
         "flags": [message for message in (shortcut_message(findings), near_duplicate_message(findings)) if message],
         "sheet": sheet,
+        "legend": _legend(data),
     }
     description["kept"] = keep_findings(description["key"], findings)
     if "all" not in data.splits:  # what is found on another hospital's data is also told where all of them are judged
@@ -170,50 +169,39 @@ def _sheet(data: MedicalDataModule[Any], images: Measurements, targets: np.ndarr
 def _pictures(
     data: MedicalDataModule[Any], samples: Sequence[Sample[Any]], description: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """A JPEG picture of every image that the page shows."""
+    """A JPEG picture of every image that the page shows, with its mask or boxes."""
     shown = {id for group in description["sheet"] for id in group["ids"]}
     pairs = description["near_duplicates"]["pairs"][:SHOWN_PAIRS]
     shown |= {pair[side]["id"] for pair in pairs for side in ("one", "other")}
-    return {sample.id: _jpeg(data.read_checked(sample)) for sample in samples if sample.id in shown}
+    names = list(data.class_names)
+    return {sample.id: _jpeg(data.read_checked(sample), names) for sample in samples if sample.id in shown}
 
 
-def _jpeg(scene: Scene) -> bytes:
-    """A small picture of an image, with the outlines of the labels of its mask, or with its boxes."""
-    image = scene.image
-    if scene.mask is not None:
-        image = _outlined(image, scene.mask)
-    elif scene.boxes is not None:
-        image = _boxed(scene)
-    height, width = image.shape[:2]
+def _legend(data: MedicalDataModule[Any]) -> list[dict[str, str]]:
+    """Name and colour of the classes that masks and boxes are drawn in; none for other tasks."""
+    names = {"segmentation": data.class_names[1:], "boxes": data.class_names}.get(data.task, ())
+    return [{"name": name, "colour": hexadecimal(colour_of(place))} for place, name in enumerate(names)]
+
+
+def _jpeg(scene: Scene, names: Sequence[str]) -> bytes:
+    """A small picture of an image ``(H, W, C)`` in [0, 1], with its mask or boxes where it has any."""
+    height, width = scene.image.shape[:2]
     scale = PICTURE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    pixels = np.rint(255 * small.reshape(size[1], size[0], -1)).clip(0, 255).astype(np.uint8)
+    small = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    small = small.reshape(size[1], size[0], -1)
+    picture = torch.from_numpy(small).permute(2, 0, 1).float()
+    if scene.mask is not None:
+        labels = cv2.resize(scene.mask.astype(np.float64), size, interpolation=cv2.INTER_NEAREST)  # whole numbers stay
+        truth = torch.from_numpy(labels).long()
+        shown = draw_masks(picture, truth, truth)
+    elif scene.boxes is not None and scene.labels is not None:
+        corners = (scene.boxes * np.array([size[0] / width, size[1] / height] * 2)).tolist()
+        pairs = zip(scene.labels.tolist(), corners, strict=True)
+        shown = draw_boxes(picture, [Found(label, (x1, y1, x2, y2)) for label, (x1, y1, x2, y2) in pairs], (), names)
+    else:
+        pixels = np.rint(255 * small).clip(0, 255).astype(np.uint8)
+        shown = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "JPEG", quality=82)
+    shown.save(buffer, "JPEG", quality=82)
     return buffer.getvalue()
-
-
-def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """An image in colour with a line inside the edge of each label but the first, as wide as it can be seen."""
-    coloured = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy()
-    width = max(1, round(max(mask.shape) / PICTURE))
-    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    for label in range(1, int(mask.max()) + 1):
-        inside = (mask == label).astype(np.uint8)
-        edge = inside.astype(bool) & (cv2.erode(inside, square, borderType=cv2.BORDER_CONSTANT, borderValue=1) == 0)
-        coloured[edge] = COLOURS[(label - 1) % len(COLOURS)]
-    return coloured
-
-
-def _boxed(scene: Scene) -> np.ndarray:
-    """An image in colour with its boxes, as wide as they can be seen."""
-    assert scene.boxes is not None
-    assert scene.labels is not None
-    image = scene.image
-    coloured = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy()
-    width = max(1, round(max(image.shape[:2]) / PICTURE))
-    for box, label in zip(np.rint(scene.boxes).astype(int).tolist(), scene.labels.tolist(), strict=True):
-        x1, y1, x2, y2 = box
-        cv2.rectangle(coloured, (x1, y1), (x2 - 1, y2 - 1), COLOURS[label % len(COLOURS)], width)
-    return coloured

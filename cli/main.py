@@ -38,7 +38,7 @@ from callbacks import (
 from callbacks.hardening import ROBUST_ACCURACY
 from cli.checkpoints import check_checkpoint, find_checkpoint
 from cli.config_files import line_of
-from cli.console import console, quiet, shown
+from cli.console import console, quiet
 from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
@@ -46,7 +46,7 @@ from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
 from cli.manifest_notes import note_defence, note_quality
 from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
 from cli.processes import tie_processes
-from cli.results_shown import DRY, show_results
+from cli.results_shown import DRY, show_results, show_training
 from cli.run_config import RunConfig
 from cli.runs import CONFIG, HeldRun, run_folder, run_of, splits_of_run
 from cli.wandb_log import log_evaluation, run_logger
@@ -56,7 +56,6 @@ from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
 from medrobust.defences import Defence
-from medrobust.results.defences import of_training
 from medrobust.results.report.page import finish
 from medrobust.results.writer import Writer
 
@@ -326,14 +325,7 @@ class MedRobustCLI(LightningCLI):
         best = self.trainer.checkpoint_callback
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
             return
-        if best.best_model_path:
-            score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
-            console().print(f"best checkpoint{score}: {shown(Path(best.best_model_path))}", soft_wrap=True)
-        elif best.last_model_path:
-            console().print(f"last checkpoint: {shown(Path(best.last_model_path))}", soft_wrap=True)
-        if self.model.defended is not None:
-            console().print(of_training(self.model.defended).line(), soft_wrap=True)
-        console().print(f"configuration: {shown(self.folder / 'train.yaml')}", soft_wrap=True)
+        show_training(best, self.model.defended, self.folder / CONFIG)
 
     def after_test(self) -> None:
         """Merge the records and write the report."""

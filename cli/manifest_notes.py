@@ -19,17 +19,22 @@ def note_defence(folder: Path, defended: Mapping[str, Any] | None) -> None:
 def note_quality(folder: Path, metrics: Mapping[str, Any], bare: bool = False) -> list[tuple[str, float]]:
     """Write how good the victim is on clean images into the manifest, which every result carries along.
 
+    Beside it stands the number of these images, ``quality_images``.
+
     Args:
         folder: The evaluation's folder.
-        metrics: The victim's own metrics by name, such as ``test/accuracy``.
+        metrics: The victim's own metrics by name, such as ``test/accuracy``, and ``test/images``.
         bare: Whether they were measured without the input defence behind which the victim is evaluated.
 
     Returns:
         The metrics by name, those that are defined.
     """
     values = {name.partition("/")[2]: float(value) for name, value in metrics.items() if "/" in name}
+    images = values.pop("images", None)
     defined = {name: value for name, value in values.items() if math.isfinite(value)}
     manifest = read_manifest(folder)
     manifest["victim"]["quality_without_defence" if bare else "quality"] = {name: defined.get(name) for name in values}
+    if images is not None:
+        manifest["victim"]["quality_images"] = int(images)
     write_manifest(folder, manifest)
     return list(defined.items())

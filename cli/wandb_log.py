@@ -13,6 +13,7 @@ import polars as pl
 
 from medrobust.results.formats import format_epsilon
 from medrobust.results.records import read_records
+from medrobust.results.report.panels import OVERLAYS
 from medrobust.results.summary import columns_shown
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,13 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
         for name in columns_shown(summary["manifest"]):
             if row.get(name) is not None:
                 scalars[f"{_place(row)}/{name}"] = row[name]
+    for kind in ("masks", "boxes"):
+        for row in (summary.get(kind) or {}).get("rows", []):
+            scalars |= {f"{_place(row)}/{kind}/{what}": value for what, value in _of_masks_or_boxes(row).items()}
+    for worst in summary.get("worst_case") or []:
+        if worst.get("quality") is not None:  # of masks and boxes
+            place = _place({"attack": "worst case", "epsilon": worst["epsilon"]})
+            scalars |= {f"{place}/{what}": worst[what] for what in ("accuracy", "quality")}
     for row in summary.get("detection", {}).get("rows", []):
         for what, value in _of_detector(row).items():
             if value is not None:
@@ -120,6 +128,17 @@ def _log(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
     run.log({**scalars, "records": table, **({"panels": pictures} if pictures else {})})
     run.summary.update(scalars)
     run.summary["flags"] = [flag["message"] for flag in summary["flags"]]
+
+
+def _of_masks_or_boxes(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row, those of each class under the class's name."""
+    parts = {"": row} | {f"{one['name']}/": one for one in row["classes"]}
+    return {
+        f"{part}{name}": value
+        for part, numbers in parts.items()
+        for name, value in numbers.items()
+        if name not in ("epsilon", "n", "n_boxes", "n_hausdorff95") and isinstance(value, int | float)
+    }
 
 
 def _of_detector(row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -137,7 +156,10 @@ def _place(row: Mapping[str, Any]) -> str:
 
 
 def _pictures(folder: Path, summary: Mapping[str, Any], most: int = 60) -> list[Any]:
-    """The panels, each as one picture: clean image, perturbation and adversarial image side by side."""
+    """The panels, each as one picture: clean image, perturbation and adversarial image side by side.
+
+    Of masks and boxes, the truth and what was found before and after follow, with outlines burnt in.
+    """
     import json
 
     import wandb
@@ -149,13 +171,27 @@ def _pictures(folder: Path, summary: Mapping[str, Any], most: int = 60) -> list[
         panel = json.loads(file.read_text())
         if panel["key"] not in keys or len(pictures) == most:
             continue
-        parts = [Image.open(file.parent / panel["images"][kind]) for kind in ("clean", "perturbation", "adversarial")]
-        wide = Image.new("RGB", (sum(part.width for part in parts), parts[0].height))
+        kinds = ["clean", "perturbation", "adversarial", *(kind for kind in OVERLAYS if kind in panel["images"])]
+        parts = [Image.open(file.parent / panel["images"][kind]).convert("RGB") for kind in kinds]
+        height = max(part.height for part in parts)  # overlays of small images are enlarged
+        parts = [
+            part.resize((round(part.width * height / part.height), height), Image.Resampling.NEAREST) for part in parts
+        ]
+        wide = Image.new("RGB", (sum(part.width for part in parts), height))
         for place, part in enumerate(parts):
-            wide.paste(part.convert("RGB"), (place * parts[0].width, 0))
-        caption = (
-            f"{panel['attack']} {format_epsilon(panel['epsilon'])}: {panel['id']}, "
-            f"{panel['clean_prediction']} -> {panel['adversarial_prediction']}"
-        )
-        pictures.append(wandb.Image(wide, caption=caption))
+            wide.paste(part, (sum(before.width for before in parts[:place]), 0))
+        pictures.append(wandb.Image(wide, caption=_caption(panel)))
     return pictures
+
+
+def _caption(panel: Mapping[str, Any]) -> str:
+    """What a panel shows, and what the victim made of it before and after the attack."""
+    words = f"{panel['attack']} {format_epsilon(panel['epsilon'])}: {panel['id']}, "
+    if "clean_prediction" in panel:
+        return words + f"{panel['clean_prediction']} -> {panel['adversarial_prediction']}"
+    sides = []
+    for when in ("before", "after"):
+        quality = panel[f"quality_{when}"]
+        verdict = "right" if panel[f"right_{when}"] else "wrong"
+        sides.append(verdict if quality is None else f"{verdict} ({quality:.2f})")
+    return words + " -> ".join(sides)

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import Metric
+from torchmetrics import Metric, SumMetric
 
 from medrobust.metrics.outcomes import MeanOutcome
 from medrobust.networks import Outcome
@@ -60,6 +60,7 @@ class VictimModule(pl.LightningModule):
         super().__init__()
         self.network = network
         self.clean_metric = MeanOutcome()
+        self.tested_images = SumMetric()  # with ``limit_test_batches``, fewer than an evaluation may have recorded
         self._seen: SeenImages | None = None
         self.defence: TrainingDefence | None = None
         self.defended: dict[str, Any] | None = None
@@ -164,8 +165,9 @@ class VictimModule(pl.LightningModule):
         self.measure(batch)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Measure a batch of clean images."""
+        """Measure a batch of clean images, and count them."""
         self.measure(batch)
+        self.tested_images.update(len(batch["image"]))
 
     def measure(self, batch: dict[str, Any]) -> None:
         """Give a batch to ``clean_metric``: loss, outcome and quality of each image; a task may measure more."""
@@ -188,8 +190,10 @@ class VictimModule(pl.LightningModule):
                 config.scheduler.step(float(values[watched]))
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of all ranks' images."""
+        """Log the metrics of all ranks' images, and how many these are."""
         self._log_clean("test")
+        self.log("test/images", self.tested_images.compute(), sync_dist=True)
+        self.tested_images.reset()
 
     def _log_clean(self, stage: str) -> dict[str, Tensor]:
         values: dict[str, Tensor] = self.clean_metric.compute()

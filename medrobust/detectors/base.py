@@ -32,7 +32,8 @@ class Detector(nn.Module, ABC):
     needs_reference: ClassVar[bool] = False
     # whether it asks for the one class of an image: it compares the image with clean ones of its class, or reads the
     # probabilities of classes that exclude each other
-    needs_class: ClassVar[bool] = False
+    needs_class: bool = False
+    without_classes: ClassVar[str] = ""  # the setting by which it takes all images for one class; empty without one
     # whether the score has a gradient with respect to the features (almost everywhere), by which it can be attacked
     differentiable: ClassVar[bool] = True
 

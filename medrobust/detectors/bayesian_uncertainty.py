@@ -1,7 +1,5 @@
 """Bayesian uncertainty: a victim with dropout is less certain of its answers to adversarial images."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -63,7 +61,7 @@ class BayesianUncertainty(WeightedMeasurements):
             (Feinman et al.) scales it, and may turn it round: ``wrong_signs`` says whether it did.
     """
 
-    needs_class: ClassVar[bool] = True
+    needs_class: bool = True
 
     def __init__(self, raw: bool = True) -> None:
         super().__init__()

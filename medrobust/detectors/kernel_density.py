@@ -47,7 +47,7 @@ class KernelDensity(WeightedMeasurements):
     """
 
     needs_reference: ClassVar[bool] = True
-    needs_class: ClassVar[bool] = True
+    needs_class: bool = True
 
     references: Tensor  # (M, C) deviations from the centre of their class times 2 / sigma^2, sorted by class
     lengths: Tensor  # (M,) minus their squared distances from that centre, divided by sigma^2

@@ -35,24 +35,28 @@ class Mahalanobis(WeightedMeasurements):
         perturbation: Length, in units of the [0, 1] image range, of the signed step that moves an image towards the
             clean features of a layer before that layer measures it. Lee et al. (eq. 3) choose it between 0 and 0.014,
             such as 0.0005. It costs two forward passes and a backward pass for each layer; 0 leaves the step out.
+        one_class: Take all images for one class, so that the distance is that from the mean of all clean images: for
+            data whose images have no class, such as masks and boxes.
 
     Raises:
         ValueError: A setting is out of range.
     """
 
     needs_reference: ClassVar[bool] = True
-    needs_class: ClassVar[bool] = True
+    needs_class: bool = True
+    without_classes: ClassVar[str] = "one_class"
 
     chosen: Tensor  # (L,) shrinkage that each layer was fitted with
     strength: Tensor  # () C of the regression
 
-    def __init__(self, shrinkage: float | None = None, perturbation: float = 0.0) -> None:
+    def __init__(self, shrinkage: float | None = None, perturbation: float = 0.0, one_class: bool = False) -> None:
         super().__init__()
         if shrinkage is not None and not 0 <= shrinkage <= 1:
             raise ValueError(f"shrinkage is a share between 0 and 1, or None, got {shrinkage}")
         if not 0 <= perturbation < 1:
             raise ValueError(f"perturbation is a length in the [0, 1] image range, got {perturbation}")
-        self.shrinkage, self.perturbation = shrinkage, perturbation
+        self.shrinkage, self.perturbation, self.one_class = shrinkage, perturbation, one_class
+        self.needs_class = not one_class
 
     @property
     def views(self) -> Views:
@@ -71,6 +75,7 @@ class Mahalanobis(WeightedMeasurements):
                 singular with the given shrinkage.
         """
         super().fit_reference(clean, labels)
+        labels = torch.zeros_like(labels) if self.one_class else labels
         classes, members, counts = count_classes(labels.to(clean.penultimate.device), "the Mahalanobis distance")
         chosen = []
         for index, (name, features) in enumerate(clean.layers.items()):

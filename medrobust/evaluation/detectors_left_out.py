@@ -26,6 +26,7 @@ def servable(
         why = ""
         if detector.needs_class and not one_class:
             why = f"{type(detector).__name__} asks for an image's one class, and images of these data have none"
+            why += f"; with {detector.without_classes} it takes them all for one" if detector.without_classes else ""
         elif detector.views.draws:
             why = without_dropout
         if not why:

@@ -57,7 +57,8 @@ class Detection(EvaluationListener):
 
     Args:
         detectors: Detectors by name, of letters, digits and ``-``.
-        layers: Layers that the detectors see, given by names, patterns or ``activations``.
+        layers: Layers that the detectors see, given by names, patterns, ``activations``, or ``encoder_activations`` for
+            victims of masks and boxes.
         fit_on: Names of the attacks that classifiers are fitted on; each classifier is judged on all attacks.
             ``same`` fits one classifier per attack and judges it on that attack alone. Where an attack runs at
             several radii, the radius of the judged attack is used, or the nearest one.
@@ -161,13 +162,14 @@ class Detection(EvaluationListener):
         return {"detection": described}
 
     def _found(self, context: EvaluationContext, victim: EvaluatedVictim) -> Extractor:
-        """An extractor of the detectors' layers; warns if the last of them is not the penultimate layer."""
+        """An extractor of the detectors' layers; warns if the last of them is not a classifier's penultimate layer."""
         views = views_needed(one for one in self.detectors.values() if self._one_class or not one.needs_class)
         passes = self.passes if views.draws else 0
         extractor = Extractor(victim, self.layers, passes, self.seed, maps=views.maps, classes=self._one_class)
-        last, usual = extractor.names[-1], victim.layers_named(["activations"])[-1]
-        if last != usual and context.is_first:
-            logger.warning("detectors of penultimate features are given layer %s, the network's is %s", last, usual)
+        if self._one_class:
+            last, usual = extractor.names[-1], victim.layers_named(["activations"])[-1]
+            if last != usual and context.is_first:
+                logger.warning("detectors of penultimate features are given layer %s, the network's is %s", last, usual)
         return extractor
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:

@@ -1,10 +1,10 @@
-"""Panels: for a few images, the clean one, the magnified perturbation and the adversarial one, as pictures."""
+"""Panels: for a few images, the clean one, the magnified perturbation, the adversarial one and what was found there."""
 
 import hashlib
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,21 @@ from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
-from medrobust.networks.victims import EvaluatedVictim, is_classes
+from medrobust.listeners.overlays import Found, colour_of, draw_boxes, draw_masks, hexadecimal
+from medrobust.networks.victims import EvaluatedVictim, Outputs, is_classes
 from medrobust.results.manifest import replace_file
+
+SCORE_THRESHOLD = 0.5  # from which a detection is drawn, for victims that name no threshold of their own
+COUNTS = ("boxes_lost", "boxes_relabelled", "boxes_invented")
 
 logger = logging.getLogger(__name__)
 
 
 class Panels(EvaluationListener):
     """Saves the pictures that the report shows: the same images for every attack and any number of processes.
+
+    Of masks and boxes there are three pictures more: ``truth`` on the clean image, and what the victim finds there,
+    ``found_before``, and in the adversarial image, ``found_after``.
 
     Args:
         folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
@@ -93,11 +100,9 @@ class Panels(EvaluationListener):
     ) -> None:
         """Save the chosen images of a batch."""
         rows = [row for row, id in enumerate(batch.ids) if id in self.chosen]
-        before, after = batch.before, batch.after
-        if not rows or before.prediction is None or before.confidence is None:
+        if not rows:
             return
-        if after.prediction is None or after.confidence is None or not is_classes(batch.targets):
-            return
+        columns = batch.columns
         for row in rows:
             clean, adversarial = batch.clean[row].cpu(), batch.adversarial[row].cpu()
             difference = adversarial - clean
@@ -118,30 +123,97 @@ class Panels(EvaluationListener):
                 "method": type(batch.planned.attack).__name__,
                 "epsilon": batch.planned.epsilon,
                 "id": batch.ids[row],
-                "target": int(batch.targets[row]),
-                "clean_prediction": int(before.prediction[row]),
-                "clean_confidence": float(before.confidence[row]),
-                "adversarial_prediction": int(after.prediction[row]),
-                "adversarial_confidence": float(after.confidence[row]),
+                **_verdict(batch, row, columns),
                 "success": bool(batch.success[row]),
                 "linf": float(difference.abs().max()),
                 "magnification": magnification,
                 "extras": largest,
             }
-            self._save(about, pictures)
+            images = {kind: to_image(picture) for kind, picture in pictures.items()}
+            self._save(about, images | overlays(batch, row))
 
-    def _save(self, about: dict[str, Any], pictures: dict[str, Tensor]) -> None:
+    def _save(self, about: dict[str, Any], pictures: dict[str, Image.Image]) -> None:
         """Write the pictures, then the file that names them."""
         folder = Path(self.folder) / "panels"
         image = image_name(about["id"])
         names = {kind: f"{image}-{about['key']}-{kind}.png" for kind in pictures}
-        names["clean"] = f"{image}-clean.png"
+        names |= {kind: f"{image}-{kind}.png" for kind in ("clean", "truth") if kind in names}
         for kind, picture in pictures.items():
             buffer = io.BytesIO()
-            to_image(picture).save(buffer, "PNG")
+            picture.save(buffer, "PNG")
             replace_file(folder / names[kind], buffer.getvalue())
         text = json.dumps({**about, "images": names}, allow_nan=False)
         replace_file(folder / f"{image}-{about['key']}.json", text.encode())
+
+
+def _verdict(batch: AdversarialBatch, row: int, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """What the victim made of an image: classes with their confidence, or else how good its outputs were."""
+    before, after = batch.before, batch.after
+    said = (before.prediction, before.confidence, after.prediction, after.confidence)
+    if is_classes(batch.targets) and all(values is not None for values in said):
+        names = ("clean_prediction", "clean_confidence", "adversarial_prediction", "adversarial_confidence")
+        numbers = {name: values[row].item() for name, values in zip(names, said, strict=True) if values is not None}
+        return {"target": int(batch.targets[row]), **numbers}
+    qualities = {"quality_before": float(before.quality[row]), "quality_after": float(after.quality[row])}
+    return {
+        "right_before": bool(before.right[row]),
+        "right_after": bool(after.right[row]),
+        **{name: None if value != value else value for name, value in qualities.items()},
+        **{name: int(columns[name][row]) for name in COUNTS if name in columns},
+        "legend": legend(batch),
+    }
+
+
+def shows_masks(outputs: Outputs, targets: Any) -> bool:
+    """Whether outputs are logits of masks."""
+    masks = isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.ndim == 4 and targets.ndim == 3
+    return masks and outputs.shape[2:] == targets.shape[1:]
+
+
+def shows_boxes(outputs: Outputs) -> bool:
+    """Whether outputs are lists of boxes with their classes and scores."""
+    return isinstance(outputs, list) and all({"boxes", "scores", "labels"} <= set(one) for one in outputs)
+
+
+def legend(batch: AdversarialBatch) -> list[dict[str, str]]:
+    """Name and colour of each class that overlays may show; none where there are no overlays."""
+    if not shows_masks(batch.clean_outputs, batch.targets) and not shows_boxes(batch.clean_outputs):
+        return []
+    names = _class_names(batch)[1 if shows_masks(batch.clean_outputs, batch.targets) else 0 :]
+    return [{"name": name, "colour": hexadecimal(colour_of(place))} for place, name in enumerate(names)]
+
+
+def overlays(batch: AdversarialBatch, row: int) -> dict[str, Image.Image]:
+    """Pictures of an image with its true masks or boxes and those found before and after; none for other tasks."""
+    clean, adversarial = batch.clean[row].cpu(), batch.adversarial[row].cpu()
+    before, after = batch.clean_outputs, batch.adversarial_outputs
+    if shows_masks(before, batch.targets):
+        truth = batch.targets[row].cpu()
+        return {
+            "truth": draw_masks(clean, truth, truth),
+            "found_before": draw_masks(clean, before[row].argmax(0).cpu(), truth),
+            "found_after": draw_masks(adversarial, after[row].argmax(0).cpu(), truth),
+        }
+    if shows_boxes(before):
+        names, threshold = _class_names(batch), float(batch.plan.victim.get("score_threshold", SCORE_THRESHOLD))
+        true = _boxes(batch.targets[row])
+        return {
+            "truth": draw_boxes(clean, true, (), names),
+            "found_before": draw_boxes(clean, _boxes(before[row], threshold), true, names),
+            "found_after": draw_boxes(adversarial, _boxes(after[row], threshold), true, names),
+        }
+    return {}
+
+
+def _class_names(batch: AdversarialBatch) -> list[str]:
+    return [str(name) for name in batch.plan.data.get("class_names") or ()]
+
+
+def _boxes(values: dict[str, Tensor], threshold: float = 0.0) -> list[Found]:
+    """The boxes of a target or an output, those of an output that reach the threshold."""
+    scores = values["scores"].tolist() if "scores" in values else [None] * len(values["labels"])
+    found = zip(values["labels"].tolist(), values["boxes"].tolist(), scores, strict=True)
+    return [Found(int(label), tuple(box), score) for label, box, score in found if score is None or score >= threshold]
 
 
 def image_name(id: str) -> str:

@@ -13,6 +13,8 @@ from torch.nn import functional
 from medrobust.networks.deployment import DeployedNetwork
 
 ACTIVATIONS = "activations"  # pattern that stands for every activation layer and the pooled one
+ENCODER = "encoder_activations"  # pattern that stands for those of the part that turns an image into features
+_ENCODERS = {"encoder", "backbone"}  # how U-Nets and detectors of boxes name that part
 _GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.MultiheadAttention)
 _HOMES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
 _POOLED = ("global_pool", "head.global_pool", "head.norm", "fc_norm")  # timm's names of the layer before the classifier
@@ -61,7 +63,8 @@ def layers_named(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]
         patterns: Names as in ``named_modules``, patterns such as ``layer3.*.act3``, or ``activations``, which stands
             for every activation layer and the pooled one before the classifier (HFC21 section 4: 48 and the pooled one
             of ResNet-50, 13 and the dense ones of VGG-16). The pooled layer replaces the last activation, of which it
-            is the mean.
+            is the mean. ``encoder_activations`` stands for those activation layers of a network for masks or boxes that
+            are inside its ``encoder`` or ``backbone``.
 
     Raises:
         ValueError: A pattern matches no layer; the message lists the nearest names.
@@ -71,9 +74,15 @@ def layers_named(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]
     names = [name for name, _ in network.named_modules() if name]
     found: set[str] = set()
     for pattern in patterns:
-        matching = activation_layers(network) if pattern == ACTIVATIONS else fnmatch.filter(names, pattern)
+        if pattern in (ACTIVATIONS, ENCODER):
+            every = activation_layers(network)
+            matching = every if pattern == ACTIVATIONS else [name for name in every if _ENCODERS & {*name.split(".")}]
+        else:
+            matching = fnmatch.filter(names, pattern)
         if not matching and pattern == ACTIVATIONS:
             raise ValueError("the network has no activation layer among its modules; name the layers")
+        if not matching and pattern == ENCODER:
+            raise ValueError("the network has no activation layer in an encoder or a backbone; name the layers")
         if not matching:
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
             raise ValueError(f"the network has no layer {pattern!r}; the nearest names are {', '.join(near) or 'none'}")

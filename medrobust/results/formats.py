@@ -16,6 +16,15 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def capitalised(words: str) -> str:
+    """Words whose first letter is a capital one; the others stay as they are.
+
+    >>> capitalised("mean Jaccard")
+    'Mean Jaccard'
+    """
+    return words[:1].upper() + words[1:]
+
+
 def all_printable(value: Any) -> Any:
     """A value of dicts and lists whose texts are `printable`, those that name something included."""
     if isinstance(value, str):

@@ -1,7 +1,7 @@
 """The summary of an evaluation: one row for each attack and radius, with intervals and the flags of self-checks."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         - `rows`: first the clean row, then the noise controls, then the attacks in the manifest's order, each by
           increasing epsilon. A row's `kind` is "clean", "control" or "attack".
         - `worst_case`: for each epsilon, the accuracy if an image counts as wrong once any attack of that radius makes
-          it wrong, over the images that all of these attacks have tried.
+          it wrong, over the images that all of these attacks have tried. For other tasks than classification,
+          `quality` is the mean over the images of the lowest quality that any of these attacks leaves an image, with
+          `quality_interval` over patients and `n_quality`, the number of images that have one.
         - `checks`: the self-checks, each with the number of comparisons that it could make.
         - `flags`: what they found, see `results.checks`.
         - `detection`: how well detectors do, see `results.detection`; empty without detectors.
@@ -70,7 +72,7 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         "schema": SCHEMA,
         "manifest": dict(manifest),
         "rows": rows,
-        "worst_case": _worst_case(entries, tables),
+        "worst_case": _worst_case(entries, tables, QUALITIES[1] in columns_shown(manifest)),
         "checks": checks,
         "flags": flags,
         "detection": detected,
@@ -274,7 +276,9 @@ def _broken_by(table: pl.DataFrame) -> dict[str, int]:
     return dict(counts.iter_rows())
 
 
-def _worst_case(entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
+def _worst_case(
+    entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame], qualities: bool
+) -> list[dict[str, Any]]:
     attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
     worst = []
     for epsilon in sorted({entry["epsilon"] for entry in attacks}):
@@ -289,6 +293,27 @@ def _worst_case(entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame
                 "n": len(tried),
                 "n_correct_after": standing,
                 **rate_entries("accuracy", standing, len(tried)),
+                **(_worst_quality([tables[entry["key"]] for entry in at_epsilon], tried) if qualities else {}),
             }
         )
     return worst
+
+
+def _worst_quality(tables: Sequence[pl.DataFrame], tried: set[str]) -> dict[str, Any]:
+    """Mean over the images of the lowest quality after any of some attacks; an image without one counts nowhere."""
+    every = pl.concat([table.select("id", "patient", "quality_after") for table in tables])
+    lowest = (
+        every.filter(pl.col("id").is_in(sorted(tried)))
+        .group_by("id")
+        .agg(
+            pl.col("patient").first(),
+            pl.col("quality_after").min(),
+            pl.col("quality_after").null_count().alias("without"),
+        )
+    )
+    images = lowest.filter(pl.col("without") == 0).sort("id")
+    return {
+        "quality": images["quality_after"].mean(),
+        "quality_interval": mean_interval(images["quality_after"].to_numpy(), patients_of(images)),
+        "n_quality": len(images),
+    }

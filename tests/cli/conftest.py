@@ -1,4 +1,4 @@
-"""A victim that a module of tests has trained, copied for each of them, and what a refused command says."""
+"""A victim that a module of tests has trained, copied for each of them, and what commands print and refuse."""
 
 import shutil
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import cli.prepare
 
 
 @pytest.fixture
@@ -15,6 +17,21 @@ def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["evaluate.py"])
     return tmp_path
+
+
+@pytest.fixture
+def prepare(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``prepare(...)``: a call of ``prepare.py`` gives its exit status, standard output and standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        status = 0
+        try:
+            cli.prepare.main([str(word) for word in words])
+        except SystemExit as error:
+            status = int(error.code or 0)
+        return status, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """prepare.py describe: tables, a page and JSON of what was planted in the data, and flags in a later evaluation."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,29 +11,24 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
+from rich.console import Console
 
 from cli.description import describe_data
-from cli.prepare import main
 from datamodules import ChestXRay, Endoscopy, ImageFolder
+from medrobust.results.report.data_page import write_description
+from medrobust.results.report.data_tables import console_description
+from tests.dense_toys import TASKS, data_of
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/chest_xray"
 Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Runs prepare.py in a folder of its own: exit status, standard output and standard error."""
+def call(prepare: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Runs prepare.py in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        status = 0
-        try:
-            main([str(word) for word in words])
-        except SystemExit as error:
-            status = int(error.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+    return prepare
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +107,34 @@ def test_a_later_evaluation_finds_what_was_found(root: Path) -> None:
     assert [row["auroc"] for row in findings["shortcuts"]] == [row["auroc"] for row in description["shortcuts"]]
 
 
+@pytest.mark.parametrize("task", list(TASKS))
+def test_data_of_masks_and_boxes_are_described_without_classes(task: str, tmp_path: Path) -> None:
+    data: Any = data_of(task)
+    if task == "boxes":
+        counted = data.summarise
+        boxes = {"boxes": {"spot": 7, "glare": 1005}, "without_box": 3}
+        data.summarise = lambda samples: counted(samples) | boxes
+    description, pictures = describe_data(data)
+    page = write_description(tmp_path, description, pictures)[0].read_text()
+    table = Console(width=100, file=io.StringIO(), record=True)
+    table.print(*console_description(description, 100))
+    shown = table.export_text()
+    words = " ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.S).split())
+    assert "No near-duplicate was found" in words or "nearly the same" in words
+    assert "Single numbers" not in words and "of each class in each split" not in words
+    colours = {name for one in description["legend"] for name in one.values()}
+    assert colours == ({"organ", "#e69f00"} if task == "masks" else {"spot", "#e69f00", "glare", "#56b4e9"})
+    assert all(colour in page for colour in colours)
+    if task == "boxes":
+        assert "boxes: spot" in words and "1,005" in words and "no box" in words and "boxes: glare" in shown
+        assert "Images of each class" not in words and "Boxes of each class" in words
+    else:
+        assert "Which labels a mask has is not counted" in words and "boxes" not in words
+    picture = np.asarray(Image.open(io.BytesIO(pictures["39"])).convert("RGB")).astype(int)
+    coloured = (picture.max(2) - picture.min(2) > 60).mean()  # what is true is drawn into grey pictures
+    assert coloured > (0.3 if task == "masks" else 0.02)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -180,7 +204,7 @@ def test_boxes_are_counted_and_drawn(call: Call, tmp_path: Path) -> None:
     status, out, err = call("describe", "-c", tmp_path / "data.yaml", "--output", tmp_path / "found")
     assert status == 0, err
     assert re.search(r"boxes: polyp\s+6\s", out) and re.search(r"boxes: wound\s+0\s", out), out
-    assert re.search(r"images without a box\s+1\s", out), out
+    assert re.search(r"no box\s+1 ", out), out
     found = json.loads((tmp_path / "found/description.json").read_text())
     assert found["splits"]["all"] == {
         "images": 4,
@@ -189,7 +213,7 @@ def test_boxes_are_counted_and_drawn(call: Call, tmp_path: Path) -> None:
         "without_box": 1,
     }
     page = (tmp_path / "found/description.html").read_text()
-    assert "boxes: polyp" in page and "Images, and boxes of each class." in page
+    assert "boxes: polyp" in page and "Boxes of each class, of which an image may have several or none." in page
     data = Endoscopy(tmp_path, test_split="all")
     data.setup()
     _, pictures = describe_data(data)

@@ -23,7 +23,6 @@ import pytest
 
 import datamodules
 from cli import obtaining
-from cli.prepare import main
 from datamodules import PhantomDermoscopy, catalogue, kaggle
 from datamodules.catalogue import MEDMNIST, PUBLIC_SETS, SIZES, medmnist
 from tests.serving import Shelf, serving
@@ -39,18 +38,9 @@ def shelf() -> Iterator[Shelf]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line: exit status, standard output and standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        status = 0
-        try:
-            main([str(word) for word in words])
-        except SystemExit as error:
-            status = int(error.code or 0)
-        return status, *capsys.readouterr()
-
-    return call
+def run(prepare: Run) -> Run:
+    """Runs the command line."""
+    return prepare
 
 
 @pytest.fixture

@@ -244,6 +244,44 @@ def test_qualities_are_sent_of_victims_that_do_not_classify(folder: Path) -> Non
         assert {name: value for name, value in log.logged.items() if name.startswith("pgd/")} == sent
 
 
+def test_numbers_of_masks_and_boxes_are_sent_with_their_classes(folder: Path) -> None:
+    head = {"attack": "pgd", "epsilon": 2 / 255, "key": "k", "kind": "attack"}
+    lung = {"name": "lung", "n": 3, "jaccard": 0.5, "jaccard_interval": [0.4, 0.6], "hausdorff95": None}
+    masks = {"names": ["lung"], "rows": [{**head, "n": 3, "pixel_accuracy": 0.75, "classes": [lung]}]}
+    spot = {"name": "spot", "n_boxes": 4, "ap50": 0.25}
+    boxes = {"rows": [{**head, "n": 3, "n_boxes": 4, "map50": 0.5, "lost": 2, "invented": None, "classes": [spot]}]}
+    worst = {"epsilon": 2 / 255, "accuracy": 0.0, "quality": 0.125}
+    log, summary = WandbLogger(), summary_of()
+    log_evaluation([log], folder, {**summary, "rows": [], "masks": masks, "boxes": boxes, "worst_case": [worst]})
+    assert {name: value for name, value in log.logged.items() if name not in ("records", "panels")} == {
+        "pgd/2|255/masks/pixel_accuracy": 0.75,
+        "pgd/2|255/masks/lung/jaccard": 0.5,
+        "pgd/2|255/boxes/map50": 0.5,
+        "pgd/2|255/boxes/lost": 2,
+        "pgd/2|255/boxes/spot/ap50": 0.25,
+        "worst case/2|255/accuracy": 0.0,
+        "worst case/2|255/quality": 0.125,
+    }
+
+
+def test_overlays_are_burnt_into_the_pictures(folder: Path) -> None:
+    path = folder / "panels" / f"a-{'k' * 16}.json"
+    panel = json.loads(path.read_text())
+    for name in [name for name in panel if name.endswith(("_prediction", "_confidence"))]:
+        del panel[name]
+    for place, kind in enumerate(("truth", "found_before", "found_after")):
+        Image.new("RGB", (16, 16), (0, 80 * place, 255)).save(folder / "panels" / f"a-{kind}.png")
+        panel["images"][kind] = f"a-{kind}.png"
+    verdict = {"right_before": True, "quality_before": None, "right_after": False, "quality_after": 0.25}
+    path.write_text(json.dumps(panel | verdict))
+    log = WandbLogger()
+    log_evaluation([log], folder, summary_of())
+    (picture,) = log.logged["panels"]
+    assert (picture._width, picture._height) == (6 * 16, 16)  # the small ones are enlarged
+    assert "fgsm 1/255: image-0, right -> wrong (0.25)" in picture._caption
+    assert [picture.image.getpixel((16 * place + 15, 15))[2] for place in range(6)] == [0, 60, 120, 255, 255, 255]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("broken"), OSError("gone"), KeyError("x"), ImportError("no wandb")])
 def test_a_broken_logger_costs_one_line_and_no_evaluation(
     folder: Path, error: Exception, caplog: pytest.LogCaptureFixture

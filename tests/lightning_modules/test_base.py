@@ -41,7 +41,9 @@ def data_of(levels: Sequence[float]) -> InMemoryModule:
 def test_a_victim_of_any_task_logs_mean_loss_accuracy_and_quality() -> None:
     levels = [0.25, 0.75, 1.0]  # in batches of two and one: a mean of batches would be another number
     (logged,) = trainer_of().test(Bright(), data_of(levels), verbose=False)
-    assert logged == pytest.approx({"test/loss": 4 / 3, "test/accuracy": 2 / 3, "test/quality": 2 / 3})
+    assert logged == pytest.approx(
+        {"test/loss": 4 / 3, "test/accuracy": 2 / 3, "test/quality": 2 / 3, "test/images": 3}
+    )
 
 
 def test_a_second_test_starts_to_count_anew() -> None:

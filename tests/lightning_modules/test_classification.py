@@ -258,7 +258,7 @@ def test_metrics_of_each_epoch_are_those_of_the_weights_after_it() -> None:
     assert float(trainer.callback_metrics["val/accuracy"]) == pytest.approx(accuracy)
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(loss, rel=1e-4)
     tested = trainer.test(victim, data, verbose=False)[0]
-    assert tested["test/loss"] == pytest.approx(loss, rel=1e-4) and len(tested) == 6
+    assert tested["test/loss"] == pytest.approx(loss, rel=1e-4) and len(tested) == 7
 
 
 def test_the_checkpoint_says_what_the_weights_belong_to(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ KEYS = {
     "extras",
     "images",
 }
+CLASS_KEYS = {"target", *(name for name in KEYS if name.endswith(("_prediction", "_confidence")))}
 IDS = [f"folder/image {place}.png" for place in range(COUNT)]
 TARGETS = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
 
@@ -239,6 +240,13 @@ def test_pictures_that_were_damaged_are_made_again_and_only_those(tmp_path: Path
     assert picture.read_bytes() == content and json.loads(text.read_text()) == one
 
 
-def test_victims_that_name_no_class_have_no_panels(tmp_path: Path) -> None:
-    assert not save(tmp_path, 4, list(range(COUNT)), 5, named=False)
-    assert len(save(tmp_path, 4, list(range(COUNT)), 5)) == 4
+def test_victims_that_name_no_class_are_shown_with_how_good_their_outputs_are(tmp_path: Path) -> None:
+    confidence = float(torch.tensor([2.0, 0.0, 0.0]).softmax(0)[0])
+    shown = save(tmp_path, 4, list(range(COUNT)), 5, named=False)
+    verdict = {"right_before", "right_after", "quality_before", "quality_after", "legend"}
+    assert len(shown) == 4 and all(panel.keys() == KEYS - CLASS_KEYS | verdict for panel in shown)
+    for panel in shown:
+        target = int(TARGETS[IDS.index(panel["id"])])
+        assert (panel["right_before"], panel["right_after"], panel["legend"]) == (target == 0, target == 1, [])
+        assert panel["quality_before"] == pytest.approx(confidence if target == 0 else (1 - confidence) / 2)
+        assert panel["images"].keys() == {"clean", "perturbation", "adversarial"}

@@ -34,3 +34,12 @@ def test_a_loss_with_a_gradient_keeps_no_graph() -> None:
     metric = MeanOutcome()
     metric.update(LOSS.clone().requires_grad_(), RIGHT, QUALITY)
     assert not metric.sums.requires_grad
+
+
+@pytest.mark.parametrize("sizes", [[3], [2, 1]])
+def test_an_image_without_a_quality_counts_for_the_rest_alone(sizes: list[int]) -> None:
+    metric, quality = MeanOutcome(), torch.tensor([0.5, float("nan"), 0.0])
+    for loss, right, one in zip(LOSS.split(sizes), RIGHT.split(sizes), quality.split(sizes), strict=True):
+        metric.update(loss, right, one)
+    values = {name: float(value) for name, value in metric.compute().items()}
+    assert values == pytest.approx({"loss": 3.0, "accuracy": 1 / 3, "quality": 0.25})

@@ -45,9 +45,10 @@ def noise(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
         for noise in evaluation.controls:
             if not row["n"] or not noise["n"] or not _same_radius(row, noise):
                 continue
+            blind, sighted = evaluation.deeds(noise, row)
             message = (
-                f"Uniform noise of the same radius fools {format_percent(noise['success_rate'])} and {row['attack']} "
-                f"{format_percent(row['success_rate'])}: the attack's gradients do not help it."
+                f"Uniform noise of the same radius {blind} and {row['attack']} {sighted.removeprefix('fools ')}: the "
+                "attack's gradients do not help it."
             )
             yield flag("error", row, message) if evaluation.beats(noise, row) else None
 
@@ -71,11 +72,12 @@ def radius(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     for name in dict.fromkeys(row["attack"] for row in tried):
         sweep = [row for row in tried if row["attack"] == name]
         for index, larger in enumerate(sweep[1:], 1):
-            smaller = max(sweep[:index], key=lambda row: row["success_rate"])
+            smaller = max(sweep[:index], key=lambda row: (row["success_rate"], -(row["quality_after"] or 0)))
+            one, other = evaluation.deeds(smaller, larger)
+            only = other.replace("fools ", "only ")
             message = (
-                f"{name} fools {format_percent(smaller['success_rate'])} at {format_epsilon(smaller['epsilon'])} "
-                f"and only {format_percent(larger['success_rate'])} at {format_epsilon(larger['epsilon'])}, "
-                "although the larger radius contains the smaller one."
+                f"{name} {one} at {format_epsilon(smaller['epsilon'])} and {only} at "
+                f"{format_epsilon(larger['epsilon'])}, although the larger radius contains the smaller one."
             )
             yield flag("warning", larger, message) if evaluation.beats(smaller, larger) else None
 
@@ -90,8 +92,8 @@ def steps(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             continue
         few, many = sorted(pair, key=lambda row: parameters[row["key"]]["steps"])
         message = " and ".join(
-            f"{row['attack']} fools {format_percent(row['success_rate'])} in {parameters[row['key']]['steps']} steps"
-            for row in (many, few)
+            f"{row['attack']} {deed} in {parameters[row['key']]['steps']} steps"
+            for row, deed in zip((many, few), reversed(evaluation.deeds(few, many)), strict=True)
         )
         yield flag("warning", many, f"{message}: more steps should not hurt.") if evaluation.beats(few, many) else None
 
@@ -105,10 +107,11 @@ def one_step(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             iterated = "step_size" in parameters[many["key"]] and parameters[many["key"]].get("steps", 0) > 1
             if not alike or not iterated or not _same_radius(single, many) or not (single["n"] and many["n"]):
                 continue
+            one, other = evaluation.deeds(single, many)
             message = (
-                f"{single['attack']} fools {format_percent(single['success_rate'])} in one step and {many['attack']} "
-                f"{format_percent(many['success_rate'])} in {parameters[many['key']]['steps']}: its steps are too few "
-                "or too short, or the victim's gradients mislead it."
+                f"{single['attack']} {one} in one step and {many['attack']} {other.removeprefix('fools ')} in "
+                f"{parameters[many['key']]['steps']}: its steps are too few or too short, or the victim's gradients "
+                "mislead it."
             )
             yield flag("warning", many, message) if evaluation.beats(single, many) else None
 

@@ -67,7 +67,10 @@ CHECKS = {
     ),
     "incomplete": Check("every attack has tried every image", victim.incomplete),
     "few_images": Check(f"at least {victim.MIN_IMAGES} images were right before the attack", victim.few_images),
-    "weak_victim": Check("the victim beats always naming the largest class", victim.weak_victim),
+    "weak_victim": Check(
+        "the victim beats always naming the largest class, or finds masks and boxes at least by half",
+        victim.weak_victim,
+    ),
     "norm": Check("no perturbation is larger than its radius", attacks.norm),
     "noise": Check("no attack is beaten by uniform noise of the same radius", attacks.noise),
     "radius": Check("no attack gets weaker with a larger radius", attacks.radius),

@@ -11,9 +11,12 @@ from typing import Any
 
 import polars as pl
 
+from medrobust.results.formats import format_percent
 from medrobust.results.statistics import paired_p_value
+from medrobust.results.wording import is_dense, quality_phrase
 
 SIGNIFICANCE = 0.05
+LEAST_LEAD = 0.01  # mean difference of two qualities that is worth a remark
 
 Row = Mapping[str, Any]
 Flag = dict[str, Any]
@@ -79,13 +82,56 @@ class CheckedEvaluation:
                 found.setdefault((row["fit"], row["key"]), []).append(row)
         return found
 
+    @cached_property
+    def qualities(self) -> dict[str, dict[str, float]]:
+        """The quality that each attack leaves, by its key and the image; empty for attacks that it cannot compare.
+
+        That is so for classifiers, whose rates tell all, for attacks that aim at a goal, and for those that let an
+        image go as soon as it is wrong: they do not ask for the worst that can be done to it.
+        """
+        found = {}
+        for key, table in self.tables.items():
+            known = table.select("id", "quality_after").drop_nulls() if self._goes_on(key) else table.clear()
+            found[key] = dict(known.select("id", "quality_after").iter_rows())
+        return found
+
     def beats(self, first: Row, second: Row) -> bool:
-        """Whether the first attack fools more of the images that both have tried than chance explains."""
+        """Whether the first attack fools more of the images that both have tried than chance explains.
+
+        Where their rates do not tell masks or boxes apart, since all images are wrong, or all still right, it is the
+        lower quality that counts: on more images than chance explains, and by at least `LEAST_LEAD` on average.
+        """
+        return self._fools_more(first, second) or self._leaves_less(first, second)
+
+    def deeds(self, first: Row, second: Row) -> list[str]:
+        """What each of two attacks does, as `beats` has compared them, to be written behind its name."""
+        if self._fools_more(first, second) or not self._leaves_less(first, second):
+            return [f"fools {format_percent(row['success_rate'])}" for row in (first, second)]
+        phrases = [quality_phrase(self.manifest, row["quality_after"]) for row in (first, second)]
+        return [f"leaves the victim with {phrase}" for phrase in phrases]
+
+    def _fools_more(self, first: Row, second: Row) -> bool:
         one, other = self.fooled[first["key"]], self.fooled[second["key"]]
         both = one.keys() & other.keys()
         only_first = sum(one[image] and not other[image] for image in both)
         only_second = sum(other[image] and not one[image] for image in both)
         return paired_p_value(only_first, only_second) < SIGNIFICANCE
+
+    def _leaves_less(self, first: Row, second: Row) -> bool:
+        if self._fools_more(second, first):
+            return False
+        one, other = self.qualities[first["key"]], self.qualities[second["key"]]
+        leads = [other[image] - one[image] for image in one.keys() & other.keys()]
+        if not leads or sum(leads) < LEAST_LEAD * len(leads):
+            return False
+        return paired_p_value(sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads)) < SIGNIFICANCE
+
+    def _goes_on(self, key: str) -> bool:
+        """Whether an attack does its worst to every mask or every image's boxes."""
+        parameters, method = self.parameters[key], self.entries[key].get("method")
+        if not is_dense(self.manifest) or parameters.get("targeted"):
+            return False
+        return method in ("FGSM", "UniformNoise") or parameters.get("stop_when_fooled") is False
 
 
 def flag(severity: str, row: Row, message: str) -> Flag:

@@ -7,8 +7,10 @@ import polars as pl
 
 from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, counted, doubted, flag
 from medrobust.results.formats import format_percent
+from medrobust.results.wording import is_dense, quality_phrase
 
 MIN_IMAGES = 30
+LEAST_QUALITY = 0.5  # mean over the clean images, of masks and boxes
 ROUNDED = 0.01  # share of the clean images that may be judged otherwise by another device or batch
 
 
@@ -40,8 +42,17 @@ def few_images(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
 
 
 def weak_victim(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
-    """Whether the victim beats always naming the largest class."""
+    """Whether the victim beats always naming the largest class, or masks and boxes are found at least by half."""
     clean = evaluation.clean
+    if is_dense(evaluation.manifest):
+        if clean["quality_before"] is not None:
+            message = (
+                "The victim answers for the clean images with "
+                f"{quality_phrase(evaluation.manifest, clean['quality_before'])}: what attacks take from so weak a "
+                "victim says little."
+            )
+            yield flag("warning", clean, message) if clean["quality_before"] < LEAST_QUALITY else None
+        return
     targets = evaluation.records.unique("id", keep="first")["target"].drop_nulls()
     if targets.n_unique() < 2:  # not one class per image, or a single class, which nothing can beat
         return
@@ -65,9 +76,12 @@ def clean(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     )
     # a clean image on the boundary may change sides with the number of images in a batch
     yield flag("error", evaluation.clean, message) if both > _few(len(images)) else None
-    measured = evaluation.manifest.get("victim", {}).get("quality", {}).get("accuracy")
+    victim = evaluation.manifest.get("victim", {})
+    measured = victim.get("quality", {}).get("accuracy")
     accuracy, n = evaluation.clean["clean_accuracy"], evaluation.clean["n"]
     if measured is None or accuracy is None or not evaluation.clean["complete"]:
+        return
+    if victim.get("quality_images", n) != n:  # the metric is of the batches of the last run, the records of all runs
         return
     message = (
         f"The records say that the victim is right about {format_percent(accuracy)} of the clean images, and its own "
@@ -118,6 +132,6 @@ def probabilities(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     found = doubted(evaluation, row, "probability_outputs")
     message = (
         "The victim's outputs are at least 0 and sum to 1: they look like probabilities, on which attacks are weaker "
-        "than they ought to be, and not like the logits that confidences are computed from."
+        "than they ought to be, and not like logits."
     )
     yield flag("warning", evaluation.clean, message) if len(found) == row["n"] else None

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medrobust.results.checks.data import split_name
@@ -14,12 +13,12 @@ from medrobust.results.formats import (
     LEVELS,
     all_printable,
     format_interval,
-    format_percent,
     format_score,
 )
 from medrobust.results.manifest import replace_file, write_json
 from medrobust.results.report.data_tables import box_counts, class_counts, direction, format_count
 from medrobust.results.report.svg import figure, line, marker, scale, shorten, text
+from medrobust.results.report.templating import environment
 from medrobust.results.shortcuts import SHORTCUT
 
 PAGE = "description.html"
@@ -45,29 +44,16 @@ def write_description(
         id: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
         for id, content in {**pictures, **all_printable(dict(pictures))}.items()
     }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    template = environment(
+        split=split_name, counts=class_counts, boxes=box_counts, direction=direction, pixels=format_count
     )
-    environment.filters.update(
-        percent=lambda rate: format_percent(rate).replace(" %", "\N{NO-BREAK SPACE}%"),
-        interval=format_interval,
-        score=format_score,
-        split=split_name,
-        counts=class_counts,
-        direction=direction,
-        pixels=format_count,
-    )
-    page = environment.get_template("data.html.j2").render(
+    page = template.get_template("data.html.j2").render(
         **{name: seen[name] for name in ("name", "task", "patients", "splits", "sizes", "features", "shortcuts")},
         labels=seen.get("pixels"),
-        boxes=box_counts(seen["splits"]),
         twins=seen["near_duplicates"],
         flags=seen["flags"],
         sheet=seen["sheet"],
+        legend=seen.get("legend") or [],
         images=sum(one["images"] for one in seen["splits"].values()),
         figure=Markup(shortcut_figure(seen["shortcuts"])),
         pictures=uris,

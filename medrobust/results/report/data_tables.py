@@ -32,22 +32,21 @@ def console_description(description: Mapping[str, Any], width: int = 80) -> Iter
     for message in description["flags"]:
         yield Text.assemble((f"{LEVELS['warning'].capitalize()}: ", "yellow"), message)
     if not description["flags"]:
-        yield Text("No shortcut and no near-duplicate was found.", style="green")
+        looked_for = "shortcut and no near-duplicate" if description["shortcuts"] else "near-duplicate"
+        yield Text(f"No {looked_for} was found.", style="green")
 
 
 def class_counts(summary: Mapping[str, Any]) -> dict[str, int]:
-    """Images of each class or with each label of a split, and those without a label; empty for other tasks."""
+    """Images of each class or with each label of a split, and those without a label or a box; empty for other tasks."""
     counts = dict(summary.get("classes") or summary.get("labels") or {})
-    return counts | ({"no label": summary["without_label"]} if "without_label" in summary else {})
+    for without, name in (("without_label", "no label"), ("without_box", "no box")):
+        counts |= {name: summary[without]} if without in summary else {}
+    return counts
 
 
-def box_counts(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
-    """Boxes of each class in each split, and the images without any; empty where nobody counted them."""
-    if not splits or not all("boxes" in one for one in splits.values()):
-        return {}
-    names = next(iter(splits.values()))["boxes"]
-    counts = {f"boxes: {name}": [one["boxes"][name] for one in splits.values()] for name in names}
-    return counts | {"images without a box": [one["without_box"] for one in splits.values()]}
+def box_counts(summary: Mapping[str, Any]) -> dict[str, int]:
+    """Boxes of each class in a split, of which an image may have several; empty for other tasks."""
+    return dict(summary.get("boxes") or {})
 
 
 def direction(row: Mapping[str, Any]) -> str:
@@ -87,8 +86,9 @@ def _splits(description: Mapping[str, Any]) -> Table:
             for count, one in zip(counts, splits.values(), strict=True)
         ]
         table.add_row(Text(name), *cells)
-    for name, numbers in box_counts(splits).items():
-        table.add_row(Text(name), *map(str, numbers))
+    boxes = [box_counts(one) for one in splits.values()]
+    for name in boxes[0] if boxes else ():
+        table.add_row(Text(f"boxes: {name}"), *(str(count[name]) for count in boxes))
     return table
 
 

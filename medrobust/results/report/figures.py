@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from medrobust.results.formats import format_epsilon, format_interval, format_passes, format_percent
+from medrobust.results.formats import capitalised, format_epsilon, format_interval, format_passes, format_percent
 from medrobust.results.report.svg import (
     CHARACTER,
     PALETTE,
@@ -21,6 +21,18 @@ from medrobust.results.report.svg import (
 
 WIDTH = 760.0
 Row = Mapping[str, Any]
+
+
+class Shown(NamedTuple):
+    """What a figure of the radii shows: the entry of a row, that of clean images, and how both are called."""
+
+    after: str
+    clean: str
+    name: str
+
+
+ACCURACY = Shown("accuracy_under_attack", "clean_accuracy", "accuracy under attack")
+QUALITY = Shown("quality_after", "quality_before", "quality after the attack")
 
 
 class Series(NamedTuple):
@@ -47,12 +59,29 @@ def accuracy_figure(summary: Mapping[str, Any]) -> str:
     Returns:
         An SVG element, or "" if nothing has been attacked.
     """
-    rows = [row for row in summary["rows"] if row["kind"] != "clean" and row["n"]]
+    return _against_radius(summary, ACCURACY)
+
+
+def quality_figure(summary: Mapping[str, Any], name: str) -> str:
+    """The same for the mean quality of the victim's outputs.
+
+    Args:
+        summary: As `summarise` returns it.
+        name: How the quality is called, such as "mean Jaccard".
+
+    Returns:
+        An SVG element, or "" if no image has a quality.
+    """
+    return _against_radius(summary, QUALITY._replace(name=f"{name} after the attack"))
+
+
+def _against_radius(summary: Mapping[str, Any], shown: Shown) -> str:
+    rows = [row for row in summary["rows"] if row["kind"] != "clean" and row["n"] and row[shown.after] is not None]
     if not rows:
         return ""
     if len({row["epsilon"] for row in rows} - {None, 0.0}) < 2:
-        return _ranking(summary, rows)
-    return _curves(summary, [row for row in rows if row["epsilon"]])
+        return _ranking(summary, rows, shown)
+    return _curves(summary, [row for row in rows if row["epsilon"]], shown)
 
 
 def cost_figure(summary: Mapping[str, Any]) -> str:
@@ -100,7 +129,7 @@ def cost_figure(summary: Mapping[str, Any]) -> str:
     return figure(WIDTH, height + top, "Success rate against passes per image", body)
 
 
-def _curves(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _curves(summary: Mapping[str, Any], rows: Sequence[Row], shown: Shown) -> str:
     series = _series(summary, rows)
     radii = sorted({row["epsilon"] for row in rows})
     logarithmic = radii[-1] / radii[0] > 8
@@ -109,7 +138,7 @@ def _curves(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
     bottom = top + max(290.0, 15.0 * len(series))
     x = scale(radii[0] if logarithmic else 0.0, radii[-1], left + (22 if logarithmic else 0), right - 14, logarithmic)
     y = scale(0, 1, bottom, top)
-    clean = summary["rows"][0]["clean_accuracy"]
+    clean = summary["rows"][0][shown.clean]
     body = legend + _percent_axis(y, left, right)
     unit, factor = _unit(radii)
     body += _ticks([(x(radius), f"{radius * factor:.3g}") for radius in radii], bottom)
@@ -119,44 +148,44 @@ def _curves(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
         body.append(text(left + 4, y(clean) - 6, f"clean {format_percent(clean)}"))
     ends = []
     for one in series:
-        points = [(x(row["epsilon"]), y(row["accuracy_under_attack"])) for row in one.rows]
+        points = [(x(row["epsilon"]), y(row[shown.after])) for row in one.rows]
         start = [] if logarithmic or clean is None else [(x(0), y(clean))]
         body.append(_group(one))
         for (position, _), row in zip(points, one.rows, strict=True):
-            lower, upper = row["accuracy_under_attack_interval"]
-            body.append(line(position, y(lower), position, y(upper), "whisker"))
+            if limits := row[f"{shown.after}_interval"]:
+                body.append(line(position, y(limits[0]), position, y(limits[1]), "whisker"))
         body.append(polyline(start + points))
-        body += [marker(*point, one.number, _tooltip(row)) for point, row in zip(points, one.rows, strict=True)]
+        body += [marker(*point, one.number, _tooltip(row, shown)) for point, row in zip(points, one.rows, strict=True)]
         body.append("</g>")
         ends.append(points[-1])
     heights = spread([height for _, height in ends], 15, top, bottom)
     for one, (end, height), label in zip(series, ends, heights, strict=True):
         body += [_group(one), polyline([(end + 6, height), (right - 2, height), (right + 8, label)], "leader")]
         body += [text(right + 11, label + 4, one.label, "start", "name"), "</g>"]
-    return figure(WIDTH, bottom + 52, "Accuracy under attack against the radius", body)
+    return figure(WIDTH, bottom + 52, f"{capitalised(shown.name)} against the radius", body)
 
 
-def _ranking(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    rows = sorted(rows, key=lambda row: (row["accuracy_under_attack"], row["attack"]))
+def _ranking(summary: Mapping[str, Any], rows: Sequence[Row], shown: Shown) -> str:
+    rows = sorted(rows, key=lambda row: (row[shown.after], row["attack"]))
     left, right, top = 24 + CHARACTER * max(len(shorten(row["attack"])) for row in rows), WIDTH - 70, 30.0
     bottom = top + 30 * len(rows)
     x = scale(0, 1, left, right)
-    clean = summary["rows"][0]["clean_accuracy"]
+    clean = summary["rows"][0][shown.clean]
     body = [line(x(tick / 4), top, x(tick / 4), bottom, "grid") for tick in range(5)]
     body += [text(x(tick / 4), bottom + 18, f"{25 * tick} %", "middle") for tick in range(5)]
-    body.append(text((left + right) / 2, bottom + 40, "accuracy under attack", "middle", "title"))
+    body.append(text((left + right) / 2, bottom + 40, shown.name, "middle", "title"))
     if clean is not None:
         body.append(line(x(clean), top - 6, x(clean), bottom, "clean"))
         body.append(text(x(clean), top - 12, f"clean {format_percent(clean)}", "middle"))
     series = {one.name: one for one in _series(summary, rows)}
     for position, row in enumerate(rows):
         height, one = top + 30 * position + 15, series[row["attack"]]
-        lower, upper = row["accuracy_under_attack_interval"]
         body += [_group(one), text(left - 12, height + 4, one.label, "end", "name")]
-        body.append(line(x(lower), height, x(upper), height, "whisker"))
-        body.append(marker(x(row["accuracy_under_attack"]), height, one.number, _tooltip(row)))
-        body += ["</g>", text(WIDTH, height + 4, format_percent(row["accuracy_under_attack"]), "end")]
-    return figure(WIDTH, bottom + 50, "Accuracy under attack", body)
+        if limits := row[f"{shown.after}_interval"]:
+            body.append(line(x(limits[0]), height, x(limits[1]), height, "whisker"))
+        body.append(marker(x(row[shown.after]), height, one.number, _tooltip(row, shown)))
+        body += ["</g>", text(WIDTH, height + 4, format_percent(row[shown.after]), "end")]
+    return figure(WIDTH, bottom + 50, capitalised(shown.name), body)
 
 
 def _series(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[Series]:
@@ -219,8 +248,12 @@ def _passes(row: Row) -> float:
     return float((row["mean_forwards"] or 0) + (row["mean_backwards"] or 0))
 
 
-def _tooltip(row: Row) -> str:
-    return (
+def _tooltip(row: Row, shown: Shown = ACCURACY) -> str:
+    quality = ""
+    if shown is not ACCURACY:
+        limits = format_interval(row[f"{shown.after}_interval"])
+        quality = f"{shown.name} {format_percent(row[shown.after])}{f' [{limits}]' if limits else ''}\n"
+    return quality + (
         f"{row['attack']}, ε {format_epsilon(row['epsilon'])}\n"
         f"right {format_percent(row['accuracy_under_attack'])} "
         f"[{format_interval(row['accuracy_under_attack_interval'])}], "

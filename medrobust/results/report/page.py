@@ -1,17 +1,12 @@
 """The report of an evaluation: one self-contained page of its tables, figures, flags and pictures."""
 
-import base64
-import io
 import json
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from medrobust.results.columns import MEASURES
 from medrobust.results.defences import defences_of
@@ -19,17 +14,17 @@ from medrobust.results.detection import TNR
 from medrobust.results.formats import (
     DASH,
     LEVELS,
+    capitalised,
     flag_place,
     format_epsilon,
-    format_interval,
     format_measure,
     format_parameters,
     format_passes,
     format_percent,
-    format_score,
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import RECORDS, merge
+from medrobust.results.report import boxes, masks
 from medrobust.results.report.classes import class_groups
 from medrobust.results.report.detection_grids import (
     DETAILS,
@@ -41,17 +36,16 @@ from medrobust.results.report.detection_grids import (
     flagged,
     threshold_note,
 )
-from medrobust.results.report.figures import accuracy_figure, cost_figure
+from medrobust.results.report.figures import accuracy_figure, cost_figure, quality_figure
+from medrobust.results.report.panels import read_panels
 from medrobust.results.report.roc_curves import roc_figure, roc_note
+from medrobust.results.report.tables import dense_tables
+from medrobust.results.report.templating import environment, glue
 from medrobust.results.separation import FEWEST
 from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
+from medrobust.results.wording import is_dense, quality_meaning, quality_name, quality_phrase, right_meaning
 
 REPORT = "report.html"
-PANELS = "panels"
-LARGE = 12_000  # bytes from which a picture is shown as JPEG
-PICTURES = ("clean", "perturbation", "adversarial")
-
-logger = logging.getLogger(__name__)
 
 
 def finish(folder: str | Path) -> dict[str, Any]:
@@ -90,10 +84,24 @@ def write_report(folder: str | Path) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: summarise the records of the evaluation first")
     summary = json.loads(path.read_bytes())
-    environment = _environment()
+    template = environment(
+        epsilon=format_epsilon,
+        flag_place=flag_place,
+        glue=glue,
+        capitalised=capitalised,
+        passes=format_passes,
+        parameters=format_parameters,
+        number=_number,
+        measure=format_measure,
+        area_interval=area_interval,
+        beside_area=beside_area,
+        beside_rate=beside_rate,
+        flagged=flagged,
+        details=details,
+    )
     panels = read_panels(folder, summary["manifest"])
     tnr = (summary.get("detection") or {}).get("tnr", TNR)
-    page = environment.get_template(f"{REPORT}.j2").render(
+    page = template.get_template(f"{REPORT}.j2").render(
         manifest=summary["manifest"],
         defences=defences_of(summary["manifest"]),
         rows=summary["rows"],
@@ -103,14 +111,10 @@ def write_report(folder: str | Path) -> Path:
         checks=summary["checks"],
         flags=summary["flags"],
         headline=headline(summary),
-        judges=next((row["transfer"] for row in summary["rows"] if row["transfer"]), {}),
-        measures=MEASURES,
-        means=sorted(
-            dict.fromkeys(name for row in summary["rows"] for name in row["means"]),
-            key=lambda name: list(MEASURES).index(name) if name in MEASURES else len(MEASURES),
-        ),
+        **_columns(summary["rows"]),
         accuracy_figure=Markup(accuracy_figure(summary)),
         cost_figure=Markup(cost_figure(summary)),
+        **_quality_values(summary),
         detection=[(grid, Markup(roc_figure(grid, tnr)), roc_note(grid)) for grid in detection_grids(summary)],
         tnr=tnr,
         threshold_note=threshold_note(summary),
@@ -128,33 +132,30 @@ def write_report(folder: str | Path) -> Path:
     return replace_file(folder / REPORT, page.encode())
 
 
-def _environment() -> Environment:
-    """Where templates are found, and what they can call."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        epsilon=format_epsilon,
-        flag_place=flag_place,
-        percent=lambda rate: _glue(format_percent(rate)),
-        glue=_glue,
-        interval=format_interval,
-        passes=format_passes,
-        parameters=format_parameters,
-        number=_number,
-        measure=format_measure,
-        score=format_score,
-        area_interval=area_interval,
-        beside_area=beside_area,
-        beside_rate=beside_rate,
-        flagged=flagged,
-        details=details,
-    )
-    return environment
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The judges and measurements that any row has, in the order of their columns."""
+    order = {name: place for place, name in enumerate(MEASURES)}
+    means = dict.fromkeys(name for row in rows for name in row["means"])
+    return {
+        "judges": next((row["transfer"] for row in rows if row["transfer"]), {}),
+        "measures": MEASURES,
+        "means": sorted(means, key=lambda name: order.get(name, len(order))),
+    }
+
+
+def _quality_values(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows of outputs that are more or less right: how that is called, figures and tables."""
+    manifest = summary["manifest"]
+    dense, quality = is_dense(manifest), quality_name(manifest)
+    return {
+        "dense": dense,
+        "quality_name": quality,
+        "quality_meaning": quality_meaning(manifest),
+        "right_meaning": right_meaning(manifest),
+        "quality_figure": Markup(quality_figure(summary, quality) if dense else ""),
+        "dense_tables": dense_tables(summary),
+        "glossary": (masks.GLOSSARY if summary.get("masks") else {}) | (boxes.GLOSSARY if summary.get("boxes") else {}),
+    }
 
 
 def headline(summary: Mapping[str, Any]) -> str:
@@ -167,22 +168,18 @@ def headline(summary: Mapping[str, Any]) -> str:
     """
     clean = summary["rows"][0]
     attacks = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"]]
+    manifest = summary.get("manifest") or {"data": {}}
     if not attacks:
         return "No attack has been recorded yet."
     bounded = [row for row in attacks if row["epsilon"] is not None]
     if not bounded:
-        row = min(attacks, key=lambda row: row["accuracy_under_attack"])
-        return (
-            f"{row['attack']}, which no radius bounds, leaves {format_percent(row['accuracy_under_attack'])} of "
-            f"{row['n']} images right (clean: {format_percent(clean['clean_accuracy'])}), with a median L2 distance of "
-            f"{_number(row['median_l2'])}."
-        )
+        row = min(attacks, key=_what_is_left)
+        distance = f"a median L2 distance of {_number(row['median_l2'])}"
+        if is_dense(manifest):
+            return f"{row['attack']}, which no radius bounds, leaves {_left(row, clean, manifest)}, at {distance}."
+        return f"{row['attack']}, which no radius bounds, leaves {_left(row, clean, manifest)}, with {distance}."
     row = _strongest(bounded, clean)
-    words = (
-        f"At ε = {format_epsilon(row['epsilon'])}, {row['attack']} leaves "
-        f"{format_percent(row['accuracy_under_attack'])} of {row['n']} images right "
-        f"(clean: {format_percent(clean['clean_accuracy'])})"
-    )
+    words = f"At ε = {format_epsilon(row['epsilon'])}, {row['attack']} leaves {_left(row, clean, manifest)}"
     noise = [
         other
         for other in summary["rows"]
@@ -190,14 +187,34 @@ def headline(summary: Mapping[str, Any]) -> str:
     ]
     if noise:
         words += f", while noise of the same size leaves {format_percent(noise[0]['accuracy_under_attack'])}"
+        if is_dense(manifest) and noise[0]["quality_after"] is not None:
+            words += f" right, with {format_percent(noise[0]['quality_after'])}"
     return words + "."
+
+
+def _left(row: Mapping[str, Any], clean: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """How many images an attack leaves right, and of masks and boxes how good the outputs still are."""
+    words = (
+        f"{format_percent(row['accuracy_under_attack'])} of {row['n']} images right "
+        f"(clean: {format_percent(clean['clean_accuracy'])})"
+    )
+    if not is_dense(manifest) or row["quality_after"] is None:
+        return words
+    phrase = quality_phrase(manifest, row["quality_after"])
+    return f"{words}, with {phrase} (clean: {format_percent(clean['quality_before'])})"
 
 
 def _strongest(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
     """The strongest attack at the smallest radius at which any halves the accuracy, or at the largest if none does."""
     halved = [row for row in bounded if row["accuracy_under_attack"] <= clean["clean_accuracy"] / 2]
     radius = min(row["epsilon"] for row in halved) if halved else max(row["epsilon"] for row in bounded)
-    return min((row for row in bounded if row["epsilon"] == radius), key=lambda row: row["accuracy_under_attack"])
+    return min((row for row in bounded if row["epsilon"] == radius), key=_what_is_left)
+
+
+def _what_is_left(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Share of right images, and the mean quality where that is the same."""
+    quality = row.get("quality_after")
+    return row["accuracy_under_attack"], 1.0 if quality is None else quality
 
 
 def _first_class(summary: Mapping[str, Any]) -> int:
@@ -223,70 +240,8 @@ def _first_shown(panels: list[dict[str, Any]], summary: Mapping[str, Any]) -> in
     return next((number for number, group in enumerate(panels) if not group["control"]), 0)
 
 
-def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Read the pictures of an evaluation, in groups by attack and radius.
-
-    Args:
-        folder: The folder of the evaluation.
-        manifest: Its manifest; pictures of attacks that it does not list are left out.
-
-    Returns:
-        Groups `{"attack", "epsilon", "control", "panels"}` in the manifest's order of attacks, by radius. Each panel is
-        the content of its JSON file, with `pictures` (data URIs) and the names of its classes. Panels that cannot be
-        read are left out with a warning in the log.
-    """
-    keys = {entry["key"]: entry for entry in manifest["attacks"]}
-    names = manifest["data"].get("class_names") or []
-    groups: dict[str, dict[str, Any]] = {}
-    for path in sorted(Path(folder, PANELS).glob("*.json")):
-        try:
-            panel = json.loads(path.read_bytes())
-            if panel["key"] not in keys:
-                continue
-            panel.setdefault("extras", {})
-            kinds = (*PICTURES, *panel["extras"])
-            panel["pictures"] = {kind: _data_uri(path.parent, panel["images"].get(kind)) for kind in kinds}
-            for kind in ("target", "clean_prediction", "adversarial_prediction"):
-                panel[f"{kind}_name"] = _class_name(panel.get(kind), names)
-            group = {**{name: keys[panel["key"]].get(name) for name in ("attack", "epsilon", "control")}, "panels": []}
-            groups.setdefault(panel["key"], group)["panels"].append(panel)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, SyntaxError) as error:
-            logger.warning("the panel %s is left out of the report: %s", path, error)
-    order = list(dict.fromkeys(entry["attack"] for entry in manifest["attacks"]))
-    radius = {name: math.inf if group["epsilon"] is None else group["epsilon"] for name, group in groups.items()}
-    return [groups[key] for key in sorted(groups, key=lambda key: (order.index(groups[key]["attack"]), radius[key]))]
-
-
-def _data_uri(folder: Path, name: str | None) -> str | None:
-    """A picture as a data URI; None if there is no such file, or the name is a path, which may lead out of the folder.
-
-    A large picture, such as noise that PNG cannot compress, is embedded as JPEG; its file stays as it is.
-    """
-    if not name or Path(name).name != name or not (folder / name).is_file():
-        return None
-    content, kind = (folder / name).read_bytes(), "png"
-    if len(content) > LARGE:
-        buffer = io.BytesIO()
-        with Image.open(io.BytesIO(content)) as picture:
-            shown = picture if picture.mode == "L" else picture.convert("RGB")
-            shown.save(buffer, "JPEG", quality=85, subsampling=0)
-        content, kind = buffer.getvalue(), "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
-
-
-def _class_name(index: int | None, names: list[str]) -> str:
-    if index is None:
-        return DASH
-    return names[index] if 0 <= index < len(names) else f"class {index}"
-
-
 def _same(one: float | None, other: float | None) -> bool:
     return one is not None and other is not None and math.isclose(one, other, rel_tol=1e-6)
-
-
-def _glue(words: str) -> str:
-    """Keep a number and its percent sign on one line."""
-    return words.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _number(value: float | None) -> str:

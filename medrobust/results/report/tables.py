@@ -22,14 +22,18 @@ from medrobust.results.formats import (
     format_percent,
     markdown_lines,
 )
+from medrobust.results.report.boxes import box_tables
+from medrobust.results.report.dense_tables import DenseTable
+from medrobust.results.report.masks import mask_tables
 from medrobust.results.summary import columns_shown
+from medrobust.results.wording import quality_name, quality_phrase, right_meaning
 
 ALIKE = 3  # flags of one check on the console
 HEADINGS = {  # in the console, and in Markdown
     "accuracy_under_attack": ("right", "right after the attack"),
     "success_rate": ("fooled", "fooled of those right before"),
-    "quality_before": ("quality\nbefore", "quality before the attack"),
-    "quality_after": ("quality\nafter", "quality after the attack"),
+    "quality_before": ("{}\nbefore", "{} before the attack"),
+    "quality_after": ("{}\nafter", "{} after the attack"),
 }
 
 
@@ -42,6 +46,7 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     """
     data = summary["manifest"]["data"]
     shown = columns_shown(summary["manifest"])
+    quality = quality_name(summary["manifest"])
     more = 0 if len(shown) == 2 else 30  # columns that qualities take
     wide, wider = width >= 100 + more, width >= 120 + more
     title = f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip()
@@ -50,7 +55,8 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
         title=Text("\n".join(lines), style="table.title"),
         caption="right: share of all images that the victim gets right after the attack. fooled: share of successful "
         "attacks among the images that it got right before."
-        + (" quality: mean over the images, before and after the attack." if "quality_after" in shown else "")
+        + (f" {quality}: mean over the images, before and after the attack." if "quality_after" in shown else "")
+        + (f" {meaning}" if (meaning := right_meaning(summary["manifest"])) else "")
         + (" Beside each rate stands its 95 % interval." if wide else "")
         + (" n: images attacked so far." if not all(row["complete"] for row in summary["rows"]) else "")
         + (" !: flags, explained below." if summary["flags"] else ""),
@@ -64,7 +70,7 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     table.add_column("ε", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for name in shown:
-        table.add_column(HEADINGS[name][0], justify="right", no_wrap=True)
+        table.add_column(HEADINGS[name][0].format(quality), justify="right", no_wrap=True)
         if wide:
             table.add_column("", justify="right", no_wrap=True, style="dim")
     if wider:
@@ -110,7 +116,9 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     The flags stand below the table.
     """
     shown = columns_shown(summary["manifest"])
-    head = ["attack", "ε", "n", *(heading for name in shown for heading in (HEADINGS[name][1], "95 %")), "passes"]
+    quality = quality_name(summary["manifest"])
+    words = [HEADINGS[name][1].format(quality) for name in shown]
+    head = ["attack", "ε", "n", *(heading for word in words for heading in (word, "95 %")), "passes"]
     body = []
     for row in summary["rows"]:
         cells = [_name(row), format_epsilon(row["epsilon"]), str(row["n"])]
@@ -121,7 +129,35 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     for flag in summary["flags"]:
         flags.append(f"- **{LEVELS[flag['severity']].capitalize()}**: {flag['message']}{flag_place(flag)}\n")
     defended = [f"The victim is {defence.line()}.\n\n" for defence in defences_of(summary["manifest"])]
-    return "".join(defended) + markdown_lines(head, body) + "".join(["\n", *flags] if flags else [])
+    worst = markdown_worst(summary)
+    means = right_meaning(summary["manifest"])
+    return (
+        "".join(defended)
+        + (f"{means}\n\n" if means else "")
+        + markdown_lines(head, body)
+        + (f"\n{worst}" if worst else "")
+        + "".join(["\n", *flags] if flags else [])
+    )
+
+
+def markdown_worst(summary: Mapping[str, Any]) -> str:
+    """A line for each radius with several attacks: the worst of them on each image; empty for classifiers."""
+    lines = []
+    for worst in summary.get("worst_case") or []:
+        if worst.get("quality") is None or len(worst["attacks"]) < 2:
+            continue
+        limits = format_interval(worst["quality_interval"])
+        lines.append(
+            f"The worst of {len(worst['attacks'])} attacks at ε = {format_epsilon(worst['epsilon'])}, image by image: "
+            f"{format_percent(worst['accuracy'])} right, with "
+            f"{quality_phrase(summary['manifest'], worst['quality'])}{f' ({limits})' if limits else ''}.\n"
+        )
+    return "".join(lines)
+
+
+def dense_tables(summary: Mapping[str, Any]) -> list[DenseTable]:
+    """The tables of masks and of boxes; none for other tasks."""
+    return mask_tables(summary) + box_tables(summary)
 
 
 def markdown_measures(summary: Mapping[str, Any]) -> str:

@@ -1,0 +1,32 @@
+"""The templates of all pages, and the filters that are common to them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from medrobust.results.formats import format_interval, format_percent, format_score
+
+
+def environment(**filters: Callable[..., object]) -> Environment:
+    """Where templates are found, and what they can call.
+
+    Args:
+        filters: What a page's template calls besides the filters of all pages, by name.
+    """
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(
+        percent=lambda rate: glue(format_percent(rate)), interval=format_interval, score=format_score, **filters
+    )
+    return found
+
+
+def glue(words: str) -> str:
+    """Keep a number and its percent sign on one line."""
+    return words.replace(" %", "\N{NO-BREAK SPACE}%")
