@@ -24,9 +24,9 @@ class PhantomCT(GeneratedSet[Path], CovidCT):
 
     Persons differ in build, pose, diaphragm, heart, contrast of the vessels and noise. Lungs have vessels, and three
     quarters of the persons have infiltrations, ground glass or consolidations, which belong to the masks. The air of
-    trachea, bronchi, stomach and surroundings does not, so that no threshold finds the lungs. A volume depends on the
-    generator's seed, its number, the number of its slices and their size alone. Accuracies on phantoms say something
-    about the code, nothing about medicine.
+    trachea, bronchi, stomach and surroundings does not, so that no threshold alone finds the lungs. A volume depends on
+    the generator's seed, its number, the number of its slices and their size alone. Accuracies on phantoms say
+    something about the code, nothing about medicine.
 
     Args:
         root: Folder to generate into: absent, empty, or an earlier phantom set, which is replaced if its parameters

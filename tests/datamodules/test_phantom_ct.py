@@ -95,7 +95,7 @@ def test_the_anatomy_and_that_no_threshold_finds_the_lungs() -> None:
             assert 0.08 < (mask > 0).mean() < 0.5
             assert (image[:3] < -900).all()  # air around the person
             best.append(max(jaccard((image < value) & (image > -1010), mask > 0) for value in range(-900, -100, 50)))
-    assert max(best) < 0.85  # even if somebody knew the best threshold of each slice
+    assert max(best) < 0.7  # even if somebody knew the best threshold of each slice
     image, mask = draw_slice(draw_person(np.random.default_rng(0)), 0.0, np.random.default_rng(0), 64)
     assert not mask.any()  # below the lungs
 
