@@ -45,6 +45,8 @@ def match_boxes(outputs: Sequence[Boxes], targets: Sequence[Boxes], score: float
         score: Least score of a detection, in [0, 1].
         overlap: Least IoU, in (0, 1].
     """
+    if not len(targets):
+        return Match(torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0))
     corners, true = _joined([target["boxes"] for target in targets])
     labels, _ = _joined([target["labels"] for target in targets])
     seen, there = _joined([output["boxes"] for output in outputs])
@@ -246,6 +248,18 @@ class BoxQuality(Metric):
         self.add_state("sums", default=torch.zeros(5, dtype=torch.float64), dist_reduce_fx="sum")
         for name in ("found", "true", "sizes"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
+        self._begin()
+
+    def reset(self) -> None:
+        """Start anew without images."""
+        super().reset()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Give the lists an entry without rows: a process that gets no image must not differ in type from the rest."""
+        self.found.append(torch.zeros(0, 6, dtype=torch.float64, device=self.sums.device))
+        self.true.append(torch.zeros(0, 6, dtype=torch.float64, device=self.sums.device))
+        self.sizes.append(torch.zeros(0, 2, dtype=torch.long, device=self.sums.device))
 
     def update(
         self, loss: Tensor, right: Tensor, quality: Tensor, outputs: Sequence[Boxes], targets: Sequence[Boxes]

@@ -23,6 +23,7 @@ STRIDES = (4, 8, 16, 32)  # of the backbone's maps that the pyramid is built on
 RATIOS = (0.5, 1.0, 2.0)  # height of an anchor for its width
 ANCHORS_SAMPLED, ANCHORS_SHARE = 64, 0.5  # size of the samples whose expected loss is taken, and positives in them
 PROPOSALS_SAMPLED, PROPOSALS_SHARE = 128, 0.25
+PARTS = ("objectness", "proposals", "classes", "boxes")  # of the loss, by stage
 ASKED = 1000  # most proposals of an image where they are asked for by ``overlap``
 SMALLEST = 1e-2  # side in pixels below which a box is dropped
 
@@ -126,6 +127,8 @@ class FasterRCNN(nn.Module):
             from 0, the most certain first. Scores are at least 0.05, and there are at most 100. Where the network
             computes something that is not finite, the only score is NaN.
         """
+        if not len(images):
+            return self._of_none(images, targets is not None, measured)
         scene = self.scene(images)
         if raw:
             height, width = scene.size
@@ -143,6 +146,13 @@ class FasterRCNN(nn.Module):
             return self._detections(scene, kept)
         parts = self._losses(scene, kept, targets)
         return (self._detections(scene, kept), parts) if measured else parts
+
+    def _of_none(self, images: Tensor, losses: bool, measured: bool) -> Any:
+        """What is returned of an empty batch; losses keep their way to the images."""
+        if not losses:
+            return []
+        parts = {name: images.flatten(1).sum(1) for name in PARTS}
+        return ([], parts) if measured else parts
 
     def scene(self, images: Tensor) -> Scene:
         """The pyramid of the images and the anchors on it, for images ``(N, C, H, W)``."""

@@ -131,6 +131,19 @@ def test_a_batch_of_images_without_any_box_has_a_loss_and_an_outcome() -> None:
     assert victim.eval().outcome(victim(images), targets).quality.isnan().all()
 
 
+def test_an_empty_batch_is_attacked() -> None:
+    crafted = PGD(epsilon=0.05, steps=2)(untrained(), torch.zeros(0, 3, 64, 64), [], [])
+    assert crafted.images.shape == (0, 3, 64, 64) and crafted.success.shape == (0,)
+
+
+def test_outputs_that_are_not_finite_are_refused_by_the_name_of_the_image() -> None:
+    victim = untrained()
+    images, targets = batch_of([1, 2])
+    victim.network.heads.box_predictor.cls_score.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="outputs .* are not finite for 2 of 2 images, first 'a'"):
+        PGD(epsilon=0.05, steps=2)(victim, images, targets, ["a", "b"])
+
+
 def test_a_checkpoint_holds_all_that_it_is_built_from(tmp_path: Path, run_of: Any) -> None:
     settings = {"booster": True, "share": 0.75, "score_threshold": 0.3, "iou_threshold": 0.4, "width": 16}
     victim = untrained(**settings, mean=[0.1, 0.2, 0.3], std=0.4)

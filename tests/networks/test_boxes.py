@@ -274,3 +274,12 @@ def test_it_is_copied_and_runs_in_double_precision():
     for name, values in network(images, targets=TRUTHS[:1]).items():
         assert exact[name].dtype == torch.float64
         torch.testing.assert_close(values.double(), exact[name], rtol=1e-3, atol=1e-4)
+
+
+def test_an_empty_batch_has_no_detections_and_losses_with_a_gradient():
+    network, images = detector(), torch.zeros(0, 3, 64, 64, requires_grad=True)
+    assert network(images) == network(images, overlap=0.5) == network(images, proposals=[]) == []
+    parts = network(images, targets=[])
+    assert list(parts) == ["objectness", "proposals", "classes", "boxes"]
+    (gradient,) = torch.autograd.grad(sum(values.sum() for values in parts.values()), images)
+    assert gradient.shape == images.shape
