@@ -12,10 +12,11 @@ GLOSSARY = {
         "overlaps 0.5, 0.55, ..., 0.95. It belongs to all images together, and to no single one."
     ),
     "EAD IoU, EAD score": (
-        "Numbers of the challenge Endoscopic Artefact Detection 2019, of the detections whose score reaches the victim's "
-        "threshold. IoU is the mean overlap of a class's detections with their true boxes, 0 for those that are wrong, "
-        "as the mean over the classes. The score is 0.4 times that IoU and 0.6 times a mean average precision of the "
-        "challenge's own, for which an overlap of 0.25 is enough; it does not follow from the mAP beside it."
+        "Numbers of the challenge Endoscopic Artefact Detection 2019, of the detections whose score reaches the "
+        "victim's threshold. IoU is the mean overlap of a class's detections with their true boxes, 0 for those that "
+        "are wrong, as the mean over the classes. The score is 0.4 times that IoU and 0.6 times a mean "
+        "average precision of the challenge's own, for which an overlap of 0.25 is enough; it does "
+        "not follow from the mAP beside it."
     ),
     "lost, relabelled, invented": (
         "What the attack did, in boxes: lost are those that were found with the right class before it and that no "
