@@ -1,9 +1,14 @@
 """Every attack that ``attacks`` exports, on masks and on boxes: it runs, or says in one sentence that it does not."""
 
+import weakref
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from medrobust import attacks
 from medrobust.attacks import DIM, PGD, SMIA, WorstCase
@@ -123,3 +128,45 @@ def test_what_a_victim_says_of_its_stages_is_watched() -> None:
     victim.loss = lambda images, targets: TwoStage.loss_parts(victim, images, targets)["classes"]
     with pytest.raises(ValueError, match="outputs are not finite at a step of SMIA"):
         SMIA(steps=2)(victim, images, targets)
+
+
+def test_budgets_and_steps_of_the_studies_are_equal() -> None:
+    """Every attack of a study of SMIA21 moves within one ball, and by as much in total, except DAG at its own step."""
+    files = sorted((Path(__file__).parents[2] / "configs" / "studies").glob("smia_table*.yaml"))
+    assert len(files) == 7
+    for file in files:
+        configured = yaml.safe_load(file.read_text())["attack"]["attacks"]
+        made = {name: getattr(attacks, one["class_path"])(**one["init_args"]) for name, one in configured.items()}
+        assert len({float(one.epsilon) for one in made.values()}) == 1, file.name
+        for name, one in made.items():
+            if name != "dag-150":
+                assert one.step_length() * one.steps >= float(one.epsilon) - 1e-9, (file.name, name)
+
+
+class Holding:
+    """A victim that counts, at each pass, how many of the images that it was ever given are still alive."""
+
+    def __init__(self, victim: Any) -> None:
+        self.victim, self.given, self.alive = victim, [], []  # type: ignore[var-annotated]
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        return self.noted(self.victim, images)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.victim, name)
+        return value if name == "outcome" else partial(self.noted, value)
+
+    def noted(self, method: Any, images: torch.Tensor, *arguments: Any) -> Any:
+        self.given.append(weakref.ref(images))
+        self.alive.append(len({id(one()) for one in self.given if one() is not None}))
+        return method(images, *arguments)
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=8), SMIA(steps=8), attacks.APGD(steps=8), attacks.DAG(steps=8)], ids=repr)
+@tasks
+def test_no_step_keeps_what_earlier_ones_have_seen(attack: Any, task: str, segmenter: Any, images_of: Any) -> None:
+    victim, images, targets = case(task, segmenter, images_of)
+    holding: Any = Holding(victim)
+    replace(attack, epsilon=1e-6).perturb(holding, images, targets, list("abcd"))  # so that no image leaves
+    half = len(holding.alive) // 2
+    assert half >= 4 and max(holding.alive[half:]) <= max(holding.alive[:half]) <= 6
