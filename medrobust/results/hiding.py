@@ -14,11 +14,16 @@ FOOLING = frozenset(
         "CrossEntropy",
         "DifferenceOfLogits",
         "Divergence",
+        "Invention",
+        "JensenShannon",
         "LayerMean",
+        "LossParts",
         "Margin",
+        "MaskedCrossEntropy",
         "Smoothed",
         "Stabilization",
         "TypicalMargin",
+        "Vanishing",
         "WeakestLabel",
     )
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from medrobust.results.boxes import box_results
 from medrobust.results.checks import check
 from medrobust.results.classes import class_results
 from medrobust.results.columns import BROKEN_BY, COLUMNS, DOUBTS, MEASURES, SCORE_PATTERNS, judge_column
@@ -14,6 +15,7 @@ from medrobust.results.detection import detection, patients_of
 from medrobust.results.formats import all_printable
 from medrobust.results.labels import label_results
 from medrobust.results.manifest import read_manifest, task_of, write_json
+from medrobust.results.masks import mask_results
 from medrobust.results.records import read_records
 from medrobust.results.statistics import mean_interval, rate_entries
 
@@ -54,6 +56,8 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         - `classes`: confusion, sensitivity, kappa and calibration, clean and under each attack, see `results.classes`;
           empty for victims that do not name one class per image.
         - `labels`: the same label by label, see `results.labels`; empty without labels.
+        - `masks`: how well masks fit, for each label, see `results.masks`; empty without masks.
+        - `boxes`: mAP and what attacks did to boxes, see `results.boxes`; empty without boxes.
     """
     expected = int(manifest["data"]["images"])
     entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
@@ -78,6 +82,8 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         "detection": detected,
         "classes": class_results(rows, of_rows, manifest),
         "labels": label_results(rows, of_rows, manifest),
+        "masks": mask_results(rows, of_rows, manifest),
+        "boxes": box_results(rows, of_rows, manifest),
     }
 
 
