@@ -17,6 +17,7 @@ from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
+from medrobust.listeners.boxes import box_columns
 from medrobust.listeners.overlays import Found, colour_of, draw_boxes, draw_masks, hexadecimal
 from medrobust.networks.victims import EvaluatedVictim, Outputs, is_classes
 from medrobust.results.manifest import replace_file
@@ -102,7 +103,7 @@ class Panels(EvaluationListener):
         rows = [row for row, id in enumerate(batch.ids) if id in self.chosen]
         if not rows:
             return
-        columns = batch.columns
+        columns = {**batch.columns, **box_columns(batch)}
         for row in rows:
             clean, adversarial = batch.clean[row].cpu(), batch.adversarial[row].cpu()
             difference = adversarial - clean
