@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.ops import FrozenBatchNorm2d
 
 TOLERANCE = 1e-3  # relative to the norms of outputs and gradients
+NOISE = 1e-3  # deviation of what is added to the normalised images on which networks are compared
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # but no subclasses, which may standardise their weight and so undo the folding
 NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenBatchNorm2d)
 
@@ -66,7 +67,8 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
     One forward pass shows which BatchNorm follows which convolution. A pair is folded if the BatchNorm reads the very
     tensor that the convolution returned, nothing else reads it, and each of the two is called once. The outputs of the
     copy and its gradients with respect to the images are compared with those of the network in float64, where no
-    rounding moves a value across the kink of a ReLU. If they differ, the folding is given up with a warning, and if
+    rounding moves a value across the kink of a ReLU, and with a little noise on the images: where these are constant,
+    as a black border is, rounding would decide which of several equal values a max-pooling takes. If they differ, the folding is given up with a warning, and if
     they still differ, so is channels_last.
 
     Args:
@@ -77,7 +79,8 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
         The copy and the number of folded pairs.
     """
     with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
-        images = images.detach().clone()
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        images = images.detach() + NOISE * noise.to(images)
         plain = copy.deepcopy(network).eval().requires_grad_(False)
         reference, inputs = copy.deepcopy(plain).double(), images.double()
         try:
