@@ -68,8 +68,8 @@ def deployment_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]
     tensor that the convolution returned, nothing else reads it, and each of the two is called once. The outputs of the
     copy and its gradients with respect to the images are compared with those of the network in float64, where no
     rounding moves a value across the kink of a ReLU, and with a little noise on the images: where these are constant,
-    as a black border is, rounding would decide which of several equal values a max-pooling takes. If they differ, the folding is given up with a warning, and if
-    they still differ, so is channels_last.
+    as a black border is, rounding would decide which of several equal values a max-pooling takes. If they differ, the
+    folding is given up with a warning, and if they still differ, so is channels_last.
 
     Args:
         network: The network, which is not changed. Its forward pass must not be random.
