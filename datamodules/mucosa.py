@@ -99,7 +99,7 @@ def photograph(view: View, image: Array, organ: Organ, random: np.random.Generat
     side = len(image)
     image = cv2.GaussianBlur(image, (0, 0), side * random.uniform(0.0015, 0.0035))
     image = image * random.uniform(0.96, 1.04, 3).astype(np.float32)
-    image = image + random.uniform(0.004, 0.014) * random.standard_normal(image.shape, np.float32)
+    image = image + random.uniform(0.004, 0.03) * random.standard_normal(image.shape, np.float32)
     image = np.where(view.field[..., None], image, np.float32(0.02))
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     if organ.text:

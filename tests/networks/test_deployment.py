@@ -12,6 +12,7 @@ from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
 
 from medrobust.networks.deployment import ChannelsLast, deployment_copy
+from medrobust.networks.segmenters import build_segmenter
 
 # name, options, pairs that can be folded: a densenet's or a pre-activation's other norms read a sum or a concatenation
 NETWORKS = [
@@ -356,3 +357,17 @@ def test_overexposed_images_have_ties_in_max_pooling_that_do_not_count():
     images = torch.ones(2, 3, 32, 32)
     copied, folded = quietly(network, images)
     assert folded == 14
+
+
+def test_a_black_border_does_not_hinder_the_folding() -> None:
+    torch.manual_seed(0)
+    network = build_segmenter("resnet18", 2, options={"encoder_depth": 3, "decoder_channels": [16, 8, 8]}).eval()
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+        nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    images = torch.full((2, 1, 64, 64), -1.0)
+    images[:, :, 20:44, 20:44] = torch.rand(2, 1, 24, 24)  # elsewhere all values of a map that is pooled are equal
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert deployment_copy(network, images)[1] == len(norms)
