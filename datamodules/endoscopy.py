@@ -25,8 +25,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 LAYOUT = f"{FOLDER}/*.jpg with *.txt, {CLASS_LIST}"
 NO_BOX = "no box"  # stratum of frames without any
 COLOURS = Augmentation(
-    brightness=0.05, contrast=0.1, vertical_flip=0.5, saturation=0.2, hue=0.02
-)  # besides the geometry of all sets: an endoscope has no top, and its colours differ with the lamp
+    brightness=0.05, contrast=0.1, vertical_flip=0.5, saturation=0.2, hue=0.02, noise=0.03
+)  # besides the geometry of all sets: an endoscope has no top, and its colours and its noise differ with the lamp
 
 _LISTS = (CLASS_LIST, "classes.txt")  # which annotation tools write beside the frames
 _VIDEO_FIRST = re.compile(r"(?P<video>.*[^\W\d_].*)_\d+")  # AN12_82, 1772_A_M62_00012, CT56_colitis_05496

@@ -70,6 +70,7 @@ class Augmentation:
         vertical_flip: Probability of an image that is upside down, in [0, 1]: for images without a top.
         saturation: Largest relative change of how far colours are from grey, in [0, 1]. Grey images stay as they are.
         hue: Largest turn of all colours to either side, as a part of the whole circle of hues, in [0, 0.5].
+        noise: Largest standard deviation of Gaussian noise, in units of the [0, 1] image range, in [0, 1].
 
     Raises:
         ValueError: A value lies outside its range.
@@ -84,6 +85,7 @@ class Augmentation:
     vertical_flip: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rotation <= 180:
@@ -91,7 +93,7 @@ class Augmentation:
         for name in ("shift", "scale"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a fraction, at least 0 and below 1, got {getattr(self, name)}")
-        for name in ("horizontal_flip", "brightness", "contrast", "vertical_flip", "saturation"):
+        for name in ("horizontal_flip", "brightness", "contrast", "vertical_flip", "saturation", "noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.hue <= 0.5:
@@ -191,6 +193,8 @@ def training_transform(
     if options.saturation or options.hue:
         saturation, hue = (1 - options.saturation, 1 + options.saturation), (-options.hue, options.hue)
         steps.append(A.ColorJitter(brightness=(1, 1), contrast=(1, 1), saturation=saturation, hue=hue, p=1.0))
+    if options.noise:
+        steps.append(A.GaussNoise(std_range=(0, options.noise), p=1.0))
     return _Pipeline(steps, least_visible)
 
 

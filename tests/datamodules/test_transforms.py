@@ -153,6 +153,16 @@ def test_colours_change_by_their_saturation_and_hue_alone() -> None:
     np.testing.assert_array_equal(moved.image, grey)
 
 
+def test_noise_has_a_deviation_up_to_the_one_that_is_named() -> None:
+    # its deviation is uniform in [0, 0.1], so that it is 0.05 on average; the image stays within its range
+    scene = Scene(np.full((64, 64, 1), 0.5, np.float32))
+    change = training_transform(64, augmentation=Augmentation(**NOTHING, noise=0.1))
+    deviations = [float((change(scene, seed=seed).image - 0.5).std()) for seed in range(60)]
+    assert max(deviations) < 0.105 and min(deviations) < 0.02 and np.mean(deviations) == pytest.approx(0.05, abs=0.012)
+    white = change(Scene(np.ones((64, 64, 1), np.float32)), seed=1).image
+    assert white.max() == 1 and white.min() < 1 and white.dtype == np.float32
+
+
 def test_a_quarter_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     # anticlockwise: (x, y) comes to (y, 4 - x), and the last column becomes the first row
     scene = numbered(4, 4, [[0, 0, 1, 2], [3, 1, 4, 4]])
@@ -240,6 +250,7 @@ def test_shrinking_takes_the_mean_of_the_area() -> None:
         ({"horizontal_flip": 1.5}, "horizontal_flip is between 0 and 1, got 1.5"),
         ({"vertical_flip": -0.5}, "vertical_flip is between 0 and 1, got -0.5"),
         ({"saturation": 2}, "saturation is between 0 and 1, got 2"),
+        ({"noise": -1}, "noise is between 0 and 1, got -1"),
         ({"hue": 0.6}, "hue is a part of the circle of hues, from 0 to 0.5, got 0.6"),
     ],
 )
