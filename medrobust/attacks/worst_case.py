@@ -10,9 +10,11 @@ from medrobust.attacks.auto_pgd import APGD
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.basin_hopping import BasinHopping
 from medrobust.attacks.budgets import Fraction, check_radius
+from medrobust.attacks.dense_adversary import DAG
 from medrobust.attacks.fab import FAB
 from medrobust.attacks.in_turn import SEED_STRIDE, attack_in_turn
 from medrobust.attacks.kept_attempts import Keep, check_choice
+from medrobust.attacks.sign_family import PGD
 from medrobust.attacks.square import Square
 from medrobust.networks.victims import Victim
 from medrobust.objectives.base import Objective
@@ -20,6 +22,7 @@ from medrobust.objectives.difference_of_logits import DifferenceOfLogits
 from medrobust.objectives.empty_truth import Invention, Vanishing
 from medrobust.objectives.jensen_shannon import JensenShannon
 from medrobust.objectives.loss_parts import LossParts
+from medrobust.objectives.margin import Margin
 from medrobust.objectives.masked_cross_entropy import MaskedCrossEntropy
 
 FIRST_SUCCESS = "first_success"
@@ -50,24 +53,27 @@ def standard(keep: Keep = "first_success") -> tuple[Attack, ...]:
 
 
 def masks(keep: Keep = "first_success") -> tuple[Attack, ...]:
-    """SEA, the ensemble for masks (Croce, Singh & Hein, ECCV 2024, arXiv:2306.12941, section 2).
+    """SEA, the ensemble for masks (Croce, Singh & Hein, ECCV 2024, arXiv:2306.12941, section 2), and two on logits.
 
     APGD of 300 steps, at 2, 1.5 and 1 times the radius, with each of three losses: the masked cross-entropy with equal
     weights of the classes, the masked cross-entropy, and the Jensen-Shannon divergence. The paper keeps the worst of
-    the three, ``keep="lowest_quality"``, and begins at the clean image; these begin at a random point.
+    the three, ``keep="lowest_quality"``, and begins at the clean image; these begin at a random point. The gradients of
+    all three vanish at pixels about which the victim is certain, those of logits do not: PGD of 300 steps on their
+    margin, and ``DAG``.
     """
     losses = (MaskedCrossEntropy(balanced=True), MaskedCrossEntropy(), JensenShannon())
-    return tuple(_climb(keep, loss, steps=300, radii=(2.0, 1.5, 1.0)) for loss in losses)
+    climbs = (_climb(keep, loss, steps=300, radii=(2.0, 1.5, 1.0)) for loss in losses)
+    return (*climbs, PGD(steps=300, objective=Margin(), stop_when_fooled=keep == "first_success"), _dag())
 
 
 def boxes(keep: Keep = "first_success") -> tuple[Attack, ...]:
-    """APGD of 100 steps on each thing that a victim that finds boxes in two stages may get wrong.
+    """APGD of 100 steps on each thing that a victim that finds boxes in two stages may get wrong, and ``DAG``.
 
     Its whole loss; of its parts objectness, classes, and the regression of both stages; and for an image in which
     nothing is to be found, ``Vanishing`` and ``Invention`` (Chow et al. 2020).
     """
     parts = (LossParts(("objectness",)), LossParts(("classes",)), LossParts(("proposals", "boxes")))
-    return tuple(_climb(keep, loss, steps=100) for loss in (None, *parts, Vanishing(), Invention()))
+    return (*(_climb(keep, loss, steps=100) for loss in (None, *parts, Vanishing(), Invention())), _dag())
 
 
 def _climb(keep: Keep, objective: Objective | None, steps: int, radii: tuple[float, ...] = (1.0,)) -> APGD:
@@ -75,6 +81,11 @@ def _climb(keep: Keep, objective: Objective | None, steps: int, radii: tuple[flo
     if keep == "first_success":
         return APGD(steps=steps, objective=objective, radii=radii)
     return APGD(steps=steps, objective=objective, radii=radii, stop_when_fooled=False, keep="lowest_quality")
+
+
+def _dag() -> DAG:
+    """DAG within a radius, which a worst case sets."""
+    return DAG(epsilon=Fraction("8/255"))
 
 
 Suite = Literal["standard", "masks", "boxes"]
@@ -105,7 +116,7 @@ class WorstCase(Attack):
 
     Args:
         attacks: The attacks, or the suite of the function of that name: ``standard`` for classes and labels, ``masks``
-            (SEA) or ``boxes``. The field holds the attacks.
+            or ``boxes``. The field holds the attacks.
         keep: Which attempt on an image is returned: the ``first_success``, or the one of the ``lowest_quality``.
         epsilon: Radius of every attack, in units of the [0, 1] image range.
         targeted: The targets are goals to reach instead of truths to leave.

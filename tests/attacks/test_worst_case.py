@@ -417,6 +417,8 @@ def test_the_suites_of_masks_and_boxes() -> None:
         "APGD with balanced MaskedCrossEntropy",
         "APGD with MaskedCrossEntropy",
         "APGD with JensenShannon",
+        "PGD with Margin",
+        "DAG",
     )
     assert boxes.names() == (
         "APGD",
@@ -425,11 +427,15 @@ def test_the_suites_of_masks_and_boxes() -> None:
         "APGD with LossParts proposals and boxes",
         "APGD with Vanishing",
         "APGD with Invention",
+        "DAG",
     )
     for worst in (masks, boxes):
-        assert all((one.keep, one.stop_when_fooled) == ("lowest_quality", False) for one in worst.members)  # type: ignore[attr-defined]
-    assert all((one.steps, one.radii) == (300, (2.0, 1.5, 1.0)) for one in masks.members)  # type: ignore[attr-defined]
-    assert all(one.stop_when_fooled for one in WorstCase(attacks="masks").members)  # type: ignore[attr-defined]
+        climbs = [one for one in worst.members if isinstance(one, APGD)]
+        assert all((one.keep, one.stop_when_fooled) == ("lowest_quality", False) for one in climbs)
+        assert all(vars(one)["epsilon"] == worst.epsilon for one in worst.members)
+    assert all((one.steps, one.radii) == (300, (2.0, 1.5, 1.0)) for one in masks.members[:3])  # type: ignore[attr-defined]
+    assert all(one.stop_when_fooled for one in WorstCase(attacks="masks").members[:4])  # type: ignore[attr-defined]
+    assert not masks.members[3].stop_when_fooled  # type: ignore[attr-defined]
     json.dumps(masks.parameters(), allow_nan=False)
 
 
