@@ -38,7 +38,7 @@ def check_goals(goals: str, goal_mask: GoalMask | None, task: str) -> None:
         return
     if goals not in choices:
         given = " or goal_mask to a file" if kind == "masks" else ""
-        raise ValueError(f"the goals of {kind} are others than {goals!r}: set goals to {_either(choices)}{given}")
+        raise ValueError(f"{goals!r} is no goal of {kind}: set goals to {_either(choices)}{given}")
 
 
 def _either(choices: Sequence[str]) -> str:

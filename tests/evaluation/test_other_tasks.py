@@ -152,9 +152,7 @@ def test_an_output_that_is_not_finite_names_its_image(kind: type[Mean]) -> None:
 
 
 def test_goals_of_classes_are_none_of_boxes() -> None:
-    with pytest.raises(
-        ValueError, match="goals of boxes are others than 'next': set goals to 'vanish', 'invent' or 'relabel'"
-    ):
+    with pytest.raises(ValueError, match="'next' is no goal of boxes: set goals to 'vanish', 'invent' or 'relabel'"):
         evaluate(Boxes(), Tasks(Boxes()), {"pgd": PGD(steps=1, targeted=True)})
 
 
@@ -203,8 +201,8 @@ def test_goals_are_part_of_the_key_by_what_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "the goals of masks are others than 'next': set goals to 'erase' or 'shift' or goal_mask to a file"),
-        ({"goals": "vanish"}, "the goals of masks are others than 'vanish'"),
+        ({}, "'next' is no goal of masks: set goals to 'erase' or 'shift' or goal_mask to a file"),
+        ({"goals": "vanish"}, "'vanish' is no goal of masks"),
         ({"goal_mask": "nowhere.png"}, "goal_mask is an image of labels, and there is no file nowhere.png"),
     ],
 )

@@ -165,11 +165,13 @@ def test_qualities_are_called_by_their_definition(task: str, name: str, means: s
 def test_the_headline_says_both_what_is_right_and_how_good_it_is(tmp_path: Path) -> None:
     assert headline(evaluation(tmp_path / "masks", "segmentation")) == (
         "At ε = 8/255, dag leaves 0.0 % of 4 images right (clean: 100.0 %), with a mean Jaccard of 26.7 % "
-        "(clean: 80.0 %), while noise of the same size leaves 100.0 % right, with 76.7 %."
+        "(clean: 80.0 %), while noise of the same size leaves 100.0 % right, with a mean Jaccard "
+        "of 76.7 %."
     )
     assert headline(evaluation(tmp_path / "boxes", "boxes")) == (
         "At ε = 8/255, dag leaves 0.0 % of 4 images right (clean: 100.0 %), with 26.7 % of an image's boxes found on "
-        "average (clean: 80.0 %), while noise of the same size leaves 100.0 % right, with 76.7 %."
+        "average (clean: 80.0 %), while noise of the same size leaves 100.0 % right, with 76.7 % of an "
+        "image's boxes found."
     )
 
 
@@ -183,7 +185,8 @@ def test_a_page_of_masks_has_their_numbers_and_no_word_of_classes_or_probabiliti
         assert words in flat, words
     assert "n = 4 HD95" not in flat and "An image counts as right where its Jaccard index is at least 50.0 %" in flat
     assert "With the lowest quality that any of them leaves each image, the mean Jaccard is 16.7 %" in flat
-    assert not re.search(r"with the probability|true class|cross-entropy|Accuracy under attack:|mAP", flat)
+    assert not re.search(r"with the probability|true class|cross-entropy|[Aa]ccuracy under attack|mAP", flat)
+    assert "right after the attack" in flat
 
 
 def test_a_page_of_boxes_has_their_numbers(tmp_path: Path) -> None:
@@ -213,12 +216,13 @@ def test_tables_for_console_and_markdown(tmp_path: Path) -> None:
     assert "The worst of 2 attacks at ε = 8/255, image by image: 0.0 % right, with a mean Jaccard of 16.7 %" in written
     dense = markdown_tables(dense_tables(summary))
     assert "| pgd | 8/255 | 95.1 [90.0–99.0] | 12.3 | 70.0 [65.0–75.0] | 70.0 |" in dense
-    assert "left lung Jaccard" in dense and "4.5 [1.0–4.0]" in dense
+    assert "left lung Jaccard" in dense and "4.5 [1.0–4.0] (n = 3)" in dense and "HD95 in pixels" in dense
     for width, limits in ((80, False), (140, True)):
         screen = Console(width=width, file=io.StringIO(), record=True)
         screen.print(console_table(summary, width), *console_tables(dense_tables(summary), width))
         shown = screen.export_text()
         assert "mean Jaccard" in shown and "pixel accuracy" in shown and ("[90.0–99.0]" in shown) == limits
+        assert ("95 % intervals" in " ".join(shown.split())) == limits and "n = 3" in shown
     assert markdown_tables(dense_tables({"rows": []})) == ""
 
 

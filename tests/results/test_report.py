@@ -129,7 +129,10 @@ def test_report_of_a_sweep(tmp_path):
     assert page.count("img") == 15 * 3
     assert page.count("option", selected=None) == 2  # the first attack's pictures and classes, not the noise's
     assert "All 11 self-checks passed" in page.text
-    assert all(words in page.text for words in ("resnet10t", "1,234 parameters", "0.5/255", "NORMAL", "PSNR", "× 100"))
+    assert all(
+        words in page.text
+        for words in ("resnet10t", "1,234 parameters", "0.5/255", "NORMAL", "PSNR", "×\N{NO-BREAK SPACE}100")
+    )
     assert len(re.sub(r"data:image/png;base64,[^\"]*", "", html)) < 200_000
 
 

@@ -9,6 +9,9 @@ from rich.text import Text
 
 from medrobust.results.formats import DASH, format_epsilon, format_interval, format_score, markdown_lines
 
+WIDE = 120  # columns that a console needs for intervals
+WITH_INTERVALS = ", with 95 % intervals over patients"
+
 
 class Cell(NamedTuple):
     """One number of a table.
@@ -94,7 +97,7 @@ def console_tables(tables: Sequence[DenseTable], width: int = 80) -> Iterator[Ta
     for table in shortened(tables):
         shown = Table(
             title=table.title,
-            caption=table.note,
+            caption=table.note if width >= WIDE else table.note.replace(WITH_INTERVALS, ""),
             title_justify="left",
             caption_justify="left",
             header_style="bold",
@@ -108,25 +111,39 @@ def console_tables(tables: Sequence[DenseTable], width: int = 80) -> Iterator[Ta
         for kind, attack, epsilon, cells in table.lines:
             style = {"clean": "bold", "control": "dim"}.get(kind, "")
             numbers = [
-                f"{cell.value}\n[{cell.interval}]" if cell.interval and width >= 120 else cell.value for cell in cells
+                "\n".join(
+                    [
+                        cell.value,
+                        *([f"[{cell.interval}]"] if cell.interval and width >= WIDE else []),
+                        *([cell.note] if cell.note else []),
+                    ]
+                )
+                for cell in cells
             ]
             shown.add_row(Text(_named(kind, attack)), format_epsilon(epsilon), *numbers, style=style)
         yield shown
 
 
 def markdown_tables(tables: Sequence[DenseTable]) -> str:
-    """The tables in Markdown, each below its title, with intervals in brackets."""
+    """The tables in Markdown, each below its title and how to read it, with intervals in brackets."""
     parts = []
     for table in tables:
         body = [
             [
                 _named(kind, attack),
                 format_epsilon(epsilon),
-                *(f"{cell.value} [{cell.interval}]" if cell.interval else cell.value for cell in cells),
+                *(
+                    cell.value
+                    + (f" [{cell.interval}]" if cell.interval else "")
+                    + (f" ({cell.note})" if cell.note else "")
+                    for cell in cells
+                ),
             ]
             for kind, attack, epsilon, cells in table.lines
         ]
-        parts.append(f"{table.title}\n\n{markdown_lines(['attack', 'ε', *_full_heads(table, ' ')], body)}")
+        parts.append(
+            f"{table.title}\n\n{table.note}\n\n{markdown_lines(['attack', 'ε', *_full_heads(table, ' ')], body)}"
+        )
     return "\n".join(parts)
 
 

@@ -18,6 +18,7 @@ from medrobust.results.report.svg import (
     spread,
     text,
 )
+from medrobust.results.wording import is_dense
 
 WIDTH = 760.0
 Row = Mapping[str, Any]
@@ -59,7 +60,8 @@ def accuracy_figure(summary: Mapping[str, Any]) -> str:
     Returns:
         An SVG element, or "" if nothing has been attacked.
     """
-    return _against_radius(summary, ACCURACY)
+    dense = is_dense(summary.get("manifest") or {"data": {}})
+    return _against_radius(summary, ACCURACY._replace(name="right after the attack") if dense else ACCURACY)
 
 
 def quality_figure(summary: Mapping[str, Any], name: str) -> str:
@@ -250,7 +252,7 @@ def _passes(row: Row) -> float:
 
 def _tooltip(row: Row, shown: Shown = ACCURACY) -> str:
     quality = ""
-    if shown is not ACCURACY:
+    if shown.after != ACCURACY.after:
         limits = format_interval(row[f"{shown.after}_interval"])
         quality = f"{shown.name} {format_percent(row[shown.after])}{f' [{limits}]' if limits else ''}\n"
     return quality + (

@@ -10,8 +10,8 @@ GLOSSARY = {
     "flipped pixels": "Of the labelled pixels that were right before the attack, the share that is wrong after it.",
     "Jaccard, Dice": (
         "How well a class's pixels overlap with the true ones: the pixels that prediction and truth have in common, "
-        "divided by those that either has (Jaccard), or by the mean of how many each has (Dice). Neither is defined "
-        "where a class is in neither of them."
+        "divided by those that either has (Jaccard), or by the mean of how many each has (Dice). Both are undefined "
+        "where neither has the class."
     ),
     "HD95": (
         "The 95th percentile of the distances from the contour of the prediction to that of the truth and back, in "

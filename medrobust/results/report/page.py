@@ -188,7 +188,8 @@ def headline(summary: Mapping[str, Any]) -> str:
     if noise:
         words += f", while noise of the same size leaves {format_percent(noise[0]['accuracy_under_attack'])}"
         if is_dense(manifest) and noise[0]["quality_after"] is not None:
-            words += f" right, with {format_percent(noise[0]['quality_after'])}"
+            phrase = quality_phrase(manifest, noise[0]["quality_after"]).removesuffix(" on average")
+            words += f" right, with {phrase}"
     return words + "."
 
 

@@ -113,7 +113,7 @@ def _figures(panel: Mapping[str, Any], names: Sequence[str], quality: str) -> It
     magnification, linf = panel["magnification"], panel["linf"]
     for kind in ("clean", "perturbation", "adversarial"):
         if kind == "perturbation":
-            heading, detail = f"{kind} × {magnification:.3g}", f"L∞ {linf:.3g}"
+            heading, detail = f"{kind} ×\N{NO-BREAK SPACE}{magnification:.3g}", f"L∞ {linf:.3g}"
             yield Figure(kind, heading, f"perturbation, {magnification:.3g} times as strong", detail=detail)
         else:
             yield _with(Figure(kind, kind, f"{kind} image"), judged.get(kind))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from medrobust.results.formats import format_interval, format_percent, format_score
 
@@ -22,9 +23,18 @@ def environment(**filters: Callable[..., object]) -> Environment:
         lstrip_blocks=True,
     )
     found.filters.update(
-        percent=lambda rate: glue(format_percent(rate)), interval=format_interval, score=format_score, **filters
+        percent=lambda rate: glue(format_percent(rate)),
+        interval=format_interval,
+        score=format_score,
+        breakable=breakable,
+        **filters,
     )
     return found
+
+
+def breakable(name: object) -> Markup:
+    """A name that a narrow page breaks after an underscore rather than within a word."""
+    return Markup("_<wbr>").join(str(name).split("_"))
 
 
 def glue(words: str) -> str:
