@@ -14,7 +14,7 @@ from datamodules.images import read_image
 from datamodules.samples import Sample
 from datamodules.transforms import LEAST_VISIBLE, Scene, Transform, evaluation_transform, training_transform
 
-ROUNDING = 0.01  # pixels that a corner may lie outside its image, since files state it with few decimals
+ROUNDING = 0.01  # pixels that a corner may lie outside its image, as files state few decimals; shortest side of a box
 
 
 class BoxTarget(TypedDict):
@@ -88,7 +88,7 @@ class BoxDataModule(MedicalDataModule[Any]):
         return rows[:, 1:], rows[:, 0].astype(np.int64)
 
     def check(self, sample: Sample[Any], scene: Scene) -> None:
-        """Refuse boxes that are empty or outside the image, and classes without a name.
+        """Refuse boxes that are empty, as good as empty or outside the image, and classes without a name.
 
         Raises:
             ValueError: A box is wrong; the message names the file.
@@ -104,6 +104,9 @@ class BoxDataModule(MedicalDataModule[Any]):
             corners = f"got ({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
             if not (x1 < x2 and y1 < y2):
                 raise ValueError(f"{file}: expected x1 < x2 and y1 < y2 in box {place}, {corners}")
+            if min(x2 - x1, y2 - y1) < ROUNDING:  # the loss of a box without a side in float32 is infinite
+                sides = f"got {x2 - x1:g} x {y2 - y1:g}"
+                raise ValueError(f"{file}: expected sides of at least {ROUNDING} pixels of box {place}, {sides}")
             if not all(
                 -ROUNDING <= low < side and 0 < high <= side + ROUNDING
                 for low, high, side in ((x1, x2, width), (y1, y2, height))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medrobust.evaluation.batch import AdversarialBatch
 from medrobust.metrics.boxes import Boxes, box_changes, ead_numbers
+from medrobust.networks.box_outputs import checked_boxes
 from medrobust.networks.victims import Outputs, Targets
 
 LEAST_SCORE, MOST = 0.05, 100  # detections that are written, as COCO's evaluation takes them
@@ -25,6 +26,9 @@ def box_columns(batch: AdversarialBatch) -> dict[str, Tensor | list[str | None]]
 
     Args:
         batch: Its outputs have boxes, scores and labels, and its targets boxes and labels, or there are no columns.
+
+    Raises:
+        ValueError: A detection's label is none of the classes that the victim states; the message names the image.
     """
     sides = (batch.clean_outputs, batch.adversarial_outputs)
     if not (_has(batch.targets, "boxes", "labels") and all(_has(side, "boxes", "labels", "scores") for side in sides)):
@@ -33,6 +37,12 @@ def box_columns(batch: AdversarialBatch) -> dict[str, Tensor | list[str | None]]
     score, overlap = float(victim.get("score_threshold", 0.5)), float(victim.get("iou_threshold", 0.5))
     before, after = (_on_cpu(side) for side in sides)
     targets = _on_cpu(batch.targets)
+    for id, *found in zip(batch.ids, before, after, strict=True):
+        try:
+            for output in found:
+                checked_boxes(output, victim.get("num_classes"))
+        except ValueError as error:
+            raise ValueError(f"the victim's outputs for {id!r}: {error}") from None
     columns: dict[str, Tensor | list[str | None]] = {"boxes_true": [_text(target) for target in targets]}
     for when, outputs in (("before", before), ("after", after)):
         columns[f"boxes_{when}"] = [_text(output) for output in outputs]

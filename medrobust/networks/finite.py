@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from medrobust.networks.box_outputs import checked_boxes
 from medrobust.networks.victims import Outputs
 
 
@@ -20,7 +21,7 @@ def all_finite(values: Any) -> Tensor:
 
 
 def finite_outputs(outputs: Outputs, names: Sequence[str], when: str) -> Outputs:
-    """Outputs unchanged, if all their numbers are finite; a rate computed from other outputs would be wrong.
+    """Outputs unchanged, if all their numbers are finite and boxes have their form; rates of others would be wrong.
 
     Args:
         outputs: A victim's outputs, a tensor or a list of dicts of tensors.
@@ -28,7 +29,8 @@ def finite_outputs(outputs: Outputs, names: Sequence[str], when: str) -> Outputs
         when: What the images are, for the message.
 
     Raises:
-        ValueError: An output is not finite; the message names the image.
+        ValueError: An output is not finite, or its boxes are no list with the most certain first; the message names
+            the image.
     """
     is_list = isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)
     if not (is_list or isinstance(outputs, Tensor)) or len(outputs) != len(names):
@@ -46,6 +48,11 @@ def finite_outputs(outputs: Outputs, names: Sequence[str], when: str) -> Outputs
         raise ValueError(
             f"the victim's outputs ({when}) are not finite for {len(bad)} of {len(names)} images, first {bad[0]!r}"
         )
+    for name, output in zip(names, outputs, strict=True) if is_list else ():
+        try:
+            checked_boxes(output)
+        except ValueError as error:
+            raise ValueError(f"the victim's outputs ({when}) for {name!r}: {error}") from None
     return outputs
 
 

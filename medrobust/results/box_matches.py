@@ -12,6 +12,7 @@ OVERLAPS = np.linspace(0.5, 0.95, 10)  # COCO's, of which the first gives mAP@0.
 RECALLS = np.linspace(0.0, 1.0, 101)
 EAD_OVERLAP = 0.25
 EAD_WEIGHTS = (0.6, 0.4)  # of mAP and IoU in EAD-2019's score
+PAIRS = 1_000_000  # of a detection and a true box that are compared at a time
 
 Numbers = NDArray[np.float64]
 
@@ -79,6 +80,25 @@ def matches(found: Padded, true: Padded, classes: int, score: float) -> Matches:
         classes: Number of classes K.
         score: Least score of detections that count for EAD-2019.
     """
+    count = len(found.labels)
+    some = max(1, PAIRS // max(1, found.labels.shape[1] * true.labels.shape[1]))
+    parts = [slice(start, start + some) for start in range(0, max(count, 1), some)]
+    compared = [
+        _compared(*(Padded(*(values[part] for values in one)) for one in (found, true)), score) for part in parts
+    ]
+    right, ead, certain = (np.concatenate(values, -2) for values in zip(*compared, strict=True))
+    counts = np.zeros((count, classes), np.int64)
+    images, places = np.nonzero(true.labels >= 0)
+    np.add.at(counts, (images, true.labels[images, places]), 1)
+    images, places = np.nonzero(found.labels >= 0)
+    order = np.argsort(-found.scores[images, places], kind="stable")
+    images, places = images[order], places[order]
+    one = (images, places)
+    return Matches(images, found.labels[one], right[:, images, places], certain[one], ead[one], counts)
+
+
+def _compared(found: Padded, true: Padded, score: float) -> tuple[NDArray[np.bool_], Numbers, NDArray[np.bool_]]:
+    """The fields ``right``, ``ead`` and ``certain`` of ``Matches``, for each image's detections, ``(..., N, D)``."""
     count, longest = found.labels.shape
     shares = _overlaps(found.corners, true.corners)
     shares[(found.labels[:, :, None] != true.labels[:, None]) | (found.labels[:, :, None] < 0)] = 0
@@ -98,14 +118,7 @@ def matches(found: Padded, true: Padded, classes: int, score: float) -> Matches:
             good = (best >= EAD_OVERLAP) & ~taken[rows, place] & certain[:, rank]
             taken[rows[good], place[good]] = True
             ead[:, rank] = np.where(good, best, 0)
-    counts = np.zeros((count, classes), np.int64)
-    images, places = np.nonzero(true.labels >= 0)
-    np.add.at(counts, (images, true.labels[images, places]), 1)
-    images, places = np.nonzero(found.labels >= 0)
-    order = np.argsort(-found.scores[images, places], kind="stable")
-    images, places = images[order], places[order]
-    one = (images, places)
-    return Matches(images, found.labels[one], right[:, images, places], certain[one], ead[one], counts)
+    return right, ead, certain
 
 
 def _overlaps(first: Numbers, second: Numbers) -> Numbers:
@@ -143,21 +156,24 @@ def weighted_quality(found: Matches, weights: Numbers) -> Quality:
         weights: Weights of the images, ``(N, R)``, whole numbers of at least 0.
     """
     true = found.counts.T @ weights  # (K, R)
-    weights = weights.astype(np.float32)  # exact for counts below 2 ** 24
+    rows = np.ascontiguousarray(weights.T, np.float64)  # sums run over detections, which lie side by side
     precision = np.full((len(OVERLAPS), *true.shape), np.nan)
     ead_precision, iou = np.full(true.shape, np.nan), np.full(true.shape, np.nan)
     for label in np.nonzero(found.counts.sum(0))[0]:
         boxes = np.maximum(true[label], 1)
-        own = found.labels == label
-        each = weights[found.images[own]]  # (M, R)
-        totals = each.cumsum(0)
+        reached = _recalls_reached(boxes)
+        own = np.flatnonzero(found.labels == label)
+        each = rows.take(found.images[own], 1)  # (R, M)
+        totals = each.cumsum(1)
         for place in range(len(OVERLAPS)):
-            precision[place, label] = _interpolated(each, totals, found.right[place, own], boxes)
-        own &= found.certain
-        each = weights[found.images[own]]
-        _, envelope = _envelope(each, each.cumsum(0), found.ead[own] > 0)
-        ead_precision[label] = (envelope * each[found.ead[own] > 0]).sum(0) / boxes
-        iou[label] = found.ead[own] @ each / np.maximum(each.sum(0), 1)
+            right = np.flatnonzero(found.right[place, own])
+            precision[place, label] = _interpolated(*_envelope(each, totals, right), reached)
+        own = own[found.certain[own]]
+        each = rows.take(found.images[own], 1)
+        right = np.flatnonzero(found.ead[own] > 0)
+        _, envelope = _envelope(each, each.cumsum(1), right)
+        ead_precision[label] = (envelope * each.take(right, 1)).sum(1) / boxes
+        iou[label] = each @ found.ead[own] / np.maximum(each.sum(1), 1)
     precision[:, true == 0] = ead_precision[true == 0] = iou[true == 0] = np.nan
     mean_iou = _mean(iou)
     score = EAD_WEIGHTS[0] * _mean(ead_precision) + EAD_WEIGHTS[1] * mean_iou
@@ -171,15 +187,20 @@ def _mean(values: Numbers) -> Numbers:
     return np.where(counts > 0, np.where(known, values, 0).sum(0) / np.maximum(counts, 1), np.nan)
 
 
-def _envelope(each: Numbers, totals: Numbers, right: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
-    """Right detections so far and the largest precision from there on, at each right detection, ``(right, R)``."""
-    hits = each[right].astype(np.float64).cumsum(0)
-    precision = hits / np.maximum(totals[right], 1)
-    return hits, np.maximum.accumulate(precision[::-1])[::-1]
+def _envelope(each: Numbers, totals: Numbers, right: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
+    """Right detections so far and the largest precision from there on, at each right detection, ``(R, right)``."""
+    hits = each.take(right, 1).cumsum(1)
+    precision = hits / np.maximum(totals.take(right, 1), 1)
+    return hits, np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
 
 
-def _interpolated(each: Numbers, totals: Numbers, right: NDArray[np.bool_], boxes: Numbers) -> Numbers:
+def _recalls_reached(boxes: Numbers) -> NDArray[np.int16]:
+    """Number of COCO's recalls that 0, 1, 2, ... right detections reach, of each number of boxes, ``(R, most + 1)``."""
+    counts, places = np.unique(boxes, return_inverse=True)
+    return np.searchsorted(RECALLS, np.arange(counts[-1] + 1) / counts[:, None], side="right").astype(np.int16)[places]
+
+
+def _interpolated(hits: Numbers, envelope: Numbers, reached: NDArray[np.int16]) -> Numbers:
     """COCO's average precision: the mean of the largest precision at 101 recalls and beyond, ``(R,)``."""
-    hits, precision = _envelope(each, totals, right)
-    reached = np.searchsorted(RECALLS, hits / boxes, side="right")  # number of recalls up to each right detection
-    return (precision * np.diff(reached, axis=0, prepend=0)).sum(0) / len(RECALLS)
+    recalls = np.take_along_axis(reached, hits.astype(np.int64), 1)
+    return np.asarray((envelope * np.diff(recalls, axis=1, prepend=0)).sum(1) / len(RECALLS))

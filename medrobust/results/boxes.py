@@ -13,7 +13,7 @@ from medrobust.results.detection import patients_of
 from medrobust.results.manifest import task_of
 
 RESAMPLES = 500
-CHUNK = 8_000_000  # weights of detections that are held at a time
+CHUNK = 1_000_000  # weights of detections that are held at a time
 NUMBERS = ("map50", "map", "iou", "ead_score")
 
 

@@ -104,6 +104,7 @@ def test_least_visible_is_an_option(root: Path) -> None:
     [
         ("0 0.5 0.5 0 0.5", r"expected x1 < x2 and y1 < y2 in box 1, got \(4, 1\) to \(4, 3\)"),
         ("0 0.5 0.5 0.5 -0.5", r"expected x1 < x2 and y1 < y2 in box 1, got \(2, 3\) to \(6, 1\)"),
+        ("0 0.5 0.5 1e-9 0.5", "expected sides of at least 0.01 pixels of box 1, got 8e-09 x 2"),
         (TWO + "0 1 0.5 0.5 0.5", r"expected box 3 inside its image of 8 x 4 pixels, got \(6, 1\) to \(10, 3\)"),
         ("0 0.5 -0.5 0.5 0.5", r"expected box 1 inside its image of 8 x 4 pixels, got \(2, -3\) to \(6, -1\)"),
         ("0 nan 0.5 0.5 0.5", r"expected x1 < x2 and y1 < y2 in box 1, got \(nan, 1\) to \(nan, 3\)"),

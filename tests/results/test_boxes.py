@@ -124,3 +124,14 @@ def test_the_interval_covers_the_mean_over_independent_images() -> None:
     low, high = results(records, names=["a"])["rows"][0]["map50_interval"]
     half = 1.96 * np.sqrt(found.mean() * (1 - found.mean()) / 100)
     assert (low, high) == pytest.approx((found.mean() - half, found.mean() + half), abs=0.025)
+
+
+def test_how_many_images_are_compared_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, targets = random_boxes(25, seed=5)
+    both = padded([text(one) for one in outputs]), padded([text(one) for one in targets])
+    whole = matches(*both, 3, 0.3)
+    monkeypatch.setattr("medrobust.results.box_matches.PAIRS", 200)
+    for name, values in vars(matches(*both, 3, 0.3)).items():
+        assert np.array_equal(values, getattr(whole, name)), name
+    nothing = matches(padded([]), padded([]), 3, 0.3)
+    assert nothing.right.shape == (10, 0) and nothing.counts.shape == (0, 3)
