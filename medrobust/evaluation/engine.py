@@ -20,6 +20,7 @@ from medrobust.evaluation.crafting import Crafter, judged
 from medrobust.evaluation.data import Batch, EvaluationData, evaluation_data
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of, record_key, weights_hash
+from medrobust.networks.defended_victim import refuse_moving
 from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
 ROUNDING = 0.02  # by which a quality may differ between devices, batch sizes and versions
@@ -46,7 +47,8 @@ class Evaluation:
             ``refuse`` them, or ``report`` their number as the first flag of the results.
 
     Raises:
-        ValueError: There is no attack, or victim or data lack something that an evaluation asks for.
+        ValueError: There is no attack, victim or data lack something that an evaluation asks for, or an input defence
+            moves what images with masks or boxes show.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Evaluation:
             raise ValueError(f"listeners derive from EvaluationListener, got a {unknown[0]}")
         self.context, self.split = context, split
         self.victim, self.data = evaluated_victim(victim), evaluation_data(data)
+        refuse_moving(self.victim, self.data.task)
         if split not in data.splits:
             raise ValueError(
                 f"expected a split among {', '.join(data.splits) or 'none (call setup first)'}, got {split!r}"
