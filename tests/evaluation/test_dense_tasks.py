@@ -168,8 +168,9 @@ def test_a_victim_that_answers_otherwise_than_its_records_is_refused(
 
     monkeypatch.setattr(kind, "outcome", changed)
     if refused:
-        with pytest.raises(ValueError, match="the records that are there say that the victim was right"):
-            run(tmp_path, task, batch_size=40)
+        for batch_size in (40, 1):
+            with pytest.raises(ValueError, match="the records that are there say that the victim was right"):
+                run(tmp_path, task, batch_size=batch_size)
     else:
         assert len(run(tmp_path, task, batch_size=40)) == 80
 
