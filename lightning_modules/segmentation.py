@@ -73,6 +73,8 @@ class Segmenter(VictimModule):
             raise ValueError(f"dice_weight is a number of at least 0, got {dice_weight}")
         if class_weights is not None and len(class_weights) != num_classes:
             raise ValueError(f"class_weights needs one number for each of {num_classes} labels, got {class_weights}")
+        if class_weights is not None and not (all(0 <= one < math.inf for one in class_weights) and any(class_weights)):
+            raise ValueError(f"class_weights are numbers of at least 0, one of them above it, got {class_weights}")
         super().__init__(build_segmenter(encoder, num_classes, architecture, channels, weights, options), mean, std)
         self.num_classes, self.encoder, self.architecture, self.channels = num_classes, encoder, architecture, channels
         self.options, self.threshold, self.dice_weight = dict(options or {}), threshold, dice_weight
@@ -112,7 +114,11 @@ class Segmenter(VictimModule):
         return super().layers_named([*own, *(pattern for pattern in patterns if pattern != ACTIVATIONS)])
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy and weighted Dice loss of each image, ``(N,)``, without class weights."""
+        """Cross-entropy and weighted Dice loss of each image, ``(N,)``, without class weights.
+
+        Raises:
+            ValueError: As ``outcome``.
+        """
         return self._losses(self(images), targets, None)
 
     def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
@@ -124,10 +130,7 @@ class Segmenter(VictimModule):
         Raises:
             ValueError: The targets are not one mask per image, of the size of the outputs.
         """
-        expected = (len(outputs), *outputs.shape[2:])
-        if not isinstance(targets, Tensor) or targets.shape != expected or targets.is_floating_point():
-            received = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
-            raise ValueError(f"a segmenter's targets are whole numbers of the shape {expected}, got {received}")
+        check_masks(outputs, targets)
         quality = quality_of_masks(overlaps(predicted_labels(outputs), targets, self.num_classes))
         return Outcome(quality >= self.threshold, quality)
 
@@ -161,8 +164,25 @@ class Segmenter(VictimModule):
 
     def _losses(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Cross-entropy and Dice loss of each image, ``(N,)``; 0 if it has no labelled pixel."""
+        check_masks(logits, targets)
         cross_entropy = pixel_cross_entropy(logits, targets, weights)
         return cross_entropy + self.dice_weight * dice_losses(logits, targets) if self.dice_weight else cross_entropy
+
+
+def check_masks(logits: Tensor, targets: Any) -> None:
+    """Refuse what are no masks of the size of the logits.
+
+    Args:
+        logits: ``(N, K, H, W)``.
+        targets: Labels, whole numbers ``(N, H, W)``.
+
+    Raises:
+        ValueError: The message shows what came.
+    """
+    expected = (len(logits), *logits.shape[2:])
+    if not isinstance(targets, Tensor) or targets.shape != expected or targets.is_floating_point():
+        received = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        raise ValueError(f"a segmenter's targets are whole numbers of the shape {expected}, got {received}")
 
 
 def pixel_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -29,7 +29,7 @@ class DenseTargets(ABC):
     """
 
     def __init__(self, labels: Tensor, ids: Sequence[str], seed: int, targeted: bool) -> None:
-        self.labels, self.ids, self.seed, self.targeted = labels, list(ids), seed, targeted
+        self.labels, self.ids, self.seed, self.targeted = labels.long(), list(ids), seed, targeted
         self.wrong: Tensor | None = None
 
     @abstractmethod
@@ -84,7 +84,8 @@ class PlaceTargets(DenseTargets):
         logits = step_logits(step)
         if logits is None:
             raise ValueError(
-                "DAG turns classes, labels, the pixels of masks or proposals, and the victim gives no logits"
+                "DAG turns classes, labels, the pixels of masks or proposals, and the victim gives no logits that fit "
+                f"targets {tuple(self.labels.shape)}"
             )
         return logits
 
@@ -114,7 +115,7 @@ class ProposalTargets(DenseTargets):
         self, proposals: Sequence[Tensor], labels: Sequence[Tensor], ids: Sequence[str], seed: int, targeted: bool
     ) -> None:
         joined = pad_sequence(list(labels), batch_first=True, padding_value=-1) if labels else torch.zeros(0, 0)
-        super().__init__(joined.long(), ids, seed, targeted)
+        super().__init__(joined, ids, seed, targeted)
         self.proposals = list(proposals)
 
     @classmethod

@@ -84,9 +84,10 @@ def given_mask(mask: GoalMask, targets: Tensor, outputs: Outputs) -> Tensor:
             f"the goal mask {mask.path} has {height} x {width} pixels, and the masks that the victim is shown "
             f"{true_height} x {true_width}"
         )
-    labels, largest = max(outputs.shape[1], 2), int(mask.labels.max())
-    if largest >= labels or int(mask.labels.min()) < 0:
-        raise ValueError(f"the goal mask {mask.path} has the label {largest}, and the victim knows 0 to {labels - 1}")
+    labels = max(outputs.shape[1], 2)
+    for found in (int(mask.labels.max()), int(mask.labels.min())):
+        if not 0 <= found < labels:
+            raise ValueError(f"the goal mask {mask.path} has the label {found}, and the victim knows 0 to {labels - 1}")
     return torch.where(targets < 0, -1, mask.labels.to(targets.device))
 
 

@@ -6,9 +6,14 @@ import torch
 
 from medrobust.networks.victims import EvaluatedVictim, StoredVictim, is_stored_victim
 
+RIGHT = ("threshold", "score_threshold", "iou_threshold", "share")  # what decides when a victim is right
+
 
 def victim_beside(victim: EvaluatedVictim, path: str, what: str, device: torch.device) -> StoredVictim:
     """Another victim of the same kind and task, frozen, on a device.
+
+    It is right where the victim under evaluation would be: by that one's thresholds, not by those that the other one
+    was trained with. Otherwise rates of the two could not be compared.
 
     Args:
         victim: The victim under evaluation.
@@ -27,6 +32,9 @@ def victim_beside(victim: EvaluatedVictim, path: str, what: str, device: torch.d
     for fact in ("num_classes", "channels"):
         if wanted.get(fact) != found.get(fact):
             raise ValueError(f"{what} has {fact} {found.get(fact)}, the victim {wanted.get(fact)}")
+    for fact in RIGHT:
+        if fact in wanted and hasattr(other, fact):
+            setattr(other, fact, wanted[fact])
     return other.eval().requires_grad_(False)
 
 

@@ -73,14 +73,29 @@ class DefendedVictim(nn.Module):
         return normalised
 
     def loss(self, images: Tensor, targets: Targets) -> Tensor:
-        """Loss of each image, ``(N,)``."""
+        """Loss of each image, ``(N,)``.
+
+        Raises:
+            ValueError: The defence moves what an image shows, and the targets have places: masks or boxes.
+        """
+        self._check_places(targets)
         loss: Tensor = self.undefended.loss(self.defence(images, self.draw), targets)
         return loss
 
     def outcome(self, outputs: Outputs, targets: Targets) -> Outcome:
-        """How well outputs fit their targets, for each image."""
+        """How well outputs fit their targets, for each image.
+
+        Raises:
+            ValueError: As ``loss``.
+        """
+        self._check_places(targets)
         outcome: Outcome = self.undefended.outcome(outputs, targets)
         return outcome
+
+    def _check_places(self, targets: Targets) -> None:
+        """Refuse targets with places, which would stay where they are while the image moves."""
+        if not isinstance(targets, Tensor) or targets.ndim > 2:
+            refuse_moving(self, "boxes" if not isinstance(targets, Tensor) else "segmentation")
 
     def features(self, images: Tensor, layers: Sequence[str]) -> tuple[Outputs, dict[str, Tensor]]:
         """Outputs and the named layers' activations averaged over space, ``(N, C)`` each, in one forward."""
@@ -165,7 +180,12 @@ class ExpectedVictim:
         return _mean([self.victim.undefended(one) for one in self._draws(images)])
 
     def loss(self, images: Tensor, targets: Targets) -> Tensor:
-        """Mean loss of each image, ``(N,)``."""
+        """Mean loss of each image, ``(N,)``.
+
+        Raises:
+            ValueError: As that of a ``DefendedVictim``.
+        """
+        self.victim._check_places(targets)
         loss: Tensor = _mean([self.victim.undefended.loss(one, targets) for one in self._draws(images)])
         return loss
 
@@ -211,6 +231,26 @@ def drawn_by(victim: object, ids: Sequence[str] | None) -> Iterator[None]:
 def under_attack(victim: Any) -> Any:
     """What an attack sees of a victim: the victim itself, unless it has an answer of its own to that."""
     return victim.under_attack() if isinstance(victim, DefendedVictim) else victim
+
+
+def refuse_moving(victim: object, task: str) -> None:
+    """Refuse a defence that moves what an image shows where the targets have places, so that none could fit.
+
+    Args:
+        victim: A victim, behind input defences or not.
+        task: The task of the data, as data modules name it.
+
+    Raises:
+        ValueError: Names the defence.
+    """
+    what = {"segmentation": "masks", "boxes": "boxes"}.get(task)
+    while what is not None and isinstance(victim, DefendedVictim):
+        if victim.defence.moves:
+            raise ValueError(
+                f"{type(victim.defence).__name__} moves what an image shows, and {what} would stay where they are: "
+                "take an input defence that leaves everything at its place, such as JPEGCompression"
+            )
+        victim = victim.undefended
 
 
 def defended(victim: EvaluatedVictim, defence: InputDefence) -> DefendedVictim:

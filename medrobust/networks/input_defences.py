@@ -30,6 +30,7 @@ class InputDefence(ABC):
     """
 
     is_random: ClassVar[bool] = False
+    moves: ClassVar[bool] = False  # puts what an image shows at another place, where no mask or box can follow
     gradient: ClassVar[Gradient] = "straight_through"
 
     @abstractmethod
@@ -175,7 +176,7 @@ class RandomResizing(InputDefence):
     judges, they follow from the image's id: the clean image and what attacks make of it meet the same numbers, so that
     no other draw is taken for an attack's success. An attack sees other draws than those that judge it, and averages
     outputs, losses and gradients over ``samples`` of them: EOT (Athalye et al., ICML 2018, section 4.2). Each of them
-    counts as a pass.
+    counts as a pass. It is none for masks and boxes, which stay where they are while the image moves.
 
     Args:
         smallest: Smallest size, as a share of the side, above 0 and at most 1.
@@ -187,6 +188,7 @@ class RandomResizing(InputDefence):
     """
 
     is_random: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
     gradient: ClassVar[Gradient] = "exact"
 
     smallest: float = 0.8

@@ -10,7 +10,8 @@ import torch
 
 from medrobust.attacks import FGSM, PGD, Attack
 from medrobust.listeners import Panels, RecordJournal, Transfer
-from medrobust.networks import Outcome
+from medrobust.networks import JPEGCompression, Outcome, RandomResizing, defended
+from medrobust.networks.defended_victim import under_attack
 from medrobust.results.records import merge
 from medrobust.results.report.page import finish
 from medrobust.results.summary import write_summary
@@ -167,8 +168,9 @@ def test_a_victim_that_answers_otherwise_than_its_records_is_refused(
 
     monkeypatch.setattr(kind, "outcome", changed)
     if refused:
-        with pytest.raises(ValueError, match="the records that are there say that the victim was right"):
-            run(tmp_path, task, batch_size=40)
+        for batch_size in (40, 1):
+            with pytest.raises(ValueError, match="the records that are there say that the victim was right"):
+                run(tmp_path, task, batch_size=batch_size)
     else:
         assert len(run(tmp_path, task, batch_size=40)) == 80
 
@@ -223,3 +225,18 @@ def test_toys_are_built_again_from_their_checkpoints(tmp_path: Path, run_of: Any
         found = kind.from_checkpoint(Path(run_of(tmp_path / kind.__name__, victim)) / "checkpoints" / "best.ckpt")
         assert found.description() == victim.description()
         assert all(torch.equal(one, other) for one, other in zip(found.parameters(), victim.parameters(), strict=True))
+
+
+@DENSE
+def test_a_defence_that_moves_the_image_is_refused(task: str, tmp_path: Path) -> None:
+    victim = defended(defended(TASKS[task][0]().eval(), JPEGCompression()), RandomResizing())
+    what = {"masks": "masks", "boxes": "boxes"}[task]
+    with pytest.raises(ValueError, match=f"RandomResizing moves what an image shows, and {what} would stay"):
+        run(tmp_path, task, victim=victim)
+    batch = next(iter(data_of(task, test_split="all").dataloader_of("all")))
+    for asked in (victim, under_attack(victim)):  # from Python, too
+        with pytest.raises(ValueError, match="RandomResizing moves"):
+            asked.loss(batch["image"], batch["target"])
+        with pytest.raises(ValueError, match="RandomResizing moves"):
+            asked.outcome(asked(batch["image"]) if task == "masks" else [], batch["target"])
+    assert len(run(tmp_path, task, victim=defended(TASKS[task][0]().eval(), JPEGCompression())))

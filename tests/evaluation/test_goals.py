@@ -106,6 +106,10 @@ def test_a_given_mask_is_the_goal_of_every_image(tmp_path: Path) -> None:
         choose_goals("next", ATTACK, torch.zeros(1, 3, 4).long(), torch.zeros(1, 3, 3, 4), ["a"], goal_mask=mask)
     with pytest.raises(ValueError, match="has the label 2, and the victim knows 0 to 1"):
         choose_goals("next", ATTACK, MASKS, torch.zeros(2, 2, 2, 4), IDS[:2], goal_mask=mask)
+    Image.fromarray(values.astype(np.int32) - 1).save(tmp_path / "below.tif")
+    with pytest.raises(ValueError, match="has the label -1, and the victim knows 0 to 2"):
+        below = read_goal_mask(tmp_path / "below.tif")
+        choose_goals("next", ATTACK, MASKS, torch.zeros(2, 3, 2, 4), IDS[:2], goal_mask=below)
     with pytest.raises(ValueError, match="goal_mask is a goal for masks, and these are boxes"):
         choose_goals("next", ATTACK, BOXES, [{}, {}], IDS[:2], goal_mask=mask)
     with pytest.raises(ValueError, match="there is no file"):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_modules import Segmenter
 from medrobust.evaluation.other_victims import checkpoint_of, victim_beside
 from tests.in_lightning import random_resnet
 from tests.tiny_networks import linear_victim
@@ -49,3 +50,16 @@ def test_a_victim_of_other_data_is_refused(changes: dict[str, int], words: str, 
 def test_beside_a_victim_without_checkpoints_there_is_no_other() -> None:
     with pytest.raises(ValueError, match="the surrogate is read from a checkpoint, and a WrappedClassifier cannot"):
         victim_beside(linear_victim(), "anywhere", "the surrogate", CPU)
+
+
+def test_a_judge_is_right_by_the_thresholds_of_the_victim_that_it_is_compared_with(tmp_path: Path, run_of: Any) -> None:
+    """Of two true pixels one is found, a Jaccard index of 1/2."""
+    options: dict[str, Any] = {"options": {"encoder_depth": 3, "decoder_channels": [8, 8, 8]}}
+    judge = victim_beside(
+        Segmenter(2, threshold=0.5, **options),
+        run_of(tmp_path / "other", Segmenter(2, threshold=0.9, **options)),
+        "judge a",
+        CPU,
+    )
+    logits, masks = torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, -1.0]]).view(1, 2, 1, 3), torch.tensor([[[1, 1, 0]]])
+    assert judge.outcome(logits, masks).right.item()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from callbacks import AveragedWeights
 from lightning_modules import Segmenter
 from lightning_modules.segmentation import dice_losses, pixel_cross_entropy
-from medrobust.attacks import PGD
+from medrobust.attacks import DAG, PGD
 from medrobust.defences import AdversarialTraining, Defence, Mart, Trades
 from medrobust.networks import Victim, is_stored_victim
 from tests.in_lightning import InMemoryModule, trainer_of
@@ -113,6 +113,26 @@ def test_the_outcome_is_the_mean_jaccard_index_of_the_foreground() -> None:
             victim_of(3).outcome(logits, wrong)
 
 
+def test_masks_of_another_shape_are_refused_by_loss_and_attack() -> None:
+    victim, images = victim_of(), torch.rand(2, 1, 16, 16)
+    for masks in (torch.zeros(2, 8, 16, dtype=torch.long), torch.zeros(2, 1, 16, 16, dtype=torch.long)):
+        with pytest.raises(ValueError, match=r"whole numbers of the shape \(2, 16, 16\), got \(2, "):
+            victim.loss(images, masks)
+        with pytest.raises(ValueError, match=r"whole numbers of the shape \(2, 16, 16\), got \(2, "):
+            PGD(steps=1)(victim, images, masks, list("ab"))
+        with pytest.raises(ValueError, match=r"no logits that fit targets \(2, "):
+            DAG(steps=1)(victim, images, masks, list("ab"))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.bool])
+def test_masks_of_any_whole_numbers_are_attacked_alike(kind: torch.dtype) -> None:
+    victim, images = victim_of(), torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    masks = victim(images).argmax(1).roll(1, 2)
+    for attack in (DAG(steps=3, epsilon=0.1), PGD(steps=1)):
+        expected, found = (attack(victim, images, one, list("ab")) for one in (masks, masks.to(kind)))
+        assert torch.equal(found.images, expected.images) and not torch.equal(found.images, images)
+
+
 @pytest.mark.parametrize("side", [16, 50, 128])
 def test_an_images_numbers_do_not_depend_on_its_batch(side: int) -> None:
     victim, images = victim_of(), torch.rand(3, 1, side, side)
@@ -204,6 +224,9 @@ def test_data_that_do_not_fit_are_refused() -> None:
         ({"threshold": 1.5}, "at most 1, got 1.5"),
         ({"dice_weight": -1.0}, "dice_weight is a number of at least 0"),
         ({"class_weights": [1.0]}, "one number for each of 2 labels"),
+        ({"class_weights": [1.0, -1.0]}, "class_weights are numbers of at least 0"),
+        ({"class_weights": [1.0, math.nan]}, "class_weights are numbers of at least 0"),
+        ({"class_weights": [0.0, 0.0]}, "one of them above it"),
     ],
 )
 def test_arguments_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
