@@ -83,9 +83,7 @@ def matches(found: Padded, true: Padded, classes: int, score: float) -> Matches:
     count = len(found.labels)
     some = max(1, PAIRS // max(1, found.labels.shape[1] * true.labels.shape[1]))
     parts = [slice(start, start + some) for start in range(0, max(count, 1), some)]
-    compared = [
-        _compared(*(Padded(*(values[part] for values in one)) for one in (found, true)), score) for part in parts
-    ]
+    compared = [_compared(_part(found, part), _part(true, part), score) for part in parts]
     right, ead, certain = (np.concatenate(values, -2) for values in zip(*compared, strict=True))
     counts = np.zeros((count, classes), np.int64)
     images, places = np.nonzero(true.labels >= 0)
@@ -95,6 +93,11 @@ def matches(found: Padded, true: Padded, classes: int, score: float) -> Matches:
     images, places = images[order], places[order]
     one = (images, places)
     return Matches(images, found.labels[one], right[:, images, places], certain[one], ead[one], counts)
+
+
+def _part(boxes: Padded, part: slice) -> Padded:
+    """The boxes of some of the images."""
+    return Padded(boxes.corners[part], boxes.labels[part], boxes.scores[part])
 
 
 def _compared(found: Padded, true: Padded, score: float) -> tuple[NDArray[np.bool_], Numbers, NDArray[np.bool_]]:
