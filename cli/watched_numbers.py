@@ -9,7 +9,7 @@ HIGHER = (
     *("accuracy", "robust_accuracy", "quality", "auroc", "sensitivity", "specificity", "kappa"),
     *("pixel_accuracy", "jaccard", "dice", "map", "map50", "iou", "ead_score"),
 )
-OF_CLEAN = ("val/loss", "val/jaccard")  # by which configurations choose a checkpoint where nothing attacks
+OF_CLEAN = ("val/loss", "val/jaccard", "val/map50")  # by which configurations choose a checkpoint where nothing attacks
 
 
 def check_modes(callbacks: Iterable[Callback]) -> None:

@@ -33,7 +33,7 @@ def victim_beside(victim: EvaluatedVictim, path: str, what: str, device: torch.d
         if wanted.get(fact) != found.get(fact):
             raise ValueError(f"{what} has {fact} {found.get(fact)}, the victim {wanted.get(fact)}")
     for fact in RIGHT:
-        if fact in wanted and hasattr(other, fact):
+        if fact in wanted and fact in found:
             setattr(other, fact, wanted[fact])
     return other.eval().requires_grad_(False)
 

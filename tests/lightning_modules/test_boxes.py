@@ -184,7 +184,7 @@ def test_clean_numbers_are_those_of_all_images() -> None:
     assert logged["test/map50"] == pytest.approx(expected["map50"]) and expected["map50"] > 0.9
     assert logged["test/map"] == pytest.approx(expected["map"], abs=1e-3)
     assert set(logged) == {
-        f"test/{name}" for name in ("loss", "accuracy", "quality", "map50", "map", "iou", "ead_score")
+        f"test/{name}" for name in ("loss", "accuracy", "quality", "map50", "map", "iou", "ead_score", "images")
     }
 
 

@@ -25,7 +25,8 @@ def evaluate(
 
     def run(victim: Any, data: type, attacks: dict[str, Any]) -> polars.DataFrame:
         run_of(tmp_path / "toy", victim)
-        kinds = ["--model", type(victim).__name__, "--data", data.__name__, "--runs", str(tmp_path)]
+        model, module = (f"{kind.__module__}.{kind.__qualname__}" for kind in (type(victim), data))
+        kinds = ["--model", model, "--data", module, "--runs", str(tmp_path)]
         monkeypatch.setattr("sys.argv", ["evaluate.py"])
         main("evaluate", ["test", *kinds, *OPTIONS.split(), "--attack.attacks", json.dumps(attacks)])
         evaluated = tmp_path / "toy" / "evaluate"
