@@ -71,7 +71,7 @@ class Robustness(Callback):
 
     Raises:
         ValueError: A radius or count is out of its range, the name of an attack is not text, a label is named that no
-            attack is to turn, or a sweep's radii fit no attack or not all of them.
+            attack is to turn, a goal mask at which none aims, or a sweep's radii fit no attack or not all of them.
     """
 
     def __init__(
@@ -110,8 +110,11 @@ class Robustness(Callback):
                 raise ValueError(f"the name of an attack is text without spaces around it, got {name!r}")
         if fit_batches < 0:
             raise ValueError(f"fit_batches counts batches and is not negative, got {fit_batches}")
-        if label is not None and self.attacks and not any(attack.targeted for attack in self.attacks.values()):
+        untargeted = bool(self.attacks) and not any(attack.targeted for attack in self.attacks.values())
+        if label is not None and untargeted:
             raise ValueError(f"label {label!r} is turned by targeted attacks, and none of these is: set targeted: true")
+        if goal_mask is not None and untargeted:
+            raise ValueError(f"targeted attacks aim at goal_mask {goal_mask}, and none of these is: set targeted: true")
         if controls and CONTROL in self.attacks:
             raise ValueError(
                 f"an attack named {CONTROL!r} would be taken for the control of that name; rename one of them"

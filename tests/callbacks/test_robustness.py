@@ -252,3 +252,15 @@ def test_in_fit_nothing_is_attacked_unless_asked_for(crafted: list[tuple[str, in
 def test_fit_works_without_any_attack() -> None:
     trainer, _ = fitted(3, Robustness({}, fit_batches=1), epochs=1)
     assert "val/loss" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"label": "Mass"}, "label 'Mass' is turned by targeted attacks, and none of these is"),
+        ({"goal_mask": "lung.png"}, "targeted attacks aim at goal_mask lung.png, and none of these is"),
+    ],
+)
+def test_a_goal_that_no_attack_aims_at_is_refused(options: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Robustness({"pgd": PGD()}, **options)  # type: ignore[arg-type]
