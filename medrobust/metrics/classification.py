@@ -6,15 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_cohen_kappa
-from torchmetrics.utilities import dim_zero_cat
 
 from medrobust.metrics.calibration import calibration_error
+from medrobust.metrics.gathered_logits import GatheredLogits
 from medrobust.metrics.separation import auroc
 
 
-class ClassifierQuality(Metric):
+class ClassifierQuality(GatheredLogits):
     """Loss, accuracy, AUROC, sensitivity, specificity, calibration and kappa from all logits, gathered over ranks.
 
     With two classes, class 1 is the positive one. With more, each class is compared with all others, and AUROC,
@@ -31,44 +30,17 @@ class ClassifierQuality(Metric):
         options: Those of any torchmetrics metric.
     """
 
-    is_differentiable = False
-    full_state_update = False
-    logits: list[Tensor]
-    targets: list[Tensor]
-    columns: Tensor
-
     def __init__(self, names: Sequence[str] = (), ordered: bool = False, **options: Any) -> None:
         """Start without images."""
         super().__init__(**options)
         self.names, self.ordered = list(names), ordered
-        self.add_state("logits", default=[], dist_reduce_fx="cat")
-        self.add_state("targets", default=[], dist_reduce_fx="cat")
-        self.add_state("columns", default=torch.tensor(0), dist_reduce_fx="max")
-        self._begin()
-
-    def reset(self) -> None:
-        """Start anew without images."""
-        super().reset()
-        self._begin()
-
-    def _begin(self) -> None:
-        """Give the lists a first entry: a process without an image must gather what has the others' form and type."""
-        self.logits.append(torch.zeros(0, device=self.columns.device))
-        self.targets.append(torch.zeros(0, dtype=torch.long, device=self.columns.device))
-
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits ``(N, K)`` and true classes ``(N,)``."""
-        self.columns = torch.full_like(self.columns, logits.shape[1])
-        self.logits.append(logits.detach().float().flatten())
-        self.targets.append(targets.detach().long().flatten())
 
     def compute(self) -> dict[str, Tensor]:
         """Values by name: ``loss`` in nats, ``kappa`` in [-1, 1], the others in [0, 1].
 
         A value is NaN if a class that it needs never occurs.
         """
-        logits = dim_zero_cat(self.logits).double().view(-1, int(self.columns))
-        targets = dim_zero_cat(self.targets)
+        logits, targets = self.gathered()
         predictions, count = logits.argmax(1), logits.shape[1]
         classes = [1] if count == 2 else targets.unique().tolist()
         per_class = torch.stack([_one_against_rest(logits, targets, predictions, one) for one in classes])

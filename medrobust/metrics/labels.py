@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
+from medrobust.metrics.gathered_logits import GatheredLogits
 from medrobust.metrics.separation import auroc
 
 
-class LabelQuality(Metric):
+class LabelQuality(GatheredLogits):
     """Loss, accuracy, AUROC, sensitivity and specificity of labels that do not exclude each other, over all ranks.
 
     ``accuracy`` is the share of images all of whose known labels are right, ``quality`` the share of all known labels
@@ -24,41 +23,15 @@ class LabelQuality(Metric):
         options: Those of any torchmetrics metric.
     """
 
-    is_differentiable = False
-    full_state_update = False
-    logits: list[Tensor]
-    targets: list[Tensor]
-    columns: Tensor
-
     def __init__(self, names: Sequence[str] = (), **options: Any) -> None:
         """Start without images."""
         super().__init__(**options)
         self.names = list(names)
-        self.add_state("logits", default=[], dist_reduce_fx="cat")
-        self.add_state("targets", default=[], dist_reduce_fx="cat")
-        self.add_state("columns", default=torch.tensor(0), dist_reduce_fx="max")
-        self._begin()
-
-    def reset(self) -> None:
-        """Start anew without images."""
-        super().reset()
-        self._begin()
-
-    def _begin(self) -> None:
-        """Give the lists a first entry: a process without an image must gather what has the others' form and type."""
-        self.logits.append(torch.zeros(0, device=self.columns.device))
-        self.targets.append(torch.zeros(0, dtype=torch.long, device=self.columns.device))
-
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits ``(N, L)`` and labels ``(N, L)``, each 0, 1 or negative where it is unknown."""
-        self.columns = torch.full_like(self.columns, logits.shape[1])
-        self.logits.append(logits.detach().float().flatten())
-        self.targets.append(targets.detach().long().flatten())
 
     def compute(self) -> dict[str, Tensor]:
         """Values by name: ``loss`` in nats, as training has it, the others in [0, 1]; NaN where images are missing."""
-        logits = dim_zero_cat(self.logits).double().view(-1, int(self.columns))
-        targets = dim_zero_cat(self.targets).view_as(logits)
+        logits, flat = self.gathered()
+        targets = flat.view_as(logits)
         known = targets >= 0
         losses = label_losses(logits, targets)
         hits = ((logits > 0) == (targets > 0)) & known
