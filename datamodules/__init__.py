@@ -10,6 +10,7 @@ from datamodules.endoscopy import Endoscopy
 from datamodules.fundus import APTOS, KaggleDR
 from datamodules.ham10000_boxes import HAM10000Boxes
 from datamodules.image_folder import ImageFolder
+from datamodules.kvasir_boxes import KvasirBoxes
 from datamodules.kvasir_masks import KvasirMasks
 from datamodules.lesion_masks import HAM10000Masks
 from datamodules.lung_ct import LungCT
@@ -44,6 +45,7 @@ __all__ = [
     "ISIC",
     "ImageFolder",
     "KaggleDR",
+    "KvasirBoxes",
     "KvasirMasks",
     "LungCT",
     "MNIST",

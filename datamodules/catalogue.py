@@ -14,6 +14,7 @@ from datamodules.endoscopy import LAYOUT, Endoscopy
 from datamodules.fundus import APTOS, KaggleDR
 from datamodules.ham10000_boxes import MASKS, HAM10000Boxes
 from datamodules.image_folder import ImageFolder
+from datamodules.kvasir_boxes import KvasirBoxes
 from datamodules.kvasir_masks import KvasirMasks
 from datamodules.lesion_masks import HAM10000Masks
 from datamodules.lung_ct import LungCT
@@ -228,6 +229,13 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         "trainLabels.csv and train/*.jpeg",
         35126,
         kaggle=KaggleSource("diabetic-retinopathy-detection", _EYEPACS, archives=True),
+    ),
+    "kvasir_boxes": PublicSet(
+        "Kvasir-SEG with the boxes of its polyps",
+        KvasirBoxes,
+        "https://datasets.simula.no/kvasir-seg",
+        "images/*.jpg and kavsir_bboxes.json",
+        1000,
     ),
     "kvasir_masks": PublicSet(
         "Kvasir-SEG: frames of colonoscopies with masks of the polyps",

@@ -34,7 +34,7 @@ class HAM10000Boxes(BoxDataModule):
         ValueError: An argument lies outside its range.
     """
 
-    name = "ham10000"
+    name = "ham10000_boxes"
 
     def __init__(self, root: str | Path, classes: BoxClasses = "lesion", **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
