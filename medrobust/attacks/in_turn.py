@@ -13,7 +13,7 @@ from medrobust.attacks.active_batch import ActiveBatch, each
 from medrobust.attacks.base import Attack, Crafted
 from medrobust.attacks.basin_hopping import BasinHopping
 from medrobust.attacks.kept_attempts import Keep, closeness
-from medrobust.networks.victims import Victim
+from medrobust.networks.victims import Outcome, Victim
 from medrobust.networks.watched_victim import WatchedVictim
 from medrobust.objectives.base import Step
 from medrobust.objectives.weakest_label import deciding_margin
@@ -70,7 +70,8 @@ def attack_in_turn(
     After each attack one forward judges its images (two for boxes, whose loss does not come with their outputs); it is
     counted. The first success on an image is kept, or the attempt with the largest margin (of labels, that of the label
     that decides; for boxes, the largest loss of the victim) if there is none; for ``lowest_quality`` the attempt whose
-    outputs have the lowest quality (of goals, the highest), and of several such ones that with the largest margin. The
+    outputs have the lowest quality (of goals, the highest), and of several such ones that with the largest margin; the
+    clean image is one of the attempts, as it lies in every ball, so that no image is better after than before. The
     measures are those of the attack whose image is kept.
 
     Args:
@@ -86,6 +87,10 @@ def attack_in_turn(
         first, or the one whose attempt is kept.
     """
     unbroken = _Unbroken(images, targets, ids)
+    if keep == "lowest_quality":
+        outcome, values, spent = _judged(victim, images, unbroken, attacks[0].targeted)
+        unbroken.close, unbroken.value = closeness(outcome, attacks[0].targeted).to(values), values
+        unbroken.forwards += spent
     for index, attack in enumerate(attacks):
         if not unbroken.ids:
             break
@@ -95,12 +100,9 @@ def attack_in_turn(
                 crafted = attack.perturb_from(*batch, unbroken.attempt)
             else:
                 crafted = attack.attempt(*batch)
-        with torch.no_grad():
-            step = Step(victim, crafted.images, unbroken.clean, unbroken.targets, unbroken.ids, attack.targeted)
-            values = deciding_margin(unbroken.targets)(step)
-            outcome = victim.outcome(step.outputs, unbroken.targets)
-            fooled = outcome.right if attack.targeted else ~outcome.right
-        unbroken.spend(crafted, step.forwards)
+        outcome, values, spent = _judged(victim, crafted.images, unbroken, attack.targeted)
+        fooled = outcome.right if attack.targeted else ~outcome.right
+        unbroken.spend(crafted, spent)
         if keep == "lowest_quality":
             close = closeness(outcome, attack.targeted).to(values)
             better = (close > unbroken.close) | ((close == unbroken.close) & (values > unbroken.value))
@@ -112,6 +114,14 @@ def attack_in_turn(
         if keep == "first_success":
             unbroken.keep(unbroken.leave(crafted.images, fooled))
     return replace(unbroken.finish(unbroken.attempt), measures=unbroken.measures), unbroken.first
+
+
+def _judged(victim: Victim, images: Tensor, of: "_Unbroken", targeted: bool) -> tuple[Outcome, Tensor, int]:
+    """What the victim makes of attempts on the images that are left, their margins, and the forwards that it took."""
+    with torch.no_grad():
+        step = Step(victim, images, of.clean, of.targets, of.ids, targeted)
+        values = deciding_margin(of.targets)(step)
+        return victim.outcome(step.outputs, of.targets), values, step.forwards
 
 
 @contextmanager

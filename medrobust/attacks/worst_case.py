@@ -107,8 +107,9 @@ class WorstCase(Attack):
 
     With ``keep="lowest_quality"`` every attack runs on every image, and of each image the attempt is returned whose
     outputs have the lowest quality (of a targeted attack, the highest with respect to its goals): the worst of the mean
-    Jaccard index of a mask, or of the share of boxes that are found. The attacks then have to go on after a success and
-    to keep their own point of the lowest quality: ``APGD(stop_when_fooled=False, keep="lowest_quality")``.
+    Jaccard index of a mask, or of the share of boxes that are found. The clean image is one of the attempts. The
+    attacks then have to go on after a success and to keep their own point of the lowest quality:
+    ``APGD(stop_when_fooled=False, keep="lowest_quality")``.
 
     All attacks run at one radius in one norm, or the worst case would not be one at that radius: their own
     ``epsilon`` and ``targeted`` are replaced by those given here. Their objectives, goals and seeds are their own. An

@@ -393,13 +393,23 @@ def test_the_lowest_quality_of_all_attempts_is_kept() -> None:
     assert attacked.success.tolist() == [True, True]
     assert attacked.measures["mark"].tolist()[0] == pytest.approx(-0.8)
     assert attacked.measures["first_success"].tolist()[0] == 2
-    assert attacked.forwards.tolist() == [4 * (2 + 1) + 1] * 2  # every attack runs on every image and is judged
-    # quality 0 and a margin beyond 0 whatever is done: the first attempt is kept
-    torch.testing.assert_close(attacked.images[1].flatten(), torch.tensor([0.12, 0.4]))
+    # every attack runs on every image and is judged, and so is the clean image
+    assert attacked.forwards.tolist() == [4 * (2 + 1) + 2] * 2
+    # quality 0 and a margin beyond 0 whatever is done: the clean image is kept
+    torch.testing.assert_close(attacked.images[1], images[1])
     first = WorstCase(attacks=(one, none, both, one), epsilon=0.2)(Half(), images, masks)
     torch.testing.assert_close(first.images[0].flatten(), torch.tensor([0.44, 0.47]))
     goals = WorstCase(attacks=(both, one, none), keep="lowest_quality", epsilon=0.2, targeted=True)
     torch.testing.assert_close(goals(Half(), images, masks).images[1].flatten(), torch.tensor([0.32, 0.42]))
+
+
+def test_no_image_is_better_after_the_worst_case_than_before() -> None:
+    """Of (0.45, 0.6) the first pixel is wrong; the only attack turns it right."""
+    images, masks = torch.tensor([[[[0.45, 0.6]]]]), torch.ones(1, 1, 2).long()
+    helps = Adds(shares=(0.9, 0.0))
+    assert helps(Half(), images, masks).images.flatten().tolist() == pytest.approx([0.63, 0.6])
+    attacked = WorstCase(attacks=(helps,), keep="lowest_quality", epsilon=0.1)(Half(), images, masks)
+    assert torch.equal(attacked.images, images) and attacked.measures["mark"].isnan().all()
 
 
 def test_the_lowest_quality_takes_no_attack_that_stops() -> None:

@@ -13,8 +13,9 @@ THRESHOLDS = (
     "their patients."
 )
 OLD = (
-    "A dash stands for thresholds, or scores of random signs, that are not in these records: they were made by an "
-    "earlier version that kept none, or none could be set. Evaluate again to get them."
+    "A dash stands for thresholds, or scores of random signs, that are not in these records: no detector could be "
+    "fitted, no threshold could be set, or the records are of an earlier version that kept none, which another "
+    "evaluation adds."
 )
 TOO_FEW = "no interval"  # there are too few patients for one
 FLAGGED = {"clean": "clean", "noisy": "noisy", "signs": "signs", "unsuccessful": "failed"}  # and what they are called
