@@ -79,6 +79,9 @@ def logit_gap(outputs: Tensor, targets: Tensor, soft: bool) -> Tensor:
             "a margin needs a logit for each class (N, K, ...) or label (N, L, ...), got outputs of shape "
             f"{tuple(outputs.shape)} for targets of shape {tuple(targets.shape)}"
         )
+    if logits.shape[1] == 2:  # a single rival, so that no class has to be masked: a fraction of the time
+        lead = logits[:, 1] - logits[:, 0]
+        return torch.where(targets > 0, -lead, lead)
     index = targets.long().clamp(min=0).unsqueeze(1)
     rivals = logits.scatter(1, index, float("-inf"))
     lead = rivals.logsumexp(1) if soft else rivals.amax(1)

@@ -126,7 +126,7 @@ class Stabilization(Objective):
         """Distance of the two decisions at each place, ``(N, ...)`` for logits ``(N, K, ...)``."""
         if self.distance == "hard":
             # the same form as cross-entropy's, so that equal classes cancel to exactly 0 and not to rounding
-            likeliest = smooth_logits.argmax(1)
+            likeliest = smooth_logits.max(1).indices  # argmax is slow on a CPU
             return functional.softplus(logit_gap(logits, likeliest, soft=True), threshold=80.0)
         log_q, log_p = smooth_logits.log_softmax(1), logits.log_softmax(1)
         if self.distance == "kl_eq5":
