@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.boxes import BoxDataModule
-from datamodules.endoscopy import LAYOUT, Endoscopy
+from datamodules.endoscopy import LAYOUT, Endoscopy, Videos
 from datamodules.samples import Sample
 from datamodules.tables import SUFFIXES, ImageFiles
 
@@ -28,6 +28,7 @@ class KvasirBoxes(Endoscopy):
 
     Args:
         root: Folder of the dataset.
+        videos: As `Endoscopy`; the names of the public frames carry no video.
         **kwargs: As `Endoscopy`.
 
     Raises:
@@ -37,8 +38,8 @@ class KvasirBoxes(Endoscopy):
     name = "kvasir_boxes"
     class_names = ("polyp",)
 
-    def __init__(self, root: str | Path, **kwargs: Any) -> None:
-        super().__init__(root, **{"videos": "none"} | kwargs)
+    def __init__(self, root: str | Path, videos: Videos = "none", **kwargs: Any) -> None:
+        super().__init__(root, videos=videos, **kwargs)
 
     def index(self) -> list[Sample[Any]]:
         """All frames with their boxes, sorted by id; the boxes are read, the frames are not.
