@@ -33,13 +33,13 @@ class Quality(EvaluationListener):
         brisque: BRISQUE's model: a folder with ``allmodel`` and ``allrange`` of LIVE's release, or a weight file of
             piq. None looks at the environment variable ``MEDROBUST_BRISQUE``, then for piq's downloaded weights.
         ssim: Measure SSIM too.
-        download: Let piq download its weights if no model is at hand.
+        download: Let piq download its weights if no model is at hand; by default nothing is looked for elsewhere.
 
     Raises:
         ValueError: ``brisque`` names something that is not a BRISQUE model.
     """
 
-    def __init__(self, brisque: str | None = None, ssim: bool = True, download: bool = True) -> None:
+    def __init__(self, brisque: str | None = None, ssim: bool = True, download: bool = False) -> None:
         """Keep the settings; the model is read when an evaluation begins."""
         self.brisque, self.ssim, self.download = brisque, ssim, download
         self._named = None if brisque is None else read_brisque(Path(brisque))

@@ -160,7 +160,7 @@ def read_brisque(path: Path) -> Brisque:
     return Brisque.from_files(path / "allmodel", path / "allrange") if path.is_dir() else Brisque.from_piq(path)
 
 
-def find_brisque(path: str | None = None, download: bool = True) -> Brisque | None:
+def find_brisque(path: str | None = None, download: bool = False) -> Brisque | None:
     """Find a model by its path, by the environment variable MEDROBUST_BRISQUE, or else among the weights of piq.
 
     Args:
@@ -175,8 +175,8 @@ def find_brisque(path: str | None = None, download: bool = True) -> Brisque | No
         return read_brisque(Path(named) if named else _piq_weights(download))
     except ValueError as error:
         logger.warning(
-            "BRISQUE stays empty because %s (quality.brisque or the environment variable %s names a model: a folder "
-            "with LIVE's allmodel and allrange, or piq's %s)",
+            "BRISQUE stays empty because %s (quality.download true lets piq download one; quality.brisque or the "
+            "environment variable %s names one: a folder with LIVE's allmodel and allrange, or piq's %s)",
             error,
             VARIABLE,
             PIQ_WEIGHTS,
@@ -194,7 +194,7 @@ def _piq_weights(download: bool) -> Path:
     if file.is_file():
         return file
     if not download:
-        raise ValueError("there is no model on this machine and downloads are switched off")
+        raise ValueError("there is no model on this machine")
     failures: list[str] = []
 
     def fetch() -> None:

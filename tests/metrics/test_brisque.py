@@ -346,7 +346,7 @@ def test_piq_downloads_its_weights_at_first_use(hub: Path, monkeypatch: pytest.M
         return torch.load(io.BytesIO(write_piq(hub).read_bytes()))
 
     downloads(monkeypatch, fetch)
-    found = find_brisque()
+    found = find_brisque(download=True)
     assert found is not None and found.fingerprint == Brisque.from_piq(hub).fingerprint
 
 
@@ -360,7 +360,7 @@ def test_a_download_that_fails_is_one_sentence_and_no_model(
 ) -> None:
     downloads(monkeypatch, refuse)
     with caplog.at_level(logging.INFO):
-        assert find_brisque() is None
+        assert find_brisque(download=True) is None
     assert len(caplog.records) == 1
     assert "name resolution" in caplog.messages[0] and VARIABLE in caplog.messages[0]
 
@@ -369,14 +369,17 @@ def test_a_download_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, capl
     released = threading.Event()
     downloads(monkeypatch, lambda: released.wait(60))
     monkeypatch.setattr(brisque, "DOWNLOAD_SECONDS", 0.2)
-    assert find_brisque() is None
+    assert find_brisque(download=True) is None
     released.set()
     assert len(caplog.records) == 1 and "no answer within 0.2 seconds" in caplog.messages[0]
 
 
-def test_nothing_is_downloaded_if_that_is_switched_off(caplog: pytest.LogCaptureFixture) -> None:
-    assert find_brisque(download=False) is None
-    assert len(caplog.records) == 1 and "switched off" in caplog.messages[0]
+def test_nothing_is_downloaded_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    downloads(monkeypatch, lambda: pytest.fail("piq was asked to download"))
+    assert find_brisque() is None
+    assert len(caplog.records) == 1 and "there is no model on this machine (quality.download true" in caplog.messages[0]
 
 
 def live_image(number: int) -> Tensor:
@@ -399,7 +402,7 @@ class TestLive:
         hub.parent.mkdir(parents=True)
         torch.save((live.coefficients.float(), live.vectors.float()), hub)
         assert float(piq.brisque(live_image(number))) == pytest.approx(by_piq, abs=0.03)
-        found = find_brisque()
+        found = find_brisque(download=True)
         assert found is not None
         assert float(found.score(live_image(number))) == pytest.approx(original, abs=0.05)
 
