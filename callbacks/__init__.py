@@ -5,6 +5,7 @@ from callbacks.checkpoints import Checkpoints
 from callbacks.hardening import Hardening
 from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Transfer
 from callbacks.progress import AttackProgress
+from callbacks.progress_lines import ProgressLines
 from callbacks.robustness import Robustness
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Detection",
     "Hardening",
     "Panels",
+    "ProgressLines",
     "Quality",
     "RecordJournal",
     "Representation",

@@ -1,5 +1,6 @@
 """The callback that attacks a victim inside Lightning's loops: it hands them to the engine of an evaluation."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from medrobust.attacks import Attack
 from medrobust.attacks.budgets import Fraction, check_radius
-from medrobust.evaluation import Crafter, Evaluation, EvaluationContext, EvaluationListener, lay_out
+from medrobust.evaluation import Crafter, Evaluation, EvaluationContext, EvaluationListener, EvaluationPlan, lay_out
 from medrobust.evaluation.binding import Seen
 from medrobust.evaluation.data import Batch, evaluation_data
 from medrobust.evaluation.deployment import Precision, judging
@@ -24,6 +25,7 @@ from medrobust.networks.finite import finite_outputs
 from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
 
 CONTROL = "noise"  # name of the control rows
+logger = logging.getLogger(__name__)
 
 
 class Robustness(Callback):
@@ -203,7 +205,7 @@ class Robustness(Callback):
             split=data.test_split if stage == "test" else "val",
             attacks=self.planned(),
             crafter=self.crafter,
-            listeners=[callback for callback in trainer.callbacks if isinstance(callback, EvaluationListener)],  # type: ignore[attr-defined]
+            listeners=[_PlanTold(trainer, stage), *_listeners(trainer)],
             control=CONTROL if self.controls else "",
             checkpoint=Path(str(trainer.ckpt_path)).name if trainer.ckpt_path else None,
             seen=self.seen,
@@ -232,6 +234,31 @@ class Robustness(Callback):
                     right = victim.outcome(outputs, targets).right
                 correct[place, 0] += right.sum()
                 correct[place, 1] += len(right)
+
+
+class _PlanTold(EvaluationListener):
+    """Logs how many attacks run on how many images, before anything is fitted; a limit of batches leaves some out."""
+
+    def __init__(self, trainer: pl.Trainer, stage: str) -> None:
+        self.trainer, self.stage = trainer, stage
+
+    def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
+        """Log it on the first process."""
+        trainer, testing = self.trainer, self.stage == "test"
+        batches = trainer.num_test_batches if testing else trainer.num_val_batches
+        size = getattr(trainer.test_dataloaders if testing else trainer.val_dataloaders, "batch_size", None)
+        images = len(plan.images)
+        if size:
+            images = min(images, int(sum(batches)) * size * context.ranks)
+        if context.is_first:
+            attacks = f"{len(plan.attacks)} attack{'' if len(plan.attacks) == 1 else 's'}"
+            logger.info("%s x %d image%s", attacks, images, "" if images == 1 else "s")
+
+
+def _listeners(trainer: pl.Trainer) -> list[EvaluationListener]:
+    """The callbacks that listen, in their order."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, EvaluationListener)]
 
 
 def context_of(trainer: pl.Trainer) -> EvaluationContext:

@@ -29,6 +29,7 @@ from callbacks import (
     Detection,
     Hardening,
     Panels,
+    ProgressLines,
     Quality,
     RecordJournal,
     Representation,
@@ -269,7 +270,7 @@ class MedRobustCLI(LightningCLI):
         if self.subcommand == "fit":
             check_modes([*callbacks, *(given if isinstance(given, list) else [given])])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
-            callbacks = [*callbacks, AttackProgress()]
+            callbacks = [*callbacks, AttackProgress() if sys.stderr.isatty() else ProgressLines()]
         if config["strategy"] == "ddp":  # ranks may finish hours apart
             config["strategy"] = DDPStrategy(timeout=timedelta(days=3))
         if config["enable_checkpointing"] is False:

@@ -1,6 +1,8 @@
 """All that an evaluation knows of the machine: its device, its process and its console."""
 
-from collections.abc import Iterable, Iterator
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 import torch
@@ -9,8 +11,10 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from medrobust.evaluation.data import Batch
+from medrobust.evaluation.pace import Pace
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class EvaluationContext:
@@ -62,9 +66,17 @@ class EvaluationContext:
         self.gather(None)
 
     def progress(self, items: Iterable[T], what: str) -> Iterator[T]:
-        """Go through items with a progress bar on the first process."""
+        """Go through items on the first process with a progress bar, or a line now and then outside a terminal."""
         shown = self.show_progress and self.is_first
-        yield from tqdm(items, what, leave=False, disable=not shown, dynamic_ncols=True)
+        if not shown or sys.stderr.isatty():
+            yield from tqdm(items, what, leave=False, disable=not shown, dynamic_ncols=True)
+            return
+        pace, total = Pace(), len(items) if isinstance(items, Sized) else 0
+        for number, item in enumerate(items, 1):
+            yield item
+            if pace.due():
+                of = f" of {total}; {pace.left(number / total)}" if number < total else ""
+                logger.info("%s: %d%s", what, number, of)
 
     def batches(self, loader: Iterable[Batch], what: str) -> Iterator[Batch]:
         """Go through a loader's batches, moved to the device, with a progress bar."""
