@@ -1,4 +1,4 @@
-# make demo | test | slow | faults | lint | bench | clean: each sets up what it needs in .venv; the extra dev includes the application
+# make demo | test | slow | faults | lint | bench | answers | clean: each sets up what it needs in .venv; the extra dev includes the application
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PEERS := torchattacks foolbox eagerpy GitPython gitdb smmap adversarial-robustne
 THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: demo test slow faults lint bench clean
+.PHONY: demo test slow faults lint bench answers clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -46,6 +46,10 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.feature_constraint
 	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.loading
+
+# what --help prints and which options there are, so that the programs say so without importing torch
+answers: $(VENV)/ready
+	$(BIN)/python -m cli.store_answers
 
 clean:
 	rm -rf runs data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Get a dataset and verify it: ``python prepare.py NAME --root FOLDER``, or ``describe -c CONFIG``."""
 
-from cli.prepare import main
+from cli.start import main
 
 if __name__ == "__main__":
-    main()
+    main("prepare")

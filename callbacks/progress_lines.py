@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 
 from medrobust.evaluation import EvaluationContext, EvaluationListener, EvaluationPlan, PlannedAttack
+from medrobust.evaluation.data import Batch
 from medrobust.evaluation.pace import EVERY, Pace
 from medrobust.results.formats import format_epsilon, printable
 
@@ -74,11 +75,15 @@ class ProgressLines(ProgressBar, EvaluationListener):
         """Wait for the first batch that has to be attacked."""
         self._first, self._batch = None, 0
 
-    def on_test_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int, *_: Any
+    ) -> None:
         """Note which batch is at work."""
         self._batch, self._batches = batch_idx, sum(trainer.num_test_batches)
 
-    def on_validation_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int, *_: Any
+    ) -> None:
         """Note which batch is at work."""
         self._batch, self._batches = batch_idx, sum(trainer.num_val_batches)
 

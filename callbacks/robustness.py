@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from medrobust.attacks import Attack
 from medrobust.attacks.budgets import Fraction, check_radius
@@ -246,10 +247,9 @@ class _PlanTold(EvaluationListener):
         """Log it on the first process."""
         trainer, testing = self.trainer, self.stage == "test"
         batches = trainer.num_test_batches if testing else trainer.num_val_batches
-        size = getattr(trainer.test_dataloaders if testing else trainer.val_dataloaders, "batch_size", None)
-        images = len(plan.images)
-        if size:
-            images = min(images, int(sum(batches)) * size * context.ranks)
+        loader, images = trainer.test_dataloaders if testing else trainer.val_dataloaders, len(plan.images)
+        if isinstance(loader, DataLoader) and loader.batch_size is not None:
+            images = min(images, int(sum(batches)) * loader.batch_size * context.ranks)
         if context.is_first:
             attacks = f"{len(plan.attacks)} attack{'' if len(plan.attacks) == 1 else 's'}"
             logger.info("%s x %d image%s", attacks, images, "" if images == 1 else "s")

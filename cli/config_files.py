@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cli.suggestions import nearest
+from cli.likeness import nearest
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 COMMANDS = ("fit", "validate", "test")

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pytorch_lightning.cli import LightningArgumentParser
 
 from cli.config_files import ConfigFile, line_of
+from cli.likeness import nearest
 from cli.suggestions import (
     KINDS,
     expected_base,
@@ -19,7 +20,6 @@ from cli.suggestions import (
     kind_of,
     known_classes,
     known_options,
-    nearest,
     subparsers,
 )
 from medrobust.attacks import Attack

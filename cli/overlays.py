@@ -7,7 +7,8 @@ import yaml
 from jsonargparse import ActionConfigFile
 
 from cli.config_files import ConfigFile, line_of
-from cli.suggestions import known_options, nearest, subparsers
+from cli.likeness import nearest
+from cli.suggestions import known_options, subparsers
 
 MOVED = ("attacks", "detectors")  # packages that lay at the top level once
 

@@ -95,7 +95,7 @@ def run_here(folder: Path, program: str, *arguments: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             patch.setattr("sys.argv", [program])
-            cli.main("train" if program == "train.py" else "evaluate", list(arguments))
+            cli.main.main("train" if program == "train.py" else "evaluate", list(arguments))
     finally:
         torch.set_num_threads(threads)
 

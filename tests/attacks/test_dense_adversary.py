@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from medrobust.attacks import DAG
-from medrobust.attacks.dense_targets import PlaceTargets, goal_labels, true_labels
+from medrobust.attacks.dense_targets import PlaceTargets, ProposalTargets, goal_labels, true_labels
 from medrobust.networks import Outcome
 from tests.two_stage import TwoStage, frames
 
@@ -133,6 +133,21 @@ def test_a_goal_is_a_class_where_a_box_is_wanted_and_background_where_something_
     assert goal_labels(PROPOSALS, logits, goal, 0.1).tolist() == [2, 0, -1, 2]
     none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     assert goal_labels(PROPOSALS, logits, none, 0.1).tolist() == [2, -1, -1, 2]
+
+
+def test_proposals_go_on_when_the_image_with_most_of_them_leaves() -> None:
+    """Of three and of one proposal, the image with three leaves; the other's is compared with its logits alone."""
+    labels = [torch.tensor([0, 1, 0]), torch.tensor([1])]
+    targets = ProposalTargets([PROPOSALS[:3], PROPOSALS[:1]], labels, ["a", "b"], seed=0, targeted=False)
+    both = torch.zeros(2, 4, 3)
+    targets.lead(both, targets.left(both))  # draws the wrong labels
+    assert targets.wrong is not None
+    wrong = int(targets.wrong[1, 0])
+    targets.keep(torch.tensor([1]))
+    logits = torch.tensor([[0.0, 3.0, 1.0, 0.0]]).unsqueeze(2)  # class 1 leads, and its target is class 1
+    left = targets.left(logits)
+    assert left.tolist() == [[True]]
+    assert targets.lead(logits, left).tolist() == [float(logits[0, wrong, 0]) - 3.0]
 
 
 def test_boxes_are_relabelled_and_frames_without_one_come_back() -> None:

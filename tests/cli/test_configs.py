@@ -30,7 +30,7 @@ class Shown:
         subcommand = "fit" if program == "train" else "test"
         self.capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            cli.main(program, [subcommand, *map(str, arguments), "--print_config"])
+            cli.main.main(program, [subcommand, *map(str, arguments), "--print_config"])
         printed = self.capsys.readouterr()
         assert stopped.value.code in (0, None), printed.err
         self.text = printed.out
@@ -332,7 +332,7 @@ def run(program: str, *arguments: Any) -> None:
     """Run a command line in this process, on one CPU and without a logger."""
     quiet = ("--trainer.logger", "false", "--trainer.enable_progress_bar", "false")
     one = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
-    cli.main(program, [*map(str, arguments), *quiet, *one])
+    cli.main.main(program, [*map(str, arguments), *quiet, *one])
 
 
 @pytest.fixture(scope="module")

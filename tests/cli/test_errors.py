@@ -61,7 +61,7 @@ def complaint(
         root = ["--data.root", "nowhere", "--data.patients", "40", "--data.side", "32"] if configs else []
         capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            cli.main(program, ["fit" if program == "train" else "test", *files, *root, *QUIET, *given])
+            cli.main.main(program, ["fit" if program == "train" else "test", *files, *root, *QUIET, *given])
         lines = capfd.readouterr().err.strip().splitlines()
         assert stopped.value.code == 2
         assert len(lines) <= 4, "\n".join(lines)
@@ -235,7 +235,7 @@ def test_an_incomplete_command_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(SystemExit) as stopped:
-        cli.main("train", arguments)
+        cli.main.main("train", arguments)
     lines = capfd.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(lines) <= 4 and lines[-1].startswith("error: ")
 
@@ -295,7 +295,7 @@ def test_what_the_system_refuses_is_told_in_one_sentence_with_the_file(
     (tmp_path / "a-file").write_text("")
     small = ("--data.root", "set", "--data.patients", "20", "--data.side", "32", "--trainer.max_epochs", "1")
     with pytest.raises(SystemExit) as stopped:
-        cli.main("train", ["fit", "-c", str(DEMO), *small, *QUIET, *arguments])
+        cli.main.main("train", ["fit", "-c", str(DEMO), *small, *QUIET, *arguments])
     (said,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 1 and words in said and arguments[1][:50] in said and len(said) <= LONGEST
 
@@ -323,7 +323,9 @@ def test_an_evaluation_of_no_batch_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["evaluate.py"])
     with pytest.raises(SystemExit) as stopped:
-        cli.main("evaluate", [subcommand, "-c", str(DEMO), "-c", str(LINF), f"--trainer.{limit}=0", "--ckpt_path=best"])
+        cli.main.main(
+            "evaluate", [subcommand, "-c", str(DEMO), "-c", str(LINF), f"--trainer.{limit}=0", "--ckpt_path=best"]
+        )
     assert stopped.value.code == 2 and not (tmp_path / "runs").exists()
     assert f"error: no batch is asked for: trainer.{limit} is 0" in capfd.readouterr().err
 

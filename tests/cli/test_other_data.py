@@ -55,7 +55,7 @@ detection:
 
 def command(program: str, subcommand: str, *more: Any) -> None:
     """Run a command line in this process."""
-    cli.main(program, [subcommand, *map(str, more)])
+    cli.main.main(program, [subcommand, *map(str, more)])
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ PATIENTS = 60
 
 def command(program: str, subcommand: str, *more: Any) -> None:
     """Run a command line in this process."""
-    cli.main(program, [subcommand, "-c", "small.yaml", *map(str, more)])
+    cli.main.main(program, [subcommand, "-c", "small.yaml", *map(str, more)])
 
 
 def write_xrays(root: Path) -> None:

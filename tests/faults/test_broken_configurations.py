@@ -48,7 +48,7 @@ def test_a_broken_configuration_gets_one_sentence(
     arguments = case.command(tmp_path, checkpoint)
     capfd.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        cli.main(case.program, arguments)
+        cli.main.main(case.program, arguments)
     lines = capfd.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2
     assert len(lines) <= 4 and lines[-1].startswith("error: "), "\n".join(lines)

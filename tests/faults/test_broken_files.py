@@ -166,7 +166,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("small.yaml").write_text(CONFIG.replace("patients: 100", "patients: 60"))
         Path("attacks.yaml").write_text(ATTACKS)
         for program, *arguments in (TRAIN, EVALUATE):
-            cli.main(program, arguments)
+            cli.main.main(program, arguments)
         state = torch.load(BEST, weights_only=True)["state_dict"]
         network = {name.removeprefix("network."): tensor for name, tensor in state.items() if "network." in name}
         save_file(network, "weights.safetensors")
@@ -198,11 +198,11 @@ def test_a_broken_file_is_made_again_or_told_in_one_sentence(
     program, *arguments = case.command
     if case.words:
         with pytest.raises(SystemExit) as left:
-            compare.main(arguments) if program == "compare" else cli.main(program, arguments)
+            compare.main(arguments) if program == "compare" else cli.main.main(program, arguments)
         (said,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
         assert left.value.code == case.status, said
         assert case.words in said and len(said) <= LONGEST, said
     else:
-        cli.main(program, arguments)
+        cli.main.main(program, arguments)
         expected, records = (read_records(folder / EVALUATION) for folder in (whole, tmp_path))
         assert not list(differences(expected, records, tolerance=1e-6))  # images have other batch mates

@@ -8,7 +8,7 @@ from typing import Any
 import polars
 import pytest
 
-from cli import main
+from cli.main import main
 from medrobust.results.records import read_records
 
 OPTIONS = (

@@ -9,7 +9,7 @@ import polars
 import pytest
 import torch
 
-from cli import main
+from cli.main import main
 from datamodules import Sample, Scene, SegmentationDataModule
 from lightning_modules import Segmenter
 from medrobust.results.manifest import read_manifest
