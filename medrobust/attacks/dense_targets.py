@@ -179,6 +179,9 @@ class ProposalTargets(DenseTargets):
         """Go on with the images at these places."""
         self.proposals = [self.proposals[place] for place in places.tolist()]
         super().keep(places)
+        most = max(map(len, self.proposals), default=0)  # as wide as the logits of those that are left
+        self.labels = self.labels[:, :most]
+        self.wrong = None if self.wrong is None else self.wrong[:, :most]
 
     def _shifts(self, labels: int) -> Tensor:
         pairs = zip(self.ids, self.proposals, strict=True)
