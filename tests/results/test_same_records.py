@@ -36,6 +36,14 @@ def test_a_number_beside_none_differs_whatever_the_tolerance() -> None:
     assert list(differences(records(), other, tolerance=9.0)) == ["quality_after differs in 1 of 3 records"]
 
 
+def test_words_beside_a_column_without_any_differ() -> None:
+    """No image was broken on one side: its column of names holds nothing, and nothing tells that it is one of words."""
+    names = records().with_columns(pl.Series("broken_by", ["PGD", None, None]))
+    none = records().with_columns(pl.Series("broken_by", [None] * 3, pl.Float64()))
+    assert list(differences(names, none)) == ["broken_by differs in 1 of 3 records"] == list(differences(none, names))
+    assert list(differences(names.with_columns(broken_by=pl.lit(None, pl.String())), none)) == []
+
+
 def test_images_that_one_side_lacks_are_counted() -> None:
     assert list(differences(records(), records(2))) == [
         "the first has 3 records, the second 2",
