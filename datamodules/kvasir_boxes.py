@@ -39,6 +39,8 @@ class KvasirBoxes(Endoscopy):
 
     def __init__(self, root: str | Path, **kwargs: Any) -> None:
         super().__init__(root, **{"videos": "none"} | kwargs)
+        if (self.root / BOXES).is_file():
+            self.class_names = type(self).class_names
 
     def index(self) -> list[Sample[Any]]:
         """All frames with their boxes, sorted by id; the boxes are read, the frames are not.
