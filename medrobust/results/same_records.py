@@ -39,6 +39,7 @@ def differences(first: pl.DataFrame, second: pl.DataFrame, tolerance: float = 0.
         if pl.String() in (one.dtype, other.dtype):  # words beside a column that has no value, whatever its type
             one, other = one.cast(pl.String()), other.cast(pl.String())
         differing = ~one.eq_missing(other)
+        gaps: pl.Series | None
         if name in BOX_TEXTS:
             pairs = zip(one, other, strict=True)
             gaps = pl.Series([_gap(*pair) for pair in pairs], dtype=pl.Float64())
