@@ -114,7 +114,11 @@ class BoxDetector(VictimModule):
 
         They are ``objectness`` and ``proposals`` (regression) of the first stage, ``classes`` and ``boxes``
         (regression) of the second.
+
+        Raises:
+            ValueError: As ``outcome``.
         """
+        check_boxes(targets)
         return cast(dict[str, Tensor], self.network(self.normalised(images), targets=targets))
 
     def loss(self, images: Tensor, targets: Sequence[Boxes]) -> Tensor:
@@ -138,7 +142,12 @@ class BoxDetector(VictimModule):
         return cast(list[Tensor], self.network(self.normalised(images), proposals=proposals))
 
     def outcome(self, outputs: Sequence[Boxes], targets: Sequence[Boxes]) -> Outcome:
-        """Whether enough of the boxes are found, and the share of them that is, for each image."""
+        """Whether enough of the boxes are found, and the share of them that is, for each image.
+
+        Raises:
+            ValueError: The targets are no list of boxes.
+        """
+        check_boxes(targets)
         match = match_boxes(outputs, targets, self.score_threshold, self.iou_threshold)
         decides = match.true
         for row, target in enumerate(targets):
@@ -176,3 +185,18 @@ class BoxDetector(VictimModule):
             "anchor": self.anchor,
             "proposals": self.proposals_kept,
         }
+
+
+def check_boxes(targets: Any) -> None:
+    """Refuse what is no list with the boxes and labels of each image, without a look at their values.
+
+    Args:
+        targets: A list of N dicts with ``boxes`` and ``labels``.
+
+    Raises:
+        ValueError: The message shows what came.
+    """
+    listed = isinstance(targets, list | tuple)
+    if not listed or not all(isinstance(one, dict) and {"boxes", "labels"} <= one.keys() for one in targets):
+        received = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        raise ValueError(f"the targets of a detector are a list with a dict of boxes and labels each, got {received}")
