@@ -254,6 +254,7 @@ def test_a_sound_evaluation_raises_no_flag():
         "few_positives": 0,
         "wrong_signs": 0,
         "worse_than_guessing": 0,
+        "false_alarms": 0,
         "hiding": 0,
         "transfer": 0,
     }

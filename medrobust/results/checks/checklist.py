@@ -94,6 +94,9 @@ CHECKS = {
     ),
     "wrong_signs": Check("no detector weighs a measurement the wrong way round", detectors.wrong_signs),
     "worse_than_guessing": Check("no detector does worse than guessing", detectors.worse_than_guessing),
+    "false_alarms": Check(
+        "no detector flags more clean images than its threshold was set for, beyond chance", detectors.false_alarms
+    ),
     "hiding": Check(
         "no attack that hides is easier to detect than the same attack without its hiding", detectors.hiding
     ),
