@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,18 @@ def show_workspace(project: str, runs: Sequence[str], file: Path | None) -> int:
     if file is not None:
         sys.stdout.write(f"what would be sent: {printable(str(write_plan(plan, file)))}\n")
         return 0
-    reason = why_not()
+    reason, sent = why_not(), []
     if not reason:
         try:
-            sys.stdout.write("workspace {}\nreport    {}\n".format(*send(plan)))
+            for kind, address in send(plan):
+                sent.append(kind)
+                sys.stdout.write(f"{kind:9} {address}\n")
             return 0
         except Exception as error:  # the package raises bare exceptions
             reason = f"W&B refused it ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+    what = f"only the {sent[0]} was built" if sent else "nothing was sent"
     written = write_plan(plan, Path(DEFAULT))
-    sys.stderr.write(f"nothing was sent: {printable(reason)}; what would be sent is in {written}\n")
+    sys.stderr.write(f"{what}: {printable(reason)}; what would be sent is in {written}\n")
     return 1
 
 
@@ -72,16 +75,19 @@ def write_plan(plan: Mapping[str, Any], path: Path) -> Path:
     return replace_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def send(plan: Mapping[str, Any]) -> list[str]:
-    """Build the workspace and the report, and give their addresses.
+def send(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Build the workspace and the report; each call builds new ones beside those that are there.
 
     Args:
         plan: As `results.workspace.plan_workspace` returns it.
+
+    Yields:
+        What was built, and its address.
     """
-    workspace, report = _workspace(plan), _report(plan)
-    workspace.save()
-    report.save()
-    return [str(workspace.url), str(report.url)]
+    built = {"workspace": _workspace(plan), "report": _report(plan)}
+    for kind, one in built.items():
+        one.save()
+        yield kind, str(one.url)
 
 
 def _workspace(plan: Mapping[str, Any]) -> Any:
