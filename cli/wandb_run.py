@@ -25,6 +25,7 @@ PROJECT = "medrobust"
 RUN_FILE = "wandb_run.json"  # in the folder of a training or of an evaluation: the id of its run
 # by which a user, or an agent of a sweep, says the same
 VARIABLES = {"id": "WANDB_RUN_ID", "group": "WANDB_RUN_GROUP", "job_type": "WANDB_JOB_TYPE", "name": "WANDB_NAME"}
+PLACEHOLDERS = {"dir": ".", "project": "lightning_logs"}  # what Lightning takes where nothing is given
 SENT = "sent"
 LONGEST_TAG = 64  # characters; W&B refuses longer ones
 LONGEST_NAME = 40  # characters of a run's name in its id, of which W&B takes 64
@@ -80,25 +81,29 @@ class RunLogger(WandbLogger):
     """
 
     begun = False
-    options = WandbOptions()
-    folder: Path | None = None
 
     def __init__(self, folder: Path | None = None, options: WandbOptions | None = None, **given: Any) -> None:
         """Keep the settings; nothing is written yet."""
-        options = options or WandbOptions()
-        project = options.project or os.environ.get("WANDB_PROJECT") or PROJECT
-        entity = {} if options.entity is None else {"entity": options.entity}
-        super().__init__(save_dir=str(folder or "."), project=project, **{**entity, **given})
-        self.folder, self.options = folder, options
+        super().__init__(**given)
+        self._settle(folder or Path(), options or WandbOptions())
 
     @classmethod
     def of(cls, log: WandbLogger, folder: Path, options: WandbOptions) -> Self:
-        """A user's own logger of W&B, which from now on begins its run late; its settings stay as they are."""
+        """A user's own logger of W&B, which from now on begins its run late; what he has set stays as it is."""
         if not isinstance(log, cls):
             log.__class__ = cls
         assert isinstance(log, cls)
-        log.folder, log.options = folder, options
+        log._settle(folder, options)
         return log
+
+    def _settle(self, folder: Path, options: WandbOptions) -> None:
+        """Fill in what has not been chosen, where Lightning and W&B have values of their own."""
+        ours = {"dir": str(folder.absolute()), "project": options.project or os.environ.get("WANDB_PROJECT") or PROJECT}
+        for name, value in {**ours, "entity": options.entity, "resume": "allow"}.items():
+            if value is not None and self._wandb_init.get(name) in (None, PLACEHOLDERS.get(name)):
+                self._wandb_init[name] = value
+        self._project, self._save_dir = self._wandb_init["project"], self._wandb_init["dir"]
+        self.folder, self.options = folder, options
 
     @property
     def experiment(self) -> Any:
@@ -128,7 +133,6 @@ class RunLogger(WandbLogger):
                 self._wandb_init[option] = value
         self._wandb_init["tags"] = [tag[:LONGEST_TAG] for tag in [*tags, *self.options.tags]]
         self._wandb_init.pop("anonymous", None)  # it is None, and W&B warns about it at each start
-        assert self.folder is not None
         _stay_below(self.folder)
         if not self._offline and self._wandb_init.get("mode") is None:
             self._wandb_init["mode"] = mode()

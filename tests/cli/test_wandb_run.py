@@ -113,6 +113,8 @@ def test_what_the_user_says_goes_before_ours(
     monkeypatch.setenv("WANDB_PROJECT", "lungs")
     begin(RunLogger(tmp_path))
     assert begun[-1]["project"] == "lungs" and "entity" not in begun[-1]
+    begin(RunLogger.of(WandbLogger(resume=None), tmp_path, WandbOptions()))  # as a command line leaves it
+    assert (begun[-1]["project"], begun[-1]["dir"], begun[-1]["resume"]) == ("lungs", str(tmp_path), "allow")
 
 
 def test_a_logger_of_the_users_own_begins_late_too(tmp_path: Path, begun: list[dict[str, Any]]) -> None:
