@@ -19,7 +19,7 @@ from cli.wandb_log import log_checkpoints, log_results
 from cli.wandb_run import RunLogger, WandbOptions, is_sent, run_id, victim_group
 from cli.work_kept import steps_of
 from medrobust.evaluation.data import EvaluationData
-from medrobust.networks.victims import EvaluatedVictim
+from medrobust.networks.victims import is_evaluated_victim
 from medrobust.results.manifest import read_manifest
 from medrobust.results.records import finished
 from medrobust.results.scalars import curve_step, curves, scalars
@@ -86,7 +86,7 @@ class LoggedRun(Callback):
             _warn("the loggers", error, "they are told no settings")
 
     def _settings(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-        victim = module.description() if isinstance(module, EvaluatedVictim) else {}
+        victim = module.description() if is_evaluated_victim(module) else {}
         data: dict[str, Any] = {}
         if isinstance(source := trainer.datamodule, EvaluationData):  # type: ignore[attr-defined]
             data = {"name": source.name, "task": source.task, **source.describe()}
@@ -119,11 +119,28 @@ class LoggedRun(Callback):
         return f"{self.job}-{self.records.name}"
 
 
-def late(loggers: Iterable[Any], folder: Path, options: WandbOptions) -> None:
+def logged_run(config: Namespace, job: str, folder: Path, records: Path, options: WandbOptions) -> LoggedRun:
+    """What begins the runs of a command's loggers.
+
+    Args:
+        config: The configuration of the command.
+        job: ``fit``, ``validate`` or ``test``.
+        folder: The run's folder.
+        records: Folder of the evaluation; a training has none.
+        options: What W&B is given.
+    """
+    if job != "fit":
+        return LoggedRun(folder, records, config, job, options, config.journal.resume)
+    goes_on = config.ckpt_path is not None and run_of(config.ckpt_path) == folder.absolute()
+    return LoggedRun(folder, None, config, job, options, goes_on)
+
+
+def late(trainer: pl.Trainer, folder: Path, options: WandbOptions) -> pl.Trainer:
     """Let W&B loggers that a user has configured begin their runs as late as ours."""
-    for log in loggers:
+    for log in trainer.loggers:
         if isinstance(log, WandbLogger):
             RunLogger.of(log, folder, options)
+    return trainer
 
 
 def log_evaluation(loggers: Iterable[Any], folder: Path, summary: Mapping[str, Any], checkpoint: str | None) -> None:

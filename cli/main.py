@@ -43,7 +43,7 @@ from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
 from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
-from cli.loggers import LoggedRun, end_training, late, log_evaluation
+from cli.loggers import end_training, late, log_evaluation, logged_run
 from cli.manifest_notes import note_defence, note_quality
 from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
 from cli.processes import tie_processes
@@ -258,9 +258,7 @@ class MedRobustCLI(LightningCLI):
         chosen, of_wandb = self._get(self.config_init, "trainer")["logger"], self._get(self.config_init, "wandb")
         if chosen is None or chosen is True:
             options["logger"] = RunLogger(self.folder, of_wandb)
-        trainer = super().instantiate_trainer(**options)
-        late(trainer.loggers, self.folder, of_wandb)
-        return trainer
+        return late(super().instantiate_trainer(**options), self.folder, of_wandb)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
         """Add the progress bar, and drop what the trainer's switches turn off."""
@@ -273,7 +271,8 @@ class MedRobustCLI(LightningCLI):
             check_modes([*callbacks, *(given if isinstance(given, list) else [given])])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress()]
-        callbacks = [*callbacks, self._logged_run()]
+        job, of_wandb = str(self.subcommand), self._get(self.config_init, "wandb")
+        callbacks = [*callbacks, logged_run(self.config[job], job, self.folder, self.records, of_wandb)]
         if config["strategy"] == "ddp":  # ranks may finish hours apart
             config["strategy"] = DDPStrategy(timeout=timedelta(days=3))
         if config["enable_checkpointing"] is False:
@@ -286,14 +285,6 @@ class MedRobustCLI(LightningCLI):
                 f"{name} {config[name]!r}" for name in MACHINE if config.get(name) not in (None, "auto", 1)
             )
             raise ValueError(f"the trainer refuses its options{' (' + given + ')' if given else ''}: {said}") from error
-
-    def _logged_run(self) -> LoggedRun:
-        """What begins the runs of the loggers."""
-        config, job = self.config[self.subcommand], str(self.subcommand)
-        from_here = config.ckpt_path is not None and run_of(config.ckpt_path) == self.folder.absolute()
-        goes_on = from_here if job == "fit" else config.journal.resume
-        records, options = None if job == "fit" else self.records, self._get(self.config_init, "wandb")
-        return LoggedRun(self.folder, records, config, job, options, goes_on)
 
     def after_instantiate_classes(self) -> None:
         """Compare the checkpoint with the victim, before any data is read, and watch over the processes."""

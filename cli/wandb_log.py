@@ -147,8 +147,10 @@ def _table(rows: list[dict[str, Any]]) -> Any:
     """A table of W&B, without the columns that have no value; None without rows."""
     import wandb
 
-    columns = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
+    columns: list[str | int] = [
+        name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)
+    ]
     if not columns:
         return None
-    data = [[row[name] for name in columns] for row in rows]
+    data = [[row[str(name)] for name in columns] for row in rows]
     return wandb.Table(columns=columns, data=data, allow_mixed_types=True)

@@ -77,7 +77,7 @@ def curves(summary: Mapping[str, Any]) -> list[dict[str, float]]:
         summary: As `results.summary.summarise` returns it.
     """
     names, rows = _Names(summary), summary["rows"]
-    clean = next((row for row in rows if row.get("kind") == "clean"), {})
+    clean: Mapping[str, Any] = next((row for row in rows if row.get("kind") == "clean"), {})
     dense = "quality_after" in columns_shown(summary["manifest"])
     found: dict[float, dict[str, Any]] = {}
     for row in rows:
@@ -168,7 +168,7 @@ class _Names:
 def _headlines(summary: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     """What runs are compared by, under names without a slash."""
     names = _Names(summary)
-    clean = next((row for row in summary["rows"] if row.get("kind") == "clean"), {})
+    clean: Mapping[str, Any] = next((row for row in summary["rows"] if row.get("kind") == "clean"), {})
     flags = [flag.get("severity") for flag in summary.get("flags") or []]
     yield "images", clean.get("images")
     yield "tried", clean.get("n")
