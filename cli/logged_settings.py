@@ -95,7 +95,7 @@ def plain(value: Any) -> Any:
     """A value as JSON has them: fractions are numbers, classes their dotted names, and keys such as all loggers take.
 
     >>> from medrobust.attacks.budgets import Fraction
-    >>> plain({"epsilons": (Fraction("51/255"), float("inf")), "root": Path("data")})
+    >>> plain({"epsilons": (Fraction("51/255"), float("inf")), "root": "data"})
     {'epsilons': [0.2, 'inf'], 'root': 'data'}
     """
     if isinstance(value, Namespace):
