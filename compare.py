@@ -15,6 +15,7 @@ from medrobust.results.report.tables import dense_tables, markdown_measures, mar
 from medrobust.results.same_records import differences
 from medrobust.results.summary import read_summary
 from medrobust.results.transfer import read_summaries, transfer_markdown, transfer_rows, transfer_table
+from medrobust.results.workspace_upload import show_workspace
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
             pairs = [read_pair(words) for words in options.pair]
             sys.stdout.write(detection_markdown(read_summary(options.run), pairs))
             return
+        if options.command == "workspace":
+            sys.exit(show_workspace(options.project, options.runs, options.json))
         rows = transfer_rows(read_summaries(options.runs))
         if options.markdown:
             replace_file(options.markdown, transfer_markdown(rows).encode())
@@ -77,6 +80,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="A:B",
         help="add a table that shows the attacks A and B side by side, as A / B; may be given several times",
+    )
+    workspace = command("workspace", "build a workspace and a report of Weights & Biases with the dashboard's sections")
+    workspace.add_argument("project", metavar="ENTITY/PROJECT", help="the project that the runs are logged to")
+    workspace.add_argument(
+        "runs", nargs="*", metavar="RUN", help="runs whose attacks, classes and detectors get panels; default runs/*"
+    )
+    workspace.add_argument(
+        "--json", type=Path, metavar="FILE", help="write what would be sent to this file, and send nothing"
     )
     records = command("records", "tell whether two evaluations have the same records; if not, the exit status is 1")
     records.add_argument("first", metavar="FIRST", help="folder of an evaluated run, or a records.parquet")

@@ -44,13 +44,14 @@ from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
 from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
+from cli.loggers import end_training, late, log_evaluation, logged_run
 from cli.manifest_notes import note_defence, note_quality
 from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
 from cli.processes import tie_processes
 from cli.results_shown import DRY, show_results, show_training
 from cli.run_config import RunConfig
 from cli.runs import CONFIG, HeldRun, run_folder, run_of, splits_of_run
-from cli.wandb_log import log_evaluation, run_logger
+from cli.wandb_run import RunLogger, WandbOptions
 from cli.watched_numbers import OF_CLEAN, check_modes
 from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
 from datamodules import MedicalDataModule
@@ -136,6 +137,7 @@ class MedRobustCLI(LightningCLI):
             default=None,
             help="Decay of the moving average of the weights, which is measured, kept and evaluated; such as 0.999.",
         )
+        parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
         parser.add_lightning_class_args(RecordJournal, "journal")
@@ -254,11 +256,10 @@ class MedRobustCLI(LightningCLI):
 
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         """Build the trainer, with a W&B logger that needs neither account nor network unless another is given."""
-        chosen = self._get(self.config_init, "trainer")["logger"]
+        chosen, of_wandb = self._get(self.config_init, "trainer")["logger"], self._get(self.config_init, "wandb")
         if chosen is None or chosen is True:
-            config = self.config[self.subcommand]
-            options["logger"] = run_logger(self.folder, config.name, job=str(self.subcommand))
-        return super().instantiate_trainer(**options)
+            options["logger"] = RunLogger(self.folder, of_wandb)
+        return late(super().instantiate_trainer(**options), self.folder, of_wandb)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
         """Add the progress bar, and drop what the trainer's switches turn off."""
@@ -271,6 +272,8 @@ class MedRobustCLI(LightningCLI):
             check_modes([*callbacks, *(given if isinstance(given, list) else [given])])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress() if sys.stderr.isatty() else ProgressLines()]
+        job, of_wandb = str(self.subcommand), self._get(self.config_init, "wandb")
+        callbacks = [*callbacks, logged_run(self.config[job], job, self.folder, self.records, of_wandb)]
         if config["strategy"] == "ddp":  # ranks may finish hours apart
             config["strategy"] = DDPStrategy(timeout=timedelta(days=3))
         if config["enable_checkpointing"] is False:
@@ -324,6 +327,7 @@ class MedRobustCLI(LightningCLI):
             return
         check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
+        end_training(self.trainer.loggers, best)
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
             return
         show_training(best, self.model.defended, self.folder / CONFIG)
@@ -349,7 +353,7 @@ class MedRobustCLI(LightningCLI):
             if dry:
                 shutil.rmtree(self.records)
             else:
-                log_evaluation(self.trainer.loggers, self.records, summary)
+                log_evaluation(self.trainer.loggers, self.records, summary, config.ckpt_path)
         self.trainer.strategy.barrier()
 
 

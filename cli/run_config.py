@@ -34,19 +34,16 @@ class RunConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file, the splits beside it, and hand the configuration to the loggers."""
+        """Write the file, and the splits beside it."""
         config = self.config.clone()
         if trainer.state.fn == TrainerFn.FITTING:
             if self.held is not None and config.overwrite:
                 self.held.remove_checkpoints()
             config.ckpt_path = None  # which weights an evaluation takes is for its own command to say
             config.overwrite = False  # once
-        text = self.parser.dump(config, skip_none=False)
-        replace_file(self.path, text.encode())
+        replace_file(self.path, self.parser.dump(config, skip_none=False).encode())
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, MedicalDataModule):
             splits = self.path.with_name(SPLITS)
             with naming(splits):
                 data.export_splits(splits)
-        for log in trainer.loggers:
-            log.log_hyperparams({"config": text})

@@ -267,7 +267,9 @@ def undeclared(files: list[Path], *extras: str) -> set[str]:
 def test_what_is_imported_is_declared() -> None:
     """A package that comes along with another one today may be gone tomorrow."""
     library, benchmarks = set(files_of("medrobust")), set(files_of("benchmarks"))
-    assert not undeclared(sorted(library))
+    optional = {ROOT / "medrobust" / "results" / "workspace_upload.py"}  # which says so where the package is missing
+    assert not undeclared(sorted(library - optional))
+    assert not undeclared(sorted(optional), "wandb-workspaces")
     assert not undeclared(sorted(set(MODULES) - library - benchmarks), "app")
     assert not undeclared(sorted(benchmarks), "dev", "bench")
 
