@@ -8,7 +8,8 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from medrobust.attacks.in_turn import Turn
 from medrobust.evaluation import EvaluationContext, EvaluationListener, EvaluationPlan, PlannedAttack
-from medrobust.listeners.attack_words import attack_words, turn_words
+from medrobust.evaluation.attack_words import attack_words, turn_words
+from medrobust.results.formats import printable
 
 EVERY = 1.0  # seconds between two updates while an attack is at work
 
@@ -36,7 +37,7 @@ class AttackProgress(TQDMProgressBar, EvaluationListener):
 
     def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
         """Show the attack's name, its radius and its number."""
-        self._at_work = attack_words(planned, plan)
+        self._at_work = printable(attack_words(planned, plan))
         self._show(self._at_work)
 
     def on_attack_turn(

@@ -15,9 +15,10 @@ from medrobust.evaluation import (
     EvaluationPlan,
     PlannedAttack,
 )
+from medrobust.evaluation.attack_words import attack_words, turn_words
 from medrobust.evaluation.data import EvaluationData
-from medrobust.listeners.attack_words import attack_words, turn_words
 from medrobust.networks.victims import EvaluatedVictim
+from medrobust.results.formats import printable
 
 EVERY = 1.0  # seconds between two updates while an attack is at work
 LINES = 30.0  # seconds between two lines where there is no terminal
@@ -64,7 +65,7 @@ class ConsoleProgress(EvaluationListener):
 
     def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
         """Show the attack's name, its radius and its number."""
-        self._words = attack_words(planned, plan)
+        self._words = printable(attack_words(planned, plan))
         self._show(self._words)
 
     def on_attack_turn(

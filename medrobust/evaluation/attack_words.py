@@ -2,18 +2,16 @@
 
 from medrobust.attacks.budgets import Fraction
 from medrobust.attacks.in_turn import Turn
-from medrobust.evaluation import EvaluationPlan, PlannedAttack
-from medrobust.evaluation.plan import radius_of
-from medrobust.results.formats import printable
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of
 
 
 def attack_words(planned: PlannedAttack, plan: EvaluationPlan) -> str:
-    """An attack's name, its radius, and its number among the attacks."""
+    """An attack's name, as it was given, its radius, and its number among the attacks."""
     radius = radius_of(planned.attack)
     number = next(place for place, other in enumerate(plan.attacks, 1) if other.key == planned.key)
     written = str(radius) if isinstance(radius, Fraction) else f"{radius:.3g}" if radius is not None else ""
     name = f"{planned.name} {written}".rstrip()
-    return f"{printable(name)} ({number}/{len(plan.attacks)})"
+    return f"{name} ({number}/{len(plan.attacks)})"
 
 
 def turn_words(turn: Turn) -> str:
