@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 def look_first(context: EvaluationContext, victim: EvaluatedVictim, data: LoadedData, split: str) -> None:
     """Show a victim the first images of a split, and compare what it answers with the targets of all.
 
+    Classes and labels without names are named by their numbers.
+
     Args:
         context: The process.
         victim: The victim.
@@ -39,7 +41,7 @@ def look_first(context: EvaluationContext, victim: EvaluatedVictim, data: Loaded
         except Exception as error:  # whatever somebody's model raises
             said = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"the model cannot take images {tuple(images.shape)} in [0, 1]: {said}") from error
-        _check_targets(data, data.splits[split], outputs)
+        _compare(data, data.splits[split], outputs)
         checked_outcome(victim.outcome(outputs, targets), len(ids))
         alike = probability_like(outputs, targets)
     if alike is not None and bool(alike.all()) and context.is_first:
@@ -49,10 +51,8 @@ def look_first(context: EvaluationContext, victim: EvaluatedVictim, data: Loaded
         )
 
 
-def _check_targets(
-    data: LoadedData, samples: "list[LoadedSample] | tuple[LoadedSample, ...]", outputs: Outputs
-) -> None:
-    """Refuse targets, and names of classes, that are not the victim's."""
+def _compare(data: LoadedData, samples: "list[LoadedSample] | tuple[LoadedSample, ...]", outputs: Outputs) -> None:
+    """Refuse targets, and names of classes, that are not the victim's; name those that have no names."""
     if not isinstance(outputs, Tensor) or data.task not in ("classification", "multilabel", "segmentation"):
         return
     known = outputs.shape[1] if outputs.ndim > 1 else 1
@@ -74,7 +74,9 @@ def _check_targets(
                 f"the victim distinguishes {known} classes, counted from 0 to {known - 1}, and image {wrong.id!r} has "
                 f"{what} {wrong.highest}"
             )
-    if data.class_names is not None and len(data.class_names) != known:
+    if data.class_names is None:
+        data.class_names = [f"{'label' if data.task == 'multilabel' else 'class'} {number}" for number in range(known)]
+    if len(data.class_names) != known:
         raise ValueError(
             f"class_names names the victim's {known} {'labels' if data.task == 'multilabel' else 'classes'}, "
             f"got {len(data.class_names)}: {', '.join(data.class_names)}"

@@ -67,7 +67,7 @@ class LoadedSplit:
     ) -> None:
         """Go through the batches once."""
         self.context, self.batches, self.what = context, batches, what
-        self.task = task or ""
+        self.task, self._known_task = task or "", task
         self.named: bool | None = None  # whether ids are given
         self.first: GivenBatch | None = None
         self._shapes: set[tuple[int, ...]] = set()
@@ -195,7 +195,7 @@ class LoadedSplit:
         """A batch whose targets are those of the victim's task."""
         targets = given.targets
         found = TASKS.get(targets.ndim, "") if isinstance(targets, Tensor) else "boxes"
-        if self.task == "classification" and isinstance(targets, Tensor) and targets.ndim == 2:
+        if self._known_task == "classification" and isinstance(targets, Tensor) and targets.ndim == 2:
             if targets.shape[1] == 1:
                 return GivenBatch(given.images, targets[:, 0], given.ids, given.patients)
             raise ValueError(

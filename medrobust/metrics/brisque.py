@@ -174,7 +174,8 @@ def find_brisque(path: str | None = None, download: bool = True) -> Brisque | No
     try:
         return read_brisque(Path(named) if named else _piq_weights(download))
     except ValueError as error:
-        logger.warning(
+        logger.log(
+            logging.WARNING if named or download else logging.INFO,  # nobody who asked for none is to be warned
             "BRISQUE stays empty because %s (quality.brisque or the environment variable %s names a model: a folder "
             "with LIVE's allmodel and allrange, or piq's %s)",
             error,

@@ -375,8 +375,10 @@ def test_a_download_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, capl
 
 
 def test_nothing_is_downloaded_if_that_is_switched_off(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     assert find_brisque(download=False) is None
     assert len(caplog.records) == 1 and "switched off" in caplog.messages[0]
+    assert caplog.records[0].levelname == "INFO"  # nobody has asked for it
 
 
 def live_image(number: int) -> Tensor:

@@ -25,7 +25,13 @@ class Output:
 
 @pytest.mark.parametrize(
     "returned",
-    [LOGITS, Output(None, LOGITS), {"loss": None, "logits": LOGITS}, OrderedDict(out=LOGITS), SimpleNamespace(logits=LOGITS)],
+    [
+        LOGITS,
+        Output(None, LOGITS),
+        {"loss": None, "logits": LOGITS},
+        OrderedDict(out=LOGITS),
+        SimpleNamespace(logits=LOGITS),
+    ],
     ids=["tensor", "dataclass", "dictionary", "torchvision's", "object"],
 )
 def test_logits_are_found_wherever_they_are(returned: Any) -> None:
