@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -183,7 +183,7 @@ class Robustness(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._end()
 
-    def _start(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def _start(self, trainer: pl.Trainer, module: pl.LightningModule, stage: Literal["test", "val"]) -> None:
         if not self.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
         context, victim = context_of(trainer), victim_of(module)

@@ -1,6 +1,7 @@
 """A first look at a victim on the data, before anything is attacked: what does not fit is said in a sentence."""
 
 import logging
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def look_first(context: EvaluationContext, victim: EvaluatedVictim, data: Loaded
         )
 
 
-def _compare(data: LoadedData, samples: "list[LoadedSample] | tuple[LoadedSample, ...]", outputs: Outputs) -> None:
+def _compare(data: LoadedData, samples: Sequence[LoadedSample], outputs: Outputs) -> None:
     """Refuse targets, and names of classes, that are not the victim's; name those that have no names."""
     if not isinstance(outputs, Tensor) or data.task not in ("classification", "multilabel", "segmentation"):
         return

@@ -100,7 +100,7 @@ class WrappedModel(nn.Module):
         """What the victim is, as plain values: the names of its Python classes, its normalisation and its outputs."""
         network = self.network
         named = network.description() if isinstance(network, ModelFunction) else {"network": type(network).__name__}
-        read = {} if self.output == "logits" else {"output": self.output}
+        read: dict[str, Any] = {} if self.output == "logits" else {"output": self.output}
         if callable(self.output):
             read = {"output": name_of(self.output), "output_code": code_hash(self.output)}
         return {

@@ -70,14 +70,14 @@ LAST = IMAGES.permute(0, 2, 3, 1)
         (LAST, r"got Tensor float32 \(4, 8, 8, 3\): convert them by images.permute\(0, 3, 1, 2\)$"),
         (
             (IMAGES * 255).byte(),
-            r"float32 images in \[0, 1\], got Tensor uint8 .*: convert them by images.float\(\) / 255$",
+            r"float32 images .* got Tensor uint8 .*: convert them by images.float\(\) / 255$",
         ),
         ((IMAGES * 255).byte().numpy(), r"convert them by torch.from_numpy\(images\).float\(\) / 255$"),
         (IMAGES.half(), r"got Tensor float16 .*: convert them by images.float\(\)$"),
         (IMAGES * 255, r"in \[0, 1\], got values from [\d.]+ to [\d.]+: divide them by 255$"),
         (
             (IMAGES - 0.5) / 0.25,
-            r"got values from -[\d.]+ to .*: images that are normalised already .* as_victim\(model",
+            r"got values from -[\d.]+ to .*: images that are normalised .* as_victim\(model",
         ),
         (IMAGES * 1000, r"to \d+(\.\d)?: scale them$"),
         (IMAGES[0], r"got Tensor float32 \(3, 8, 8\): images\[:, None\] gives .*, and images\[None\] makes a batch"),
@@ -107,7 +107,7 @@ def test_the_conversion_that_is_named_is_the_right_one() -> None:
         ((IMAGES, TARGETS - 1), "batch 3: classes are counted from 0, got -1"),
         (
             (IMAGES, TARGETS + 0.5),
-            r"batch 3: expected targets of whole numbers, .* got torch.float32 \(4,\) with parts",
+            r"batch 3: expected targets of whole .* got torch.float32 \(4,\) with parts",
         ),
         ((IMAGES, ["cat"] * 4), "batch 3: expected targets of whole numbers, got a list such as"),
         ((IMAGES, None), "batch 3: expected targets of whole numbers or dicts of boxes, got a NoneType"),
@@ -117,7 +117,7 @@ def test_the_conversion_that_is_named_is_the_right_one() -> None:
         ({"image": IMAGES, "target": TARGETS, "patient": ["a"]}, "batch 3: got 4 images and 1 patients"),
         (
             {"image": IMAGES, "class": TARGETS},
-            "batch 3 is a dictionary with the keys 'image', 'class': .* 'target' is missing",
+            "batch 3 is a .* with the keys 'image', 'class': .* 'target' is missing",
         ),
         (IMAGES, r"batch 3: a batch is a pair \(images, targets\), .* got a Tensor"),
         ((IMAGES,), "got a tuple of 1"),

@@ -203,11 +203,11 @@ def test_a_limit_leaves_the_later_images_for_another_time() -> None:
         ((IMAGES[:0], TARGETS[:0]), "data holds no image"),
         (
             [(IMAGES[:2], TARGETS[:2], ["a", "b"]), (IMAGES[2:4], TARGETS[2:4], ["c", "a"])],
-            "'a' names image 0 and image 3",
+            "'a' names .* 0 and image 3",
         ),
         (
             [(IMAGES[:2], TARGETS[:2], ["a", "b"]), (IMAGES[2:4], TARGETS[2:4])],
-            "ids for some batches and none for others",
+            "some batches and none for others",
         ),
         ([(IMAGES[:2], TARGETS[:2]), (IMAGES[2:4], torch.tensor([0, -1]))], "batch 1 of data: .* got -1"),
     ],
@@ -238,9 +238,7 @@ def test_what_is_learnt_from_is_not_evaluated() -> None:
         LoadedData(EvaluationContext(), (IMAGES, TARGETS), reference=parts)
     with pytest.raises(ValueError, match="a dictionary of train and adv_train, and adv_train is missing"):
         LoadedData(EvaluationContext(), (IMAGES, TARGETS), reference={"train": (1 - IMAGES, TARGETS)})
-    with pytest.raises(
-        ValueError, match=r"clean images that are not evaluated \(train\), and none are given: name them"
-    ):
+    with pytest.raises(ValueError, match=r"images that are not evaluated \(train\), and none are given: name them"):
         LoadedData(EvaluationContext(), (IMAGES, TARGETS)).reference_dataloader()
 
 
