@@ -368,3 +368,17 @@ def test_the_package_itself_imports_nothing_until_it_is_asked() -> None:
     code = "import sys, medrobust; assert 'torch' not in sys.modules; assert 'evaluate' in dir(medrobust)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
+
+
+def test_boxes_of_a_victim_of_the_project_in_batches_of_dictionaries(tmp_path: Path) -> None:
+    from tests.bright_boxes import batch_of, trained
+
+    images, targets = batch_of(range(1, 7))
+    batches = [(images[:4], targets[:4]), (images[4:], targets[4:])]
+    names = ["bright", "dark"]
+    options: dict[str, Any] = {"class_names": names, "controls": False, **QUICK}
+    result = evaluate(trained(), batches, PGD(steps=6), 0.1, folder=tmp_path, **options)
+    found = result.records.sort("id")
+    assert [len(json.loads(row)) for row in found["boxes_true"]] == [number % 4 for number in range(1, 7)]
+    assert found["quality_before"].mean() > 0.8 > found["quality_after"].mean()
+    assert read_manifest(tmp_path)["data"]["task"] == "boxes" and result.summary["boxes"]["names"] == names
