@@ -122,5 +122,7 @@ def _text_of(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _text_of(constant)
+        elif isinstance(constant, frozenset):
+            yield repr(sorted(map(repr, constant)))  # whose order is another one in each process
         else:
             yield repr(constant)

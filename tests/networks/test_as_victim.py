@@ -1,7 +1,10 @@
 """Models of any origin as victims: what a wrapped one answers, what is held still, and what tells two apart."""
 
 import functools
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,6 +140,21 @@ def test_modules_are_found_wherever_a_function_keeps_them() -> None:
     assert as_victim(scaled).description()["network"] == "scaled"
     one, other = (as_victim(f).description()["code"] for f in (lambda x: x.flatten(1), lambda x: x.flatten(1) * 2))
     assert one != other
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_the_hash_of_a_function_is_the_same_in_every_process() -> None:
+    code = """
+from medrobust.networks.model_function import code_hash
+print(code_hash(lambda images: images if images in {"a", "b", "c", "d"} else 0.5))
+"""
+    given = {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    found = {
+        subprocess.run([sys.executable, "-c", code], env={**given, "PYTHONHASHSEED": seed}, capture_output=True).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1 and len(found.pop().strip()) == 12
 
 
 def test_a_function_is_not_copied_without_its_modules() -> None:
