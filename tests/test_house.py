@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = {
     "medrobust.random_streams": set(),
     "medrobust.metrics": set(),
-    "medrobust.networks": {"medrobust.random_streams"},
+    "medrobust.networks": {"medrobust.random_streams", "medrobust.metrics.segmentation"},
     "medrobust.detectors": set(),
     "medrobust.results": set(),
     "medrobust.objectives": {"medrobust.networks", "medrobust.random_streams"},
@@ -31,6 +31,10 @@ LIBRARY = {
         *("medrobust.detectors", "medrobust.evaluation", "medrobust.metrics", "medrobust.networks"),
         *("medrobust.results.columns", "medrobust.results.formats", "medrobust.results.manifest"),
         *("medrobust.results.records", "medrobust.results.writer"),
+    },
+    "medrobust.one_call": {
+        *("medrobust.attacks", "medrobust.detectors", "medrobust.evaluation", "medrobust.listeners"),
+        *("medrobust.networks", "medrobust.results"),
     },
 }
 ARROWS: dict[str, set[str]] = LIBRARY | {

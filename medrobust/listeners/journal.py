@@ -30,6 +30,8 @@ from medrobust.results.manifest import SCHEMA, read_manifest, write_manifest
 from medrobust.results.records import RECORDS, Journal, clean_outcomes, finished
 from medrobust.results.writer import Writer
 
+INTERACTIVE = ("", "-c", "ipykernel_launcher.py", "colab_kernel_launcher.py", "ipython", "ipython3")  # no program
+
 logger = logging.getLogger(__name__)
 
 
@@ -236,10 +238,11 @@ def announce_replaced(folder: Path, plan: EvaluationPlan) -> None:
 
 
 def victim_name(plan: EvaluationPlan) -> str:
-    """How tables name the victim: by its backbone, or architecture and encoder, where it has one, else by its class."""
+    """How tables name the victim: by its backbone, architecture and encoder, or network, else by its class."""
     if {"architecture", "encoder"} <= plan.victim.keys():
         return f"{plan.victim['architecture']} {plan.victim['encoder']}"
-    return str(plan.victim.get("backbone", plan.victim.get("class", "victim")))
+    names = (plan.victim.get(kind) for kind in ("backbone", "network", "class"))
+    return str(next((name for name in names if name), "victim"))
 
 
 def versions() -> dict[str, str]:
@@ -258,6 +261,8 @@ def device_name(device: torch.device) -> str:
 
 def command_line() -> str:
     """The command that was typed; absolute paths, which belong to one machine, are cut to their last part."""
+    if Path(sys.argv[0]).name in INTERACTIVE:
+        return "in an interactive Python session"
     return shlex.join(["python", Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])
 
 

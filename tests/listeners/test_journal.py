@@ -100,7 +100,7 @@ def test_a_record_says_what_was_done_to_its_image(tmp_path: Path) -> None:
             assert record["seed"] == (4 if record["attack"] == "pgd" else 0)
             assert record["key"] == batch.planned.key and record["patient"] == id
             about = {name: record[name] for name in ("run", "victim", "dataset", "split")}
-            assert about == {"run": "tiny", "victim": "WrappedClassifier", "dataset": "items", "split": "adv_test"}
+            assert about == {"run": "tiny", "victim": "LinearNet", "dataset": "items", "split": "adv_test"}
 
 
 def test_the_manifest_says_what_was_attacked_with_what_and_where(
@@ -114,7 +114,7 @@ def test_the_manifest_says_what_was_attacked_with_what_and_where(
 
     assert manifest["run"] == "tiny" and manifest["seed"] == 42
     assert manifest["command"] == "python evaluate.py test -c 'a file.yaml'"
-    assert manifest["victim"]["name"] == "WrappedClassifier" and manifest["victim"]["parameters"] == 128
+    assert manifest["victim"]["name"] == "LinearNet" and manifest["victim"]["parameters"] == 128
     assert manifest["victim"]["input"] == [1, 8, 8] and manifest["victim"]["class"] == "WrappedClassifier"
     assert manifest["data"]["images"] == COUNT and manifest["data"]["split"] == "adv_test"
     assert manifest["data"]["fingerprint"] == data_of().fingerprint("adv_test")
