@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from medrobust.results.columns import label_column, label_names
+from medrobust.results.detection import patients_of
 from medrobust.results.separation import auroc
 from medrobust.results.statistics import rate_entries
 
@@ -28,8 +29,8 @@ def label_results(
         - `auroc`: the mean over the labels that have one (macro average); None if none has.
         - `labels`: for each label its numbers of images `n` (where it is known) and `n_positive`; its `auroc`; its
           `sensitivity` and `specificity`; and of the `n_right_before` images about whose label the victim was right
-          before the attack the share on which it is wrong after it, `flipped`. Each rate comes with its 95 % Wilson
-          interval; None where no image decides it.
+          before the attack the share on which it is wrong after it, `flipped`. Each rate comes with its 95 % interval
+          over patients (`results.statistics.rate_interval`); None where no image decides it.
     """
     names = [str(name) for name in manifest["data"].get("class_names") or []]
     columns = label_names(names)
@@ -51,7 +52,7 @@ def label_results(
 
 def _of_label(table: pl.DataFrame, name: str, when: str) -> dict[str, Any]:
     known = table.drop_nulls([label_column(name, what) for what in ("true", "before", "after")])
-    true = known[label_column(name, "true")].to_numpy() > 0
+    true, patients = known[label_column(name, "true")].to_numpy() > 0, patients_of(known)
     before, after = (known[label_column(name, what)].to_numpy() for what in ("before", "after"))
     shown = before if when == "before" else after
     right = (before > 0.5) == true
@@ -61,8 +62,8 @@ def _of_label(table: pl.DataFrame, name: str, when: str) -> dict[str, Any]:
         "n": len(known),
         "n_positive": int(true.sum()),
         "auroc": auroc(shown[~true], shown[true]),
-        **rate_entries("sensitivity", int(hits[true].sum()), int(true.sum())),
-        **rate_entries("specificity", int(hits[~true].sum()), int((~true).sum())),
+        **rate_entries("sensitivity", hits[true], patients[true]),
+        **rate_entries("specificity", hits[~true], patients[~true]),
         "n_right_before": int(right.sum()),
-        **rate_entries("flipped", int(flipped.sum()), int(right.sum())),
+        **rate_entries("flipped", flipped[right], patients[right]),
     }

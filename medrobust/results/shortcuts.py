@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrobust.results.separation import FEWEST, Scores, auroc, auroc_score_interval
-from medrobust.results.statistics import Z95
+from medrobust.results.separation import Scores, auroc, auroc_score_interval
+from medrobust.results.statistics import FEWEST, Z95
 
 # Where both classes are normal with equal variances, an area of 0.7 is a threshold on this one number that puts 64 %
 # of both on their side: enough to train on, and more than chance explains once the interval lies above it.

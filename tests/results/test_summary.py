@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from medrobust.results.checks import CHECKS
 from medrobust.results.columns import COLUMNS, TYPES
-from medrobust.results.formats import format_epsilon
+from medrobust.results.formats import format_epsilon, format_interval
 from medrobust.results.records import Journal, merge
 from medrobust.results.report.tables import console_flags, console_table, markdown_table
 from medrobust.results.statistics import mean_interval, paired_p_value, wilson_interval
@@ -121,8 +121,10 @@ def test_two_rates_from_eight_images():
     assert row["clean_accuracy"] == 6 / 8
     assert row["success_rate"] == 4 / 6
     assert row["accuracy_under_attack"] == 3 / 8
-    assert row["success_rate_interval"] == list(wilson_interval(4, 6))
-    assert row["accuracy_under_attack_interval"] == list(wilson_interval(3, 8))
+    # fewer than ten patients: the wider of Wilson's limits and the drawn ones, 2 to 6 of 6 and 0 or 1 to 6 of 8
+    assert row["success_rate_interval"] == [pytest.approx(wilson_interval(4, 6)[0]), 1]
+    low, high = row["accuracy_under_attack_interval"]
+    assert low in (0, 1 / 8) and high == 6 / 8
     assert row["median_l2"] == 4.5
     assert (row["mean_forwards"], row["mean_backwards"]) == (3, 2)
     assert row["zero_gradient_share"] == 1 / 16
@@ -139,7 +141,6 @@ def test_the_interval_of_a_mean_by_hand():
     half = 1.959963984540054 * math.sqrt(2 * 2 * 9 / 64 / 16)
     found = mean_interval(np.array([0.75, 0.75, 0.75, 0.25]), np.array([4, 4, 4, 0]))
     assert found == [pytest.approx(0.625 - half), pytest.approx(0.625 + half)]
-    assert mean_interval(np.array([0.5, 0.5]), np.array([0, 1])) is None  # both agree
     assert mean_interval(np.array([0.0, 1.0]), np.array([0, 1])) == [0.0, 1.0]
     assert mean_interval(np.array([0.2, 0.4]), np.array([3, 3])) is None  # one patient
     assert mean_interval(np.empty(0), np.empty(0, dtype=int)) is None
@@ -617,7 +618,8 @@ def test_console_table_fits_and_keeps_its_numbers(width):
     assert all(
         words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "Do not trust: Uniform noise")
     )
-    assert ("14.2–40.2" in shown) == (width >= 100)
+    limits = format_interval(summary["rows"][2]["accuracy_under_attack_interval"])  # 10 +- 1.96 * sqrt(7.5) of 40
+    assert limits in ("12.5–37.5", "12.5–40.0") and (limits in shown) == (width >= 100)
     assert "…" not in shown
 
 
@@ -645,7 +647,8 @@ def test_the_console_counts_flags_of_a_kind_beyond_the_third():
 def test_markdown_table():
     entry = attack("a|b")
     text = markdown_table(summary_of([entry], rows(entry, "1" * 10 + "0" * 30)))
-    assert "| a\\|b | 1/255 | 40 | 75.0 % | 59.8–85.8 | 25.0 % | 14.2–40.2 | 5 |" in text
+    cells = r"\| a\\\|b \| 1/255 \| 40 \| 75.0 % \| 6[02].[05]–87.5 \| 25.0 % \| 12.5–(37.5|40.0) \| 5 \|"
+    assert re.search(cells, text)
     assert len({line.replace("\\|", "").count("|") for line in text.strip().splitlines()}) == 1
 
 
