@@ -1,14 +1,16 @@
 """What a victim of several labels makes of each of them, clean and under attack."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from medrobust.results.columns import label_column, label_names
 from medrobust.results.detection import patients_of
-from medrobust.results.separation import auroc
-from medrobust.results.statistics import rate_entries
+from medrobust.results.separation import auroc, exceeded
+from medrobust.results.statistics import Z95, rate_entries
 
 
 def label_results(
@@ -48,6 +50,43 @@ def label_results(
             head = {name: row[name] for name in ("attack", "epsilon", "key", "kind")}
             found.append({**head, "auroc": sum(areas) / len(areas) if areas else None, "labels": own})
     return {"names": names, "rows": found}
+
+
+def mean_auroc(images: pl.DataFrame, names: Sequence[Any]) -> tuple[float, list[float]] | None:
+    """Mean over the labels of the AUROC on clean images, with its 95 % interval over patients.
+
+    The interval is that of Obuchowski (Biometrics 53, 1997), of whom `results.shortcuts.patient_interval` takes it for
+    a single AUROC: each patient's images move the mean by the sum of their structural components, and these sums
+    scatter independently.
+
+    Args:
+        images: Records, one for each image.
+        names: Names of the labels.
+
+    Returns:
+        The mean and `[lower, upper]`; None without labels, without one that images have and others lack, or with a
+        single patient.
+    """
+    moves, areas = np.zeros(len(images)), []
+    for name in label_names([str(one) for one in names]):
+        columns = [label_column(name, what) for what in ("true", "before")]
+        if not set(columns) <= set(images.columns):
+            return None
+        known = images.select(pl.all_horizontal(pl.col(columns).is_not_null())).to_series().to_numpy()
+        true = images[columns[0]].fill_null(0).to_numpy() > 0
+        shown, with_it, without = images[columns[1]].to_numpy(), known & true, known & ~true
+        area = auroc(shown[without], shown[with_it])
+        if area is None:
+            continue
+        areas.append(area)
+        moves[with_it] += (exceeded(shown[without], shown[with_it]) - area) / with_it.sum()
+        moves[without] += (1 - exceeded(shown[with_it], shown[without]) - area) / without.sum()
+    sums = np.bincount(patients_of(images), moves)
+    if not areas or len(sums) < 2:
+        return None
+    mean = sum(areas) / len(areas)
+    half = Z95 * math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(areas)
+    return mean, [max(0.0, mean - half), min(1.0, mean + half)]
 
 
 def _of_label(table: pl.DataFrame, name: str, when: str) -> dict[str, Any]:

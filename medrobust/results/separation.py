@@ -47,6 +47,14 @@ def auroc(negative: Scores, positive: Scores) -> float | None:
     return float((below + not_above).sum() / (2 * len(negative) * len(positive)))
 
 
+def exceeded(others: Scores, mine: Scores) -> Scores:
+    """Share of the others that each of mine exceeds, ties counting one half; of positives the mean is the AUROC."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, mine, side="left")
+    not_above = np.searchsorted(ordered, mine, side="right")
+    return np.asarray((below + not_above) / (2 * len(others)))
+
+
 def tpr_at_tnr(negative: Scores, positive: Scores, tnr: float = 0.9) -> float | None:
     """Share of positives that are flagged when at least `tnr` of the negatives pass (HFC21's TPR@90 for 0.9).
 

@@ -66,13 +66,11 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     by_key = {key: rows for (key,), rows in records.group_by("key", maintain_order=True)}
     tables = {entry["key"]: by_key.get(entry["key"], records.clear()) for entry in entries}
     rows = [_clean_row(records, expected)]
-    judges = manifest.get("listeners", {}).get("judges", {})
-    weights = manifest.get("victim", {}).get("weights")
+    judges, weights = manifest.get("listeners", {}).get("judges", {}), manifest.get("victim", {}).get("weights")
     for entry in entries:
-        table = tables[entry["key"]]
-        patients = patients_of(table)
-        transfer = _transfer(table, patients, judges, weights)
-        rows.append({**_row(entry, table, patients, expected), "transfer": transfer})
+        table, patients = tables[entry["key"]], patients_of(tables[entry["key"]])
+        of_judges = {"transfer": _transfer(table, patients, judges, weights)}
+        rows.append(_row(entry, table, patients, expected) | of_judges)
     of_rows = {None: records, **tables}
     detected = detection([entry for entry in entries if not entry["control"]], tables, manifest)
     checks, flags = check(rows, tables, manifest, records, detected)

@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 from medrobust.results.checks import CHECKS
-from medrobust.results.columns import COLUMNS, TYPES
+from medrobust.results.columns import COLUMNS, TYPES, label_column
 from medrobust.results.formats import format_epsilon, format_interval
 from medrobust.results.records import Journal, merge
 from medrobust.results.report.tables import console_flags, console_table, markdown_table
@@ -496,19 +496,70 @@ def test_one_image_is_no_images(right, words):
     assert any(flag["message"].startswith(words) for flag in flags)
 
 
-@pytest.mark.parametrize(("right", "flagged"), [(60, True), (61, False)])  # 60 of 100 are of the larger class
-def test_a_victim_no_better_than_the_larger_class(right, flagged):
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        (60, "does not beat that"),  # 60 of 100 are of the larger class
+        (64, "does not surely beat that"),  # Binomial(100, 0.64) is 54 or less in 2.5 % of cases
+        (75, ""),  # 66 or less
+    ],
+)
+def test_a_victim_that_does_not_surely_beat_the_larger_class(right, words):
     entry = attack()
     records = rows(entry, "1" * 100, "1" * right + "0" * (100 - right))
     for index, record in enumerate(records):
         record["target"] = int(index < 60)
-    assert raised(summary_of([entry], records, 100)) == ([("weak_victim", None, None)] if flagged else [])
+    flags = summary_of([entry], records, 100)["flags"]
+    assert [(flag["check"], flag["severity"]) for flag in flags] == ([("weak_victim", "error")] if words else [])
+    assert not words or (
+        words in flags[0]["message"] and "always naming the largest class is right about 60.0 %" in flags[0]["message"]
+    )
+
+
+def test_a_victim_that_guesses_is_an_error():
+    """51.5 % of 200 images, half of each class: the interval reaches from 44.6 to 58.4 %."""
+    entry = attack()
+    (flag,) = summary_of([entry], rows(entry, "1" * 200, "1" * 103 + "0" * 97), images=200)["flags"]
+    assert (flag["check"], flag["severity"], flag["attack"]) == ("weak_victim", "error", None)
+    low, high = map(float, re.search(r"51.5 % \(95 % interval ([\d.]+)–([\d.]+)\)", flag["message"]).groups())
+    assert low == pytest.approx(44.6, abs=0.8) and high == pytest.approx(58.4, abs=0.8)
+    assert "the largest class is right about 50.0 %" in flag["message"]
+
+
+@pytest.mark.parametrize(("right", "flagged"), [(24, True), (36, False)])  # of 40: 45 % to 75 %, and 80 to 97.5 %
+def test_of_a_single_class_a_victim_has_to_beat_chance(right, flagged):
+    entry = attack()
+    frame = pl.DataFrame(rows(entry, "1" * 40, "1" * right + "0" * (40 - right), target=1), schema_overrides=TYPES)
+    told = manifest(entry)
+    told["data"]["class_names"] = ["no", "yes"]
+    flags = [flag for flag in summarise(frame, told)["flags"] if flag["check"] == "weak_victim"]
+    assert bool(flags) == flagged and all("naming one of the classes at random" in flag["message"] for flag in flags)
 
 
 @pytest.mark.parametrize("target", [None, 1])
 def test_without_classes_to_choose_from_the_victim_is_not_judged(target):
     entry = attack()
     assert raised(summary_of([entry], rows(entry, "1" * 40, "1" * 30 + "0" * 10, target=target))) == []
+
+
+def of_labels(before):
+    """Summary of 60 patients with the label and 60 without it, of each of whom the victim gives a probability."""
+    entry = attack()
+    records = [row | {"target": None} for row in rows(entry, "1" * 120)]
+    for number, (row, share) in enumerate(zip(records, before, strict=True)):
+        row |= {label_column("a", "true"): float(number < 60)}
+        row |= {label_column("a", what): float(share) for what in ("before", "after")}
+    told = manifest(entry, images=120)
+    told["data"] |= {"task": "multilabel", "class_names": ["a"]}
+    return summarise(pl.DataFrame(records, schema_overrides=TYPES), told)
+
+
+def test_a_victim_of_labels_has_to_tell_them_apart():
+    random = np.random.default_rng(0)
+    weak = [flag for flag in of_labels(random.random(120))["flags"] if flag["check"] == "weak_victim"]
+    assert [flag["severity"] for flag in weak] == ["error"] and "guessing by 50.0 %" in weak[0]["message"]
+    better = of_labels(random.random(120) + 0.3 * (np.arange(120) < 60))
+    assert "weak_victim" not in [flag["check"] for flag in better["flags"]]
 
 
 def test_an_unbounded_attack_that_fails():
