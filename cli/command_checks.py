@@ -26,7 +26,7 @@ def check_command(subcommand: str, config: Namespace, files: Sequence[ConfigFile
         if config.evaluation is not None:
             raise ValueError(f"--evaluation names an evaluation, and fit is a training, got {config.evaluation!r}")
     else:
-        check_attacks_given(config.attack.attacks, files, words)
+        check_attacks_given(config.attack.attacks, config.attack.fit_batches, files, words)
         limit = "limit_val_batches" if subcommand == "validate" else "limit_test_batches"
         if config.trainer[limit] == 0:
             raise ValueError(f"no batch is asked for: trainer.{limit} is 0, so that there is nothing to evaluate")
@@ -34,7 +34,9 @@ def check_command(subcommand: str, config: Namespace, files: Sequence[ConfigFile
         raise ValueError(f"trainer.gradient_clip_val is positive, or null to clip nothing, got {clipped}")
 
 
-def check_attacks_given(attacks: Mapping[str, Any] | None, files: Sequence[ConfigFile], words: Sequence[str]) -> None:
+def check_attacks_given(
+    attacks: Mapping[str, Any] | None, fit_batches: int, files: Sequence[ConfigFile], words: Sequence[str]
+) -> None:
     """Refuse an evaluation without attacks, or with none but those by which a training was watched.
 
     A configuration with ``attack.fit_batches`` above 0 attacks a few batches of each epoch; its attacks are small, and
@@ -42,6 +44,7 @@ def check_attacks_given(attacks: Mapping[str, Any] | None, files: Sequence[Confi
 
     Args:
         attacks: The configured attacks by name.
+        fit_batches: Batches of each epoch that are attacked while fine-tuning; 0 where no attack watches a training.
         files: The configuration files, in the order in which they were given.
         words: Words of the command line.
 
@@ -50,7 +53,9 @@ def check_attacks_given(attacks: Mapping[str, Any] | None, files: Sequence[Confi
     """
     if not attacks:
         raise ValueError(f"no attack is configured: {SUITE}")
-    if any(word.startswith(("--attack.attacks", "--attack=")) or word == "--attack" for word in words):
+    if not fit_batches or any(
+        word.startswith(("--attack.attacks", "--attack=")) or word == "--attack" for word in words
+    ):
         return
     sections = [(file, file.content.get("attack")) for file in files]
     giving = [
@@ -58,9 +63,9 @@ def check_attacks_given(attacks: Mapping[str, Any] | None, files: Sequence[Confi
         for file, section in sections
         if isinstance(section, dict) and (section.get("attacks") or section.get("attacks+"))
     ]
-    if not giving or not giving[-1][1].get("fit_batches") or "attacks+" in giving[-1][1]:
-        return
-    file = giving[-1][0]
+    file, section = giving[-1] if giving else (None, {})
+    if file is None or not section.get("fit_batches") or "attacks+" in section or file.content.get("ckpt_path"):
+        return  # with a checkpoint it is the configuration that an evaluation has saved
     shown = ", ".join(map(str, attacks))
     raise ValueError(
         f"{line_of([file], ('attack',), 'attacks')}no attack is given but {shown}, by which the training was watched "
