@@ -14,6 +14,7 @@ from medrobust.results.checks import check
 from medrobust.results.classes import class_results
 from medrobust.results.columns import BROKEN_BY, COLUMNS, DOUBTS, MEASURES, SCORE_PATTERNS, judge_column
 from medrobust.results.detection import detection, patients_of
+from medrobust.results.evaluations import evaluations_of
 from medrobust.results.formats import all_printable
 from medrobust.results.labels import label_results
 from medrobust.results.manifest import read_manifest, task_of, write_json
@@ -124,7 +125,9 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     places = (Path(folder) / SUMMARY, Path(folder) / "evaluate" / SUMMARY)
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise ValueError(f"there is no {SUMMARY} in {places[0].parent} or {places[1].parent}: evaluate that run first")
+        others = " or ".join(map(str, evaluations_of(Path(folder))))
+        what = f"give {others}" if others else "evaluate that run first"
+        raise ValueError(f"there is no {SUMMARY} in {places[0].parent} or {places[1].parent}: {what}")
     try:
         summary: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError:

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from medrobust.results.evaluations import evaluations_of
+from medrobust.results.summary import read_summary
 
 
 def test_the_evaluations_of_a_run_come_in_their_order(tmp_path: Path) -> None:
@@ -17,4 +20,6 @@ def test_the_evaluations_of_a_run_come_in_their_order(tmp_path: Path) -> None:
     assert evaluations_of(run / "evaluations" / "a") == [run / "evaluations" / "a"]
     (run / "evaluate" / "manifest.json").unlink()
     assert evaluations_of(run)[0] == run / "evaluations" / "a"
+    with pytest.raises(ValueError, match="there is no summary.json in .*: give .*evaluations/a or .*evaluations/b or "):
+        read_summary(run)
     assert evaluations_of(tmp_path) == [] and evaluations_of(tmp_path / "nothing") == []
