@@ -26,8 +26,10 @@ SETTINGS = {  # what the records' columns depend on, as a sentence calls it
     "representation": "representation",
 }
 # what manifests say of a victim besides its description
-BESIDE = ("name", "parameters", "input", "checkpoint", "quality", "quality_images", "quality_without_defence")
-BESIDE += ("defence", "input_defence_under_attack")
+BESIDE = (
+    *("name", "parameters", "input", "checkpoint", "quality", "quality_images", "quality_without_defence"),
+    *("defence", "input_defence_under_attack"),
+)
 
 
 @dataclass(frozen=True)
