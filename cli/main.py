@@ -38,6 +38,7 @@ from callbacks import (
 )
 from callbacks.hardening import ROBUST_ACCURACY
 from cli.checkpoints import check_checkpoint, find_checkpoint
+from cli.command_checks import check_command
 from cli.config_files import line_of
 from cli.console import console, quiet
 from cli.endings import Ending, UnfinishedError
@@ -50,7 +51,7 @@ from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_da
 from cli.processes import tie_processes
 from cli.results_shown import DRY, show_results, show_training
 from cli.run_config import RunConfig
-from cli.runs import CONFIG, HeldRun, run_folder, run_of, splits_of_run
+from cli.runs import CONFIG, HeldRun, evaluation_folder, run_folder, run_of, splits_of_run
 from cli.wandb_run import RunLogger, WandbOptions
 from cli.watched_numbers import OF_CLEAN, check_modes
 from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
@@ -84,8 +85,8 @@ class MedRobustCLI(LightningCLI):
         """
         self.ending, self.begun = ending, time.time()
         given = options.get("args")
-        words = sys.argv[1:] if given is None else given
-        self.named = [name for name in self.subcommands() if name in words]
+        self.words = sys.argv[1:] if given is None else given
+        self.named = [name for name in self.subcommands() if name in self.words]
         super().__init__(*args, **options)
 
     @staticmethod
@@ -116,6 +117,13 @@ class MedRobustCLI(LightningCLI):
             "--name", type=str | None, default=None, help="Name of the run and of its folder, runs/NAME."
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the runs.")
+        parser.add_argument(
+            "--evaluation",
+            type=str | None,
+            default=None,
+            help="Name of an evaluation, for a folder of its own, runs/NAME/evaluations/EVALUATION, beside those that "
+            "the run has; null for runs/NAME/evaluate, to which further attacks on the same victim are added.",
+        )
         parser.add_argument(
             "--splits",
             type=Literal["run", "new"],
@@ -187,13 +195,7 @@ class MedRobustCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve the run's folders and its checkpoint, before anything is built."""
         config = self.config[self.subcommand]
-        if self.subcommand != "fit" and not config.attack.attacks:
-            raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
-        limit = "limit_val_batches" if self.subcommand == "validate" else "limit_test_batches"
-        if self.subcommand != "fit" and config.trainer[limit] == 0:
-            raise ValueError(f"no batch is asked for: trainer.{limit} is 0, so that there is nothing to evaluate")
-        if (clipped := config.trainer.gradient_clip_val) is not None and not clipped > 0:
-            raise ValueError(f"trainer.gradient_clip_val is positive, or null to clip nothing, got {clipped}")
+        check_command(str(self.subcommand), config, list(given_files(self.parser)), self.words)
         self.folder = run_folder(config.runs, config.name, given_files(self.parser))
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
@@ -201,6 +203,7 @@ class MedRobustCLI(LightningCLI):
         records = self._records(config)
         if config.trainer.fast_dev_run and self.subcommand != "fit":
             records = self.folder / "dry_run"  # a batch is no evaluation, and must not replace one
+            config.journal.resume = False  # a dry run that was killed has left nothing to go on with
         config.journal.folder = config.panels.folder = config.detection.folder = str(records)
         config.attack.fitted = str(self.folder / "fitted")
         config.journal.run, config.journal.seed = config.name, config.seed_everything
@@ -215,22 +218,24 @@ class MedRobustCLI(LightningCLI):
             held = None if config.trainer.fast_dev_run else self._held(config)  # a dry run writes nothing
             self.save_config_kwargs = {"path": self.folder / CONFIG, "held": held}
         else:
-            self.save_config_kwargs = {"path": records / "evaluate.yaml"}
+            self.save_config_kwargs = {"path": records / "evaluate.yaml", "anew": not config.journal.resume}
 
     def _records(self, config: Namespace) -> Path:
-        """The folder of the records; those of other data have one by the name of the data.
+        """The folder of the records: one by the evaluation's name, else by the name of other data, else the run's own.
 
         Raises:
-            ValueError: Every image of the data is judged, and the command needs splits.
+            ValueError: Every image of the data is judged, and the command needs splits; or the name cannot be used.
         """
+        named = evaluation_folder(self.folder, config.evaluation, given_files(self.parser))
         if not judges_all(config):
-            return self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
+            return named or self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
         if self.subcommand != "test":
             raise ValueError(
                 f"data.test_split is all, which leaves no Train and no Val: {self.subcommand} needs data with splits, "
                 "and test judges them all"
             )
-        return self.folder / "evaluate_on" / folder_name(name_other_data(config))
+        data = folder_name(name_other_data(config))
+        return named or self.folder / "evaluate_on" / data
 
     def _held(self, config: Namespace) -> HeldRun | None:
         """The run that the folder of a training holds already.

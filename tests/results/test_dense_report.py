@@ -215,7 +215,7 @@ def test_tables_for_console_and_markdown(tmp_path: Path) -> None:
     assert "An image counts as right where" in written
     assert "The worst of 2 attacks at ε = 8/255, image by image: 0.0 % right, with a mean Jaccard of 16.7 %" in written
     dense = markdown_tables(dense_tables(summary))
-    assert "| pgd | 8/255 | 95.1 [90.0–99.0] | 12.3 | 70.0 [65.0–75.0] | 70.0 |" in dense
+    assert "| pgd | 8/255 | 95.1 [90.0–99.0] | 12.3 [no interval] | 70.0 [65.0–75.0] | 70.0 [no interval] |" in dense
     assert "left lung Jaccard" in dense and "4.5 [1.0–4.0] (n = 3)" in dense and "HD95 in pixels" in dense
     for width, limits in ((80, False), (140, True)):
         screen = Console(width=width, file=io.StringIO(), record=True)

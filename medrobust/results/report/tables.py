@@ -57,7 +57,7 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
         "attacks among the images that it got right before."
         + (f" {quality}: mean over the images, before and after the attack." if "quality_after" in shown else "")
         + (f" {meaning}" if (meaning := right_meaning(summary["manifest"])) else "")
-        + (" Beside each rate stands its 95 % interval." if wide else "")
+        + (" Beside each rate stands its 95 % interval over patients." if wide else "")
         + (" n: images attacked so far." if not all(row["complete"] for row in summary["rows"]) else "")
         + (" !: flags, explained below." if summary["flags"] else ""),
         title_justify="left",
