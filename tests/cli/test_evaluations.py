@@ -45,7 +45,7 @@ SUITES = {
 
 def command(program: str, *words: Any) -> None:
     """Run a command line in this process."""
-    cli.main(program, list(map(str, words)))
+    cli.main.main(program, list(map(str, words)))
 
 
 @pytest.fixture(scope="module")

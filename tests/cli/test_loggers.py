@@ -60,7 +60,7 @@ COMMAND = ("-c", "small.yaml", "-c", "attacks.yaml", "--data.limit", "8")
 
 def command(program: str, *words: str) -> None:
     """Run a command line in this process."""
-    cli.main(program, list(words))  # type: ignore[arg-type]
+    cli.main.main(program, list(words))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", autouse=True)
