@@ -41,6 +41,7 @@ from cli.checkpoints import check_checkpoint, find_checkpoint
 from cli.command_checks import check_command
 from cli.config_files import line_of
 from cli.console import console, quiet
+from cli.counts import count_first
 from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
@@ -179,6 +180,7 @@ class MedRobustCLI(LightningCLI):
             return self.init_parser(**options)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         explain_subcommand(parser, subcommand)
+        count_first(parser)
         if subcommand != "fit":
             parser.set_defaults({"verbose": False})
         return parser
