@@ -489,7 +489,9 @@ def test_few_images(right, flagged):
     assert raised(summary_of([entry], records)) == ([("few_images", None, None)] if flagged else [])
 
 
-@pytest.mark.parametrize(("right", "words"), [(1, "Only 1 image was right"), (2, "Only 2 images were right")])
+@pytest.mark.parametrize(
+    ("right", "words"), [(0, "No image was right"), (1, "Only 1 image was right"), (2, "Only 2 images were right")]
+)
 def test_one_image_is_no_images(right, words):
     flags = summary_of([attack()], rows(attack(), "1" * 40, "1" * right + "0" * (40 - right)))["flags"]
     assert any(flag["message"].startswith(words) for flag in flags)
