@@ -107,7 +107,10 @@ class BoxDetector(VictimModule):
         for name, expected in {"num_classes": self.num_classes, "channels": self.channels}.items():
             found = getattr(data, name, expected)
             if found != expected:
-                raise ValueError(f"model.{name} is {expected}, but the data set has {found}")
+                names = ", ".join(map(str, getattr(data, "class_names", ()))) if name == "num_classes" else ""
+                raise ValueError(
+                    f"model.{name} is {expected}, but the data set has {found}" + f" ({names})" * bool(names)
+                )
 
     def loss_parts(self, images: Tensor, targets: Sequence[Boxes]) -> dict[str, Tensor]:
         """The parts of each image's loss, ``(N,)`` each, which add up to ``loss``.

@@ -97,7 +97,10 @@ class Segmenter(VictimModule):
         for name, expected in compared.items():
             found = getattr(data, name, expected)
             if found != expected:
-                raise ValueError(f"model.{name} is {expected}, but the data set has {found}")
+                names = ", ".join(map(str, getattr(data, "class_names", ()))) if name == "num_classes" else ""
+                raise ValueError(
+                    f"model.{name} is {expected}, but the data set has {found}" + f" ({names})" * bool(names)
+                )
         self.clean_metric.names = [str(name) for name in getattr(data, "class_names", ())]
 
     def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:

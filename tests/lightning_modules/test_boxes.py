@@ -215,7 +215,7 @@ def test_it_is_trained_by_lightning_and_its_weights_are_averaged() -> None:
 @pytest.mark.parametrize(
     ("options", "changes", "words"),
     [
-        ({"num_classes": 3}, {}, "model.num_classes is 3, but the data set has 2"),
+        ({"num_classes": 3}, {}, r"model.num_classes is 3, but the data set has 2 \(bright, dark\)$"),
         ({"channels": 1}, {}, "model.channels is 1, but the data set has 3"),
         ({}, {"task": "segmentation"}, "a BoxDetector needs data with boxes, and those of items are of the task segm"),
     ],

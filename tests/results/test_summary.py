@@ -491,7 +491,9 @@ def test_few_images(right, flagged):
     assert raised(summary_of([entry], records)) == ([("few_images", None, None)] if flagged else [])
 
 
-@pytest.mark.parametrize(("right", "words"), [(1, "Only 1 image was right"), (2, "Only 2 images were right")])
+@pytest.mark.parametrize(
+    ("right", "words"), [(0, "No image was right"), (1, "Only 1 image was right"), (2, "Only 2 images were right")]
+)
 def test_one_image_is_no_images(right, words):
     flags = summary_of([attack()], rows(attack(), "1" * 40, "1" * right + "0" * (40 - right)))["flags"]
     assert any(flag["message"].startswith(words) for flag in flags)
@@ -715,7 +717,7 @@ def of_task(task, records):
     return summarise(frame.with_columns(**qualities), known)
 
 
-@pytest.mark.parametrize("width", [80, 129, 130, 150])
+@pytest.mark.parametrize("width", [80, 133, 134, 154])
 def test_qualities_are_shown_where_the_victim_is_no_classifier(width):
     shown = {}
     for task in (None, "classification", "segmentation"):
@@ -728,7 +730,7 @@ def test_qualities_are_shown_where_the_victim_is_no_classifier(width):
     console, markdown = shown["segmentation"]
     pgd = next(line for line in console.splitlines() if line.lstrip().startswith("pgd"))
     assert re.search(r"87\.5 % +(83\.6–91\.4 +)?50\.0 %", pgd)
-    assert (console.count("83.6–91.4") == 5) == (width >= 130)  # both of clean and noise, and pgd's before
+    assert (console.count("83.6–91.4") == 5) == (width >= 134)  # both of clean and noise, and pgd's before
     assert "…" not in console
     half = 100 * 1.959963984540054 * math.sqrt(5 / 32 / 39)  # s^2 = 40/39 * 40 * (1/2^2 + 1/4^2) / 2 / 40^2
     head, _, clean, _, attacked = markdown.splitlines()

@@ -39,6 +39,8 @@ def few_images(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     message = (
         f"Only {counted(n, 'image')} {'was' if n == 1 else 'were'} right before the attack, fewer than {MIN_IMAGES}: "
         "the intervals are wide."
+        if n
+        else "No image was right before the attack: there is nothing to fool, and no success rate."
     )
     yield None if n >= MIN_IMAGES else flag("warning", evaluation.clean, message)
 
