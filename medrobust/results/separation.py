@@ -214,14 +214,47 @@ def rate_interval(
     >>> [round(limit, 3) for limit in rate_interval(np.ones(43, bool), np.arange(43))]  # 43/(43 + z^2)
     [0.918, 1.0]
     """
-    if not len(flagged):
-        return None
+    return rate_intervals(flagged[None], patients, resamples, seed)[0]
+
+
+def rate_intervals(
+    flagged: NDArray[np.bool_], patients: NDArray[np.int64], resamples: int = RESAMPLES, seed: int = 0
+) -> list[list[float] | None]:
+    """`rate_interval` of several verdicts ``(K, N)`` on the same images, which are resampled together."""
+    if not flagged.shape[1]:
+        return [None] * len(flagged)
+    count = len(np.unique(patients))
+    limits = np.percentile(resampled_rates(flagged, patients, resamples, seed), LIMITS, axis=1).T
+    rates = flagged.mean(axis=1) * count
+    return [
+        _widened([float(limit) for limit in own], wilson_interval(float(rate), count), in_any_case=count < FEWEST)
+        for own, rate in zip(limits, rates, strict=True)
+    ]
+
+
+def resampled_rates(
+    flagged: NDArray[np.bool_], patients: NDArray[np.int64], resamples: int = RESAMPLES, seed: int = 0
+) -> Scores:
+    """Share of flagged images in each resample of the patients, of several verdicts on the same images.
+
+    Args:
+        flagged: Whether each image is flagged, by each of K verdicts, ``(K, N)``.
+        patients: Number of the patient that each image shows, ``(N,)``.
+        resamples: Number B of resamples.
+        seed: Seed of the drawing.
+
+    Returns:
+        The shares ``(K, B)``; a column holds the same patients for all verdicts, so that their differences are paired.
+    """
     members = np.unique(patients, return_inverse=True)[1]
     count = 1 + int(members.max())
-    hits, sizes = np.bincount(members, flagged, count), np.bincount(members, minlength=count)
-    shares = [(hits @ weights) / (sizes @ weights) for weights in _draws(count, resamples, count, seed)]
-    least = wilson_interval(float(flagged.mean()) * count, count)
-    return _widened(_limits(np.concatenate(shares)), least, in_any_case=count < FEWEST)
+    hits = np.stack([np.bincount(members, verdict, count) for verdict in flagged])
+    sizes = np.bincount(members, minlength=count).astype(np.float64)
+    shares = []
+    for draws in _draws(count, resamples, count, seed):
+        weights = draws.astype(np.float64)  # whole numbers, which products of floating-point matrices keep
+        shares.append((hits @ weights) / (sizes @ weights))
+    return np.concatenate(shares, axis=1)
 
 
 def _resampled(
