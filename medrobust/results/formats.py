@@ -43,6 +43,16 @@ def flag_place(flag: Mapping[str, Any]) -> str:
     return "" if flag["epsilon"] is None else f" (at ε = {format_epsilon(flag['epsilon'])})"
 
 
+def flags_told(flags: Sequence[Mapping[str, Any]]) -> str:
+    """How many flags an evaluation has raised, by what they ask of the reader.
+
+    >>> flags_told([{"severity": "warning"}, {"severity": "error"}, {"severity": "warning"}]), flags_told([])
+    ('1 do not trust, 2 read with care', 'none')
+    """
+    counts = [(sum(flag["severity"] == level for flag in flags), words) for level, words in LEVELS.items()]
+    return ", ".join(f"{count} {words}" for count, words in counts if count) or "none"
+
+
 def format_epsilon(epsilon: float | None) -> str:
     """Write a radius as papers do: "2/255", "0.3/255" or "1/256" where it is such a fraction, else with three digits.
 

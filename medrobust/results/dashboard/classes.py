@@ -39,7 +39,7 @@ def class_table(group: Group, order: Sequence[str], radii: Sequence[float]) -> T
         headings = SUMMARISED[part][1]
         rows = [row for run in runs for row in _of_summary(run, part, radii)]
         columns = _columns(radii, headings, "lowest at")
-        note = "Lowest: what is left under the attack of the radius that leaves least. Small: 95 % intervals over patients."
+        note = "Lowest: under the attack of the radius that leaves least. Small: 95 % intervals over patients."
     if len(rows) > MOST:
         last = columns[-len(_RATES)].key
         rows.sort(key=lambda row: float("inf") if row.get(last) is None else row[last])
@@ -51,8 +51,9 @@ def class_table(group: Group, order: Sequence[str], radii: Sequence[float]) -> T
 
 _RATES = {"sensitivity": "sensitivity", "specificity": "specificity"}
 _NOTE = (
-    "Worst case: of the images of a class, the share that no attack of the radius makes wrong (sensitivity), and of all "
-    "other images the share that none makes look like this class (specificity). Small: 95 % intervals over patients."
+    "Worst case: of the images of a class, the share that no attack of the radius makes wrong (sensitivity), and of "
+    "all other images the share that none makes look like this class (specificity). Small: 95 % intervals over "
+    "patients."
 )
 
 

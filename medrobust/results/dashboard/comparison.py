@@ -11,7 +11,7 @@ from medrobust.results.dashboard.curves import curve_tables
 from medrobust.results.dashboard.detectors import detector_rows, detector_table
 from medrobust.results.dashboard.groups import Group, groups_of, images_told
 from medrobust.results.dashboard.leaderboard import leader_row, leaderboard
-from medrobust.results.dashboard.pairs import COLUMNS, Condition, conditions_of, compared, same_images
+from medrobust.results.dashboard.pairs import COLUMNS, Condition, compared, conditions_of, same_images
 from medrobust.results.dashboard.patients import patient_tables
 from medrobust.results.dashboard.runs import BROKEN, DashboardRun, read_runs
 from medrobust.results.dashboard.tables import Table

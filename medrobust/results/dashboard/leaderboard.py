@@ -14,7 +14,7 @@ from medrobust.results.dashboard.intervals import shared_intervals
 from medrobust.results.dashboard.runs import DashboardRun
 from medrobust.results.dashboard.tables import Column, Table
 from medrobust.results.defences import defences_of
-from medrobust.results.formats import capitalised, format_epsilon
+from medrobust.results.formats import capitalised, flags_told, format_epsilon
 from medrobust.results.wording import is_dense, quality_name
 
 REPORT = "report.html"
@@ -49,7 +49,7 @@ def leader_row(run: DashboardRun) -> dict[str, Any]:
         **best_detector(summary),
         "passes_image": _mean([row["mean_forwards"] + row["mean_backwards"] for row in attacks]),
         "seconds_image": _mean([row["mean_seconds"] for row in attacks if row.get("mean_seconds") is not None]),
-        "flags": flags_told(summary),
+        "flags": flags_told(summary["flags"]),
         "date": str(run.manifest.get("created") or "")[:10] or None,
     }
     for worst in summary["worst_case"]:
@@ -96,14 +96,6 @@ def report_link(run: DashboardRun, page: Path) -> str | None:
     if not report.is_file():
         return None
     return quote(Path(os.path.relpath(report.resolve(), page.resolve().parent)).as_posix())
-
-
-def flags_told(summary: Mapping[str, Any]) -> str:
-    """How many flags an evaluation has raised, by what they ask of the reader."""
-    errors = sum(flag["severity"] == "error" for flag in summary["flags"])
-    warnings = len(summary["flags"]) - errors
-    told = [f"{errors} do not trust"] * bool(errors) + [f"{warnings} read with care"] * bool(warnings)
-    return ", ".join(told) or "none"
 
 
 def _tried(group: Group) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Two runs on the same images: exact McNemar tests, Holm's correction, and intervals of the difference over patients."""
+"""Two runs on the same images: exact McNemar tests, Holm's correction, intervals of the difference over patients."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -240,7 +240,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """p-values corrected for their number by Holm's method (Scand. J. Stat. 1979), which holds for dependent tests, too.
+    """p-values corrected for their number by Holm's method (Scand. J. Stat. 1979), for dependent tests, too.
 
     The i-th smallest of m is multiplied by m - i + 1; none is smaller than one before it, and none exceeds 1.
 

@@ -8,8 +8,8 @@ from medrobust.results.dashboard.tables import Column, Table
 from medrobust.results.transfer import transfer_rows
 
 NOTE = (
-    "Images made on one victim and judged by others: the share that fools each judge, among the images that it got right "
-    "before. Runs on other images stand in one table here, and are not to be compared by it."
+    "Images made on one victim and judged by others: the share that fools each judge, among the images that it got "
+    "right before. Runs on other images stand in one table here, and are not to be compared by it."
 )
 
 
