@@ -10,6 +10,7 @@ from medrobust.results.dashboard.tables import Column, Table
 from medrobust.results.formats import printable
 
 TRAINED, EVALUATED, RECORDED = "train.yaml", "evaluate.yaml", "manifest"
+NAMES = ("name", "journal.run")
 LEFT_OUT = ("attacks", "run", "created", "command", "schema", "data.findings", "binding", "victim.quality")
 ABSENT = "not there"
 LONGEST = 160  # characters of a value that is shown
@@ -23,14 +24,17 @@ def configuration_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str
         manifest: Its manifest, for what no file of configuration says, such as versions.
 
     Returns:
-        Values by `<file>: <key>`.
+        Values by `<file>: <key>`. The run's own name is left out, and is `RUN` in paths: it differs for sure.
 
     Raises:
         ValueError: If a file is not YAML.
     """
+    own = str(manifest["run"])
     trained = next((place for place in (folder.parent / TRAINED, folder.parent.parent / TRAINED) if _lies(place)), None)
     training = dict(_flat(_read(trained))) if trained else {}
     evaluating = dict(_flat(_read(folder / EVALUATED))) if (folder / EVALUATED).is_file() else {}
+    training = _without_names(training, {own, training.get("name", own)})
+    evaluating = _without_names(evaluating, {own, evaluating.get("name", own)})
     recorded = {key: value for key, value in dict(_flat(manifest)).items() if not key.startswith(LEFT_OUT)}
     found = {f"{TRAINED}: {key}": value for key, value in training.items()}
     found |= {f"{EVALUATED}: {key}": value for key, value in evaluating.items()}
@@ -79,6 +83,17 @@ def configuration_table(names: Sequence[str], configurations: Sequence[Mapping[s
         (Column("file", "file"), Column("key", "key"), Column("value", "value"), Column("runs", "runs")),
         rows,
     )
+
+
+def _without_names(values: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """Values without those that repeat the name of the run, which stands as `RUN` in paths."""
+    kept = {}
+    for key, value in values.items():
+        if key in NAMES and value in names:
+            continue
+        parts = value.split("/")
+        kept[key] = "/".join("RUN" if part in names else part for part in parts) if len(parts) > 1 else value
+    return kept
 
 
 def _lies(place: Path) -> bool:

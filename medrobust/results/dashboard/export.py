@@ -75,17 +75,18 @@ def tables_of(comparison: Comparison) -> Iterator[Table]:
 
 
 def latex(table: Table) -> str:
-    """A table in LaTeX with the rules of booktabs.
+    r"""A table in LaTeX with the rules of booktabs.
 
-    >>> print(latex(Table("t", "", "", (Column("run", "run"), Column("r", "right", "rate")), [{"run": "a_b", "r": 0.5}])))
-    % \\usepackage{booktabs}
-    \\begin{tabular}{lr}
-    \\toprule
-    run & right \\\\
-    \\midrule
-    a\\_b & 50.0~\\% \\\\
-    \\bottomrule
-    \\end{tabular}
+    >>> columns = (Column("run", "run"), Column("right", "right", "rate"))
+    >>> print(latex(Table("t", "", "", columns, [{"run": "a_b", "right": 0.5}])))
+    % \usepackage{booktabs}
+    \begin{tabular}{lr}
+    \toprule
+    run & right \\
+    \midrule
+    a\_b & 50.0~\% \\
+    \bottomrule
+    \end{tabular}
     <BLANKLINE>
     """
 

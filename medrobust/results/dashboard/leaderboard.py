@@ -71,7 +71,13 @@ def leaderboard(group: Group, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     verdicts = [(run, run.outcomes.clean, "clean") for run in group.runs]
     for epsilon in group.radii:
         verdicts += [(run, run.outcomes.worst(run.keys_at(epsilon))[1], worst_key(epsilon)) for run in group.runs]
-    limits = shared_intervals([(run.outcomes, right) for run, right, _ in verdicts], _tried(group))
+    counted = _tried(group)
+    for run in group.runs if len(group.runs[0].data.get("class_names") or []) == 2 else ():
+        for key, number in (("sensitivity", 1), ("specificity", 0)):
+            if (run.outcomes.target >= 0).any():
+                verdicts.append((run, run.outcomes.clean, key))
+                counted.append(run.outcomes.target == number)
+    limits = shared_intervals([(run.outcomes, right) for run, right, _ in verdicts], counted)
     by_name = {row["run"]: row for row in shown}
     for (run, _, key), interval in zip(verdicts, limits, strict=True):
         if by_name[run.name].get(key) is not None:
@@ -118,8 +124,6 @@ def _of_classes(summary: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("sensitivity", "specificity"):
         values = [one[name] for one in counted if one[name] is not None]
         row[name] = _mean(values)
-        if len(counted) == 1:
-            row[f"{name}_interval"] = counted[0].get(f"{name}_interval")
     return row
 
 

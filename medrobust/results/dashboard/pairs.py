@@ -233,8 +233,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
     Twice the smaller tail of Binomial(only_first + only_second, 1/2), at most 1 (McNemar, Psychometrika 1947, with the
     exact distribution in place of its normal approximation).
 
-    >>> mcnemar(5, 0), mcnemar(1, 3), mcnemar(2, 2)  # 2 / 2^5, 2 (1 + 4) / 2^4, and no more than 1
-    (0.0625, 0.625, 1.0)
+    >>> [round(mcnemar(*counts), 4) for counts in ((5, 0), (1, 3), (2, 2))]  # 2 / 2^5, 2 (1 + 4) / 2^4, at most 1
+    [0.0625, 0.625, 1.0]
     """
     return min(1.0, 2 * paired_p_value(max(only_first, only_second), min(only_first, only_second)))
 
