@@ -159,8 +159,11 @@ def differences(run: DashboardRun, other: DashboardRun) -> Iterator[str]:
         counts = f"{int(run.data['images']):,} instead of {int(other.data['images']):,}"
         yield f"other images of the same data ({counts}, or with other contents)"
     elif _tried(run) != _tried(other):
-        tried = [len(one.outcomes.ids) for one in (run, other)]
-        told = f"{tried[0]:,} instead of {tried[1]:,}" if tried[0] != tried[1] else "not all by every attack"
+        tried, others = len(run.outcomes.ids), len(other.outcomes.ids)
+        told = f"{tried:,} instead of {others:,}"
+        if tried == others:
+            same = run.outcomes.ids == other.outcomes.ids
+            told = "not all of them by every attack" if same else f"both {tried:,}, but others"
         yield f"other images of the split were tried ({told})"
     yield from _other_attacks(run, other)
 

@@ -80,10 +80,11 @@ def read_outcomes(folder: Path, attacks: Sequence[Mapping[str, Any]]) -> Outcome
     if not path.is_file():
         raise ValueError(f"{path} does not exist: evaluate that run again, which attacks no image anew")
     try:
-        present = pl.read_parquet_schema(path)
+        scanned = pl.scan_parquet(path, glob=False)  # a run's name may have brackets
+        present = scanned.collect_schema().names()
         if missing := [name for name in NEEDED if name not in present]:
             raise ValueError(f"{path} lacks the column {missing[0]}: evaluate that run again")
-        frame = pl.read_parquet(path, columns=[name for name in WANTED if name in present])
+        frame = scanned.select(name for name in WANTED if name in present).collect()
         found = set(frame["schema"].unique().to_list())
         if unknown := found - set(SCHEMAS):
             other = ", ".join(sorted(map(str, unknown)))

@@ -66,7 +66,7 @@ def render(comparison: Comparison, page: Path) -> str:
         paired=[(paired, _static(paired), _sides(paired), script_json(data)) for paired, data in pairs],
         all_pairs=ALL_PAIRS,
         pictures=script_json(pictures.uris),
-        pictures_left_out=pictures.left_out,
+        pictures_cut=pictures.full,
         conditions_left_out=embedded.left_out,
         configurations=script_json(configurations(comparison.runs)),
     )

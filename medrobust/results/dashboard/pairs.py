@@ -104,14 +104,17 @@ def conditions_of(runs: Sequence[DashboardRun]) -> list[Condition]:
     for run in runs:
         add("clean images", "", run, [], np.ones(len(run.outcomes.ids), bool), run.outcomes.clean)
     conditions = list(found.values())
-    alone = {one.label for one in conditions[:worst] if all(len(keys) == 1 for keys in one.keys.values())}
-    radii = {label.partition(" at ")[2] for label in alone}
     kept = [
         one
-        for place, one in enumerate(conditions)
-        if place < worst or one.label == "clean images" or one.label.partition(" at ")[2] not in radii
+        for number, one in enumerate(conditions)
+        if number < worst or not any(_repeats(one, other) for other in conditions[:worst])
     ]
     return _told_apart([one for one in kept if len(one.verdicts) > 1])
+
+
+def _repeats(one: Condition, worst: Condition) -> bool:
+    """Whether an attack alone makes up a worst case of all of its runs."""
+    return any(one.keys.values()) and all(worst.keys.get(name) == keys for name, keys in one.keys.items())
 
 
 def _told_apart(conditions: list[Condition]) -> list[Condition]:
@@ -158,7 +161,7 @@ def _of_sets(verdicts: Sequence[Verdicts], ones: list[int], others: list[int]) -
     if not common:
         return {}
     right, patients = _aligned([verdicts[place] for place in places], common)
-    shares = resampled_rates(right, patients)
+    shares, people = resampled_rates(right, patients), len(np.unique(patients))
     numbers = right.astype(np.float64)
     both = numbers @ numbers.T
     found = {}
@@ -173,7 +176,7 @@ def _of_sets(verdicts: Sequence[Verdicts], ones: list[int], others: list[int]) -
             together = int(both[row, number])
             counts = (together, int(both[row, row]) - together, int(both[number, number]) - together)
             one, other = verdicts[place].run.name, verdicts[places[number]].run.name
-            found[place, places[number]] = _pair(one, other, counts, right.shape[1], own, len(np.unique(patients)))
+            found[place, places[number]] = _pair(one, other, counts, right.shape[1], own, people)
     return found
 
 
