@@ -46,6 +46,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.feature_constraint
 	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.dashboard
 
 clean:
 	rm -rf runs data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache

@@ -112,7 +112,7 @@ def compare_runs(given: Sequence[str | Path], all_radii: bool = False) -> Compar
         runs=kept,
         left_out=left_out,
         groups=groups,
-        pairs=_paired([run for one in groups for run in _in_order(one)]),
+        pairs=_paired(groups),
         patients=patient_tables(kept),
         detectors=detector_table(detectors) if detectors else None,
         transfer=transfer_table(kept),
@@ -139,14 +139,22 @@ def _in_order(one: RankedGroup) -> list[DashboardRun]:
     return [by_name[str(row["run"])] for row in one.leaderboard.rows]
 
 
-def _paired(runs: Sequence[DashboardRun]) -> list[PairedRuns]:
-    """Runs on the same images with their conditions, that first by which most of them are ranked."""
+def _paired(groups: Sequence[RankedGroup]) -> list[PairedRuns]:
+    """Runs on the same images with their conditions.
+
+    The worst cases come first, that of the radius by which a group is ranked before the others, then single attacks and
+    at last the clean images.
+    """
+    headlines = {run.name: one.group.headline for one in groups for run in one.group.runs}
+
+    def place(shown: tuple[Condition, list[dict[str, Any]]]) -> tuple[bool, bool, bool, int]:
+        condition, rows = shown
+        ranked = any(condition.worst_at == headlines[one.run.name] for one in condition.verdicts)
+        return not any(condition.keys.values()), condition.worst_at is None, not ranked, -len(rows)
+
     found = []
-    for number, members in enumerate(same_images(runs), 1):
+    for number, members in enumerate(same_images([run for one in groups for run in _in_order(one)]), 1):
         conditions = [(condition, compared(condition)) for condition in conditions_of(members)]
         if conditions:
-            attacked = [len(rows) for condition, rows in conditions if any(condition.keys.values())]
-            most = max(attacked, default=0)
-            conditions.sort(key=lambda one: (not any(one[0].keys.values()), len(one[1]) < most))
-            found.append(PairedRuns(number, images_told(members[0]), members, conditions))
+            found.append(PairedRuns(number, images_told(members[0]), members, sorted(conditions, key=place)))
     return found

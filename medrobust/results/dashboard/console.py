@@ -92,9 +92,10 @@ def diff_runs(first: str | Path, second: str | Path) -> Iterator[RenderableType]
 
     runs, remarks = _two(first, second)
     a, b = runs
-    yield Text(f"A  {a.name}  ({a.folder})\nB  {b.name}  ({b.folder})", style="bold")
+    for letter, run in zip("AB", runs, strict=True):
+        yield Text(f"{letter}  {run.name}  ({printable(str(run.folder))})", style="bold")
     for remark in remarks:
-        yield Text(remark, style="yellow")
+        yield Text(printable(remark), style="yellow")
     reasons = list(differences(a, b))
     yield Text(f"Not to be ranked together: {'; '.join(reasons)}." if reasons else "They can be ranked together.")
     if same_images(runs):

@@ -1,7 +1,7 @@
 """Two runs on the same images: exact McNemar tests, Holm's correction, intervals of the difference over patients."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
@@ -55,11 +55,13 @@ class Condition(NamedTuple):
         label: The same in words.
         keys: Keys of the attacks whose images count, by the name of the run; none for clean images.
         verdicts: One for each run that has this condition.
+        worst_at: The radius of a worst case; None for clean images and single attacks.
     """
 
     label: str
     keys: dict[str, list[str]]
     verdicts: list[Verdicts]
+    worst_at: float | None = None
 
 
 def same_images(runs: Sequence[DashboardRun]) -> list[list[DashboardRun]]:
@@ -81,8 +83,8 @@ def conditions_of(runs: Sequence[DashboardRun]) -> list[Condition]:
     """
     found: dict[tuple[str, str], Condition] = {}
 
-    def add(label: str, terms: str, run: DashboardRun, keys: list[str], tried: Flags, right: Flags) -> None:
-        one = found.setdefault((label, terms), Condition(label, {}, []))
+    def add(named: Condition, terms: str, run: DashboardRun, keys: list[str], tried: Flags, right: Flags) -> None:
+        one = found.setdefault((named.label, terms), named)
         one.keys[run.name] = keys
         one.verdicts.append(Verdicts(run, tried, right))
 
@@ -91,7 +93,8 @@ def conditions_of(runs: Sequence[DashboardRun]) -> list[Condition]:
             at = [entry for entry in run.attacks if entry.get("epsilon") == epsilon]
             terms = "\n".join(sorted(map(attack_terms, at)))
             keys = run.keys_at(epsilon)
-            add(f"worst case at ε = {format_epsilon(epsilon)}", terms, run, keys, *run.outcomes.worst(keys))
+            named = Condition(f"worst case at ε = {format_epsilon(epsilon)}", {}, [], epsilon)
+            add(named, terms, run, keys, *run.outcomes.worst(keys))
     worst = len(found)
     if len(runs) <= FEW_RUNS:
         for run in runs:
@@ -100,9 +103,9 @@ def conditions_of(runs: Sequence[DashboardRun]) -> list[Condition]:
                 label = f"{entry['attack']} at ε = {format_epsilon(entry['epsilon'])}"
                 label = str(entry["attack"]) if entry.get("epsilon") is None else label
                 tried, right = verdicts != UNTRIED, verdicts == 1
-                add(label, attack_terms(entry), run, [str(entry["key"])], tried, right)
+                add(Condition(label, {}, []), attack_terms(entry), run, [str(entry["key"])], tried, right)
     for run in runs:
-        add("clean images", "", run, [], np.ones(len(run.outcomes.ids), bool), run.outcomes.clean)
+        add(Condition("clean images", {}, []), "", run, [], np.ones(len(run.outcomes.ids), bool), run.outcomes.clean)
     conditions = list(found.values())
     kept = [
         one
@@ -285,9 +288,3 @@ def paired_interval(both: float, only_first: float, only_second: float, neither:
     reach = [a * a - 2 * correlation * a * b + b * b for a, b in (below, above)]
     difference = (only_first - only_second) / n
     return difference - math.sqrt(max(reach[0], 0.0)), difference + math.sqrt(max(reach[1], 0.0))
-
-
-def pair_tables(runs: Sequence[DashboardRun]) -> Iterator[tuple[Condition, list[dict[str, Any]]]]:
-    """The conditions of runs on the same images, each with its pairs."""
-    for condition in conditions_of(runs):
-        yield condition, compared(condition)

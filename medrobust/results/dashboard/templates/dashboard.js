@@ -209,7 +209,7 @@ const decode = condition => {
 const turned = pair => ({ ...pair, first: pair.second, second: pair.first, a: pair.b, b: pair.a, onlyA: pair.onlyB, onlyB: pair.onlyA, low: -pair.high, high: -pair.low });
 const bit = (bytes, place) => (bytes.charCodeAt(place >> 3) >> (7 - (place & 7))) & 1;
 const region = (table, name) => {
-  const holder = make("div", "", { class: "scroll", tabindex: "0", role: "region", "aria-label": name });
+  const holder = make("div", "", { class: "scroll", tabindex: "0", role: "group", "aria-label": name });
   holder.append(table);
   return holder;
 };
