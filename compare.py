@@ -110,7 +110,7 @@ def _records(options: argparse.Namespace) -> int:
     first, second = read_records(options.first), read_records(options.second)
     found = list(differences(first, second, options.tolerance))
     sys.stdout.write("\n".join(found or [f"all {len(first)} records are the same"]) + "\n")
-    return 1 if found else 0
+    sys.exit(1 if found else 0)
 
 
 def _say_left_out(sentences: list[str]) -> None:

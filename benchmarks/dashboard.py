@@ -157,6 +157,8 @@ def write_run(root: Path, number: int, images: int, template: dict[str, Any] | N
     records = records_of(number, manifest, images)
     records.write_parquet(folder / RECORDS)
     summary = summarise(records, manifest) if template is None else {**template, "manifest": manifest}
+    right = int(records.unique("id")["correct_before"].sum())
+    summary["rows"][0] |= {"n_correct_before": right, "clean_accuracy": right / images}
     for worst in summary["worst_case"]:
         at = records.filter((pl.col("epsilon") == worst["epsilon"]) & (pl.col("attack") != "noise"))
         standing = int(at.group_by("id").agg(pl.col("correct_after").all())["correct_after"].sum())

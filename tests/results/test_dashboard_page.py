@@ -171,6 +171,7 @@ def broken(tmp_path: Path) -> dict[str, Path]:
     for word, change in (
         ("reads records of schema 1 and 2, got 5", {"schema": 5}),
         ("contradict each other", {"correct_after": False}),
+        ("contradict each other:", {"correct_before": False}),
     ):
         found[word], place = run(f"run{len(found)}")
         records = pl.read_parquet(place / "records.parquet")

@@ -97,11 +97,12 @@ def _verdicts(run: DashboardRun, number: int, radii: Sequence[float]) -> Iterato
     outcomes = run.outcomes
     of_it, labelled = outcomes.target == number, outcomes.target >= 0
     yield "sensitivity_clean", outcomes.clean, of_it
-    yield "specificity_clean", outcomes.clean_prediction != number, labelled & ~of_it
+    others: Flags = outcomes.clean_prediction != number
+    yield "specificity_clean", others, labelled & ~of_it
     for epsilon in radii:
         keys = run.keys_at(epsilon)
         tried, right = outcomes.worst(keys)
-        never = np.stack([outcomes.prediction[key] != number for key in keys]).all(0)
+        never: Flags = np.stack([outcomes.prediction[key] != number for key in keys]).all(0)
         yield f"sensitivity_{epsilon:.8g}", right, of_it & tried
         yield f"specificity_{epsilon:.8g}", never, labelled & ~of_it & tried
 
@@ -124,7 +125,7 @@ def _of_summary(run: DashboardRun, part: str, radii: Sequence[float]) -> Iterato
                     and other["epsilon"] == epsilon
                     and other[entry][place][key] is not None
                 ]
-                lowest = min(others, key=lambda other: other[key], default={})
+                lowest: Mapping[str, Any] = min(others, key=lambda other: other[key], default={})
                 row[f"{key}_{epsilon:.8g}"] = lowest.get(key)
                 row[f"{key}_{epsilon:.8g}_interval"] = lowest.get(f"{key}_interval")
         yield row

@@ -111,7 +111,7 @@ class Kept:
         found = [self.panels[key, image] for key in keys if (key, image) in self.panels]
         right, place = self.run.outcomes.right, self._places[image]
         wrong = [panel for panel in found if right[str(panel["key"])][place] == 0]
-        return (wrong or found or [None])[0]
+        return next(iter(wrong or found), None)
 
     def picture(self, panel: Mapping[str, Any] | None, kinds: Sequence[str]) -> str | None:
         """The first of several kinds of pictures that a panel has, as a data URI; None if it cannot be shown."""

@@ -118,13 +118,18 @@ def _read(place: Place) -> tuple[DashboardRun, list[str]]:
 def _check(run: DashboardRun) -> None:
     """Refuse a summary that does not belong to the records beside it."""
     counts = {worst["epsilon"]: (worst["n"], worst["n_correct_after"]) for worst in run.summary["worst_case"]}
+    found = {}
     for epsilon in run.radii:
         tried, right = run.outcomes.worst(run.keys_at(epsilon))
-        if counts.get(epsilon) != (int(tried.sum()), int(right.sum())):
-            raise ValueError(
-                "its summary.json and its records.parquet contradict each other: evaluate it again, which attacks no "
-                "image anew"
-            )
+        found[epsilon] = int(tried.sum()), int(right.sum())
+    row, clean = run.summary["rows"][0], run.outcomes.clean
+    if any(counts.get(epsilon) != own for epsilon, own in found.items()) or (
+        (row["n"], row["n_correct_before"]) != (len(clean), int(clean.sum()))
+    ):
+        raise ValueError(
+            "its summary.json and its records.parquet contradict each other: evaluate it again, which attacks no image "
+            "anew"
+        )
 
 
 def _reason(error: Exception, place: Place) -> str:
