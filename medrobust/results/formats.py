@@ -13,6 +13,8 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[2Jb\n\u202ec")
     'a\\x1b[2Jb\\n\\u202ec'
     """
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 

@@ -67,8 +67,9 @@ class Pictures:
                     continue
                 clean[image] = places[0]
                 for (verdicts, own, panel), place in zip(shown, places[1:], strict=True):
-                    told = own.seen(panel, place, bool(condition.keys[verdicts.run.name]))
-                    seen[number].setdefault(runs.index(verdicts.run.name), {})[image] = list(told)
+                    of_run = seen[number].setdefault(runs.index(verdicts.run.name), {})
+                    if image not in of_run:
+                        of_run[image] = list(own.seen(panel, place, bool(condition.keys[verdicts.run.name])))
         return {"clean": clean, "seen": seen}
 
     def _add(self, uris: Sequence[str]) -> list[int] | None:
