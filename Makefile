@@ -46,6 +46,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.feature_constraint
 	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.dashboard
 
 # the documentation as a site below site/, which opens from the disk; a link or a name that leads nowhere fails
 docs: $(VENV)/ready

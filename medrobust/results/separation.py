@@ -199,6 +199,31 @@ def auroc_score_interval(area: float, negatives: float, positives: float) -> lis
     return [lower(area), 1 - lower(1 - area)]
 
 
+def resampled_rates(
+    flagged: NDArray[np.bool_], patients: NDArray[np.int64], resamples: int = RESAMPLES, seed: int = 0
+) -> Scores:
+    """Share of flagged images in each resample of the patients, of several verdicts on the same images.
+
+    Args:
+        flagged: Whether each image is flagged, by each of K verdicts, ``(K, N)``.
+        patients: Number of the patient that each image shows, ``(N,)``.
+        resamples: Number B of resamples.
+        seed: Seed of the drawing.
+
+    Returns:
+        The shares ``(K, B)``; a column holds the same patients for all verdicts, so that their differences are paired.
+    """
+    members = np.unique(patients, return_inverse=True)[1]
+    count = 1 + int(members.max())
+    hits = np.stack([np.bincount(members, verdict, count) for verdict in flagged])
+    sizes = np.bincount(members, minlength=count).astype(np.float64)
+    shares = []
+    for draws in _draws(count, resamples, count, seed):
+        weights = draws.astype(np.float64)  # whole numbers, which products of floating-point matrices keep
+        shares.append((hits @ weights) / (sizes @ weights))
+    return np.concatenate(shares, axis=1)
+
+
 def _resampled(
     negative: Scores,
     negative_patients: NDArray[np.int64],

@@ -111,9 +111,11 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def status_of(*words: str) -> int:
     """Exit status of ``compare.py workspace``."""
-    with pytest.raises(SystemExit) as stopped:
+    try:
         compare.main(["workspace", *words])
-    return int(stopped.value.code or 0)
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
 
 
 def test_what_would_be_sent_can_be_written_instead(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

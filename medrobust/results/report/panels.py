@@ -71,7 +71,7 @@ def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[st
             panel.setdefault("legend", [])
             panel["target_name"] = None if panel.get("target") is None else _class_name(panel["target"], names)
             panel["figures"] = [
-                one._replace(picture=_data_uri(path.parent, panel["images"].get(one.kind)))
+                one._replace(picture=data_uri(path.parent, panel["images"].get(one.kind)))
                 for one in _figures(panel, names, quality)
             ]
             group = {**{name: keys[panel["key"]].get(name) for name in ("attack", "epsilon", "control")}, "panels": []}
@@ -83,7 +83,7 @@ def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[st
     return [groups[key] for key in sorted(groups, key=lambda key: (order.index(groups[key]["attack"]), radius[key]))]
 
 
-def _data_uri(folder: Path, name: str | None) -> str | None:
+def data_uri(folder: Path, name: str | None) -> str | None:
     """A picture as a data URI; None if there is no such file, or the name is a path, which may lead out of the folder.
 
     A large picture, such as noise that PNG cannot compress, is embedded as JPEG; its file stays as it is.
@@ -109,7 +109,7 @@ def _class_name(index: int | None, names: Sequence[str]) -> str:
 def _figures(panel: Mapping[str, Any], names: Sequence[str], quality: str) -> Iterator[Figure]:
     """The figures of a panel in the order in which they are shown, still without pictures."""
     overlaid = [kind for kind in OVERLAYS if kind in panel["images"]]
-    judged = {kind: _judged(panel, when, names, quality) for kind, when in _places(bool(overlaid)).items()}
+    judged = {kind: judged_panel(panel, when, names, quality) for kind, when in _places(bool(overlaid)).items()}
     magnification, linf = panel["magnification"], panel["linf"]
     for kind in ("clean", "perturbation", "adversarial"):
         if kind == "perturbation":
@@ -136,7 +136,7 @@ def _places(overlaid: bool) -> dict[str, str]:
     return {"clean": "before", "adversarial": "after"}
 
 
-def _judged(panel: Mapping[str, Any], when: str, names: Sequence[str], quality: str) -> tuple[str, str, str]:
+def judged_panel(panel: Mapping[str, Any], when: str, names: Sequence[str], quality: str) -> tuple[str, str, str]:
     """Tone, words and details of what the victim made of an image before or after the attack."""
     if f"right_{when}" in panel:
         right, value = bool(panel[f"right_{when}"]), panel.get(f"quality_{when}")
