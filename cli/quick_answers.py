@@ -101,8 +101,9 @@ def unknown_option(words: Sequence[str], options: Sequence[str], classes: dict[s
         options: Names of the command's options.
         classes: The arguments of the classes that ``model`` and ``data`` may name.
     """
-    groups = {".".join(name.split(".")[:depth]) for name in options for depth in range(1, name.count(".") + 1)}
-    leaves = tuple(f"{name}." for name in options if name not in groups)
+    real = [name for name in options if not name.endswith(".help")]  # what has a class's help takes its options, too
+    groups = {".".join(name.split(".")[:depth]) for name in real for depth in range(1, name.count(".") + 1)}
+    leaves = tuple(f"{name}." for name in real if name not in groups)
     chosen: dict[str, str] = {}
     for place, word in enumerate(words):
         name, _, value = word.removeprefix("--").partition("=")
