@@ -1,4 +1,4 @@
-"""The commands of the documentation run: each block of bash in a row, with small sizes; blocks of sh need more than we have."""
+"""The commands of the documentation run, with small sizes: blocks of bash do; blocks of sh need more than we have."""
 
 import os
 import re
