@@ -11,6 +11,7 @@ from markupsafe import Markup
 from medrobust.results.columns import MEASURES
 from medrobust.results.defences import defences_of
 from medrobust.results.detection import TNR
+from medrobust.results.evidence import evidence_shown, write_evidence
 from medrobust.results.formats import (
     DASH,
     LEVELS,
@@ -49,7 +50,7 @@ REPORT = "report.html"
 
 
 def finish(folder: str | Path) -> dict[str, Any]:
-    """Turn the journal of an evaluation into its results: records.parquet, summary.json and report.html.
+    """Turn the journal of an evaluation into its results: records.parquet, summary.json, evidence.json and report.html.
 
     It is to be called on one process. While an evaluation is under way, the results show what there is so far and flag
     what is missing.
@@ -66,6 +67,7 @@ def finish(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     merge(folder)
     summary = write_summary(folder)
+    write_evidence(folder, summary)
     report = write_report(folder)
     return {**summary, "paths": {"records": folder / RECORDS, "summary": folder / SUMMARY, "report": report}}
 
@@ -128,6 +130,7 @@ def write_report(folder: str | Path) -> Path:
         first_class=_first_class(summary),
         dash=DASH,
         levels=LEVELS,
+        evidence=evidence_shown(folder),
     )
     return replace_file(folder / REPORT, page.encode())
 
