@@ -47,6 +47,7 @@ from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_s
 from medrobust.results.wording import is_dense, quality_meaning, quality_name, quality_phrase, right_meaning
 
 REPORT = "report.html"
+WORDS = {"dash": DASH, "levels": LEVELS}
 
 
 def finish(folder: str | Path) -> dict[str, Any]:
@@ -128,8 +129,7 @@ def write_report(folder: str | Path) -> Path:
         panels=panels,
         first_shown=_first_shown(panels, summary),
         first_class=_first_class(summary),
-        dash=DASH,
-        levels=LEVELS,
+        **WORDS,
         evidence=evidence_shown(folder),
     )
     return replace_file(folder / REPORT, page.encode())
