@@ -159,8 +159,9 @@ class MedRobustCLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
         """Add the subcommands, explained in our words."""
         super()._add_subcommands(parser, **options)
-        if parser.prog == "evaluate.py":  # only to be listed: main runs it
-            parser._subcommands_action.add_subcommand("replay", self.init_parser(), help=SUBCOMMANDS["replay"])
+        listed = parser._subcommands_action
+        if parser.prog == "evaluate.py" and listed is not None:  # only to be listed: _run takes it away
+            listed.add_subcommand("replay", self.init_parser(), help=SUBCOMMANDS["replay"])
         explain_choices(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:

@@ -215,6 +215,7 @@ def replay(words: Sequence[str], ending: Ending) -> None:
     record = find_record(folder, options.record)
     for told in ("callbacks", "medrobust"):  # of a plan that is not this command's
         logging.getLogger(told).setLevel(logging.WARNING)
+    logging.getLogger("medrobust.metrics.brisque").setLevel(logging.ERROR)  # the verdict says what is not compared
     for with_batch in (True,) if options.batch else (False, True):
         with tempfile.TemporaryDirectory(prefix="replay-") as scratch:
             asked = Asked(folder, manifest, record, Path(scratch), with_batch)

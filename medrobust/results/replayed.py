@@ -185,16 +185,30 @@ def changed_since(manifest: Mapping[str, Any], key: str, now: Mapping[str, Any])
     same = [one for one in alike if one.get("epsilon") == entry.get("epsilon")]
     if not same:
         return f"its configuration has {entry['attack']} at another radius than {format_epsilon(entry.get('epsilon'))}"
-    parameters = (same[0].get("parameters") or {}, entry.get("parameters") or {})
-    for name in dict.fromkeys((*parameters[0], *parameters[1])):
-        value, before = (one.get(name) for one in parameters)
-        if value != before:
-            return f"{name} of {entry['attack']} is {value!r} and was {before!r}"
+    parameters = (entry.get("parameters") or {}, same[0].get("parameters") or {})
+    if changed := _first_change(*parameters):
+        return f"{entry['attack']} has other parameters: {changed}"
     settings = (now.get("listeners") or {}, manifest.get("listeners") or {})
     for name in dict.fromkeys((*settings[0], *settings[1])):
         if settings[0].get(name) != settings[1].get(name):
             return f"the settings of {name} are others"
     return "goals, the images that an objective is fitted to, or this version's way to name records are others"
+
+
+def _first_change(before: Any, now: Any, place: str = "") -> str:
+    """The first place at which nested values differ, in words; empty if they do not."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in dict.fromkeys((*before, *now)):
+            inner = f"{place}.{name}" if place else str(name)
+            if name not in before or name not in now:
+                return f"{inner} {'is gone' if name in before else 'was unknown to the version that made the record'}"
+            if changed := _first_change(before[name], now[name], inner):
+                return changed
+        return ""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        found = (_first_change(one, two, f"{place}[{i}]") for i, (one, two) in enumerate(zip(before, now, strict=True)))
+        return next((changed for changed in found if changed), "")
+    return "" if before == now else f"{place} is {_said(now)} and was {_said(before)}"
 
 
 def elsewhere(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -101,7 +101,7 @@ def _code(code: Mapping[str, Any] | None) -> Field:
         return open_field(asks, EARLIER)
     commit, changed = code.get("commit"), code.get("changed")
     words = f"MedRobust {code.get('version') or 'of no known version'}"
-    state = {True: ", with changes since", False: ", without changes"}.get(changed, "")
+    state = "" if changed is None else ", with changes since" if changed else ", without changes"
     words += f", commit {commit}{state}" if commit else ", not in a checkout of its own"
     return answered(asks, words, dict(code))
 
