@@ -232,6 +232,8 @@ def replay(words: Sequence[str], ending: Ending) -> None:
     if not good:
         raise UnfinishedError(printable(verdict))
     console().print(printable(verdict), soft_wrap=True)
+    if count == 1 and any(one.verdict == "rounding" for one in compared):
+        console().print("with --batch it is attacked among the images of its batch, which rounds alike", soft_wrap=True)
     if out is not None:
         console().print(f"images   {printable(str(out))}", soft_wrap=True)
 
@@ -241,7 +243,8 @@ def _run(asked: Asked, rest: Sequence[str], ending: Ending) -> ReplayCLI:
     config = stored_configuration(asked.folder, asked.record)
     path = asked.scratch / "evaluate.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    command = "validate" if asked.record["split"] == "val" and asked.folder.name == "validate" else "test"
+    judged = (config.get("data") or {}).get("init_args") or {}
+    command = "validate" if asked.record["split"] == "val" and judged.get("test_split") != "val" else "test"
     options = command_options("evaluate") | {"args": [command, "-c", str(path), *rest], "ending": ending}
     return ReplayCLI(asked, **options)
 

@@ -188,6 +188,15 @@ def test_a_run_that_was_moved_and_has_lost_its_detectors(folder: Path, said: Any
     assert not (folder / "kept/evaluate/detectors").exists() and not (folder / "runs/small").exists()
 
 
+def test_images_of_val(folder: Path, said: Any) -> None:
+    words = ("-c", "runs/small/train.yaml", "--ckpt_path", "best", "--detection.detectors=null", "--attack.seen=report")
+    run_here(folder, "evaluate.py", "validate", *words)
+    record = rows("validate", attack="fgsm")[0]
+    status, out, error = said("runs/small/validate", "--record", f"{record['key']}:{record['id']}")
+    assert (status, error) == (0, "") and "alone, equal" in out
+
+
+@pytest.mark.slow
 def test_data_of_another_hospital(folder: Path, said: Any) -> None:
     words = ("-c", "runs/small/train.yaml", "--ckpt_path", "best", "--data", "away.yaml", "--detection.detectors=null")
     run_here(folder, "evaluate.py", "test", *words)

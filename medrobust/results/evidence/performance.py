@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medrobust.results.evidence.fields import Field, answered, attacks_of, either, listed, named, open_field, rate
-from medrobust.results.formats import format_epsilon, format_percent, format_score
+from medrobust.results.formats import format_epsilon, format_interval, format_percent, format_score
 from medrobust.results.wording import is_dense, quality_name
 
 BINDING = "the victim has no way to tell which images it has seen"
@@ -28,7 +28,8 @@ def accuracy(summary: Mapping[str, Any], asks: str) -> Field:
         first = _clean_row(summary, part)
         if first.get("auroc") is not None:
             found["auroc"] = {"value": first["auroc"], "interval": first.get("auroc_interval")}
-            words.append(f"AUROC {format_score(first['auroc'])} of 100")
+            between = format_interval(first.get("auroc_interval"))
+            words.append(f"AUROC {format_score(first['auroc'])} of 100" + (f" ({between})" if between else ""))
     boxes = _clean_row(summary, "boxes")
     if boxes.get("map50") is not None:
         found["map50"] = {"value": boxes["map50"], "interval": boxes.get("map50_interval")}

@@ -42,10 +42,12 @@ def fda(summary: Mapping[str, Any]) -> dict[str, Field]:
         "other_sites": _other_sites(summary),
         "repeatability": open_field(
             "Whether the output is the same for the same patient, imaged again or by others",
-            "each image is judged once; that the same command gives the same record, replay tells",
+            "each image is judged once (evaluate.py replay makes single records again)",
         ),
         "human_team": open_field("How users do together with the model", OUTSIDE),
-        "model_evasion": performance.under_attack(summary, "Cybersecurity: whether inputs can be made to be missed"),
+        "model_evasion": performance.under_attack(
+            summary, "Cybersecurity: whether altered inputs mislead the model (evasion)"
+        ),
         "data_poisoning": open_field(
             "Cybersecurity: whether training data can be altered", "no attack on training is run"
         ),
@@ -144,7 +146,9 @@ def _domain(summary: Mapping[str, Any]) -> Field:
     words = f"{summary['rows'][0]['n']} images of {data.get('name')} ({data.get('split')}), and {around}"
     size = data.get("image_size")
     return answered(
-        asks, words + (f"; images of {size} pixels, {data.get('resize')}" if size else ""), performance.data_of(data)
+        asks,
+        words + (f"; images of {size} x {size} pixels, resized by {data.get('resize')}" if size else ""),
+        performance.data_of(data),
     )
 
 
