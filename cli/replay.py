@@ -22,7 +22,8 @@ from cli.main import MedRobustCLI, command_options
 from cli.replayed_files import linked_files, run_folder_of, stored_configuration, write_replay
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
-from medrobust.listeners.provenance import device_name, environment, versions
+from medrobust.listeners.journal import device_name, versions
+from medrobust.listeners.provenance import environment
 from medrobust.results.formats import format_epsilon, printable
 from medrobust.results.manifest import read_manifest
 from medrobust.results.records import read_journal

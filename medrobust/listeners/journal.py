@@ -1,8 +1,13 @@
 """The journal: one record for each image and attack, written as soon as there is one, resumed after a kill."""
 
 import logging
+import platform
+import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,7 @@ from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.listeners.boxes import box_columns
 from medrobust.listeners.masks import mask_columns
 from medrobust.listeners.probabilities import class_columns, label_columns
-from medrobust.listeners.provenance import code_version, command_line, device_name, environment, versions
+from medrobust.listeners.provenance import code_version, environment
 from medrobust.networks.defended_victim import DefendedVictim
 from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 from medrobust.results.columns import COLUMNS
@@ -238,6 +243,30 @@ def victim_name(plan: EvaluationPlan) -> str:
     if {"architecture", "encoder"} <= plan.victim.keys():
         return f"{plan.victim['architecture']} {plan.victim['encoder']}"
     return str(plan.victim.get("backbone", plan.victim.get("class", "victim")))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what is installed of the packages that decide numbers."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}  # which names the build, such as +cpu
+    for package in ("pytorch-lightning", "timm"):
+        with suppress(PackageNotFoundError):
+            found[package.replace("-", "_")] = version(package)
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """Kind of a device, with the GPU's name if it is one."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def command_line() -> str:
+    """The command that was typed; absolute paths, which belong to one machine, are cut to their last part."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])
+
+
+def _without_folders(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def _defined(values: Tensor) -> list[Any]:

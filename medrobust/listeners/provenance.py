@@ -1,9 +1,7 @@
-"""What made an evaluation: versions of the code and of packages, the machine, and the command that was typed."""
+"""What made an evaluation, besides the versions of packages: the version of the code, and the machine."""
 
 import platform
-import shlex
 import subprocess
-import sys
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,15 +12,6 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 10.0  # after which git has no answer
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what is installed of the packages that decide numbers."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}  # which names the build, such as +cpu
-    for package in ("pytorch-lightning", "timm"):
-        with suppress(PackageNotFoundError):
-            found[package.replace("-", "_")] = version(package)
-    return found
 
 
 @cache
@@ -58,21 +47,6 @@ def environment(device: torch.device) -> dict[str, Any]:
     capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
     cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
     return {**cpu, "cuda": torch.version.cuda, "cudnn": cudnn, "compute_capability": capability}
-
-
-def device_name(device: torch.device) -> str:
-    """Kind of a device, with the GPU's name if it is one."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def command_line() -> str:
-    """The command that was typed; absolute paths, which belong to one machine, are cut to their last part."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])
-
-
-def _without_folders(argument: str) -> str:
-    option, equals, value = argument.rpartition("=")
-    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def _git(*words: str) -> str | None:
