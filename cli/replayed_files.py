@@ -81,13 +81,18 @@ def _has(config: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     section = config.get("attack") or {}
     attacks, radius = section.get("attacks") or {}, record["epsilon"]
     if record["attack"] == CONTROL and CONTROL not in attacks:
-        return bool(section.get("controls", True))
-    if record["attack"] not in attacks:
-        return False
+        named = list(attacks.values()) if section.get("controls", True) else []
+    else:
+        named = [attacks[name] for name in attacks if name == record["attack"]]
     swept = [*(section.get("epsilons") or ()), *(section.get("log_epsilons") or ())]
-    own = (attacks[record["attack"]].get("init_args") or {}).get("epsilon")
-    radii = [_number(one) for one in swept or [own] if one is not None]
-    return radius is None or not radii or any(abs(one - radius) <= 1e-9 + 1e-6 * radius for one in radii)
+    radii = [_number(one) for one in swept or [_radius_of(one) for one in named] if one is not None]
+    near = any(abs(one - radius) <= 1e-9 + 1e-6 * radius for one in radii) if radius is not None else True
+    return bool(named) and (near or not radii)
+
+
+def _radius_of(attack: Any) -> Any:
+    """An attack's own radius, as a configuration has it."""
+    return (attack.get("init_args") or {}).get("epsilon") if isinstance(attack, Mapping) else None
 
 
 def _number(written: Any) -> float:
