@@ -68,7 +68,6 @@ class ReplayCLI(MedRobustCLI):
     Attributes:
         one: The listener that chose the record.
         made: The new record; empty if nothing was made.
-        alone: Whether the image has been the only one of its batch.
     """
 
     def __init__(self, asked: Asked, **options: Any) -> None:
@@ -125,7 +124,7 @@ class ReplayCLI(MedRobustCLI):
         """
         data.setup()
         try:
-            batch = data.batch_of(split, self.one.id)
+            batch = data.batch_of(split, self.one.id, int(self.asked.manifest.get("world_size") or 1))
         except ValueError as error:
             raise UnfinishedError(f"the record cannot be made again: {error} any more") from error
         self.one.together = batch if self.asked.with_batch else [self.one.id]
@@ -213,6 +212,10 @@ def replay(words: Sequence[str], ending: Ending) -> None:
     if out is not None and (out.is_file() or out.resolve().is_relative_to(run_folder_of(folder).resolve())):
         where = "a file" if out.is_file() else f"in the run's folder, in which a replay changes nothing ({folder})"
         raise ValueError(f"--out names a folder for the images, got {out}, which is {where}")
+    if options.tolerance is not None and not options.tolerance >= 0:
+        raise ValueError(
+            f"--tolerance is the largest difference that counts as none, at least 0, got {options.tolerance}"
+        )
     record = find_record(folder, options.record)
     for told in ("callbacks", "medrobust"):  # of a plan that is not this command's
         logging.getLogger(told).setLevel(logging.WARNING)
@@ -223,11 +226,11 @@ def replay(words: Sequence[str], ending: Ending) -> None:
             run = _run(asked, rest, ending)
         compared = compare_record(record, run.made, options.tolerance)
         good, verdict = verdict_of(compared, elsewhere(manifest, _machine(run)))
-        if good or len(run.one.together) > 1 or manifest.get("world_size", 1) > 1:
+        if good:
             break
     count = len(run.one.together)
     verdict = f"{'alone' if count == 1 else f'among the {count} images of its batch'}, {verdict}"
-    _show(compared, record, options.record)
+    _show(compared, record)
     if out is not None:
         write_replay(out, run.one.pictures, record, run.made, verdict)
     if not good:
@@ -256,7 +259,7 @@ def _machine(run: ReplayCLI) -> dict[str, Any]:
     return {"versions": versions(), "device": device_name(device), "environment": environment(device)}
 
 
-def _show(compared: Sequence[Compared], record: Mapping[str, Any], wanted: str) -> None:
+def _show(compared: Sequence[Compared], record: Mapping[str, Any]) -> None:
     """Print the record and its replay side by side."""
     radius = "" if record["epsilon"] is None else f" at {format_epsilon(record['epsilon'])}"
     table = Table(title=printable(f"{record['attack']}{radius} on {record['id']}"), title_justify="left", box=None)

@@ -112,8 +112,8 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
         """The split named by ``test_split`` in fixed order, each image once."""
         return self._judged(self.test_split)
 
-    def batch_of(self, split: str, id: str) -> list[str]:
-        """Ids of the images that an evaluation in one process reads in one batch, of which an image is one.
+    def batch_of(self, split: str, id: str, ranks: int = 1) -> list[str]:
+        """Ids of the images that an evaluation on so many ranks reads in one batch, of which an image is one.
 
         Raises:
             ValueError: The split has no such image.
@@ -121,8 +121,8 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
         ids = [sample.id for sample in self._samples(split)]
         if id not in ids:
             raise ValueError(f"the split {split} has no image {id!r}")
-        place = ids.index(id)
-        batches: Sampler[list[int]] = EachImageOnce(len(ids), self.batch_size)
+        place, dealt = ids.index(id), EachImageOnce(len(ids), self.batch_size)
+        batches = (batch for rank in range(ranks) for batch in dealt.of_rank(rank, ranks))
         return [ids[one] for one in next(batch for batch in batches if place in batch)]
 
     def _judged(self, split: str) -> DataLoader[dict[str, Any]]:

@@ -177,6 +177,8 @@ def test_unknown_keys_and_ids_are_answered_by_the_nearest(folder: Path, said: An
     inside = said(place, "--record", f"{key}:{image}", "--out", "runs/small/evaluate/again")
     assert inside[0] == 2 and "in which a replay changes nothing" in inside[2]
     assert said(place, "--record", f"{key}:{image}", "--data.rot", "x")[0] == 2
+    negative = said(place, "--record", f"{key}:{image}", "--tolerance", "-1")
+    assert negative[0] == 2 and negative[2].endswith("at least 0, got -1.0")
 
 
 def test_a_run_that_was_moved_and_has_lost_its_detectors(folder: Path, said: Any) -> None:
@@ -188,6 +190,7 @@ def test_a_run_that_was_moved_and_has_lost_its_detectors(folder: Path, said: Any
     assert not (folder / "kept/evaluate/detectors").exists() and not (folder / "runs/small").exists()
 
 
+@pytest.mark.slow
 def test_images_of_val(folder: Path, said: Any) -> None:
     words = ("-c", "runs/small/train.yaml", "--ckpt_path", "best", "--detection.detectors=null", "--attack.seen=report")
     run_here(folder, "evaluate.py", "validate", *words)

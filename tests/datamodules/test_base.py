@@ -46,6 +46,8 @@ def test_an_image_can_be_read_alone_or_with_its_batch(tmp_path: Path) -> None:
     # four images in batches of at most three are two batches of two
     assert [batch["id"] for batch in module.test_dataloader()] == [ids[:2], ids[2:]]
     assert module.batch_of("adv_test", ids[3]) == ids[2:] and module.batch_of("adv_test", ids[0]) == ids[:2]
+    # two ranks are dealt every second image
+    assert module.batch_of("adv_test", ids[2], ranks=2) == [ids[0], ids[2]]
     module.judged = frozenset(module.batch_of("adv_test", ids[2]))
     assert [batch["id"] for batch in module.test_dataloader()] == [ids[2:]]
     assert sum(len(batch["id"]) for batch in module.dataloader_of("adv_test")) == 4

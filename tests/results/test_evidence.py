@@ -22,6 +22,7 @@ PARTS = {
     },
     "fda": {
         *("model_description", "data_management", "data_provenance", "performance_validation", "subgroups"),
+        "performance_by_class",
         *("uncertainty", "other_sites", "repeatability", "human_team", "model_evasion", "data_poisoning"),
         *("model_stealing", "performance_drift", "monitoring"),
     },
@@ -30,7 +31,15 @@ PARTS = {
         *("reachability", "statistical_methods", "formal_methods"),
     },
     "ai_act": {
-        *("accuracy", "accuracy_of_subgroups", "patients", "robustness_to_errors", "redundancy", "feedback_loops"),
+        *(
+            "accuracy",
+            "accuracy_by_class",
+            "accuracy_of_groups",
+            "patients",
+            "robustness_to_errors",
+            "redundancy",
+            "feedback_loops",
+        ),
         *("adversarial_examples", "smallest_perturbation", "data_poisoning", "confidentiality", "prevention"),
         "detection",
     },
@@ -39,6 +48,7 @@ NEVER = {  # what no evaluation of this project assesses
     *("threat_model.privacy", "threat_model.availability", "fda.data_provenance", "fda.repeatability"),
     *("fda.human_team", "fda.data_poisoning", "fda.model_stealing", "fda.performance_drift", "fda.monitoring"),
     *("iso_24029.relevance", "iso_24029.reachability", "iso_24029.formal_methods", "ai_act.redundancy"),
+    *("fda.subgroups", "ai_act.accuracy_of_groups"),
     *("ai_act.feedback_loops", "ai_act.data_poisoning", "ai_act.confidentiality"),
 }
 ENTRIES = (
@@ -173,7 +183,7 @@ def test_numbers_are_those_of_the_records(full: Any) -> None:
     assert noise["value"] == 1.0 and noise["interval"][1] == 1.0
     # a, b (p1) and c (p2) are fooled by some attack, d (p3) by none
     assert found["ai_act"]["fields"]["patients"]["values"] == {"patients": 3, "fooled": 2}
-    classes = found["fda"]["fields"]["subgroups"]["values"]
+    classes = found["fda"]["fields"]["performance_by_class"]["values"]
     assert classes["healthy"]["n"] == classes["ill"]["n"] == 2 and classes["ill"]["sensitivity"]["value"] == 1.0
     assert found["iso_24029"]["fields"]["smallest_perturbation"]["values"]["<b>cw</b>"]["median_l2"] == 0.25
     lowest = found["iso_24029"]["fields"]["sensitivity"]["values"]["1/255"]

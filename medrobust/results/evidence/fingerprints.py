@@ -23,9 +23,9 @@ def fingerprints(manifest: Mapping[str, Any], folder: Path) -> dict[str, Field]:
 
     Returns:
         ``weights`` (16 hex digits over names and values of all tensors), ``checkpoint``, ``data`` (16 hex digits over
-        all that decides the images), ``records``, ``evaluate.yaml``, ``train.yaml`` and ``splits.csv`` (SHA-256 of the
-        files), ``code`` (version, commit, whether files have changed since), ``environment``, ``seeds`` and
-        ``command``.
+        all that decides the images), ``records``, ``evaluate.yaml`` (and ``evaluate-N.yaml`` of earlier commands),
+        ``train.yaml`` and ``splits.csv`` (SHA-256 of the files), ``code`` (version, commit, whether files have changed
+        since), ``environment``, ``seeds`` and ``command``.
     """
     victim, run = manifest.get("victim") or {}, run_folder(folder)
     weights = victim.get("weights")
@@ -36,6 +36,10 @@ def fingerprints(manifest: Mapping[str, Any], folder: Path) -> dict[str, Field]:
         "data": either("The images, their targets and their preparation", data, EARLIER, {"fingerprint": data}),
         "records": _of_file("The records", folder / RECORDS),
         "evaluate.yaml": _of_file("The configuration of the evaluation", folder / "evaluate.yaml"),
+        **{
+            path.name: _of_file("The configuration of an earlier command", path)
+            for path in sorted(folder.glob("evaluate-*.yaml"))
+        },
         "train.yaml": _of_file("The configuration of the training", run / "train.yaml"),
         "splits.csv": _of_file("The splits", folder / "splits.csv"),
         "code": _code(manifest.get("code")),

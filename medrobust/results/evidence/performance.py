@@ -37,9 +37,8 @@ def accuracy(summary: Mapping[str, Any], asks: str) -> Field:
     return answered(asks, "; ".join(words), found)
 
 
-def subgroups(summary: Mapping[str, Any], asks: str) -> Field:
-    """How good the victim is on each class, clean: all the subgroups that an evaluation knows of."""
-    without = "no further subgroup is known: the data say nothing of age, sex, site or scanner"
+def by_class(summary: Mapping[str, Any], asks: str) -> Field:
+    """How good the victim is on each class, clean."""
     names, found = [], {}
     for part, numbers in (
         ("classes", ("sensitivity", "specificity")),
@@ -55,8 +54,8 @@ def subgroups(summary: Mapping[str, Any], asks: str) -> Field:
             shown = ", ".join(f"{number} {rate(*values[number].values())}" for number in numbers)
             names.append(f"{one.get('name', name)}: {shown}")
     if not found:
-        return open_field(asks, "the records name no class of an image, and the data no subgroup")
-    return answered(asks, f"by class only: {listed(names, 14)}; {without}", found)
+        return open_field(asks, "the records name no class of an image")
+    return answered(asks, listed(names, 14), found)
 
 
 def _labels(summary: Mapping[str, Any], part: str) -> Sequence[Mapping[str, Any]]:
@@ -125,8 +124,10 @@ def under_noise(summary: Mapping[str, Any], asks: str) -> Field:
         }
         for row in rows
     }
-    answer = f"images right under uniform noise of the attacks' radius: {listed(words, 12)}" if words else None
-    return either(asks, answer, "no noise was run as control (attack.controls)", values)
+    answer = (
+        f"images right under uniform noise of the attacks' radius: {listed(words, 12)}; no other disturbance is tried"
+    )
+    return either(asks, answer if words else None, "no noise was run as control (attack.controls)", values)
 
 
 def smallest(summary: Mapping[str, Any], asks: str) -> Field:

@@ -26,6 +26,7 @@ AI_ACT = {
     "date": "13 June 2024",
 }
 OUTSIDE = "an evaluation of robustness does not see it"
+PERSONS = "the data say nothing of age, sex, site or scanner"
 
 
 def fda(summary: Mapping[str, Any]) -> dict[str, Field]:
@@ -37,7 +38,8 @@ def fda(summary: Mapping[str, Any]) -> dict[str, Field]:
             "How data were collected, by which reference standard, and whom they represent", OUTSIDE
         ),
         "performance_validation": performance.accuracy(summary, "How well the model does on test data, with intervals"),
-        "subgroups": performance.subgroups(summary, "How well it does in subgroups"),
+        "performance_by_class": performance.by_class(summary, "How well it does on each class"),
+        "subgroups": open_field("How well it does in subgroups of patients", PERSONS),
         "uncertainty": performance.calibration(summary, "How sure the model may be of its output"),
         "other_sites": _other_sites(summary),
         "repeatability": open_field(
@@ -91,7 +93,8 @@ def ai_act(summary: Mapping[str, Any]) -> dict[str, Field]:
     """The metrics that article 15 wants declared, and the threats that it names."""
     return {
         "accuracy": performance.accuracy(summary, "Accuracy, and its metrics, for the instructions for use"),
-        "accuracy_of_subgroups": performance.subgroups(summary, "Accuracy for groups of persons"),
+        "accuracy_by_class": performance.by_class(summary, "Accuracy for each class"),
+        "accuracy_of_groups": open_field("Accuracy for groups of persons", PERSONS),
         "patients": _patients(summary),
         "robustness_to_errors": performance.under_noise(summary, "Robustness to errors and faults of the input"),
         "redundancy": open_field("Backup and fail-safe plans", OUTSIDE),

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from medrobust.results.columns import MEASURES
 from medrobust.results.defences import defences_of
 from medrobust.results.detection import TNR
-from medrobust.results.evidence import evidence_shown, write_evidence
+from medrobust.results.evidence import EVIDENCE, evidence_shown, write_evidence
 from medrobust.results.formats import (
     DASH,
     LEVELS,
@@ -60,7 +60,7 @@ def finish(folder: str | Path) -> dict[str, Any]:
         folder: The folder of the evaluation, with `manifest.json` and `journal/`.
 
     Returns:
-        The summary, with the paths of `records`, `summary` and `report` under `paths`.
+        The summary, with the paths of `records`, `summary`, `evidence` and `report` under `paths`.
 
     Raises:
         ValueError: If the manifest or the journal is missing or damaged.
@@ -69,8 +69,8 @@ def finish(folder: str | Path) -> dict[str, Any]:
     merge(folder)
     summary = write_summary(folder)
     write_evidence(folder, summary)
-    report = write_report(folder)
-    return {**summary, "paths": {"records": folder / RECORDS, "summary": folder / SUMMARY, "report": report}}
+    paths = {"records": folder / RECORDS, "summary": folder / SUMMARY, "evidence": folder / EVIDENCE}
+    return {**summary, "paths": {**paths, "report": write_report(folder)}}
 
 
 def write_report(folder: str | Path) -> Path:
