@@ -42,7 +42,10 @@ def answer(program: str, words: Sequence[str]) -> None:
     if any(word in HELP for word in words):
         sys.stdout.write(stored["help"][place])
         sys.exit(0)
-    if commands and (mistake := unknown_option(words[1:], options_in(stored["help"][place]), stored["classes"])):
+    options = options_in(stored["help"][place])
+    if commands == ["replay"]:  # takes those of test, too
+        options += options_in(stored["help"][f"{program} test"])
+    if commands and (mistake := unknown_option(words[1:], options, stored["classes"])):
         sys.stderr.write(f"error: {mistake}\n")
         sys.exit(2)
 
