@@ -75,6 +75,7 @@ class Attack(PlainNumbers, ABC):
     minimal: ClassVar[bool] = False  # looks for the smallest perturbation that fools; it ought to fool every image
     sees_through: ClassVar[bool] = True  # asks the victim behind its input defence, if there is one
     starts_clean: ClassVar[bool] = False  # begins at the clean image, and has no field that changes that
+    of_classes: ClassVar[bool] = False  # moves between classes or labels, and takes no masks and no boxes
     own_objective: ClassVar[bool] = False  # raises what its other fields say, and refuses an objective
 
     targeted: bool = False

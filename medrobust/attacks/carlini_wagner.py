@@ -65,6 +65,7 @@ class CWL2(Attack):
     """
 
     minimal: ClassVar[bool] = True
+    of_classes: ClassVar[bool] = True
 
     search_steps: int = 9
     steps: int = 200

@@ -64,6 +64,7 @@ class DeepFool(Attack):
     """
 
     minimal: ClassVar[bool] = True
+    of_classes: ClassVar[bool] = True
 
     steps: int = 50
     overshoot: float = 0.02

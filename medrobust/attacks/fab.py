@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -95,6 +95,8 @@ class FAB(Attack):
     Raises:
         ValueError: A field is out of its range, or (when called) the targets or outputs are not those of classes.
     """
+
+    of_classes: ClassVar[bool] = True
 
     epsilon: Fraction | float | None = None
     steps: int = 100

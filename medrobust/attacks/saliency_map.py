@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class JSMA(Attack):
         ValueError: A field is out of its range, or (when called) the targets or outputs are not those of classes, or a
             target is none of the victim's classes.
     """
+
+    of_classes: ClassVar[bool] = True
 
     step_size: Fraction | float = 0.1
     changes: int = 7

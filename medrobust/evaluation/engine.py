@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from medrobust.attacks import Attack
+from medrobust.attacks import Attack, WorstCase
 from medrobust.attacks.batch_checks import check_batch
 from medrobust.attacks.in_turn import Turn, told_of_turns
 from medrobust.evaluation.batch import CleanBatch
@@ -74,6 +74,7 @@ class Evaluation:
         self.context, self.split = context, split
         self.victim, self.data = evaluated_victim(victim), evaluation_data(data)
         refuse_moving(self.victim, self.data.task)
+        refuse_of_classes(attacks, self.data.task)
         if split not in data.splits:
             raise ValueError(
                 f"expected a split among {', '.join(data.splits) or 'none (call setup first)'}, got {split!r}"
@@ -282,6 +283,23 @@ def check_attacks(attacks: Sequence[tuple[str, Attack]]) -> None:
         if times > 1:
             where = "" if radius is None else f" at the radius {float(radius):g}"
             raise ValueError(f"a name stands for one attack at each radius, got {name!r} {times} times{where}")
+
+
+def refuse_of_classes(attacks: Sequence[tuple[str, Attack]], task: str) -> None:
+    """Refuse attacks that move between classes where there are masks or boxes, before any image is read.
+
+    Raises:
+        ValueError: The message names the attack.
+    """
+    what = {"segmentation": "masks", "boxes": "boxes"}.get(task)
+    for name, attack in attacks if what else ():
+        for one in attack.members if isinstance(attack, WorstCase) else (attack,):
+            if one.of_classes:
+                raise ValueError(
+                    f"the attack {name!r} is expected to run on {what}, and {type(one).__name__} moves between classes "
+                    "and does not: leave it out, or take a configuration such as configs/attacks/"
+                    f"{what}.yaml"
+                )
 
 
 def checked_json(values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from medrobust.attacks import FGSM, PGD, Attack
+from medrobust.attacks import CWL2, FAB, FGSM, JSMA, PGD, Attack, DeepFool, WorstCase
 from medrobust.listeners import Panels, RecordJournal, Transfer
 from medrobust.networks import JPEGCompression, Outcome, RandomResizing, defended
 from medrobust.networks.defended_victim import under_attack
@@ -50,6 +50,20 @@ def expected(task: str, number: int) -> tuple[bool, float | None, bool, float | 
         return True, None, not invented, None
     found = sum(labels) / len(labels)
     return True, 1.0, found >= 0.5, found
+
+
+@DENSE
+@pytest.mark.parametrize(
+    ("attack", "kind"),
+    [(CWL2(), "CWL2"), (DeepFool(), "DeepFool"), (JSMA(), "JSMA"), (FAB(), "FAB"), (WorstCase(), "FAB")],
+)
+def test_attacks_that_move_between_classes_are_refused_before_any_image_is_read(
+    task: str, attack: Attack, kind: str, tmp_path: Path
+) -> None:
+    sentence = f"the attack 'one' is expected to run on {task}, and {kind} moves between classes and does not"
+    with pytest.raises(ValueError, match=sentence):
+        run(tmp_path, task, attacks={"one": attack})
+    assert not list(tmp_path.iterdir())
 
 
 @DENSE
