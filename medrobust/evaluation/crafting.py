@@ -1,5 +1,6 @@
 """How a batch is attacked: on a deployment copy or a surrogate, with objectives fitted to clean training images."""
 
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -189,7 +190,11 @@ class Crafter:
         aims = targets if goals is None else goals
         attacked = victim if on_victim or self._surrogate is None else self._surrogate
         with self.deployment.used(attacked, attack, clean.images):
+            start = time.perf_counter()
             crafted = attack.craft(attacked, clean.images, aims, ids)
+            if crafted.images.is_cuda:
+                torch.cuda.synchronize(crafted.images.device)
+            seconds = time.perf_counter() - start
         with judging(victim, ids):
             outputs = finite_outputs(victim(crafted.images), ids, f"under {planned.name}")
             after = checked_outcome(victim.outcome(outputs, targets), len(ids))
@@ -217,6 +222,7 @@ class Crafter:
             zero_gradients=crafted.zero_gradients,
             measures={**crafted.measures, **shares, **_doubted(clean)},
             pictures=crafted.pictures,
+            seconds=seconds,
         )
 
     def forget(self) -> None:

@@ -17,7 +17,11 @@ from medrobust.results.labels import label_results
 from medrobust.results.manifest import read_manifest, task_of, write_json
 from medrobust.results.masks import mask_results
 from medrobust.results.records import read_records
+from medrobust.results.smallest import fragile_patients, smallest_of, smallest_results
 from medrobust.results.statistics import mean_interval, rate_entries
+from medrobust.results.timings import Timing, read_timings, timing_entries
+from medrobust.results.victim_curves import victim_curves
+from medrobust.results.worst_case import worst_case_results
 
 SCHEMA = 1
 SUMMARY = "summary.json"
@@ -25,7 +29,9 @@ RATES = ("accuracy_under_attack", "success_rate")
 QUALITIES = ("quality_before", "quality_after")
 
 
-def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(
+    records: pl.DataFrame, manifest: Mapping[str, Any], timings: Mapping[str, Timing] | None = None
+) -> dict[str, Any]:
     """Reduce the records of an evaluation to one row for each attack and radius.
 
     Two rates are kept apart: `success_rate` is the share of successful attacks among the images that were right before;
@@ -38,6 +44,7 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     Args:
         records: Merged records, as `merge` and `read_records` return them.
         manifest: The manifest of the same evaluation: it says which attacks and how many images there should be.
+        timings: What each attack took, by its key, as `read_timings` gives it; a row's `mean_seconds` are None without.
 
     Returns:
         An object that is written to JSON as it is:
@@ -58,6 +65,10 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         - `labels`: the same label by label, see `results.labels`; empty without labels.
         - `masks`: how well masks fit, for each label, see `results.masks`; empty without masks.
         - `boxes`: mAP and what attacks did to boxes, see `results.boxes`; empty without boxes.
+        - `worst_case_classes`: the worst case class by class and label by label, see `results.worst_case`.
+        - `smallest` and `fragile_patients`: the smallest perturbations that make images wrong, and whose images take
+          least, see `results.smallest`; empty without attacks that have such a norm.
+        - `victim_curves`: ROC of the clean images, see `results.victim_curves`; empty without classes or labels.
     """
     expected = int(manifest["data"]["images"])
     entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
@@ -69,6 +80,8 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     for entry in entries:
         table = tables[entry["key"]]
         rows.append({**_row(entry, table, expected), "transfer": _transfer(table, judges, weights)})
+    for row in rows:
+        row |= timing_entries(timings or {}, str(row["key"]))
     of_rows = {None: records, **tables}
     detected = detection([entry for entry in entries if not entry["control"]], tables, manifest)
     checks, flags = check(rows, tables, manifest, records, detected)
@@ -84,6 +97,23 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         "labels": label_results(rows, of_rows, manifest),
         "masks": mask_results(rows, of_rows, manifest),
         "boxes": box_results(rows, of_rows, manifest),
+        **_of_images(records, entries, tables, manifest),
+    }
+
+
+def _of_images(
+    records: pl.DataFrame,
+    entries: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, pl.DataFrame],
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What all attacks together do to each image, and how well the clean images are told apart."""
+    smallest = smallest_of(entries, tables)
+    return {
+        "worst_case_classes": worst_case_results(entries, tables, manifest),
+        "smallest": smallest_results(smallest),
+        "fragile_patients": fragile_patients(smallest),
+        "victim_curves": victim_curves(records, manifest),
     }
 
 
@@ -105,7 +135,7 @@ def write_summary(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If the manifest or the records are missing or damaged.
     """
-    summary = summarise(read_records(folder), read_manifest(folder))
+    summary = summarise(read_records(folder), read_manifest(folder), read_timings(folder))
     write_json(Path(folder) / SUMMARY, summary)
     return summary
 

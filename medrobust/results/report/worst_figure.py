@@ -1,0 +1,163 @@
+"""The figure of the worst case: what is right at each radius if any attack may be used, beside the controls."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medrobust.results.formats import capitalised, format_epsilon, format_interval, format_percent
+from medrobust.results.report.behind import FigureTable
+from medrobust.results.report.figures import WIDTH, percent_axis, radius_unit, tick_marks
+from medrobust.results.report.svg import (
+    CHARACTER,
+    area,
+    figure,
+    line,
+    marker,
+    polyline,
+    scale,
+    series_style,
+    shorten,
+    spread,
+    text,
+)
+from medrobust.results.wording import is_dense, quality_name
+
+WORST = "worst case"
+LOGARITHMIC = 8  # ratio of radii from which their axis is logarithmic
+
+Row = Mapping[str, Any]
+Point = tuple[float, float, Sequence[float] | None, int]  # radius, share, interval, images
+
+
+def worst_lines(summary: Mapping[str, Any]) -> list[tuple[str, str, list[Point]]]:
+    """Name, classes and points of each line: the worst case, its quality, and the controls.
+
+    Args:
+        summary: As `summarise` returns it.
+    """
+    manifest = summary.get("manifest") or {"data": {}}
+    worst = [one for one in summary["worst_case"] if one["n"] and one["epsilon"]]
+    name = f"{WORST}, right" if is_dense(manifest) else WORST
+    lines: list[tuple[str, str, list[Point]]] = []
+    if worst:
+        points = [(one["epsilon"], one["accuracy"], one["accuracy_interval"], one["n"]) for one in worst]
+        lines.append((name, series_style(0), points))
+    known = [one for one in worst if one.get("quality") is not None]
+    if known and is_dense(manifest):
+        points = [(one["epsilon"], one["quality"], one["quality_interval"], one["n_quality"]) for one in known]
+        lines.append((f"{WORST}, {quality_name(manifest)}", series_style(1), points))
+    controls = [row for row in summary["rows"] if row["kind"] == "control" and row["n"] and row["epsilon"]]
+    for control in dict.fromkeys(row["attack"] for row in controls):
+        own = sorted((row for row in controls if row["attack"] == control), key=lambda row: float(row["epsilon"]))
+        points = [
+            (row["epsilon"], row["accuracy_under_attack"], row["accuracy_under_attack_interval"], row["n"])
+            for row in own
+        ]
+        lines.append((f"{control} (control)", "noise", points))
+    return lines
+
+
+def worst_table(summary: Mapping[str, Any]) -> FigureTable:
+    """The numbers of the figure, and controls that have no radius."""
+    clean = summary["rows"][0]
+    lines = [["clean", "–", format_percent(clean["clean_accuracy"]), _written(clean["clean_accuracy_interval"])]]
+    lines[0].append(str(clean["n"]))
+    for name, _, points in worst_lines(summary):
+        for radius, share, limits, n in points:
+            lines.append([name, format_epsilon(radius), format_percent(share), _written(limits), str(n)])
+    for row in _without_radius(summary):
+        share = format_percent(row["accuracy_under_attack"])
+        lines.append([row["attack"], "–", share, _written(row["accuracy_under_attack_interval"]), str(row["n"])])
+    return FigureTable(["", "ε", "share", "95 % interval", "n"], lines)
+
+
+def _written(limits: Sequence[float] | None) -> str:
+    return format_interval(limits) or "–"
+
+
+def _without_radius(summary: Mapping[str, Any]) -> list[Row]:
+    return [row for row in summary["rows"] if row["kind"] == "control" and row["n"] and not row["epsilon"]]
+
+
+def worst_figure(summary: Mapping[str, Any]) -> str:
+    """What the worst case leaves right against the radius, with a band for its 95 % interval, and the controls.
+
+    The axis of radii is logarithmic where they span more than a factor of eight; otherwise it begins at 0, with the
+    clean images. Controls without a radius, such as a corruption, are lines across the figure.
+
+    Args:
+        summary: As `summarise` returns it.
+
+    Returns:
+        An SVG element, or "" without an attack of a radius.
+    """
+    lines = worst_lines(summary)
+    if not lines or not lines[0][0].startswith(WORST):
+        return ""
+    radii = sorted({radius for _, _, points in lines for radius, *_ in points})
+    logarithmic = radii[-1] / radii[0] > LOGARITHMIC
+    crosswise = _without_radius(summary)
+    names = [shorten(name, 26) for name, _, _ in lines] + [shorten(row["attack"], 26) for row in crosswise]
+    left, right, top = 52.0, WIDTH - 26 - CHARACTER * max(map(len, names)), 24.0
+    bottom = top + 280
+    first = radii[0] / 1.25 if logarithmic else 0.0
+    x = scale(first, radii[-1], left, right - 14, logarithmic)
+    y = scale(0, 1, bottom, top)
+    clean = summary["rows"][0]["clean_accuracy"]
+    unit, factor = radius_unit(radii)
+    body = percent_axis(y, left, right)
+    body += tick_marks([(x(radius), f"{radius * factor:.3g}") for radius in radii], bottom)
+    body.append(text((left + right) / 2, bottom + 40, unit, "middle", "title"))
+    if clean is not None:
+        body += [line(left, y(clean), right, y(clean), "clean")]
+        body.append(text(left + 4, y(clean) - 6, f"clean {format_percent(clean)}"))
+    ends = []
+    for number, (name, style, points) in enumerate(lines):
+        start = summary["rows"][0]["quality_before"] if "quality" in name or number == 1 and style != "noise" else clean
+        body += _drawn(name, style, number, points, x, y, None if logarithmic else start)
+        ends.append((y(points[-1][1]), x(points[-1][0]), names[number], style))
+    for row, name in zip(crosswise, names[len(lines) :], strict=True):
+        height = y(row["accuracy_under_attack"])
+        body += ['<g class="series noise">', polyline([(left, height), (right, height)]), "</g>"]
+        ends.append((height, right, name, "noise"))
+    heights = spread([height for height, *_ in ends], 15, top, bottom)
+    for (height, end, name, style), label in zip(ends, heights, strict=True):
+        body.append(f'<g class="series {style}">')
+        body += [polyline([(end + 6, height), (right - 2, height), (right + 8, label)], "leader")]
+        body += [text(right + 11, label + 4, name, "start", "name"), "</g>"]
+    return figure(WIDTH, bottom + 52, worst_words(summary), body)
+
+
+def _drawn(
+    name: str,
+    style: str,
+    number: int,
+    points: Sequence[Point],
+    x: Any,
+    y: Any,
+    start: float | None,
+) -> list[str]:
+    """Band, line and marks of one line; it begins at `start` above the radius 0, if that is given."""
+    body = [f'<g class="series {style}">']
+    limited = [(radius, limits) for radius, _, limits, _ in points if limits]
+    if style != "noise" and len(limited) > 1:
+        upper = [(x(radius), y(limits[1])) for radius, limits in limited]
+        lower = [(x(radius), y(limits[0])) for radius, limits in limited]
+        body.append(area(upper + lower[::-1]))
+    else:
+        body += [line(x(radius), y(limits[0]), x(radius), y(limits[1]), "whisker") for radius, limits in limited]
+    begin = [] if start is None else [(x(0.0), y(start))]
+    body.append(polyline(begin + [(x(radius), y(share)) for radius, share, _, _ in points]))
+    for radius, share, limits, n in points:
+        told = f"{name}, ε {format_epsilon(radius)}\n{format_percent(share)} [{format_interval(limits)}], n = {n}"
+        body.append(marker(x(radius), y(share), number, told))
+    return [*body, "</g>"]
+
+
+def worst_words(summary: Mapping[str, Any]) -> str:
+    """What the figure shows, in a sentence."""
+    parts = []
+    for name, _, points in worst_lines(summary):
+        ends = [points[0]] if len(points) == 1 else [points[0], points[-1]]
+        parts.append(f"{name} " + ", ".join(f"{format_percent(p[1])} at ε = {format_epsilon(p[0])}" for p in ends))
+    clean = summary["rows"][0]["clean_accuracy"]
+    return capitalised(f"share of images right against the radius: clean {format_percent(clean)}; {'; '.join(parts)}")
