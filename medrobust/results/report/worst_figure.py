@@ -1,7 +1,7 @@
 """The figure of the worst case: what is right at each radius if any attack may be used, beside the controls."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from medrobust.results.formats import capitalised, format_epsilon, format_interval, format_percent
 from medrobust.results.report.behind import FigureTable
@@ -28,23 +28,39 @@ Row = Mapping[str, Any]
 Point = tuple[float, float, Sequence[float] | None, int]  # radius, share, interval, images
 
 
-def worst_lines(summary: Mapping[str, Any]) -> list[tuple[str, str, list[Point]]]:
-    """Name, classes and points of each line: the worst case, its quality, and the controls.
+class WorstLine(NamedTuple):
+    """One line of the figure.
+
+    Args:
+        name: What it shows.
+        style: Its classes.
+        start: Its value on clean images, at the radius 0.
+        points: Radius, share, interval and number of images, by increasing radius.
+    """
+
+    name: str
+    style: str
+    start: float | None
+    points: list[Point]
+
+
+def worst_lines(summary: Mapping[str, Any]) -> list[WorstLine]:
+    """The worst case, its quality, and the controls of each radius.
 
     Args:
         summary: As `summarise` returns it.
     """
-    manifest = summary.get("manifest") or {"data": {}}
+    manifest, clean = summary.get("manifest") or {"data": {}}, summary["rows"][0]
     worst = [one for one in summary["worst_case"] if one["n"] and one["epsilon"]]
     name = f"{WORST}, right" if is_dense(manifest) else WORST
-    lines: list[tuple[str, str, list[Point]]] = []
+    lines: list[WorstLine] = []
     if worst:
         points = [(one["epsilon"], one["accuracy"], one["accuracy_interval"], one["n"]) for one in worst]
-        lines.append((name, series_style(0), points))
+        lines.append(WorstLine(name, series_style(0), clean["clean_accuracy"], points))
     known = [one for one in worst if one.get("quality") is not None]
     if known and is_dense(manifest):
         points = [(one["epsilon"], one["quality"], one["quality_interval"], one["n_quality"]) for one in known]
-        lines.append((f"{WORST}, {quality_name(manifest)}", series_style(1), points))
+        lines.append(WorstLine(f"{WORST}, {quality_name(manifest)}", series_style(1), clean["quality_before"], points))
     controls = [row for row in summary["rows"] if row["kind"] == "control" and row["n"] and row["epsilon"]]
     for control in dict.fromkeys(row["attack"] for row in controls):
         own = sorted((row for row in controls if row["attack"] == control), key=lambda row: float(row["epsilon"]))
@@ -52,7 +68,7 @@ def worst_lines(summary: Mapping[str, Any]) -> list[tuple[str, str, list[Point]]
             (row["epsilon"], row["accuracy_under_attack"], row["accuracy_under_attack_interval"], row["n"])
             for row in own
         ]
-        lines.append((f"{control} (control)", "noise", points))
+        lines.append(WorstLine(f"{control} (control)", "noise", clean["clean_accuracy"], points))
     return lines
 
 
@@ -61,9 +77,9 @@ def worst_table(summary: Mapping[str, Any]) -> FigureTable:
     clean = summary["rows"][0]
     lines = [["clean", "–", format_percent(clean["clean_accuracy"]), _written(clean["clean_accuracy_interval"])]]
     lines[0].append(str(clean["n"]))
-    for name, _, points in worst_lines(summary):
-        for radius, share, limits, n in points:
-            lines.append([name, format_epsilon(radius), format_percent(share), _written(limits), str(n)])
+    for one in worst_lines(summary):
+        for radius, share, limits, n in one.points:
+            lines.append([one.name, format_epsilon(radius), format_percent(share), _written(limits), str(n)])
     for row in _without_radius(summary):
         share = format_percent(row["accuracy_under_attack"])
         lines.append([row["attack"], "–", share, _written(row["accuracy_under_attack_interval"]), str(row["n"])])
@@ -91,12 +107,12 @@ def worst_figure(summary: Mapping[str, Any]) -> str:
         An SVG element, or "" without an attack of a radius.
     """
     lines = worst_lines(summary)
-    if not lines or not lines[0][0].startswith(WORST):
+    if not lines or not lines[0].name.startswith(WORST):
         return ""
-    radii = sorted({radius for _, _, points in lines for radius, *_ in points})
+    radii = sorted({point[0] for one in lines for point in one.points})
     logarithmic = radii[-1] / radii[0] > LOGARITHMIC
     crosswise = _without_radius(summary)
-    names = [shorten(name, 26) for name, _, _ in lines] + [shorten(row["attack"], 26) for row in crosswise]
+    names = [shorten(one.name, 26) for one in lines] + [shorten(row["attack"], 26) for row in crosswise]
     left, right, top = 52.0, WIDTH - 26 - CHARACTER * max(map(len, names)), 24.0
     bottom = top + 280
     first = radii[0] / 1.25 if logarithmic else 0.0
@@ -111,10 +127,9 @@ def worst_figure(summary: Mapping[str, Any]) -> str:
         body += [line(left, y(clean), right, y(clean), "clean")]
         body.append(text(left + 4, y(clean) - 6, f"clean {format_percent(clean)}"))
     ends = []
-    for number, (name, style, points) in enumerate(lines):
-        start = summary["rows"][0]["quality_before"] if "quality" in name or number == 1 and style != "noise" else clean
-        body += _drawn(name, style, number, points, x, y, None if logarithmic else start)
-        ends.append((y(points[-1][1]), x(points[-1][0]), names[number], style))
+    for number, one in enumerate(lines):
+        body += _drawn(one._replace(start=None) if logarithmic else one, number, x, y)
+        ends.append((y(one.points[-1][1]), x(one.points[-1][0]), names[number], one.style))
     for row, name in zip(crosswise, names[len(lines) :], strict=True):
         height = y(row["accuracy_under_attack"])
         body += ['<g class="series noise">', polyline([(left, height), (right, height)]), "</g>"]
@@ -127,16 +142,9 @@ def worst_figure(summary: Mapping[str, Any]) -> str:
     return figure(WIDTH, bottom + 52, worst_words(summary), body)
 
 
-def _drawn(
-    name: str,
-    style: str,
-    number: int,
-    points: Sequence[Point],
-    x: Any,
-    y: Any,
-    start: float | None,
-) -> list[str]:
-    """Band, line and marks of one line; it begins at `start` above the radius 0, if that is given."""
+def _drawn(one: WorstLine, number: int, x: Callable[[float], float], y: Callable[[float], float]) -> list[str]:
+    """Band, line and marks of one line, from its start above the radius 0 if it has one."""
+    name, style, start, points = one
     body = [f'<g class="series {style}">']
     limited = [(radius, limits) for radius, _, limits, _ in points if limits]
     if style != "noise" and len(limited) > 1:
@@ -156,7 +164,7 @@ def _drawn(
 def worst_words(summary: Mapping[str, Any]) -> str:
     """What the figure shows, in a sentence."""
     parts = []
-    for name, _, points in worst_lines(summary):
+    for name, _, _, points in worst_lines(summary):
         ends = [points[0]] if len(points) == 1 else [points[0], points[-1]]
         parts.append(f"{name} " + ", ".join(f"{format_percent(p[1])} at ε = {format_epsilon(p[0])}" for p in ends))
     clean = summary["rows"][0]["clean_accuracy"]
