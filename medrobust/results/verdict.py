@@ -71,8 +71,8 @@ def _at_radius(summary: Mapping[str, Any], radius: float) -> Iterator[str]:
         yield f"The model was right about none of the {worst['n']} images, so that no attack can make it wrong."
     else:
         yield (
-            f"At ε = {format_epsilon(radius)}, {_who(summary, attacks)} makes it wrong about {turned} of the "
-            f"{before} images that it was right about{_by(attacks)}{_noise(summary, radius)}."
+            f"At ε = {format_epsilon(radius)}, {_who(summary, attacks)} makes it wrong about "
+            f"{_of(turned, before)} images that it was right about{_by(attacks)}{_noise(summary, radius)}."
         )
         yield (
             f"Of all {all_right['n']} images the model is then right about {_share(all_right)}; without an attack about "
@@ -91,11 +91,22 @@ def _unbounded(summary: Mapping[str, Any]) -> Iterator[str]:
     row = min(attacks, key=lambda one: one["accuracy_under_attack"])
     yield (
         f"Without a bound on its change of an image, {_who(summary, [row])} makes it wrong about "
-        f"{row['n_success']} of the {row['n_correct_before']} images that it was right about, with {row['attack']}"
+        f"{_of(row['n_success'], row['n_correct_before'])} images that it was right about, with {row['attack']}"
         f"{_distance(row)}."
     )
     yield _goals(summary, [row])
     yield _preliminary(row["n"], summary, row["n_correct_before"])
+
+
+def _of(count: int, all_of_them: int) -> str:
+    """A number of images among others, before the word "images".
+
+    >>> _of(0, 5), _of(2, 5), _of(5, 5)
+    ('none of the 5', '2 of the 5', 'all 5')
+    """
+    if count == all_of_them > 1:
+        return f"all {count}"
+    return f"{count or 'none'} of the {all_of_them}"
 
 
 def _distance(row: Row) -> str:
@@ -120,7 +131,7 @@ def _noise(summary: Mapping[str, Any], radius: float) -> str:
     told = []
     for row in rows_at(summary, radius, "control"):
         name = "noise of the same size" if row["method"] == "UniformNoise" else f"the control {row['attack']}"
-        told.append(f"{name} does so for {row['n_success']} of {row['n_correct_before']}")
+        told.append(f"{name} does so for {row['n_success'] or 'none'} of {row['n_correct_before']}")
     return f"; {' and '.join(told)}" if told else ""
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from medrobust.results.formats import DASH, format_epsilon, format_interval, format_percent
+from medrobust.results.formats import DASH, capitalised, format_epsilon, format_interval, format_percent
 from medrobust.results.manifest import task_of
 from medrobust.results.report.behind import FigureTable, confusion_table, cost_table
 from medrobust.results.report.classes import matrices_figure
@@ -111,7 +111,7 @@ def headlines(summary: Mapping[str, Any]) -> Iterator[Headline]:
         if dense and worst.get("quality") is not None:
             limits = format_interval(worst["quality_interval"])
             name = quality_name(summary["manifest"])
-            yield Headline(f"{name}, {whose} at {at}", format_percent(worst["quality"]), _limits(limits), "bad")
+            yield Headline(f"{capitalised(name)}, {whose} at {at}", format_percent(worst["quality"]), _limits(limits), "bad")
         for row in rows_at(summary, radius, "control")[:1]:
             limits = format_interval(row["accuracy_under_attack_interval"])
             value = format_percent(row["accuracy_under_attack"])

@@ -130,8 +130,8 @@ def _figures(panel: Mapping[str, Any], names: Sequence[str], quality: str) -> It
     seen = {"clean": f"clean image {image}{true}", "adversarial": f"image {image}{true}, changed by {under}"}
     for kind in ("clean", "perturbation", "adversarial"):
         if kind == "perturbation":
-            heading, detail = f"{kind} ×\N{NO-BREAK SPACE}{magnification:.3g}", f"L∞ {linf:.3g}"
-            alt = f"change that {under} makes to image {image}, {magnification:.3g} times as strong; {detail}"
+            heading, detail = f"{kind} ×\N{NO-BREAK SPACE}{_times(magnification)}", f"L∞ {linf:.3g}"
+            alt = f"change that {under} makes to image {image}, {_times(magnification)} times as strong; {detail}"
             yield Figure(kind, heading, alt, detail=detail)
         else:
             yield _with(Figure(kind, kind, seen[kind]), judged.get(kind))
@@ -146,6 +146,11 @@ def _figures(panel: Mapping[str, Any], names: Sequence[str], quality: str) -> It
         words = str(name).replace("_", " ")
         detail = f"grey is 0, black and white ±{largest:.3g}"
         yield Figure(name, words, f"{words} of {under} on image {image}; {detail}", detail=detail)
+
+
+def _times(factor: float) -> str:
+    """A factor without an exponent."""
+    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
 
 
 def _places(overlaid: bool) -> dict[str, str]:

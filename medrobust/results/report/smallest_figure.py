@@ -80,7 +80,6 @@ def smallest_figure(found: Found) -> str:
     body += tick_marks([(x(one), f"{one * factor:.3g}") for one in shown], bottom)
     body.append(text((left + right) / 2, bottom + 40, title, "middle", "title"))
     body.append(line(left, y(0.5), right, y(0.5), "clean"))
-    body.append(text(right - 4, y(0.5) - 6, "half of the images", "end"))
     body.append(f'<g class="series {series_style(0)}">')
     steps: dict[str, list[tuple[float, float]]] = {"share": [], "low": [], "high": []}
     before = found["points"][0]

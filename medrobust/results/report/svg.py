@@ -6,6 +6,7 @@ from html import escape
 
 FONT = 12  # pixels
 CHARACTER = 0.62 * FONT  # mean width of a character, a little generous
+LARGEST = 1.18  # by which the page may enlarge a figure
 PALETTE, DASHES, SHAPES = 8, 4, 5
 
 # With a contrast of at least 4.5:1 against the page, as names are written in them. Any two of nine series differ in
@@ -46,6 +47,7 @@ def figure(width: float, height: float, label: str, body: Sequence[str]) -> str:
     """Wrap drawn elements in an inline SVG that contains its style and scales with the page."""
     return (
         f'<svg class="fig" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}" '
+        f'style="min-width:{min(560.0, width):.0f}px;max-width:{LARGEST * width:.0f}px" '
         f'xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{"".join(body)}</svg>'
     )
 

@@ -153,8 +153,10 @@ def _drawn(one: WorstLine, number: int, x: Callable[[float], float], y: Callable
         body.append(area(upper + lower[::-1]))
     else:
         body += [line(x(radius), y(limits[0]), x(radius), y(limits[1]), "whisker") for radius, limits in limited]
-    begin = [] if start is None else [(x(0.0), y(start))]
-    body.append(polyline(begin + [(x(radius), y(share)) for radius, share, _, _ in points]))
+    along = [(x(radius), y(share)) for radius, share, _, _ in points]
+    if start is not None:  # nobody has tried what lies between the clean images and the first radius
+        body.append(polyline([(x(0.0), y(start)), along[0]], "leader"))
+    body.append(polyline(along))
     for radius, share, limits, n in points:
         told = f"{name}, ε {format_epsilon(radius)}\n{format_percent(share)} [{format_interval(limits)}], n = {n}"
         body.append(marker(x(radius), y(share), number, told))
