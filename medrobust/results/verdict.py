@@ -123,7 +123,9 @@ def _who(summary: Mapping[str, Any], attacks: Sequence[Row]) -> str:
 
 
 def _by(attacks: Sequence[Row]) -> str:
-    return f", with {attacks[0]['attack']}" if len(attacks) == 1 else f", with the worst of {len(attacks)} attacks on each"
+    return (
+        f", with {attacks[0]['attack']}" if len(attacks) == 1 else f", with the worst of {len(attacks)} attacks on each"
+    )
 
 
 def _noise(summary: Mapping[str, Any], radius: float) -> str:
@@ -145,9 +147,7 @@ def _limits(interval: Sequence[float] | None) -> str:
 
 def _of_classes(worst: Row, summary: Mapping[str, Any]) -> str:
     names = (summary.get("classes") or {}).get("names") or []
-    found = [
-        (name, one["right"]) for name, one in zip(names, worst.get("classes") or (), strict=False) if one["n"]
-    ]
+    found = [(name, one["right"]) for name, one in zip(names, worst.get("classes") or (), strict=False) if one["n"]]
     if len(found) < 2:
         return ""
     if len(found) <= FEW_CLASSES:

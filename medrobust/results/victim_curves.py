@@ -52,7 +52,9 @@ def victim_curves(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[st
     images = images.drop_nulls(["target", "clean_prediction"])
     if not len(images):
         return {}
-    count = max(len(names), 1 + int(max(images["target"].to_numpy().max(), images["clean_prediction"].to_numpy().max())))
+    count = max(
+        len(names), 1 + int(max(images["target"].to_numpy().max(), images["clean_prediction"].to_numpy().max()))
+    )
     names += [f"class {place}" for place in range(len(names), count)]
     columns = [probability_column(place, "before") for place in range(count)]
     if set(columns) <= set(images.columns):
@@ -117,9 +119,7 @@ def log_odds(probability: NDArray[np.float64]) -> Scores:
     return odds
 
 
-def calibration(
-    probability: NDArray[np.float64], happened: Flags, patients: NDArray[np.int64]
-) -> list[dict[str, Any]]:
+def calibration(probability: NDArray[np.float64], happened: Flags, patients: NDArray[np.int64]) -> list[dict[str, Any]]:
     """How often what is given a probability is there, in ten bins of equal width.
 
     Args:

@@ -345,7 +345,9 @@ def test_report_shows_tables_and_curves_of_each_fit(tmp_path):
         ElementTree.fromstring(figure)
     for heat in re.findall(r"--h:([^\"]*)\"", html):
         assert 0 <= float(heat) <= 1
-    assert html.index("<h2>All attacks</h2>") < html.index("<h2>Detection</h2>") < html.index("Accuracy under each attack")
+    assert (
+        html.index("<h2>All attacks</h2>") < html.index("<h2>Detection</h2>") < html.index("Accuracy under each attack")
+    )
 
 
 def test_nasty_names_are_escaped_and_many_plots_are_thinned(tmp_path):

@@ -21,6 +21,8 @@ def test_seconds_add_up_over_processes_and_runs(tmp_path: Path) -> None:
 def test_lines_that_say_nothing_do_not_count(tmp_path: Path) -> None:
     Timings(tmp_path).append("a", 2, 1.0)
     with (tmp_path / TIMINGS / "rank-0-0.jsonl").open("a") as file:
-        file.write('[]\n{"key": "a", "images": 0, "seconds": 5}\n{"key": "a", "images": 2, "seconds": -1}\n{"key": "a", "im')
+        file.write(
+            '[]\n{"key": "a", "images": 0, "seconds": 5}\n{"key": "a", "images": 2, "seconds": -1}\n{"key": "a", "im'
+        )
     assert read_timings(tmp_path) == {"a": Timing(1.0, 2)}
     assert read_timings(tmp_path / "nowhere") == {}

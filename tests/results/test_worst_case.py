@@ -61,7 +61,10 @@ def test_radii_are_apart_and_one_that_nobody_has_tried_has_no_image() -> None:
 def test_an_answer_about_a_label_is_right_only_under_every_attack() -> None:
     # of the label: there in 1 and 2, not in 3 and 4, unknown in 5
     true = {"1": 1.0, "2": 1.0, "3": 0.0, "4": 0.0, "5": None}
-    after = {"x": {"1": 0.9, "2": 0.2, "3": 0.1, "4": 0.4, "5": 0.9}, "y": {"1": 0.8, "2": 0.9, "3": 0.6, "4": 0.3, "5": 0.1}}
+    after = {
+        "x": {"1": 0.9, "2": 0.2, "3": 0.1, "4": 0.4, "5": 0.9},
+        "y": {"1": 0.8, "2": 0.9, "3": 0.6, "4": 0.3, "5": 0.1},
+    }
     tables = {}
     for key, values in after.items():
         nothing = dict.fromkeys(("target", "clean_prediction", "adversarial_prediction"))

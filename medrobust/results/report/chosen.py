@@ -158,7 +158,10 @@ def _embedded_once(groups: Sequence[Group]) -> tuple[list[Group], list[SharedPic
         return one._replace(shared=shared[one.picture].name)
 
     embedded = [
-        {**group, "panels": [{**panel, "figures": [named(one) for one in panel["figures"]]} for panel in group["panels"]]}
+        {
+            **group,
+            "panels": [{**panel, "figures": [named(one) for one in panel["figures"]]} for panel in group["panels"]],
+        }
         for group in groups
     ]
     return embedded, list(shared.values())

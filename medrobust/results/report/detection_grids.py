@@ -187,5 +187,9 @@ def threshold_note(summary: Mapping[str, Any]) -> str:
     grids = [grid for grid in detection_grids(summary) if grid.has_scores]
     detection = summary["manifest"].get("listeners", {}).get("detection") or {}
     passing = (detection.get("threshold") or {}).get("passing")
-    told = "" if passing is None or not any(grid.has_thresholds for grid in grids) else THRESHOLDS.format(passing=format_percent(passing).replace(".0", ""))
+    told = (
+        ""
+        if passing is None or not any(grid.has_thresholds for grid in grids)
+        else THRESHOLDS.format(passing=format_percent(passing).replace(".0", ""))
+    )
     return " ".join(filter(None, (told, "" if all(grid.is_complete for grid in grids) else OLD)))

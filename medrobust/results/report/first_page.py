@@ -111,7 +111,9 @@ def headlines(summary: Mapping[str, Any]) -> Iterator[Headline]:
         if dense and worst.get("quality") is not None:
             limits = format_interval(worst["quality_interval"])
             name = quality_name(summary["manifest"])
-            yield Headline(f"{capitalised(name)}, {whose} at {at}", format_percent(worst["quality"]), _limits(limits), "bad")
+            yield Headline(
+                f"{capitalised(name)}, {whose} at {at}", format_percent(worst["quality"]), _limits(limits), "bad"
+            )
         for row in rows_at(summary, radius, "control")[:1]:
             limits = format_interval(row["accuracy_under_attack_interval"])
             value = format_percent(row["accuracy_under_attack"])
@@ -268,7 +270,7 @@ def _told(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
 def _patient_lines(patients: Mapping[str, Any], found: Mapping[str, Any]) -> list[list[str]]:
     """The cells of the table of patients."""
     lines = []
-    for row in patients.get("rows") or ():
+    for row in patients.get("rows") or () if found else ():
         never = "none found" if found["largest"] is None else f"> {distance_words(found, found['largest'])}"
         smallest = never if row["smallest"] is None else distance_words(found, row["smallest"])
         counts = [str(row[name]) for name in ("images", "right", "turned")]

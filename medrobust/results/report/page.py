@@ -122,7 +122,11 @@ def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
         **_figures(summary),
         **_quality_values(summary),
         detection=[
-            (grid, Shown(f"ROC of detectors {grid.title}", Markup(roc_figure(grid, tnr)), [roc_table(grid)]), roc_note(grid))
+            (
+                grid,
+                Shown(f"ROC of detectors {grid.title}", Markup(roc_figure(grid, tnr)), [roc_table(grid)]),
+                roc_note(grid),
+            )
             for grid in detection_grids(summary)
         ],
         tnr=tnr,
