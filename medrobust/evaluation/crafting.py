@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack
+from medrobust.attacks.base import Crafted
 from medrobust.evaluation.batch import AdversarialBatch, CleanBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
@@ -190,11 +191,7 @@ class Crafter:
         aims = targets if goals is None else goals
         attacked = victim if on_victim or self._surrogate is None else self._surrogate
         with self.deployment.used(attacked, attack, clean.images):
-            start = time.perf_counter()
-            crafted = attack.craft(attacked, clean.images, aims, ids)
-            if crafted.images.is_cuda:
-                torch.cuda.synchronize(crafted.images.device)
-            seconds = time.perf_counter() - start
+            crafted, seconds = _timed(attack, attacked, clean, aims)
         with judging(victim, ids):
             outputs = finite_outputs(victim(crafted.images), ids, f"under {planned.name}")
             after = checked_outcome(victim.outcome(outputs, targets), len(ids))
@@ -247,6 +244,15 @@ def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Seque
         check_known(targets, outputs)
         outcome = checked_outcome(victim.outcome(outputs, targets), len(ids))
     return CleanBatch(ids=list(ids), images=images, targets=targets, outputs=outputs, outcome=outcome)
+
+
+def _timed(attack: Attack, attacked: EvaluatedVictim, clean: CleanBatch, aims: Targets) -> tuple[Crafted, float]:
+    """What an attack makes of a batch, and the wall-clock seconds that it took."""
+    start = time.perf_counter()
+    crafted = attack.craft(attacked, clean.images, aims, clean.ids)
+    if crafted.images.is_cuda:
+        torch.cuda.synchronize(crafted.images.device)
+    return crafted, time.perf_counter() - start
 
 
 def _doubted(clean: CleanBatch) -> dict[str, Tensor]:

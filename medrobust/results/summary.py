@@ -44,7 +44,7 @@ def summarise(
     Args:
         records: Merged records, as `merge` and `read_records` return them.
         manifest: The manifest of the same evaluation: it says which attacks and how many images there should be.
-        timings: What each attack took, by its key, as `read_timings` gives it; a row's `mean_seconds` are None without.
+        timings: What each attack took, by its key, as `read_timings` gives it.
 
     Returns:
         An object that is written to JSON as it is:
@@ -57,31 +57,18 @@ def summarise(
           it wrong, over the images that all of these attacks have tried. For other tasks than classification,
           `quality` is the mean over the images of the lowest quality that any of these attacks leaves an image, with
           `quality_interval` over patients and `n_quality`, the number of images that have one.
-        - `checks`: the self-checks, each with the number of comparisons that it could make.
-        - `flags`: what they found, see `results.checks`.
-        - `detection`: how well detectors do, see `results.detection`; empty without detectors.
+        - `checks` and `flags`: the self-checks, each with its number of comparisons, and what they found.
+        - `detection`: how well detectors do, see `results.detection`; empty without them.
         - `classes`: confusion, sensitivity, kappa and calibration, clean and under each attack, see `results.classes`;
           empty for victims that do not name one class per image.
-        - `labels`: the same label by label, see `results.labels`; empty without labels.
-        - `masks`: how well masks fit, for each label, see `results.masks`; empty without masks.
-        - `boxes`: mAP and what attacks did to boxes, see `results.boxes`; empty without boxes.
-        - `worst_case_classes`: the worst case class by class and label by label, see `results.worst_case`.
-        - `smallest` and `fragile_patients`: the smallest perturbations that make images wrong, and whose images take
-          least, see `results.smallest`; empty without attacks that have such a norm.
-        - `victim_curves`: ROC of the clean images, see `results.victim_curves`; empty without classes or labels.
+        - `labels`, `masks` and `boxes`: the same for each label, for masks and for boxes, see `results.labels`,
+          `results.masks` and `results.boxes`; empty for other tasks.
+        - `worst_case_classes`, `smallest`, `fragile_patients` and `victim_curves`: see `_of_images`.
     """
-    expected = int(manifest["data"]["images"])
     entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
     by_key = {key: rows for (key,), rows in records.group_by("key", maintain_order=True)}
     tables = {entry["key"]: by_key.get(entry["key"], records.clear()) for entry in entries}
-    rows = [_clean_row(records, expected)]
-    judges = manifest.get("listeners", {}).get("judges", {})
-    weights = manifest.get("victim", {}).get("weights")
-    for entry in entries:
-        table = tables[entry["key"]]
-        rows.append({**_row(entry, table, expected), "transfer": _transfer(table, judges, weights)})
-    for row in rows:
-        row |= timing_entries(timings or {}, str(row["key"]))
+    rows = [row | timing_entries(timings or {}, row["key"]) for row in _rows(records, entries, tables, manifest)]
     of_rows = {None: records, **tables}
     detected = detection([entry for entry in entries if not entry["control"]], tables, manifest)
     checks, flags = check(rows, tables, manifest, records, detected)
@@ -101,13 +88,35 @@ def summarise(
     }
 
 
+def _rows(
+    records: pl.DataFrame,
+    entries: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, pl.DataFrame],
+    manifest: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The clean row, and one for each attack and radius."""
+    expected = int(manifest["data"]["images"])
+    judges, weights = manifest.get("listeners", {}).get("judges", {}), manifest.get("victim", {}).get("weights")
+    rows = [_clean_row(records, expected)]
+    for entry in entries:
+        table = tables[entry["key"]]
+        rows.append({**_row(entry, table, expected), "transfer": _transfer(table, judges, weights)})
+    return rows
+
+
 def _of_images(
     records: pl.DataFrame,
     entries: Sequence[Mapping[str, Any]],
     tables: Mapping[str, pl.DataFrame],
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What all attacks together do to each image, and how well the clean images are told apart."""
+    """What all attacks together do to each image, and how well the clean images are told apart.
+
+    - `worst_case_classes`: the worst case class by class and label by label, see `results.worst_case`.
+    - `smallest` and `fragile_patients`: the smallest perturbations that make images wrong, and whose images take least,
+      see `results.smallest`; empty without attacks that have such a norm.
+    - `victim_curves`: ROC of the clean images, see `results.victim_curves`; empty without classes or labels.
+    """
     smallest = smallest_of(entries, tables)
     return {
         "worst_case_classes": worst_case_results(entries, tables, manifest),

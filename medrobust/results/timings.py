@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +44,8 @@ class Timings:
         """
         if self._path is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            number = sum(1 for _ in self.folder.glob(f"rank-{self.rank}-*.jsonl"))
-            self._path = self.folder / f"rank-{self.rank}-{number}.jsonl"
+            paths = (self.folder / f"rank-{self.rank}-{number}.jsonl" for number in count())
+            self._path = next(path for path in paths if not path.exists())
         with self._path.open("a") as file:
             file.write(json.dumps({"key": key, "images": images, "seconds": round(seconds, 6)}) + "\n")
 
@@ -69,11 +70,11 @@ def read_timings(folder: str | Path) -> dict[str, Timing]:
     return found
 
 
-def timing_entries(timings: Mapping[str, Timing], key: str) -> dict[str, Any]:
+def timing_entries(timings: Mapping[str, Timing], key: str | None) -> dict[str, Any]:
     """Entries of a summary's row: mean seconds for an image, and how many images were timed; None if none was.
 
     >>> timing_entries({"a": Timing(3.0, 4)}, "a"), timing_entries({}, "a")
     ({'mean_seconds': 0.75, 'n_timed': 4}, {'mean_seconds': None, 'n_timed': 0})
     """
-    timing = timings.get(key, Timing(0.0, 0))
+    timing = timings.get(str(key), Timing(0.0, 0))
     return {"mean_seconds": timing.seconds / timing.images if timing.images else None, "n_timed": timing.images}

@@ -75,8 +75,8 @@ def _at_radius(summary: Mapping[str, Any], radius: float) -> Iterator[str]:
             f"{_of(turned, before)} images that it was right about{_by(attacks)}{_noise(summary, radius)}."
         )
         yield (
-            f"Of all {all_right['n']} images the model is then right about {_share(all_right)}; without an attack about "
-            f"{before} ({format_percent(before / worst['n'])})."
+            f"Of all {all_right['n']} images the model is then right about {_share(all_right)}; without an attack "
+            f"about {before} ({format_percent(before / worst['n'])})."
         )
     yield _preliminary(all_right["n"], summary, before)
     yield _of_classes(worst, summary)
@@ -157,8 +157,8 @@ def _of_classes(worst: Row, summary: Mapping[str, Any]) -> str:
     if least[1] == most[1]:
         return f"Class by class it is still right about {format_percent(least[1])} of each."
     return (
-        f"Class by class it is still right about between {format_percent(least[1])} (of {least[0]}) and {format_percent(most[1])} (of "
-        f"{most[0]})."
+        f"Class by class it is still right about between {format_percent(least[1])} (of {least[0]}) and "
+        f"{format_percent(most[1])} (of {most[0]})."
     )
 
 

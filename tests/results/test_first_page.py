@@ -9,11 +9,15 @@ from xml.etree import ElementTree
 import pytest
 
 from medrobust.results.manifest import read_manifest, write_manifest
+from medrobust.results.records import Journal
 from medrobust.results.report.first_page import class_table, first_page, headlines, radii_shown
 from medrobust.results.report.page import finish, write_report
 from medrobust.results.report.worst_figure import worst_figure, worst_table
 from medrobust.results.timings import Timings
+from tests.results.test_dense_report import boxes_of, masks_of
+from tests.results.test_dense_report import evaluation as dense_evaluation
 from tests.results.test_report import Page, evaluation, read, sweep
+from tests.sample_record import record
 
 
 def flat(page: Page) -> str:
@@ -142,3 +146,45 @@ def test_where_no_detector_has_a_score_no_table_pretends_so(tmp_path: Path) -> N
     words = flat(Page(finish(folder)["paths"]["report"].read_text()))
     assert "No detector fitted on the same attack has scored an image" in words
     assert "A detector flags an image whose score is above its threshold" not in words and "Images flagged" not in words
+
+
+def test_labels_have_their_worst_case_too(tmp_path: Path) -> None:
+    entry = {"attack": "pgd", "epsilon": 1 / 255, "key": "k1", "control": False}
+    data = {"images": 4, "class_names": ["Mass", "No Finding"], "task": "multilabel"}
+    write_manifest(tmp_path, {"schema": 1, "run": "r", "data": data, "attacks": [entry]})
+    nothing = dict.fromkeys(("target", "clean_prediction", "adversarial_prediction"))
+    with Journal(tmp_path) as journal:
+        for image in range(4):
+            there = float(image % 2)
+            columns = {f"label_{name}_{what}": there for name in ("Mass", "No_Finding") for what in ("true", "before")}
+            columns |= {"label_Mass_after": 0.1, "label_No_Finding_after": there}
+            journal.append([record(f"{image}") | nothing | columns])
+    summary = finish(tmp_path)
+    table = class_table(summary)
+    assert table is not None and table.title == "Label by label"
+    assert table.head[:4] == ["images with it", "AUROC, clean", "sensitivity, clean", "sensitivity, worst, 1/255"]
+    values = {name: [cell.value for cell in cells] for name, cells in table.lines}
+    assert values["Mass"] == ["2", "100.0", "100.0", "0.0", "100.0", "100.0"]
+    assert values["No Finding"] == ["2", "100.0", "100.0", "100.0", "100.0", "100.0"]
+    words = flat(Page((tmp_path / "report.html").read_text()))
+    assert "An image counts as right where all of its known labels are." in words and "Label by label" in words
+
+
+@pytest.mark.parametrize(("task", "head"), [("segmentation", "Jaccard"), ("boxes", "Average precision")])
+def test_masks_and_boxes_are_shown_under_the_attack_that_leaves_least(task: str, head: str, tmp_path: Path) -> None:
+    summary = dense_evaluation(tmp_path, task)  # dag leaves less than pgd
+    summary |= {"masks": masks_of(summary)} if task == "segmentation" else {"boxes": boxes_of(summary)}
+    table = class_table(summary)
+    assert table is not None and head in table.note
+    assert table.head == ["clean", "noise, 8/255", "dag, 8/255"]
+    if task == "boxes":
+        assert [(name, [cell.value for cell in cells]) for name, cells in table.lines[-3:]] == [
+            ("boxes lost", ["–", "7", "7"]),
+            ("boxes relabelled", ["–", "0", "0"]),
+            ("boxes invented", ["–", "11", "11"]),
+        ]
+    else:
+        assert [(name, [cell.value for cell in cells]) for name, cells in table.lines] == [
+            ("left lung", ["90.0", "80.0", "60.0"]),
+            ("right lung", ["89.0", "79.0", "59.0"]),
+        ]

@@ -124,7 +124,7 @@ def read(folder):
 
 def test_report_of_a_sweep(tmp_path):
     html, page = read(evaluation(tmp_path, sweep(), victim={"name": "resnet10t", "parameters": 1234}, seed=42))
-    # worst case, its matrices at 5 radii, smallest perturbation, victim, cost, accuracy; classes for noise, fgsm and pgd
+    # worst case, matrices at 5 radii, smallest perturbation, victim, cost, accuracy; classes for noise, fgsm and pgd
     assert page.count("svg", **{"class": "fig"}) == 1 + 5 + 1 + 1 + 2 + 3
     assert html.count(STYLE) == 1
     assert page.count("tr", **{"data-attack": "pgd"}) == 5

@@ -59,8 +59,8 @@ def test_the_main_sentence_counts_what_an_attacker_turns_and_what_noise_does() -
     rows = [row("control", "noise", success=1), row("attack", "fgsm", success=60), row("attack", "pgd", success=70)]
     said = verdict(summary(rows, worst(75)))
     assert said == [
-        "At ε = 2/255, an attacker who knows the model makes it wrong about 75 of the 100 images that it was right about, "
-        "with the worst of 2 attacks on each; noise of the same size does so for 1 of 100.",
+        "At ε = 2/255, an attacker who knows the model makes it wrong about 75 of the 100 images that it was right "
+        "about, with the worst of 2 attacks on each; noise of the same size does so for 1 of 100.",
         "Of all 105 images the model is then right about 25 (23.8 %; 95 % interval 10.0–40.0); without an attack about "
         "100 (95.2 %).",
         "No value of an image, from 0 (black) to 1 (white), changes by more than 2/255.",
@@ -137,8 +137,8 @@ def test_all_none_and_nothing_to_turn() -> None:
 def test_attacks_without_a_radius_say_how_far_they_went() -> None:
     rows = [row("attack", "cw", None, 90), row("attack", "deepfool", None, 100)]
     assert verdict(summary(rows))[0] == (
-        "Without a bound on its change of an image, an attacker who knows the model makes it wrong about all 100 images "
-        "that it was right about, with deepfool, at a median L2 distance of 0.125."
+        "Without a bound on its change of an image, an attacker who knows the model makes it wrong about all 100 "
+        "images that it was right about, with deepfool, at a median L2 distance of 0.125."
     )
 
 
@@ -182,8 +182,8 @@ def test_the_best_detector_is_that_which_lets_least_pass_under_its_worst_attack(
     assert best is not None and (best["detector"], best["attack"]) == ("lid", "pgd")
     said = verdict(summary([row("attack", "pgd")], worst(75), detection={"rows": rows}))[-1]
     assert said == (
-        "The best of 3 detectors, lid, fitted on bim, lets 40.0 % of the 50 images pass with which pgd fools the model, "
-        "and flags 10.0 % of the clean ones."
+        "The best of 3 detectors, lid, fitted on bim, lets 40.0 % of the 50 images pass with which pgd fools the "
+        "model, and flags 10.0 % of the clean ones."
     )
     none = {"rows": [judged("kd", "pgd", None), judged("lid", "pgd", None)]}
     assert verdict(summary([row("attack", "pgd")], worst(75), detection=none))[-1] == (

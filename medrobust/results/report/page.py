@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
 from markupsafe import Markup
 
 from medrobust.results.columns import MEASURES
@@ -89,26 +90,11 @@ def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: summarise the records of the evaluation first")
     summary = json.loads(path.read_bytes())
-    template = environment(
-        epsilon=format_epsilon,
-        flag_place=flag_place,
-        glue=glue,
-        capitalised=capitalised,
-        passes=format_passes,
-        parameters=format_parameters,
-        number=_number,
-        measure=format_measure,
-        area_interval=area_interval,
-        beside_area=beside_area,
-        beside_rate=beside_rate,
-        flagged=flagged,
-        details=details,
-    )
     groups = read_panels(folder, summary["manifest"])
     pictures = choose_pictures(groups, _first_shown(groups, summary), budget)
     panels = pictures.groups
     tnr = (summary.get("detection") or {}).get("tnr", TNR)
-    page = template.get_template(f"{REPORT}.j2").render(
+    page = _template().render(
         manifest=summary["manifest"],
         defences=defences_of(summary["manifest"]),
         rows=summary["rows"],
@@ -146,6 +132,25 @@ def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
     )
     page = page.replace(f"<style>{STYLE}</style>", "")  # which every figure has, and the page now has once
     return replace_file(folder / REPORT, page.encode())
+
+
+def _template() -> Template:
+    """The template of the page, with its filters."""
+    return environment(
+        epsilon=format_epsilon,
+        flag_place=flag_place,
+        glue=glue,
+        capitalised=capitalised,
+        passes=format_passes,
+        parameters=format_parameters,
+        number=_number,
+        measure=format_measure,
+        area_interval=area_interval,
+        beside_area=beside_area,
+        beside_rate=beside_rate,
+        flagged=flagged,
+        details=details,
+    ).get_template(f"{REPORT}.j2")
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def smallest_figure(found: Found) -> str:
     places = [one["distance"] for one in points]
     shown = [places[round(place * (len(places) - 1) / (TICKS - 1))] for place in range(TICKS)]
     shown = sorted(set(places if len(places) <= TICKS else shown))
-    unit, factor = radius_unit(shown) if found["norm"] == "linf" else ("", 1.0)
+    factor = radius_unit(shown)[1] if found["norm"] == "linf" else 1.0
     title = TITLES[found["norm"]] + (f" · {factor:.0f}" if factor != 1.0 else "")
     body = percent_axis(y, left, right)
     body += tick_marks([(x(one), f"{one * factor:.3g}") for one in shown], bottom)

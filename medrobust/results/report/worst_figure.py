@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from medrobust.results.formats import capitalised, format_epsilon, format_interval, format_percent
+from medrobust.results.formats import DASH, capitalised, format_epsilon, format_interval, format_percent
 from medrobust.results.report.behind import FigureTable
 from medrobust.results.report.figures import WIDTH, percent_axis, radius_unit, tick_marks
 from medrobust.results.report.svg import (
@@ -75,19 +75,17 @@ def worst_lines(summary: Mapping[str, Any]) -> list[WorstLine]:
 def worst_table(summary: Mapping[str, Any]) -> FigureTable:
     """The numbers of the figure, and controls that have no radius."""
     clean = summary["rows"][0]
-    lines = [["clean", "–", format_percent(clean["clean_accuracy"]), _written(clean["clean_accuracy_interval"])]]
-    lines[0].append(str(clean["n"]))
+    lines = [_cells("clean", None, clean["clean_accuracy"], clean["clean_accuracy_interval"], clean["n"])]
     for one in worst_lines(summary):
-        for radius, share, limits, n in one.points:
-            lines.append([one.name, format_epsilon(radius), format_percent(share), _written(limits), str(n)])
+        lines += [_cells(one.name, *point) for point in one.points]
     for row in _without_radius(summary):
-        share = format_percent(row["accuracy_under_attack"])
-        lines.append([row["attack"], "–", share, _written(row["accuracy_under_attack_interval"]), str(row["n"])])
+        share, limits = row["accuracy_under_attack"], row["accuracy_under_attack_interval"]
+        lines.append(_cells(row["attack"], None, share, limits, row["n"]))
     return FigureTable(["", "ε", "share", "95 % interval", "n"], lines)
 
 
-def _written(limits: Sequence[float] | None) -> str:
-    return format_interval(limits) or "–"
+def _cells(name: str, radius: float | None, share: float | None, limits: Sequence[float] | None, n: int) -> list[str]:
+    return [name, format_epsilon(radius), format_percent(share), format_interval(limits) or DASH, str(n)]
 
 
 def _without_radius(summary: Mapping[str, Any]) -> list[Row]:
