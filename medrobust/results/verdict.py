@@ -72,7 +72,7 @@ def _at_radius(summary: Mapping[str, Any], radius: float) -> Iterator[str]:
     else:
         yield (
             f"At ε = {format_epsilon(radius)}, {_who(summary, attacks)} makes it wrong about "
-            f"{_of(turned, before)} images that it was right about{_by(attacks)}{_noise(summary, radius)}."
+            f"{_of(turned, before)} that it was right about{_by(attacks)}{_noise(summary, radius)}."
         )
         yield (
             f"Of all {all_right['n']} images the model is then right about {_share(all_right)}; without an attack "
@@ -91,7 +91,7 @@ def _unbounded(summary: Mapping[str, Any]) -> Iterator[str]:
     row = min(attacks, key=lambda one: one["accuracy_under_attack"])
     yield (
         f"Without a bound on its change of an image, {_who(summary, [row])} makes it wrong about "
-        f"{_of(row['n_success'], row['n_correct_before'])} images that it was right about, with {row['attack']}"
+        f"{_of(row['n_success'], row['n_correct_before'])} that it was right about, with {row['attack']}"
         f"{_distance(row)}."
     )
     yield _goals(summary, [row])
@@ -99,14 +99,14 @@ def _unbounded(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of(count: int, all_of_them: int) -> str:
-    """A number of images among others, before the word "images".
+    """A number of images among others.
 
-    >>> _of(0, 5), _of(2, 5), _of(5, 5)
-    ('none of the 5', '2 of the 5', 'all 5')
+    >>> _of(0, 5), _of(2, 5), _of(5, 5), _of(1, 1)
+    ('none of the 5 images', '2 of the 5 images', 'all 5 images', 'the only image')
     """
-    if count == all_of_them > 1:
-        return f"all {count}"
-    return f"{count or 'none'} of the {all_of_them}"
+    if count == all_of_them:
+        return f"all {count} images" if count > 1 else "the only image"
+    return f"{count or 'none'} of the {all_of_them} {'image' if all_of_them == 1 else 'images'}"
 
 
 def _distance(row: Row) -> str:
@@ -165,9 +165,15 @@ def _of_classes(worst: Row, summary: Mapping[str, Any]) -> str:
 def _of_outputs(summary: Mapping[str, Any], radius: float, attacks: Sequence[Row]) -> Iterator[str]:
     """How good masks, boxes and labels still are."""
     manifest, clean, worst = summary["manifest"], summary["rows"][0], worst_at(summary, radius)
-    if is_dense(manifest) and worst.get("quality") is not None and clean["quality_before"] is not None:
+    labels_right = task_of(manifest) == "multilabel"
+    if (
+        (is_dense(manifest) or labels_right)
+        and worst.get("quality") is not None
+        and clean["quality_before"] is not None
+    ):
         name, limits = quality_name(manifest), _limits(worst["quality_interval"]).removeprefix("; ")
         whose = "The share of boxes found, averaged over the images," if name == "boxes found" else f"The {name}"
+        whose = "The share of labels that are right, averaged over the images," if labels_right else whose
         yield (
             f"{whose} falls from {format_percent(clean['quality_before'])} to {format_percent(worst['quality'])}"
             f"{f' ({limits})' if limits else ''}, with the worst attack on each image."

@@ -61,7 +61,7 @@ def choose_pictures(groups: Sequence[Group], first: int = 0, budget: int = BUDGE
         chosen.append(image)
         taken = more
     if chosen or not wanted:
-        shown = [{**group, "panels": _of(group, chosen)} for group in groups]
+        shown: list[Group] = [{**group, "panels": _of(group, chosen)} for group in groups]
         note = _cut(f"{len(chosen)} of {len(wanted)} images", budget) if len(chosen) < len(wanted) else ""
     else:
         shown = _under_few(groups, wanted[0], first, budget)
@@ -157,7 +157,7 @@ def _embedded_once(groups: Sequence[Group]) -> tuple[list[Group], list[SharedPic
             shared[one.picture] = SharedPicture(f"picture-{next(numbers)}", one.picture, *one.size)
         return one._replace(shared=shared[one.picture].name)
 
-    embedded = [
+    embedded: list[Group] = [
         {
             **group,
             "panels": [{**panel, "figures": [named(one) for one in panel["figures"]]} for panel in group["panels"]],

@@ -73,7 +73,7 @@ def smallest_figure(found: Found) -> str:
     y = scale(0, 1, bottom, top)
     places = [one["distance"] for one in points]
     shown = [places[round(place * (len(places) - 1) / (TICKS - 1))] for place in range(TICKS)]
-    shown = sorted(set(places if len(places) <= TICKS else shown))
+    shown = sorted({*(places if len(places) <= TICKS else shown), highest})
     factor = radius_unit(shown)[1] if found["norm"] == "linf" else 1.0
     title = TITLES[found["norm"]] + (f" · {factor:.0f}" if factor != 1.0 else "")
     body = percent_axis(y, left, right)

@@ -7,7 +7,7 @@ from medrobust.results.formats import format_interval, format_percent, format_sc
 from medrobust.results.report.behind import FigureTable, reliability_table
 from medrobust.results.report.svg import figure, line, marker, polyline, scale, series_style, shorten, text
 
-WIDTH, SIDE, TOP = 760.0, 250.0, 30.0
+WIDTH, SIDE, TOP = 760.0, 228.0, 30.0
 LINE = 16.0  # height of a line of the legend
 
 Row = Mapping[str, Any]
@@ -31,7 +31,7 @@ def victim_figure(summary: Mapping[str, Any]) -> str:
     left = 60.0
     if curves:
         body += _curves(curves, left)
-        left += SIDE + 190
+        left += SIDE + 228
     if bins:
         body += _calibration(bins, left, is_of_labels(summary))
     words = [f"ROC of {one['name']}: AUROC {format_score(one['auroc'])} %" for one in curves[:3]]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from medrobust.results.formats import DASH, capitalised, format_epsilon, format_interval, format_percent
+from medrobust.results.manifest import task_of
 from medrobust.results.report.behind import FigureTable
 from medrobust.results.report.figures import WIDTH, percent_axis, radius_unit, tick_marks
 from medrobust.results.report.svg import (
@@ -52,15 +53,23 @@ def worst_lines(summary: Mapping[str, Any]) -> list[WorstLine]:
     """
     manifest, clean = summary.get("manifest") or {"data": {}}, summary["rows"][0]
     worst = [one for one in summary["worst_case"] if one["n"] and one["epsilon"]]
-    name = f"{WORST}, right" if is_dense(manifest) else WORST
+    name = WORST if task_of(manifest) == "classification" else f"{WORST}, right"
     lines: list[WorstLine] = []
     if worst:
         points = [(one["epsilon"], one["accuracy"], one["accuracy_interval"], one["n"]) for one in worst]
         lines.append(WorstLine(name, series_style(0), clean["clean_accuracy"], points))
     known = [one for one in worst if one.get("quality") is not None]
-    if known and is_dense(manifest):
+    labels = task_of(manifest) == "multilabel"
+    if known and (is_dense(manifest) or labels):
         points = [(one["epsilon"], one["quality"], one["quality_interval"], one["n_quality"]) for one in known]
-        lines.append(WorstLine(f"{WORST}, {quality_name(manifest)}", series_style(1), clean["quality_before"], points))
+        lines.append(
+            WorstLine(
+                f"{WORST}, {'labels right' if labels else quality_name(manifest)}",
+                series_style(1),
+                clean["quality_before"],
+                points,
+            )
+        )
     controls = [row for row in summary["rows"] if row["kind"] == "control" and row["n"] and row["epsilon"]]
     for control in dict.fromkeys(row["attack"] for row in controls):
         own = sorted((row for row in controls if row["attack"] == control), key=lambda row: float(row["epsilon"]))

@@ -57,7 +57,7 @@ function measure() {
         box.setAttribute("role", "region");
         const head = box.closest("details, section, [data-fit]");
         const title = head && head.querySelector("summary, h2, h3");
-        box.setAttribute("aria-label", `table: ${title ? title.textContent.trim() : ""}`);
+        box.setAttribute("aria-label", `table ${[...document.querySelectorAll(".scroll")].indexOf(box) + 1}: ${title ? title.textContent.trim() : ""}`);
       } else for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
     }
   });
