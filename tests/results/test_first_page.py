@@ -188,3 +188,22 @@ def test_masks_and_boxes_are_shown_under_the_attack_that_leaves_least(task: str,
             ("left lung", ["90.0", "80.0", "60.0"]),
             ("right lung", ["89.0", "79.0", "59.0"]),
         ]
+
+
+def test_patients_images_and_labels_are_escaped(tmp_path: Path) -> None:
+    nasty = '"><img src=x onerror=alert(1)>{{ 7 * 7 }}'
+    entry = {"attack": nasty, "epsilon": 1 / 255, "key": "k1", "control": False}
+    data = {"images": 2, "name": nasty, "class_names": [nasty, "b"]}
+    write_manifest(tmp_path, {"schema": 1, "run": nasty, "data": data, "attacks": [entry], "victim": {"name": nasty}})
+    with Journal(tmp_path) as journal:
+        journal.append([record(f"{place}{nasty}", patient=nasty, target=place, attack=nasty) for place in (0, 1)])
+    html = write_report_of(tmp_path)
+    assert "<img src=x" not in html and "49" not in re.findall(r"onerror=alert\(1\)&gt;(\S\S)", html)
+    page = Page(html)
+    assert page.count("img") == 0 and page.text.count(nasty) > 8
+    assert not [found for _, found in page.tags if "onerror" in found]
+
+
+def write_report_of(folder: Path) -> str:
+    finish(folder)
+    return (folder / "report.html").read_text()
