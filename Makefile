@@ -1,4 +1,4 @@
-# make demo | test | slow | faults | lint | bench | answers | clean: each sets up what it needs in .venv; the extra dev includes the application
+# make demo | test | slow | faults | lint | bench | docs | answers | clean: each sets up what it needs in .venv; the extra dev includes the application
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PEERS := torchattacks foolbox eagerpy GitPython gitdb smmap adversarial-robustne
 THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: demo test slow faults lint bench answers clean
+.PHONY: demo test slow faults lint bench docs answers clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -46,10 +46,16 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.feature_constraint
 	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.dashboard
+
+# the documentation as a site below site/, which opens from the disk; a link or a name that leads nowhere fails
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo site/index.html
 
 # what --help prints and which options there are, so that the programs say so without importing torch
 answers: $(VENV)/ready
 	$(BIN)/python -m cli.store_answers
 
 clean:
-	rm -rf runs data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs site data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache

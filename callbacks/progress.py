@@ -6,10 +6,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
-from medrobust.attacks.budgets import Fraction
 from medrobust.attacks.in_turn import Turn
 from medrobust.evaluation import EvaluationContext, EvaluationListener, EvaluationPlan, PlannedAttack
-from medrobust.evaluation.plan import radius_of
+from medrobust.evaluation.attack_words import attack_words, turn_words
 from medrobust.results.formats import printable
 
 EVERY = 1.0  # seconds between two updates while an attack is at work
@@ -38,11 +37,7 @@ class AttackProgress(TQDMProgressBar, EvaluationListener):
 
     def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
         """Show the attack's name, its radius and its number."""
-        radius = radius_of(planned.attack)
-        number = next(place for place, other in enumerate(plan.attacks, 1) if other.key == planned.key)
-        written = str(radius) if isinstance(radius, Fraction) else f"{radius:.3g}" if radius is not None else ""
-        name = f"{planned.name} {written}".rstrip()
-        self._at_work = f"{printable(name)} ({number}/{len(plan.attacks)})"
+        self._at_work = printable(attack_words(planned, plan))
         self._show(self._at_work)
 
     def on_attack_turn(
@@ -51,11 +46,7 @@ class AttackProgress(TQDMProgressBar, EvaluationListener):
         """Show which of several attacks is at work; its passes at most once in `EVERY` seconds."""
         if turn.passes and time.monotonic() - self._shown < EVERY:
             return
-        words = (
-            f"{turn.attack} ({turn.number}/{turn.attacks}), {turn.images} image{'' if turn.images == 1 else 's'} left"
-        )
-        passes = f", {turn.passes} pass{'' if turn.passes == 1 else 'es'}" if turn.passes else ""
-        self._show(f"{self._at_work}: {words}{passes}")
+        self._show(f"{self._at_work}: {turn_words(turn)}")
 
     def _show(self, words: str) -> None:
         bar = self._test_progress_bar if self.trainer.testing else self._val_progress_bar

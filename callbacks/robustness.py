@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -13,19 +12,22 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from callbacks.foreign import LoaderBatches, data_for, own_batch
 from medrobust.attacks import Attack
-from medrobust.attacks.budgets import Fraction, check_radius
-from medrobust.evaluation import Crafter, Evaluation, EvaluationContext, EvaluationListener, EvaluationPlan, lay_out
+from medrobust.attacks.budgets import Fraction
+from medrobust.evaluation import Crafter, Evaluation, EvaluationContext, EvaluationListener, EvaluationPlan
 from medrobust.evaluation.binding import Seen
 from medrobust.evaluation.data import Batch, evaluation_data
 from medrobust.evaluation.deployment import Precision, judging
 from medrobust.evaluation.engine import cloned
 from medrobust.evaluation.goals import Goals, choose_goals
+from medrobust.evaluation.loaded_data import LoadedData
+from medrobust.evaluation.settings import CONTROL, check_settings, planned_attacks
 from medrobust.networks import InputDefence, defended
 from medrobust.networks.finite import finite_outputs
-from medrobust.networks.victims import EvaluatedVictim, evaluated_victim
+from medrobust.networks.victim_of import victim_of
+from medrobust.networks.victims import EvaluatedVictim
 
-CONTROL = "noise"  # name of the control rows
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +36,19 @@ class Robustness(Callback):
 
     Each adversarial image is crafted once and handed to every callback that is an ``EvaluationListener``. Victim and
     gradients are taken care of, so that no flag of the trainer (inference mode, DDP) can break an attack.
+
+    It also works in the trainer of somebody else's module, with somebody else's loaders, of which it asks little:
+
+    - of the module that ``forward(images)`` maps float32 images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``, or
+      that an attribute or property ``victim`` holds what ``medrobust.as_victim`` makes of its network: with the
+      normalisation ``mean`` and ``std``, and for outputs of another kind;
+    - of the loaders that their batches are pairs (images, targets), triples with ids, or dictionaries with ``image``
+      and ``target`` and, where they are known, ``id`` and ``patient``, the same images each time. They are gone
+      through once more, to name and hash the images;
+    - of the trainer, in several processes, ``use_distributed_sampler=False``, unless the images have ids.
+
+    What detectors and hiding objectives learn from comes from a data module that is ``evaluation.EvaluationData``.
+    ``medrobust.results.report.finish`` makes tables and the report of what ``RecordJournal`` has written.
 
     Args:
         attacks: Attacks by name.
@@ -101,27 +116,9 @@ class Robustness(Callback):
         self.epsilons, self.log_epsilons = epsilons, log_epsilons
         self.controls, self.goals, self.seed = controls, goals, seed
         self.fit_batches, self.seen, self.input_defence = fit_batches, seen, input_defence
-        for name, radii in (("epsilons", epsilons), ("log_epsilons", log_epsilons)):
-            if radii is not None and not radii:
-                raise ValueError(f"{name} is a list of radii, or null for each attack's own, got []")
-        for radius in epsilons or []:
-            check_radius("epsilons", radius, zero=True)
-        for radius in log_epsilons or []:
-            check_radius("log_epsilons", radius, "the natural logarithm of an image", zero=True)
-        for name in self.attacks:
-            if not isinstance(name, str) or name.strip() != name or not name:
-                raise ValueError(f"the name of an attack is text without spaces around it, got {name!r}")
+        check_settings(self.attacks, epsilons, log_epsilons, controls, label, goal_mask)
         if fit_batches < 0:
             raise ValueError(f"fit_batches counts batches and is not negative, got {fit_batches}")
-        untargeted = bool(self.attacks) and not any(attack.targeted for attack in self.attacks.values())
-        if label is not None and untargeted:
-            raise ValueError(f"label {label!r} is turned by targeted attacks, and none of these is: set targeted: true")
-        if goal_mask is not None and untargeted:
-            raise ValueError(f"targeted attacks aim at goal_mask {goal_mask}, and none of these is: set targeted: true")
-        if controls and CONTROL in self.attacks:
-            raise ValueError(
-                f"an attack named {CONTROL!r} would be taken for the control of that name; rename one of them"
-            )
         self.crafter = Crafter(
             deployment=deployment,
             precision=precision,
@@ -135,13 +132,11 @@ class Robustness(Callback):
         self.planned()  # refuses radii that no attack takes
         self.evaluation: Evaluation | None = None
         self._correct: Tensor | None = None
+        self._batches: LoaderBatches | None = None
 
     def planned(self) -> list[tuple[str, Attack]]:
         """Names and attacks of an evaluation, in the order in which they run; names repeat over radii."""
-        laid_out = lay_out(self.attacks, self.epsilons, self.controls, self.log_epsilons)
-        if self.seed is None:
-            return laid_out
-        return [(name, replace(attack, seed=self.seed)) for name, attack in laid_out]
+        return planned_attacks(self.attacks, self.epsilons, self.log_epsilons, self.controls, self.seed)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the evaluation of the split that the test stage sees."""
@@ -159,21 +154,19 @@ class Robustness(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Attack a batch."""
-        assert self.evaluation is not None
-        self.evaluation.attack(batch)
+        self._attack(batch)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Attack a batch; while fine-tuning only the first few, and only their success is kept."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            assert self.evaluation is not None
-            self.evaluation.attack(batch)
+            self._attack(batch)
         elif self._correct is not None and batch_idx < self.fit_batches and not trainer.sanity_checking:
             names: Sequence[str] = ()
             if self.crafter.label is not None or self.goals in ("invent", "relabel"):
                 names = evaluation_data(trainer.datamodule).describe()["class_names"]  # type: ignore[attr-defined]
-            self._attack_in_fit(evaluated_victim(pl_module), batch, self._correct, names)
+            self._attack_in_fit(victim_of(pl_module), own_batch(batch), self._correct, names)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the accuracy under attack of an epoch of ``fit``, over all ranks."""
@@ -194,14 +187,17 @@ class Robustness(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._end()
 
-    def _start(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def _start(self, trainer: pl.Trainer, module: pl.LightningModule, stage: Literal["test", "val"]) -> None:
         if not self.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
-        data = evaluation_data(trainer.datamodule)  # type: ignore[attr-defined]
-        victim = evaluated_victim(module)
+        context, victim = context_of(trainer), victim_of(module)
+        if self.input_defence is not None:
+            victim = defended(victim, self.input_defence)
+        data = data_for(trainer, stage, context, victim)
+        self._batches = LoaderBatches(data) if isinstance(data, LoadedData) else None
         self.evaluation = Evaluation(
-            context=context_of(trainer),
-            victim=victim if self.input_defence is None else defended(victim, self.input_defence),
+            context=context,
+            victim=victim,
             data=data,
             split=data.test_split if stage == "test" else "val",
             attacks=self.planned(),
@@ -212,6 +208,13 @@ class Robustness(Callback):
             seen=self.seen,
         )
         self.evaluation.start()
+
+    def _attack(self, value: Any) -> None:
+        """Attack a batch of the data, or this process's images of somebody's batch."""
+        assert self.evaluation is not None
+        mine = value if self._batches is None else self._batches.next(value)
+        if mine is not None:
+            self.evaluation.attack(mine)
 
     def _end(self) -> None:
         if self.evaluation is not None:

@@ -17,7 +17,7 @@ SUBCOMMANDS = {
     "validate": "Attack a victim on the split Val; records and report go to runs/NAME/validate.",
     "test": "Attack a victim on the split AdvTest, or another data.test_split; records and report go to "
     "runs/NAME/evaluate. With --data FILE, or data.test_split all, every image of other data is judged; results go to "
-    "runs/NAME/evaluate_on/DATA.",
+    "runs/NAME/evaluate_on/DATA. With --evaluation, results of any of these go to runs/NAME/evaluations/EVALUATION.",
 }
 CONFIG = (
     "Configuration file in YAML. It may be given several times, and a later file overrides the earlier ones; an "

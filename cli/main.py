@@ -38,19 +38,22 @@ from callbacks import (
 )
 from callbacks.hardening import ROBUST_ACCURACY
 from cli.checkpoints import check_checkpoint, find_checkpoint
+from cli.command_checks import check_command
 from cli.config_files import line_of
 from cli.console import console, quiet
+from cli.counts import count_first
 from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
 from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
+from cli.loggers import end_training, late, log_evaluation, logged_run
 from cli.manifest_notes import note_defence, note_quality
 from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
 from cli.processes import tie_processes
 from cli.results_shown import DRY, show_results, show_training
 from cli.run_config import RunConfig
-from cli.runs import CONFIG, HeldRun, run_folder, run_of, splits_of_run
-from cli.wandb_log import log_evaluation, run_logger
+from cli.runs import CONFIG, HeldRun, evaluation_folder, run_folder, run_of, splits_of_run
+from cli.wandb_run import RunLogger, WandbOptions
 from cli.watched_numbers import OF_CLEAN, check_modes
 from cli.work_kept import check_trained, describe, kept_records, kept_training, nothing_left, steps_of
 from datamodules import MedicalDataModule
@@ -83,8 +86,8 @@ class MedRobustCLI(LightningCLI):
         """
         self.ending, self.begun = ending, time.time()
         given = options.get("args")
-        words = sys.argv[1:] if given is None else given
-        self.named = [name for name in self.subcommands() if name in words]
+        self.words = sys.argv[1:] if given is None else given
+        self.named = [name for name in self.subcommands() if name in self.words]
         super().__init__(*args, **options)
 
     @staticmethod
@@ -116,6 +119,13 @@ class MedRobustCLI(LightningCLI):
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the runs.")
         parser.add_argument(
+            "--evaluation",
+            type=str | None,
+            default=None,
+            help="Name of an evaluation, for a folder of its own, runs/NAME/evaluations/EVALUATION, beside those that "
+            "the run has; null for runs/NAME/evaluate, to which further attacks on the same victim are added.",
+        )
+        parser.add_argument(
             "--splits",
             type=Literal["run", "new"],
             default="run",
@@ -136,6 +146,7 @@ class MedRobustCLI(LightningCLI):
             default=None,
             help="Decay of the moving average of the weights, which is measured, kept and evaluated; such as 0.999.",
         )
+        parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(Robustness, "attack")
         parser.add_lightning_class_args(Detection, "detection")  # before the journal: it may refuse the evaluation
         parser.add_lightning_class_args(RecordJournal, "journal")
@@ -169,6 +180,7 @@ class MedRobustCLI(LightningCLI):
             return self.init_parser(**options)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         explain_subcommand(parser, subcommand)
+        count_first(parser)
         if subcommand != "fit":
             parser.set_defaults({"verbose": False})
         return parser
@@ -185,13 +197,7 @@ class MedRobustCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve the run's folders and its checkpoint, before anything is built."""
         config = self.config[self.subcommand]
-        if self.subcommand != "fit" and not config.attack.attacks:
-            raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
-        limit = "limit_val_batches" if self.subcommand == "validate" else "limit_test_batches"
-        if self.subcommand != "fit" and config.trainer[limit] == 0:
-            raise ValueError(f"no batch is asked for: trainer.{limit} is 0, so that there is nothing to evaluate")
-        if (clipped := config.trainer.gradient_clip_val) is not None and not clipped > 0:
-            raise ValueError(f"trainer.gradient_clip_val is positive, or null to clip nothing, got {clipped}")
+        check_command(str(self.subcommand), config, list(given_files(self.parser)), self.words)
         self.folder = run_folder(config.runs, config.name, given_files(self.parser))
         config.trainer.default_root_dir = str(self.folder)
         config.checkpoint.dirpath = str(self.folder / "checkpoints")
@@ -199,6 +205,7 @@ class MedRobustCLI(LightningCLI):
         records = self._records(config)
         if config.trainer.fast_dev_run and self.subcommand != "fit":
             records = self.folder / "dry_run"  # a batch is no evaluation, and must not replace one
+            config.journal.resume = False  # a dry run that was killed has left nothing to go on with
         config.journal.folder = config.panels.folder = config.detection.folder = str(records)
         config.attack.fitted = str(self.folder / "fitted")
         config.journal.run, config.journal.seed = config.name, config.seed_everything
@@ -213,22 +220,24 @@ class MedRobustCLI(LightningCLI):
             held = None if config.trainer.fast_dev_run else self._held(config)  # a dry run writes nothing
             self.save_config_kwargs = {"path": self.folder / CONFIG, "held": held}
         else:
-            self.save_config_kwargs = {"path": records / "evaluate.yaml"}
+            self.save_config_kwargs = {"path": records / "evaluate.yaml", "anew": not config.journal.resume}
 
     def _records(self, config: Namespace) -> Path:
-        """The folder of the records; those of other data have one by the name of the data.
+        """The folder of the records: one by the evaluation's name, else by the name of other data, else the run's own.
 
         Raises:
-            ValueError: Every image of the data is judged, and the command needs splits.
+            ValueError: Every image of the data is judged, and the command needs splits; or the name cannot be used.
         """
+        named = evaluation_folder(self.folder, config.evaluation, given_files(self.parser))
         if not judges_all(config):
-            return self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
+            return named or self.folder / ("validate" if self.subcommand == "validate" else "evaluate")
         if self.subcommand != "test":
             raise ValueError(
                 f"data.test_split is all, which leaves no Train and no Val: {self.subcommand} needs data with splits, "
                 "and test judges them all"
             )
-        return self.folder / "evaluate_on" / folder_name(name_other_data(config))
+        data = folder_name(name_other_data(config))
+        return named or self.folder / "evaluate_on" / data
 
     def _held(self, config: Namespace) -> HeldRun | None:
         """The run that the folder of a training holds already.
@@ -254,11 +263,10 @@ class MedRobustCLI(LightningCLI):
 
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         """Build the trainer, with a W&B logger that needs neither account nor network unless another is given."""
-        chosen = self._get(self.config_init, "trainer")["logger"]
+        chosen, of_wandb = self._get(self.config_init, "trainer")["logger"], self._get(self.config_init, "wandb")
         if chosen is None or chosen is True:
-            config = self.config[self.subcommand]
-            options["logger"] = run_logger(self.folder, config.name, job=str(self.subcommand))
-        return super().instantiate_trainer(**options)
+            options["logger"] = RunLogger(self.folder, of_wandb)
+        return late(super().instantiate_trainer(**options), self.folder, of_wandb)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
         """Add the progress bar, and drop what the trainer's switches turn off."""
@@ -271,6 +279,8 @@ class MedRobustCLI(LightningCLI):
             check_modes([*callbacks, *(given if isinstance(given, list) else [given])])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks = [*callbacks, AttackProgress() if sys.stderr.isatty() else ProgressLines()]
+        job, of_wandb = str(self.subcommand), self._get(self.config_init, "wandb")
+        callbacks = [*callbacks, logged_run(self.config[job], job, self.folder, self.records, of_wandb)]
         if config["strategy"] == "ddp":  # ranks may finish hours apart
             config["strategy"] = DDPStrategy(timeout=timedelta(days=3))
         if config["enable_checkpointing"] is False:
@@ -324,6 +334,7 @@ class MedRobustCLI(LightningCLI):
             return
         check_trained(self.trainer)
         best = self.trainer.checkpoint_callback
+        end_training(self.trainer.loggers, best)
         if not self.trainer.is_global_zero or not isinstance(best, ModelCheckpoint):
             return
         show_training(best, self.model.defended, self.folder / CONFIG)
@@ -349,7 +360,7 @@ class MedRobustCLI(LightningCLI):
             if dry:
                 shutil.rmtree(self.records)
             else:
-                log_evaluation(self.trainer.loggers, self.records, summary)
+                log_evaluation(self.trainer.loggers, self.records, summary, config.ckpt_path)
         self.trainer.strategy.barrier()
 
 

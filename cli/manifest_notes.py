@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medrobust.results.manifest import read_manifest, write_manifest
+from medrobust.results.records import finished
 
 
 def note_defence(folder: Path, defended: Mapping[str, Any] | None) -> None:
@@ -19,7 +20,9 @@ def note_defence(folder: Path, defended: Mapping[str, Any] | None) -> None:
 def note_quality(folder: Path, metrics: Mapping[str, Any], bare: bool = False) -> list[tuple[str, float]]:
     """Write how good the victim is on clean images into the manifest, which every result carries along.
 
-    Beside it stands the number of these images, ``quality_images``.
+    Beside it stands the number of these images, ``quality_images``. The metrics are of the images that this command has
+    read, and the records of those that any command has: where these are others, as after a resume with another limit
+    of batches, nothing is written.
 
     Args:
         folder: The evaluation's folder.
@@ -27,14 +30,16 @@ def note_quality(folder: Path, metrics: Mapping[str, Any], bare: bool = False) -
         bare: Whether they were measured without the input defence behind which the victim is evaluated.
 
     Returns:
-        The metrics by name, those that are defined.
+        The metrics by name, those that are defined; none where they are of other images than the records.
     """
     values = {name.partition("/")[2]: float(value) for name, value in metrics.items() if "/" in name}
     images = values.pop("images", None)
-    defined = {name: value for name, value in values.items() if math.isfinite(value)}
     manifest = read_manifest(folder)
+    recorded = finished(folder, [entry["key"] for entry in manifest["attacks"]])
+    if images is None or int(images) != len(set().union(*recorded.values())):  # it has read no image without a record
+        return []
+    defined = {name: value for name, value in values.items() if math.isfinite(value)}
     manifest["victim"]["quality_without_defence" if bare else "quality"] = {name: defined.get(name) for name in values}
-    if images is not None:
-        manifest["victim"]["quality_images"] = int(images)
+    manifest["victim"]["quality_images"] = int(images)
     write_manifest(folder, manifest)
     return list(defined.items())

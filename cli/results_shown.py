@@ -35,12 +35,30 @@ def show_training(best: ModelCheckpoint, defended: Mapping[str, Any] | None, con
     screen.print(f"configuration: {shown(configuration)}", soft_wrap=True)
 
 
+def clean_line(summary: Mapping[str, Any]) -> str:
+    """What the records say of a classifier on clean images; empty for other victims, of whom the tables tell.
+
+    Args:
+        summary: As ``finish`` returns it.
+    """
+    classes, labels = (((summary.get(part) or {}).get("rows") or [{}])[0] for part in ("classes", "labels"))
+    found = classes or labels
+    if found.get("kind") != "clean":
+        return ""
+    clean = summary["rows"][0]
+    numbers = {"accuracy": clean["clean_accuracy"], "AUROC": found.get("auroc"), "kappa": found.get("kappa")}
+    numbers["calibration error"] = found.get("calibration_error")
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items() if value is not None)
+    more = "; those of each label are in the report" if labels else ""
+    return f"victim on the {clean['n']} clean images of the records: {listed}{more}"
+
+
 def show_results(summary: Mapping[str, Any], quality: Sequence[tuple[str, float]], bare: bool, dry: bool) -> None:
     """Print the tables, the flags, and where the results are.
 
     Args:
         summary: As ``finish`` returns it.
-        quality: The victim's own metrics by name.
+        quality: The victim's own metrics by name, of the images that the records are of.
         bare: Whether they were measured without the input defence behind which the victim is evaluated.
         dry: Whether only a batch was attacked, of which nothing is kept.
     """
@@ -52,12 +70,13 @@ def show_results(summary: Mapping[str, Any], quality: Sequence[tuple[str, float]
         screen.print(table)
     if (detection := console_detection(seen, screen.width)) is not None:
         screen.print(detection)
-    if quality:
-        whose = "victim on clean images" + (" without its input defence" if bare else "")
+    if line := clean_line(seen):
+        screen.print(line)
+    if quality and bare:
         known = {name for name, _ in quality}
         joint = [(name, value) for name, value in quality if name.partition("_")[0] not in known - {name}]
-        others = "" if len(joint) == len(quality) else "; those of each class are in the report"
-        screen.print(f"{whose}: " + ", ".join(f"{name} {value:.4f}" for name, value in joint) + others)
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in joint)
+        screen.print(f"without its input defence, on the same images: {listed}")
     if dry:
         screen.print(DRY, soft_wrap=True)
         return

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cli.config_files import ConfigFile, line_of
 from datamodules import MedicalDataModule
 from medrobust.networks import SeenImages
+from medrobust.results.evaluations import NAMED
 
 CONFIG = "train.yaml"
 SPLITS = "splits.csv"
@@ -127,6 +128,24 @@ def run_folder(runs: str, name: str | None, files: Iterable[ConfigFile] = ()) ->
         place = line_of(list(files), ("name",), None, name)
         raise ValueError(f"{place}name is that of a folder below {runs}, such as my_run, got {name!r}, which {wrong}")
     return Path(runs) / name
+
+
+def evaluation_folder(run: Path, name: str | None, files: Iterable[ConfigFile] = ()) -> Path | None:
+    """Folder of an evaluation that was given a name, below that of its run; None for one without a name.
+
+    Raises:
+        ValueError: The name leads elsewhere, or would not be found again.
+    """
+    if name is None:
+        return None
+    hidden = "begins with a dot" if name.startswith(".") else ""
+    if wrong := "is empty" if not name else "has a slash" if "/" in name else hidden or _wrong_with(name):
+        place = line_of(list(files), ("evaluation",), None, name)
+        where = run / NAMED
+        raise ValueError(
+            f"{place}evaluation is the name of a folder in {where}, such as pgd, got {name!r}, which {wrong}"
+        )
+    return run / NAMED / name
 
 
 def _wrong_with(name: str) -> str:

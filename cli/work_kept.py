@@ -90,6 +90,13 @@ def check_trained(trainer: pl.Trainer) -> None:
     if path is None or not path.is_file():
         measured = "" if last is not None else f", and {best.monitor} was never measured"
         raise UnfinishedError(f"training has made no checkpoint{measured}: it ended after {trainer.global_step} steps")
+    loss: Any = trainer.callback_metrics.get("val/loss")
+    if score is not None and not math.isfinite(score) and loss is not None and math.isfinite(float(loss)):
+        raise UnfinishedError(
+            f"{best.monitor} is not defined for the images of val, as mAP without any true box among them, though "
+            f"val/loss is {float(loss):.4f}: {path} is the first epoch's. Give val other images, or choose by "
+            "--checkpoint.monitor val/loss --checkpoint.mode min"
+        )
     if score is not None and not math.isfinite(score):
         raise UnfinishedError(
             f"training has diverged: {best.monitor} was {score} from the first epoch on, so that {path} is of no use; "

@@ -216,7 +216,7 @@ class CovidCT(SegmentationDataModule):
             got = ", ".join(map(str, facts.labels))
             raise ValueError(
                 f"{mask}: expected the labels 0 (background), 1 (left lung) and 2 (right lung), got only {got}, which "
-                "do not tell the lungs apart; use labels: lung"
+                "do not tell the lungs apart; use labels: lung (--data.labels lung --model.num_classes 2)"
             )
 
     def _slices_of(self, scan: Path, mask: Path, facts: VolumeFacts) -> Iterator[Sample[Path]]:

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -93,6 +94,8 @@ class Endoscopy(BoxDataModule):
                 raise ValueError(f"{argument} is one of {', '.join(get_args(allowed))}, got {choice!r}")
         self.folder, self.missing_text, self.videos = folder, missing_text, videos
         self._labels: dict[str, tuple[int, ...]] = {}
+        with suppress(ValueError):  # which `index` raises; a checkpoint is compared with these names before it
+            self.class_names = class_list(self.root.absolute() / CLASS_LIST, type(self).class_names)
 
     def index(self) -> list[Sample[Path | None]]:
         """All frames with a text file, sorted by id; the text files are read, the images are not.
@@ -107,7 +110,7 @@ class Endoscopy(BoxDataModule):
             raise FileNotFoundError(
                 f"{root}: expected the layout of EAD-2019, {self.folder}/*.jpg with *.txt, found no such folder"
             )
-        self.class_names = class_list(root / CLASS_LIST)
+        self.class_names = class_list(root / CLASS_LIST, type(self).class_names)
         self._labels = {}
         samples = []
         for stem, (images, text) in self._pairs(root).items():
@@ -185,14 +188,14 @@ class Endoscopy(BoxDataModule):
         return self.augment if isinstance(self.augment, Augmentation) else COLOURS
 
 
-def class_list(path: Path) -> tuple[str, ...]:
-    """The names of the classes that a file lists, one a line; those of the challenge where there is no such file.
+def class_list(path: Path, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the classes that a file lists, one a line; others where there is no such file.
 
     Raises:
         ValueError: It cannot be read, or names none or one twice; the message names it.
     """
     if not path.is_file():
-        return ARTEFACTS
+        return otherwise
     names = tuple(name for line in _text(path).splitlines() if (name := line.strip()))
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{path}: expected different names of classes, one a line, got {', '.join(names) or 'none'}")

@@ -40,6 +40,8 @@ class KvasirBoxes(Endoscopy):
 
     def __init__(self, root: str | Path, videos: Videos = "none", **kwargs: Any) -> None:
         super().__init__(root, videos=videos, **kwargs)
+        if (self.root / BOXES).is_file():
+            self.class_names = type(self).class_names
 
     def index(self) -> list[Sample[Any]]:
         """All frames with their boxes, sorted by id; the boxes are read, the frames are not.
@@ -102,10 +104,11 @@ def _boxes(entry: Any) -> list[tuple[int, float, float, float, float]]:
         raise ValueError(f"expected an entry with a list bbox in {BOXES}, got {str(entry)[:80]}")
     boxes = []
     for place, box in enumerate(listed, 1):
-        corners = [box.get(name) for name in CORNERS] if isinstance(box, dict) else []
-        if not corners or not all(isinstance(value, int | float) and math.isfinite(value) for value in corners):
+        corners: list[Any] = [box.get(name) for name in CORNERS] if isinstance(box, dict) else [None]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in corners):
             raise ValueError(f"expected {', '.join(CORNERS)} of box {place} in {BOXES}, got {str(box)[:80]}")
         if box.get("label", "polyp") != "polyp":
             raise ValueError(f"expected the label 'polyp' of box {place} in {BOXES}, got {box['label']!r}")
-        boxes.append((0, *map(float, corners)))
+        x1, y1, x2, y2 = map(float, corners)
+        boxes.append((0, x1, y1, x2, y2))
     return boxes

@@ -26,13 +26,18 @@ class BinaryMasks(SegmentationDataModule):
     mask_values: ClassVar[Mapping[int, int] | None] = {0: 0, 1: 1, 255: 1}
 
     def read_mask(self, sample: Sample[Path]) -> np.ndarray:
-        """The mask of a sample, ``(H, W)`` integers 0 and 1.
+        """The mask of a sample, ``(H, W)`` integers, 0 and 1 by default.
 
         Raises:
-            ValueError: The file cannot be read, holds another value, or is a JPEG that is not black and white.
+            ValueError: The file cannot be read, holds another value, or is a JPEG of more than black and white.
         """
         if sample.target.suffix.lower() not in LOSSY:
             return super().read_mask(sample)
+        if len(self.class_names) > 2:
+            names = ", ".join(self.class_names)
+            raise ValueError(
+                f"{sample.target}: expected a file without loss, such as PNG, for a mask of {names}, got a JPEG"
+            )
         grey = read_image(sample.target, 1)[:, :, 0]
         unclear = float(((grey > UNCLEAR[0]) & (grey < UNCLEAR[1])).mean())
         if unclear > MOST_UNCLEAR:

@@ -163,6 +163,7 @@ class VictimModule(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Measure a batch of clean images."""
         self.measure(batch)
+        self.tested_images.update(len(batch["image"]))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Measure a batch of clean images, and count them."""
@@ -182,6 +183,9 @@ class VictimModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all ranks' images, and tell schedules that watch one of them."""
         values = self._log_clean("val")
+        if self.trainer.state.fn == "validate":
+            self.log("val/images", self.tested_images.compute(), sync_dist=True)
+        self.tested_images.reset()
         if self.trainer.state.fn != "fit" or self.trainer.sanity_checking or not self.trainer.is_last_batch:
             return
         for config in self.trainer.lr_scheduler_configs:

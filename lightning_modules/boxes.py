@@ -107,14 +107,21 @@ class BoxDetector(VictimModule):
         for name, expected in {"num_classes": self.num_classes, "channels": self.channels}.items():
             found = getattr(data, name, expected)
             if found != expected:
-                raise ValueError(f"model.{name} is {expected}, but the data set has {found}")
+                names = ", ".join(map(str, getattr(data, "class_names", ()))) if name == "num_classes" else ""
+                raise ValueError(
+                    f"model.{name} is {expected}, but the data set has {found}" + f" ({names})" * bool(names)
+                )
 
     def loss_parts(self, images: Tensor, targets: Sequence[Boxes]) -> dict[str, Tensor]:
         """The parts of each image's loss, ``(N,)`` each, which add up to ``loss``.
 
         They are ``objectness`` and ``proposals`` (regression) of the first stage, ``classes`` and ``boxes``
         (regression) of the second.
+
+        Raises:
+            ValueError: As ``outcome``.
         """
+        check_boxes(targets)
         return cast(dict[str, Tensor], self.network(self.normalised(images), targets=targets))
 
     def loss(self, images: Tensor, targets: Sequence[Boxes]) -> Tensor:
@@ -138,7 +145,12 @@ class BoxDetector(VictimModule):
         return cast(list[Tensor], self.network(self.normalised(images), proposals=proposals))
 
     def outcome(self, outputs: Sequence[Boxes], targets: Sequence[Boxes]) -> Outcome:
-        """Whether enough of the boxes are found, and the share of them that is, for each image."""
+        """Whether enough of the boxes are found, and the share of them that is, for each image.
+
+        Raises:
+            ValueError: The targets are no list of boxes.
+        """
+        check_boxes(targets)
         match = match_boxes(outputs, targets, self.score_threshold, self.iou_threshold)
         decides = match.true
         for row, target in enumerate(targets):
@@ -176,3 +188,18 @@ class BoxDetector(VictimModule):
             "anchor": self.anchor,
             "proposals": self.proposals_kept,
         }
+
+
+def check_boxes(targets: Any) -> None:
+    """Refuse what is no list with the boxes and labels of each image, without a look at their values.
+
+    Args:
+        targets: A list of N dicts with ``boxes`` and ``labels``.
+
+    Raises:
+        ValueError: The message shows what came.
+    """
+    listed = isinstance(targets, list | tuple)
+    if not listed or not all(isinstance(one, dict) and {"boxes", "labels"} <= one.keys() for one in targets):
+        received = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        raise ValueError(f"the targets of a detector are a list with a dict of boxes and labels each, got {received}")

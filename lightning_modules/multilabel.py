@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from lightning_modules.classification import Classifier
 from lightning_modules.optimisation import Schedule
-from medrobust.metrics.labels import LabelQuality, label_losses
+from medrobust.metrics.labels import LabelQuality
 from medrobust.networks import Outcome
 from medrobust.networks.classifiers import Head
+from medrobust.networks.label_outputs import label_loss, label_outcome
 
 
 @runtime_checkable
@@ -118,18 +119,14 @@ class MultiLabelClassifier(Classifier):
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Mean binary cross-entropy over each image's known labels, ``(N,)``, unweighted; 0 if none is known."""
-        return _mean_of_known(label_losses(self(images), targets), targets)
+        return label_loss(self(images), targets)
 
     def outcome(self, outputs: Tensor, targets: Tensor) -> Outcome:
         """Whether all known labels ``(N, L)`` are right, and the share of them that are.
 
         An image without a known label has no quality (NaN) and is not right, so that no attack succeeds on it.
         """
-        known = targets >= 0
-        hits = ((outputs > 0) == (targets > 0)) & known
-        count = known.sum(1)
-        quality = torch.where(count > 0, hits.sum(1) / count.clamp(min=1), torch.nan)
-        return Outcome((hits == known).all(1) & (count > 0), quality)
+        return label_outcome(outputs, targets)
 
     def training_loss(self, images: Tensor, targets: Tensor, outputs: Tensor | None = None) -> Tensor:
         """Weighted binary cross-entropy of a batch, ``()``, over all of its known labels."""
@@ -140,8 +137,3 @@ class MultiLabelClassifier(Classifier):
         )
         known = targets >= 0
         return (losses * known).sum() / known.sum().clamp(min=1)
-
-
-def _mean_of_known(losses: Tensor, targets: Tensor) -> Tensor:
-    """Mean over each image's known labels, ``(N,)``; 0 if it has none."""
-    return losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)

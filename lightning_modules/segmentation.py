@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_modules.base import VictimModule
 from lightning_modules.optimisation import Schedule, optimisation
 from medrobust.metrics.segmentation import SegmentationQuality, overlaps, predicted_labels, quality_of_masks
 from medrobust.networks import Outcome
 from medrobust.networks.features import ACTIVATIONS
+from medrobust.networks.mask_outputs import check_masks, pixel_cross_entropy
 from medrobust.networks.segmenters import build_segmenter
 
 
@@ -97,7 +97,10 @@ class Segmenter(VictimModule):
         for name, expected in compared.items():
             found = getattr(data, name, expected)
             if found != expected:
-                raise ValueError(f"model.{name} is {expected}, but the data set has {found}")
+                names = ", ".join(map(str, getattr(data, "class_names", ()))) if name == "num_classes" else ""
+                raise ValueError(
+                    f"model.{name} is {expected}, but the data set has {found}" + f" ({names})" * bool(names)
+                )
         self.clean_metric.names = [str(name) for name in getattr(data, "class_names", ())]
 
     def layers_named(self, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -167,38 +170,6 @@ class Segmenter(VictimModule):
         check_masks(logits, targets)
         cross_entropy = pixel_cross_entropy(logits, targets, weights)
         return cross_entropy + self.dice_weight * dice_losses(logits, targets) if self.dice_weight else cross_entropy
-
-
-def check_masks(logits: Tensor, targets: Any) -> None:
-    """Refuse what are no masks of the size of the logits.
-
-    Args:
-        logits: ``(N, K, H, W)``.
-        targets: Labels, whole numbers ``(N, H, W)``.
-
-    Raises:
-        ValueError: The message shows what came.
-    """
-    expected = (len(logits), *logits.shape[2:])
-    if not isinstance(targets, Tensor) or targets.shape != expected or targets.is_floating_point():
-        received = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
-        raise ValueError(f"a segmenter's targets are whole numbers of the shape {expected}, got {received}")
-
-
-def pixel_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over each image's labelled pixels, ``(N,)`` in nats; 0 if it has none.
-
-    Args:
-        logits: ``(N, K, H, W)``.
-        targets: Labels ``(N, H, W)``, negative where a pixel is ignored.
-        weights: Weight of each label's pixels, ``(K,)``, in a weighted mean; None for equal ones.
-    """
-    labelled = targets >= 0
-    truths = targets.clamp(min=0)
-    losses = functional.cross_entropy(logits, truths, reduction="none")
-    counted = labelled.to(losses.dtype) if weights is None else weights[truths] * labelled
-    total = counted.sum((1, 2))
-    return (losses * counted).sum((1, 2)) / total.where(total > 0, 1)
 
 
 def dice_losses(logits: Tensor, targets: Tensor) -> Tensor:

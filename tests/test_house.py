@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = {
     "medrobust.random_streams": set(),
     "medrobust.metrics": set(),
-    "medrobust.networks": {"medrobust.random_streams"},
+    "medrobust.networks": {"medrobust.random_streams", "medrobust.metrics.segmentation"},
     "medrobust.detectors": set(),
     "medrobust.results": set(),
     "medrobust.objectives": {"medrobust.networks", "medrobust.random_streams"},
@@ -31,6 +31,10 @@ LIBRARY = {
         *("medrobust.detectors", "medrobust.evaluation", "medrobust.metrics", "medrobust.networks"),
         *("medrobust.results.columns", "medrobust.results.formats", "medrobust.results.manifest"),
         *("medrobust.results.records", "medrobust.results.timings", "medrobust.results.writer"),
+    },
+    "medrobust.one_call": {
+        *("medrobust.attacks", "medrobust.detectors", "medrobust.evaluation", "medrobust.listeners"),
+        *("medrobust.networks", "medrobust.results"),
     },
 }
 ARROWS: dict[str, set[str]] = LIBRARY | {
@@ -267,7 +271,9 @@ def undeclared(files: list[Path], *extras: str) -> set[str]:
 def test_what_is_imported_is_declared() -> None:
     """A package that comes along with another one today may be gone tomorrow."""
     library, benchmarks = set(files_of("medrobust")), set(files_of("benchmarks"))
-    assert not undeclared(sorted(library))
+    optional = {ROOT / "medrobust" / "results" / "workspace_upload.py"}  # which says so where the package is missing
+    assert not undeclared(sorted(library - optional))
+    assert not undeclared(sorted(optional), "wandb-workspaces")
     assert not undeclared(sorted(set(MODULES) - library - benchmarks), "app")
     assert not undeclared(sorted(benchmarks), "dev", "bench")
 

@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
-from tests.programs import CONFIG, IMAGES, PAIR, end, evaluate, members, run, run_here, start, train
+from tests.programs import ATTACKS, CONFIG, IMAGES, PAIR, end, evaluate, members, run, run_here, start, train
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280)]
 
@@ -153,6 +154,42 @@ def test_an_evaluation_goes_on_with_another_number_of_processes_after_one_was_st
     assert lines(journal) <= everything + 1, "images were attacked twice"
     assert_same_records(records(folder / "one"), records(runs))
     assert_same_accuracies(folder / "one", runs)
+
+
+def test_a_kill_other_attacks_and_a_resume_give_the_tables_of_one_evaluation(folder: Path) -> None:
+    """Some attacks, killed on the way; then another one, to its end; then the first again: as if made at once."""
+    runs, suites = folder / "parts", {"first": ("fgsm", "pgd"), "other": ("dim",)}
+    for name, attacks in suites.items():
+        kept = {attack: yaml.safe_load(ATTACKS)["attack"]["attacks"][attack] for attack in attacks}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"attack": {"attacks": kept}}))
+    process = start(folder, "evaluate.py", *evaluate(runs, "-c", "first.yaml"))
+    journal = runs / "small/evaluate/journal"
+    deadline = time.monotonic() + 150
+
+    def begun() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in journal.glob("*.jsonl"))
+
+    first_batch = 4 * 3 * 2  # by both attacks and the noise, at two radii
+    while begun() < first_batch and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    end(process, seconds=60)
+    assert first_batch <= begun() < IMAGES * 3 * 2, "the kill came too early or too late to show anything"
+
+    run_here(folder, "evaluate.py", *evaluate(runs, "-c", "other.yaml"))
+    part = records(runs)
+    assert set(part["attack"]) == {"noise", "fgsm", "pgd", "dim"} and len(part) < IMAGES * 4 * 2
+    run_here(folder, "evaluate.py", *evaluate(runs, "-c", "first.yaml"))
+
+    assert_same_records(records(folder / "one"), records(runs))
+    assert_same_accuracies(folder / "one", runs)
+    summaries = [json.loads((place / "small/evaluate/summary.json").read_text()) for place in (folder / "one", runs)]
+    for name in ("worst_case", "checks", "flags"):
+        assert summaries[0][name] == summaries[1][name]
+    found = [[(entry["attack"], entry["key"]) for entry in one["manifest"]["attacks"]] for one in summaries]
+    assert found[0] == found[1]
+    shown = records(runs).filter(pl.col("attack") == "dim")
+    assert_same_records(part.filter(pl.col("attack") == "dim"), shown)
 
 
 def lines(journal: Path) -> int:

@@ -16,7 +16,7 @@ from medrobust.attacks.last_check import LEAST_IMAGES, acceptable, doubts, first
 from medrobust.networks.defended_victim import under_attack
 from medrobust.networks.finite import finite_outputs
 from medrobust.networks.freezing import frozen
-from medrobust.networks.victims import Outputs, Targets, Victim, attackable, check_known
+from medrobust.networks.victims import Outputs, Targets, Victim, attackable, check_box_labels, check_known
 from medrobust.networks.watched_victim import WatchedVictim
 from medrobust.objectives.opposition import warn_of_opposition
 from medrobust.objectives.plain_numbers import PlainNumbers, plain
@@ -147,6 +147,7 @@ class Attack(PlainNumbers, ABC):
         """What was crafted, and the victim as the attack saw it."""
         attackable(victim)
         check_batch(images, targets, ids)
+        check_box_labels(targets, victim)
         with torch.inference_mode(False), torch.enable_grad(), frozen(victim):
             images, targets = without_inference(images).detach(), without_inference(targets)
             watch = WatchedVictim(under_attack(victim), images, targets)

@@ -167,9 +167,9 @@ class ProposalTargets(DenseTargets):
         )
 
     def logits(self, step: Step) -> Tensor:
-        """Logits of the targets, ``(n, K + 1, T)``."""
-        found = box_victim(step.victim, "DAG").proposal_logits(step.images, self.proposals)
-        return pad_sequence(found, batch_first=True).mT
+        """Logits of the targets, ``(n, K + 1, T)``, also where the image that has T of them has left."""
+        found = pad_sequence(box_victim(step.victim, "DAG").proposal_logits(step.images, self.proposals), True)
+        return torch.nn.functional.pad(found, (0, 0, 0, self.labels.shape[1] - found.shape[1])).mT
 
     def others(self, logits: Tensor) -> int:
         """Number of labels among which a wrong one is drawn: those of objects, and the background if there is one."""

@@ -81,7 +81,11 @@ class EvaluationContext:
     def batches(self, loader: Iterable[Batch], what: str) -> Iterator[Batch]:
         """Go through a loader's batches, moved to the device, with a progress bar."""
         for batch in self.progress(loader, what):
-            yield to_device(batch, self.device)
+            yield self.moved(batch)
+
+    def moved(self, batch: Batch) -> Batch:
+        """A batch on the device."""
+        return to_device(batch, self.device)
 
 
 def to_device(value: T, device: torch.device) -> T:

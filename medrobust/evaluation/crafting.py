@@ -66,7 +66,7 @@ class Crafter:
             raise ValueError(f"reference_per_class counts images and is at least 1, got {reference_per_class}")
         self.deployment = Deployment(deployment, precision)
         self.goals, self.surrogate, self.reference_per_class = goals, surrogate, reference_per_class
-        self.fitted, self.label, self._goal_file = fitted, label, goal_mask
+        self.fitted, self.label, self.goal_file = fitted, label, goal_mask
         self._surrogate: EvaluatedVictim | None = None
         self._ready: dict[tuple[str, bool], Attack] = {}  # by key, and whether it is for the victim itself
 
@@ -77,7 +77,7 @@ class Crafter:
         Raises:
             ValueError: The file is no image of labels.
         """
-        return None if self._goal_file is None else read_goal_mask(self._goal_file)
+        return None if self.goal_file is None else read_goal_mask(self.goal_file)
 
     def load(self, context: EvaluationContext, victim: EvaluatedVictim) -> None:
         """Check the precision and load the surrogate, before any image is read.

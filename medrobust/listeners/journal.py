@@ -20,6 +20,7 @@ from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan
 from medrobust.listeners.boxes import box_columns
+from medrobust.listeners.held_evaluation import HeldEvaluation, shared_key
 from medrobust.listeners.masks import mask_columns
 from medrobust.listeners.probabilities import class_columns, label_columns
 from medrobust.networks.defended_victim import DefendedVictim
@@ -31,6 +32,8 @@ from medrobust.results.records import RECORDS, Journal, clean_outcomes, finished
 from medrobust.results.timings import TIMINGS, Timings
 from medrobust.results.writer import Writer
 
+INTERACTIVE = ("", "-c", "ipykernel_launcher.py", "colab_kernel_launcher.py", "ipython", "ipython3")  # no program
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,14 +41,17 @@ class RecordJournal(EvaluationListener):
     """Writes a record of every attacked image into the evaluation's folder, one file per process.
 
     Images that the journal already holds, from a killed run or from a run on another number of processes, are not
-    attacked again. Records carry a hash of victim, data and attack, so a changed victim or attack starts afresh and
-    nothing is mixed.
+    attacked again. Records carry a hash of victim, data and attack. Other attacks on the same victim and images join
+    those that the folder holds; an evaluation of another victim, other images or other settings is refused, so that
+    nothing is mixed and no table is lost.
 
     Args:
-        folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
+        folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``, or by ``--evaluation``
+            another one.
         run: Name of the run; the command line sets that of ``--name``.
-        resume: Keep what the journal holds. With False everything is attacked again, and the old records are deleted
-            at the end.
+        resume: Go on with what the folder holds, and add to it. With False this evaluation replaces the whole one that
+            is there, attacks that it does not name among it: everything is attacked again, and the old records are
+            deleted at the end.
         seed: Seed of the run, for the report; the command line sets ``--seed_everything``.
         probabilities: Keep the probability of every class besides that of the predicted and of the true one. The AUROC
             of more than two classes under attack needs them. Those of labels are always kept.
@@ -66,6 +72,8 @@ class RecordJournal(EvaluationListener):
         self._timings: Timings | None = None
         self._writer: Writer | None = None
         self._old: list[Path] = []
+        self._held: HeldEvaluation | None = None
+        self._found: dict[str, set[str]] = {}  # ids in the journal, by an attack's key
 
     def on_evaluation_identity(
         self,
@@ -74,10 +82,10 @@ class RecordJournal(EvaluationListener):
         data: EvaluationData,
         attacks: Sequence[AttackIdentity],
     ) -> dict[str, Any]:
-        """Lock the folder, and note which files exist before any process writes.
+        """Lock the folder, and note what it holds before any process writes.
 
         Raises:
-            ValueError: No folder is given, or another process is writing into it.
+            ValueError: No folder is given, another process is writing into it, or what it holds is damaged.
         """
         if not self.folder:
             raise ValueError("the journal needs the folder of the evaluation, journal.folder, and got none")
@@ -85,26 +93,32 @@ class RecordJournal(EvaluationListener):
             raise ValueError(refused)
         self._old = [] if self.resume else sorted(Path(self.folder).glob("journal/*.jsonl"))
         self._old += [] if self.resume else sorted(Path(self.folder, TIMINGS).glob("*.jsonl"))
+        self._found = finished(self.folder) if self.resume else {}
+        self._held = HeldEvaluation.of(Path(self.folder), self._found) if self.resume else None
         return {"probabilities": True} if self.probabilities else {}
 
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
-        """Write the manifest, and mark the images that are done."""
+        """Refuse what cannot join the records that are there, write the manifest, and mark the images that are done.
+
+        Raises:
+            ValueError: The folder holds an evaluation of another victim, other images or settings, or one of the
+                attacks with other parameters.
+        """
         folder = Path(self.folder)
+        if self._held is not None:
+            self._held.check(plan)
+        manifest = self._manifest(context, victim, plan)
         if context.is_first:
-            announce_replaced(folder, plan)
-            write_manifest(folder, self._manifest(context, victim, plan))
+            if not self.resume:
+                announce_replaced(folder, plan)
+            write_manifest(folder, manifest)
+        for planned in plan.attacks:
+            plan.done.setdefault(planned.key, set()).update(self._found.get(planned.key, ()))
         if self.resume:
-            found = finished(folder)
-            for planned in plan.attacks:
-                plan.done.setdefault(planned.key, set()).update(found.pop(planned.key, ()))
-            unused = sum(map(len, found.values()))
-            if unused and context.is_first and not (folder / RECORDS).is_file():
-                logger.warning(
-                    "%d records in %s are of other weights, data, attacks or settings, or of an earlier version, and "
-                    "are not used",
-                    *(unused, folder),
-                )
-            plan.recorded.update(clean_outcomes(folder, [planned.key for planned in plan.attacks]))
+            keys = [entry["key"] for entry in manifest["attacks"]]
+            self._say_unused(context, sum(len(ids) for key, ids in self._found.items() if key not in keys))
+            plan.recorded.update(clean_outcomes(folder, keys))
+        self._found = {}
         self._journal, self._timings = Journal(folder, context.rank), Timings(folder, context.rank)
 
     def on_adversarial_batch_end(
@@ -126,6 +140,15 @@ class RecordJournal(EvaluationListener):
                 file.unlink(missing_ok=True)
         if self._writer is not None:
             self._writer.release()
+
+    def _say_unused(self, context: EvaluationContext, unused: int) -> None:
+        """Warn of records that no result shows."""
+        if unused and context.is_first and not (Path(self.folder) / RECORDS).is_file():
+            logger.warning(
+                "%d records in %s are of other weights, data, attacks or settings, or of an earlier version, and "
+                "are not used",
+                *(unused, self.folder),
+            )
 
     def _lock(self) -> str:
         """Lock the folder; why that cannot be, for all processes to hear."""
@@ -210,10 +233,11 @@ class RecordJournal(EvaluationListener):
             "versions": versions(),
             "device": device_name(context.device),
             "world_size": context.ranks,
-            "command": command_line(),
+            "command": command_line() if self._held is None else self._held.commands(command_line()),
             "binding": plan.binding,
             "listeners": plan.listeners,
-            "attacks": [planned.entry() for planned in plan.attacks],
+            "shared": shared_key(plan),
+            "attacks": [one.entry() for one in plan.attacks] if self._held is None else self._held.joined(plan.attacks),
         }
 
 
@@ -236,16 +260,17 @@ def announce_replaced(folder: Path, plan: EvaluationPlan) -> None:
     why = "of other weights, data or settings" if names & epsilons.keys() else "of attacks that are not configured now"
     logger.warning(
         "%s holds results %s (%s), and its report and %s will no longer show them; to keep them, stop and give this "
-        "evaluation a --name of its own",
+        "evaluation a folder of its own by --evaluation NAME",
         *(folder, why, listed if len(listed) <= 200 else f"{listed[:200]}...", RECORDS),
     )
 
 
 def victim_name(plan: EvaluationPlan) -> str:
-    """How tables name the victim: by its backbone, or architecture and encoder, where it has one, else by its class."""
+    """How tables name the victim: by its backbone, architecture and encoder, or network, else by its class."""
     if {"architecture", "encoder"} <= plan.victim.keys():
         return f"{plan.victim['architecture']} {plan.victim['encoder']}"
-    return str(plan.victim.get("backbone", plan.victim.get("class", "victim")))
+    names = (plan.victim.get(kind) for kind in ("backbone", "network", "class"))
+    return str(next((name for name in names if name), "victim"))
 
 
 def versions() -> dict[str, str]:
@@ -264,6 +289,8 @@ def device_name(device: torch.device) -> str:
 
 def command_line() -> str:
     """The command that was typed; absolute paths, which belong to one machine, are cut to their last part."""
+    if Path(sys.argv[0]).name in INTERACTIVE:
+        return "in an interactive Python session"
     return shlex.join(["python", Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])
 
 

@@ -68,7 +68,7 @@ class Panels(EvaluationListener):
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Choose the images: one stratum after the other in turn, in the order of a hash of their ids.
 
-        Those whose pictures have been damaged since are attacked again.
+        Those whose pictures have been damaged or removed since are attacked again.
         """
         strata: dict[str, list[str]] = {}
         for id, stratum in sorted(plan.images, key=lambda image: hashlib.sha256(image[0].encode()).digest()):
@@ -86,16 +86,14 @@ class Panels(EvaluationListener):
         if damaged and context.is_first:
             planned, id = damaged[0]
             logger.warning(
-                "the pictures of %d images under attack are damaged and are made again, first %r under %s",
+                "the pictures of %d images under attack are damaged or missing and are made, first %r under %s",
                 *(len(damaged), id, planned.name),
             )
 
     def _is_damaged(self, key: str, id: str) -> bool:
-        """Whether there are pictures of an image, of which one cannot be read."""
+        """Whether the pictures of an image are missing, or one of them cannot be read."""
         folder, image = Path(self.folder) / "panels", image_name(id)
         about = folder / f"{image}-{key}.json"
-        if not about.is_file():
-            return False
         try:
             names = json.loads(about.read_bytes())["images"].values()
             for name in names:

@@ -16,7 +16,7 @@ from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, weights_hash
 from medrobust.networks.finite import finite_outputs
-from medrobust.networks.victims import EvaluatedVictim, StoredVictim
+from medrobust.networks.victims import EvaluatedVictim
 from medrobust.results.columns import judge_column
 
 
@@ -41,7 +41,7 @@ class Transfer(EvaluationListener):
         for name in self.judges:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise ValueError(f"a judge's name is made of letters, digits, - and _, got {name!r}")
-        self._victims: dict[str, StoredVictim] = {}
+        self._victims: dict[str, EvaluatedVictim] = {}
         self._before: tuple[list[str], dict[str, Tensor]] = ([], {})
 
     def on_evaluation_identity(
@@ -56,11 +56,18 @@ class Transfer(EvaluationListener):
         Raises:
             ValueError: A judge's checkpoint does not exist, or does not fit the victim.
         """
-        for name, path in self.judges.items():
-            self._victims[name] = victim_beside(victim, path, f"judge {name}", context.device)
+        self._victims = {name: self.judge(name, victim, context.device) for name in self.judges}
         if not self._victims:
             return {}
         return {"judges": {name: weights_hash(judge.state_dict()) for name, judge in self._victims.items()}}
+
+    def judge(self, name: str, victim: EvaluatedVictim, device: torch.device) -> EvaluatedVictim:
+        """A judge, on the victim's device.
+
+        Raises:
+            ValueError: Its checkpoint does not exist, or does not fit the victim.
+        """
+        return victim_beside(victim, self.judges[name], f"judge {name}", device)
 
     def other_victims(self) -> dict[str, EvaluatedVictim]:
         """The judges."""

@@ -174,7 +174,8 @@ def find_brisque(path: str | None = None, download: bool = False) -> Brisque | N
     try:
         return read_brisque(Path(named) if named else _piq_weights(download))
     except ValueError as error:
-        logger.warning(
+        logger.log(
+            logging.WARNING if named or download else logging.INFO,  # nobody who asked for none is to be warned
             "BRISQUE stays empty because %s (quality.download true lets piq download one; quality.brisque or the "
             "environment variable %s names one: a folder with LIVE's allmodel and allrange, or piq's %s)",
             error,

@@ -21,7 +21,7 @@ from medrobust.networks.victims import (
     is_evaluated_victim,
     is_stored_victim,
 )
-from medrobust.networks.wrapped_classifier import WrappedClassifier, as_victim
+from medrobust.networks.wrapped_classifier import WrappedClassifier, WrappedLabels, WrappedSegmenter, as_victim
 
 __all__ = [
     "BitDepth",
@@ -38,6 +38,8 @@ __all__ = [
     "StoredVictim",
     "Victim",
     "WrappedClassifier",
+    "WrappedLabels",
+    "WrappedSegmenter",
     "as_victim",
     "class_outcome",
     "defended",

@@ -16,7 +16,8 @@ def checked_boxes(output: Mapping[str, Any], classes: int | None = None) -> None
         classes: Number of classes, if it is known.
 
     Raises:
-        ValueError: A tensor has another shape or type, a label is none of the classes, or scores rise.
+        ValueError: A tensor has another shape or type, a label is none of the classes, a score lies outside [0, 1],
+            scores rise, or a box ends before it begins.
     """
     if not all(isinstance(output.get(name), Tensor) for name in NAMES):
         return
@@ -35,5 +36,12 @@ def checked_boxes(output: Mapping[str, Any], classes: int | None = None) -> None
             f"labels of found boxes count the classes from 0{highest}, without a background, got {int(least)} to "
             f"{int(most)}"
         )
+    low, high = float(scores.min()), float(scores.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"scores of found boxes lie in [0, 1], as thresholds do, got {low:g} to {high:g}")
+    turned = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    if bool(turned.any()):
+        corners = [round(value, 3) for value in boxes[turned][0].tolist()]
+        raise ValueError(f"found boxes are corners x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, got {corners}")
     if bool((scores[1:] > scores[:-1]).any()):
         raise ValueError("found boxes are listed with the most certain first, and these scores rise")

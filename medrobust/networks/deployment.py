@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.ops import FrozenBatchNorm2d
 
+from medrobust.networks.model_outputs import tensor_in
+
 TOLERANCE = 1e-3  # relative to the norms of outputs and gradients
 DITHER = 1e-3  # of the compared images, which are normalised
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # but no subclasses, which may standardise their weight and so undo the folding
@@ -113,8 +115,13 @@ def _outputs_and_gradients(network: nn.Module, images: Tensor, options: Mapping[
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         variable = images.detach().requires_grad_()
-        tensors = (leaf for leaf in tree_leaves(network(variable, **options)) if isinstance(leaf, Tensor))
+        returned = network(variable, **options)
+        tensors = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
+        if not tensors and (found := tensor_in(returned)) is not None:
+            tensors = [found]  # an object, such as a dataclass, is a leaf itself
         outputs = [tensor for tensor in tensors if tensor.is_floating_point()]
+        if not outputs:
+            raise ValueError(f"the outputs of a {type(network).__name__} cannot be compared")
         differentiable = [output for output in outputs if output.requires_grad]
         weights = [torch.randn(output.shape, generator=generator).to(output) for output in differentiable]
         gradients = torch.autograd.grad(differentiable, variable, weights) if differentiable else ()

@@ -124,6 +124,26 @@ def check_known(targets: Targets, outputs: Outputs) -> None:
         raise ValueError(f"the victim distinguishes {classes} classes, counted from 0, got class {largest}")
 
 
+def check_box_labels(targets: Targets, victim: object) -> None:
+    """Refuse a box of a class that the victim does not know; the host waits for the device.
+
+    Args:
+        targets: Targets of any kind; only boxes are looked at.
+        victim: The victim, behind a defence or not; one that states no ``num_classes`` is not asked.
+
+    Raises:
+        ValueError: Names the class.
+    """
+    while hasattr(victim, "victim"):
+        victim = victim.victim
+    classes = getattr(victim, "num_classes", None)
+    if isinstance(targets, Tensor) or not len(targets) or not isinstance(classes, int):
+        return
+    largest = max((int(target["labels"].max()) for target in targets if len(target["labels"])), default=-1)
+    if largest >= classes:
+        raise ValueError(f"the victim finds boxes of {classes} classes, counted from 0, got class {largest}")
+
+
 def probability_like(outputs: Outputs, targets: Targets) -> Tensor | None:
     """Whether the outputs for an image look like probabilities instead of logits, bool ``(N,)``.
 

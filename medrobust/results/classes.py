@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from medrobust.results.columns import probability_column
+from medrobust.results.detection import patients_of
 from medrobust.results.separation import auroc
 from medrobust.results.statistics import rate_entries
 
@@ -33,8 +34,8 @@ def class_results(
 
         - `attack`, `epsilon`, `key`, `kind`, and `n`, the number of these images.
         - `confusion`: numbers of images, `[true class][predicted class]`.
-        - `classes`: for each class its `n`, and `sensitivity` and `specificity` with 95 % Wilson intervals; None where
-          no image decides them.
+        - `classes`: for each class its `n`, and `sensitivity` and `specificity` with their 95 % intervals over patients
+          (`results.statistics.rate_interval`); None where no image decides them.
         - `kappa`: Cohen's with quadratic weights (`quadratic_kappa`), for ordered grades; else None.
         - `auroc`: the mean over the classes of each one's AUROC against all others; for two classes that of class 1.
           None if the records lack the probabilities: of two classes they follow from the quality, of more they are
@@ -66,16 +67,17 @@ def class_results(
 
 
 def _row(row: Mapping[str, Any], when: When, table: pl.DataFrame, classes: int, ordered: bool) -> dict[str, Any]:
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (table["target"].to_numpy(), table["prediction"].to_numpy()), 1)
-    confident = table.drop_nulls("clean_confidence" if when == "before" else "adversarial_confidence")
-    confidence = confident["clean_confidence" if when == "before" else "adversarial_confidence"].to_numpy()
-    error, bins = reliability(confidence, confident[f"correct_{when}"].to_numpy())
+    target, prediction, patients = table["target"].to_numpy(), table["prediction"].to_numpy(), patients_of(table)
+    confusion = np.bincount(target * classes + prediction, minlength=classes**2).reshape(classes, classes)
+    confidences = table["clean_confidence" if when == "before" else "adversarial_confidence"]
+    known = confidences.is_not_null().to_numpy()
+    right = table[f"correct_{when}"].to_numpy()
+    error, bins = reliability(confidences.to_numpy()[known], right[known], patients[known])
     return {
         **{name: row[name] for name in ("attack", "epsilon", "key", "kind")},
         "n": len(table),
         "confusion": confusion.tolist(),
-        "classes": [_of_class(confusion, place) for place in range(classes)],
+        "classes": [_of_class(target == place, prediction == place, patients) for place in range(classes)],
         "kappa": quadratic_kappa(confusion) if ordered else None,
         "auroc": _auroc(table, when, classes),
         "calibration_error": error,
@@ -83,15 +85,12 @@ def _row(row: Mapping[str, Any], when: When, table: pl.DataFrame, classes: int, 
     }
 
 
-def _of_class(confusion: Counts, place: int) -> dict[str, Any]:
-    """Sensitivity and specificity of a class against all others."""
-    of_it, found = int(confusion[place].sum()), int(confusion[place, place])
-    others = int(confusion.sum()) - of_it
-    taken = int(confusion[:, place].sum()) - found
+def _of_class(of_it: NDArray[np.bool_], found: NDArray[np.bool_], patients: Counts) -> dict[str, Any]:
+    """Sensitivity and specificity of a class against all others, from which images are of it and are taken for it."""
     return {
-        "n": of_it,
-        **rate_entries("sensitivity", found, of_it),
-        **rate_entries("specificity", others - taken, others),
+        "n": int(of_it.sum()),
+        **rate_entries("sensitivity", found[of_it], patients[of_it]),
+        **rate_entries("specificity", ~found[~of_it], patients[~of_it]),
     }
 
 
@@ -117,7 +116,9 @@ def quadratic_kappa(confusion: Counts) -> float | None:
     return None if not chance else float(1 - (weights * confusion).sum() * total / chance)
 
 
-def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float | None, list[dict[str, Any]]]:
+def reliability(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], patients: Counts
+) -> tuple[float | None, list[dict[str, Any]]]:
     """Expected calibration error (Guo et al., ICML 2017, arXiv:1706.04599, eq. 3) and the bins of its diagram.
 
     The images are sorted into 15 bins ((m - 1) / 15, m / 15] by the probability of their predicted class. The error is
@@ -126,12 +127,14 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tu
     Args:
         confidence: Probability of the predicted class, ``(N,)`` in (0, 1].
         right: Whether the prediction is right, ``(N,)``.
+        patients: Number of the patient that each image shows, from 0, ``(N,)``.
 
     Returns:
         The error, None without images, and each bin that has images: its `lower` and `upper` edge, its number of images
-        `n`, their mean `confidence`, and their `accuracy` with its 95 % Wilson interval.
+        `n`, their mean `confidence`, and their `accuracy` with its 95 % interval over patients.
 
-    >>> round(reliability(np.array([0.9, 0.9, 0.6]), np.array([True, False, True]))[0], 4)  # (2 * 0.4 + 0.4) / 3
+    >>> error, _ = reliability(np.array([0.9, 0.9, 0.6]), np.array([True, False, True]), np.arange(3))
+    >>> round(error, 4)  # (2 * 0.4 + 0.4) / 3
     0.4
     """
     edges = np.linspace(0, 1, BINS + 1)
@@ -139,15 +142,16 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tu
     bins, total = [], 0.0
     for place in np.unique(places).tolist():
         inside = places == place
-        n, hits, mean = int(inside.sum()), int(right[inside].sum()), float(confidence[inside].mean())
-        total += n * abs(hits / n - mean)
+        n, mean = int(inside.sum()), float(confidence[inside].mean())
+        accuracy = rate_entries("accuracy", right[inside], patients[inside])
+        total += n * abs(accuracy["accuracy"] - mean)
         bins.append(
             {
                 "lower": float(edges[place]),
                 "upper": float(edges[place + 1]),
                 "n": n,
                 "confidence": mean,
-                **rate_entries("accuracy", hits, n),
+                **accuracy,
             }
         )
     return (total / len(confidence) if len(confidence) else None), bins

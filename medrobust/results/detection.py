@@ -14,7 +14,8 @@ from medrobust.results.columns import (
     threshold_column,
     wrong_signs_column,
 )
-from medrobust.results.separation import Scores, auroc, bootstrap_intervals, rate_interval, roc_curve, tpr_at_tnr
+from medrobust.results.separation import Scores, auroc, bootstrap_intervals, roc_curve, tpr_at_tnr
+from medrobust.results.statistics import rate_interval
 
 TNR = 0.9  # HFC21: the detector may flag 10 % of the normal images
 POINTS = 60  # of an ROC curve, at most
@@ -92,7 +93,7 @@ def patients_of(table: pl.DataFrame) -> NDArray[np.int64]:
     names = table["id"]
     if "patient" in table.columns:
         names = pl.select(pl.coalesce(table["patient"].cast(pl.String), names)).to_series()
-    return np.unique(names.to_numpy(), return_inverse=True)[1]
+    return names.rank("dense").cast(pl.Int64).to_numpy() - 1
 
 
 def _separation(table: pl.DataFrame, detector: str, fit: str) -> dict[str, Any]:

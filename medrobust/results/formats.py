@@ -13,6 +13,8 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[2Jb\n\u202ec")
     'a\\x1b[2Jb\\n\\u202ec'
     """
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -31,7 +33,9 @@ def all_printable(value: Any) -> Any:
         return printable(value)
     if isinstance(value, Mapping):
         return {all_printable(key): all_printable(inner) for key, inner in value.items()}
-    return [all_printable(inner) for inner in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return [inner if type(inner) is float else all_printable(inner) for inner in value]  # curves are long
 
 
 def flag_place(flag: Mapping[str, Any]) -> str:
@@ -41,6 +45,16 @@ def flag_place(flag: Mapping[str, Any]) -> str:
     ' (at ε = 2/255)'
     """
     return "" if flag["epsilon"] is None else f" (at ε = {format_epsilon(flag['epsilon'])})"
+
+
+def flags_told(flags: Sequence[Mapping[str, Any]]) -> str:
+    """How many flags an evaluation has raised, by what they ask of the reader.
+
+    >>> flags_told([{"severity": "warning"}, {"severity": "error"}, {"severity": "warning"}]), flags_told([])
+    ('1 do not trust, 2 read with care', 'none')
+    """
+    counts = [(sum(flag["severity"] == level for flag in flags), words) for level, words in LEVELS.items()]
+    return ", ".join(f"{count} {words}" for count, words in counts if count) or "none"
 
 
 def format_epsilon(epsilon: float | None) -> str:

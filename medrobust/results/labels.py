@@ -1,13 +1,16 @@
 """What a victim of several labels makes of each of them, clean and under attack."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from medrobust.results.columns import label_column, label_names
-from medrobust.results.separation import auroc
-from medrobust.results.statistics import rate_entries
+from medrobust.results.detection import patients_of
+from medrobust.results.separation import auroc, exceeded
+from medrobust.results.statistics import Z95, rate_entries
 
 
 def label_results(
@@ -28,8 +31,8 @@ def label_results(
         - `auroc`: the mean over the labels that have one (macro average); None if none has.
         - `labels`: for each label its numbers of images `n` (where it is known) and `n_positive`; its `auroc`; its
           `sensitivity` and `specificity`; and of the `n_right_before` images about whose label the victim was right
-          before the attack the share on which it is wrong after it, `flipped`. Each rate comes with its 95 % Wilson
-          interval; None where no image decides it.
+          before the attack the share on which it is wrong after it, `flipped`. Each rate comes with its 95 % interval
+          over patients (`results.statistics.rate_interval`); None where no image decides it.
     """
     names = [str(name) for name in manifest["data"].get("class_names") or []]
     columns = label_names(names)
@@ -49,9 +52,46 @@ def label_results(
     return {"names": names, "rows": found}
 
 
+def mean_auroc(images: pl.DataFrame, names: Sequence[Any]) -> tuple[float, list[float]] | None:
+    """Mean over the labels of the AUROC on clean images, with its 95 % interval over patients.
+
+    The interval is that of Obuchowski (Biometrics 53, 1997), of whom `results.shortcuts.patient_interval` takes it for
+    a single AUROC: each patient's images move the mean by the sum of their structural components, and these sums
+    scatter independently.
+
+    Args:
+        images: Records, one for each image.
+        names: Names of the labels.
+
+    Returns:
+        The mean and `[lower, upper]`; None without labels, without one that images have and others lack, or with a
+        single patient.
+    """
+    moves, areas = np.zeros(len(images)), []
+    for name in label_names([str(one) for one in names]):
+        columns = [label_column(name, what) for what in ("true", "before")]
+        if not set(columns) <= set(images.columns):
+            return None
+        known = images.select(pl.all_horizontal(pl.col(columns).is_not_null())).to_series().to_numpy()
+        true = images[columns[0]].fill_null(0).to_numpy() > 0
+        shown, with_it, without = images[columns[1]].to_numpy(), known & true, known & ~true
+        area = auroc(shown[without], shown[with_it])
+        if area is None:
+            continue
+        areas.append(area)
+        moves[with_it] += (exceeded(shown[without], shown[with_it]) - area) / with_it.sum()
+        moves[without] += (1 - exceeded(shown[with_it], shown[without]) - area) / without.sum()
+    sums = np.bincount(patients_of(images), moves)
+    if not areas or len(sums) < 2:
+        return None
+    mean = sum(areas) / len(areas)
+    half = Z95 * math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(areas)
+    return mean, [max(0.0, mean - half), min(1.0, mean + half)]
+
+
 def _of_label(table: pl.DataFrame, name: str, when: str) -> dict[str, Any]:
     known = table.drop_nulls([label_column(name, what) for what in ("true", "before", "after")])
-    true = known[label_column(name, "true")].to_numpy() > 0
+    true, patients = known[label_column(name, "true")].to_numpy() > 0, patients_of(known)
     before, after = (known[label_column(name, what)].to_numpy() for what in ("before", "after"))
     shown = before if when == "before" else after
     right = (before > 0.5) == true
@@ -61,8 +101,8 @@ def _of_label(table: pl.DataFrame, name: str, when: str) -> dict[str, Any]:
         "n": len(known),
         "n_positive": int(true.sum()),
         "auroc": auroc(shown[~true], shown[true]),
-        **rate_entries("sensitivity", int(hits[true].sum()), int(true.sum())),
-        **rate_entries("specificity", int(hits[~true].sum()), int((~true).sum())),
+        **rate_entries("sensitivity", hits[true], patients[true]),
+        **rate_entries("specificity", hits[~true], patients[~true]),
         "n_right_before": int(right.sum()),
-        **rate_entries("flipped", int(flipped.sum()), int(right.sum())),
+        **rate_entries("flipped", flipped[right], patients[right]),
     }

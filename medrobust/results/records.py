@@ -198,7 +198,7 @@ def read_records(path: str | Path) -> pl.DataFrame:
             "evaluation again, which attacks no image anew"
         )
     try:
-        records = pl.read_parquet(path)
+        records = pl.read_parquet(path, glob=False)  # a run's name may have brackets
     except (pl.exceptions.PolarsError, OSError) as error:
         what = str(error).splitlines()[0]
         raise ValueError(f"{path} is damaged ({what}): evaluate that run again, which attacks no image anew") from None

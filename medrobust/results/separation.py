@@ -1,17 +1,15 @@
 """How well scores separate two groups: AUROC, TPR at a given TNR, the ROC curve, and bootstrap intervals."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medrobust.results.statistics import Z95, wilson_interval
+from medrobust.results.statistics import FEWEST, LIMITS, Z95, widened, wilson_interval
 
 RESAMPLES = 1000
-FEWEST = 10  # patients on either side from which the bootstrap of an AUROC can be trusted
-LIMITS = (2.5, 97.5)  # percentiles that enclose 95 %
 BLOCK = 4_000_000  # weights held at a time: bounds the memory of the bootstrap
 
 Scores = NDArray[np.float64]
@@ -47,6 +45,14 @@ def auroc(negative: Scores, positive: Scores) -> float | None:
     below = np.searchsorted(ordered, positive, side="left")
     not_above = np.searchsorted(ordered, positive, side="right")
     return float((below + not_above).sum() / (2 * len(negative) * len(positive)))
+
+
+def exceeded(others: Scores, mine: Scores) -> Scores:
+    """Share of the others that each of mine exceeds, ties counting one half; of positives the mean is the AUROC."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, mine, side="left")
+    not_above = np.searchsorted(ordered, mine, side="right")
+    return np.asarray((below + not_above) / (2 * len(others)))
 
 
 def tpr_at_tnr(negative: Scores, positive: Scores, tnr: float = 0.9) -> float | None:
@@ -158,9 +164,9 @@ def bootstrap_intervals(
     assert area is not None
     assert rate is not None
     counts = len(np.unique(negative_patients)), len(np.unique(positive_patients))
-    area_limits = _widened(_limits(areas), auroc_score_interval(area, *counts)) if min(counts) >= FEWEST else None
+    area_limits = widened(_limits(areas), auroc_score_interval(area, *counts)) if min(counts) >= FEWEST else None
     least = wilson_interval(rate * counts[1], counts[1])
-    return Intervals(area_limits, _widened(_limits(rates), least, in_any_case=min(counts) < FEWEST))
+    return Intervals(area_limits, widened(_limits(rates), least, in_any_case=min(counts) < FEWEST))
 
 
 def auroc_score_interval(area: float, negatives: float, positives: float) -> list[float]:
@@ -193,35 +199,29 @@ def auroc_score_interval(area: float, negatives: float, positives: float) -> lis
     return [lower(area), 1 - lower(1 - area)]
 
 
-def rate_interval(
+def resampled_rates(
     flagged: NDArray[np.bool_], patients: NDArray[np.int64], resamples: int = RESAMPLES, seed: int = 0
-) -> list[float] | None:
-    """95 % interval of the share of flagged images, by a cluster bootstrap over patients.
-
-    Where a limit reaches 0 or 1, all patients agree, or there are fewer than `FEWEST`, it is widened to
-    `wilson_interval` with patients as the effective number: drawing from images that are all flagged would never draw
-    another.
+) -> Scores:
+    """Share of flagged images in each resample of the patients, of several verdicts on the same images.
 
     Args:
-        flagged: Whether each image is flagged, ``(N,)``.
-        patients: Number of the patient, from 0, that each image shows, ``(N,)``.
-        resamples: Number of resamples.
+        flagged: Whether each image is flagged, by each of K verdicts, ``(K, N)``.
+        patients: Number of the patient that each image shows, ``(N,)``.
+        resamples: Number B of resamples.
         seed: Seed of the drawing.
 
     Returns:
-        `[lower, upper]`; None without images.
-
-    >>> [round(limit, 3) for limit in rate_interval(np.ones(43, bool), np.arange(43))]  # 43/(43 + z^2)
-    [0.918, 1.0]
+        The shares ``(K, B)``; a column holds the same patients for all verdicts, so that their differences are paired.
     """
-    if not len(flagged):
-        return None
     members = np.unique(patients, return_inverse=True)[1]
     count = 1 + int(members.max())
-    hits, sizes = np.bincount(members, flagged, count), np.bincount(members, minlength=count)
-    shares = [(hits @ weights) / (sizes @ weights) for weights in _draws(count, resamples, count, seed)]
-    least = wilson_interval(float(flagged.mean()) * count, count)
-    return _widened(_limits(np.concatenate(shares)), least, in_any_case=count < FEWEST)
+    hits = np.stack([np.bincount(members, verdict, count) for verdict in flagged])
+    sizes = np.bincount(members, minlength=count).astype(np.float64)
+    shares = []
+    for draws in _draws(count, resamples, count, seed):
+        weights = draws.astype(np.float64)  # whole numbers, which products of floating-point matrices keep
+        shares.append((hits @ weights) / (sizes @ weights))
+    return np.concatenate(shares, axis=1)
 
 
 def _resampled(
@@ -252,17 +252,6 @@ def _resampled(
         threshold = (negatives[1:] < _passing(n_negative, tnr)).sum(axis=0)
         rates.append(1 - positives[missed[threshold], np.arange(len(threshold))] / n_positive)
     return np.concatenate(areas), np.concatenate(rates)
-
-
-def _widened(
-    limits: list[float] | None, least: Sequence[float] | None, in_any_case: bool = False
-) -> list[float] | None:
-    """Limits of a bootstrap; widened to the others where they have no width or reach 0 or 1, and so show too little."""
-    if limits is None or least is None:
-        return None if least is None else list(least)
-    if 0 < limits[0] < limits[1] < 1 and not in_any_case:
-        return limits
-    return [min(limits[0], least[0]), max(limits[1], least[1])]
 
 
 def _draws(patients: int, resamples: int, scores: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrobust.results.separation import FEWEST, Scores, auroc, auroc_score_interval
-from medrobust.results.statistics import Z95
+from medrobust.results.separation import Scores, auroc, auroc_score_interval, exceeded
+from medrobust.results.statistics import FEWEST, Z95
 
 # Where both classes are normal with equal variances, an area of 0.7 is a threshold on this one number that puts 64 %
 # of both on their side: enough to train on, and more than chance explains once the interval lies above it.
@@ -109,7 +109,7 @@ def patient_interval(
     area = auroc(negative, positive)
     if area is None or min(counts) < FEWEST:
         return None
-    above, below = _wins(negative, positive), 1 - _wins(positive, negative)
+    above, below = exceeded(negative, positive), 1 - exceeded(positive, negative)
     number = 1 + int(max(negative_patients.max(), positive_patients.max()))
     ups = np.bincount(positive_patients, above - area, number)
     downs = np.bincount(negative_patients, below - area, number)
@@ -124,11 +124,3 @@ def patient_interval(
         return auroc_score_interval(area, *counts)
     logit, half = math.log(area / (1 - area)), Z95 * math.sqrt(variance) / (area * (1 - area))
     return [1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit))]
-
-
-def _wins(others: Scores, mine: Scores) -> Scores:
-    """Share of the others that each of mine exceeds, ties counting one half."""
-    ordered = np.sort(others)
-    below = np.searchsorted(ordered, mine, side="left")
-    not_above = np.searchsorted(ordered, mine, side="right")
-    return np.asarray((below + not_above) / (2 * len(others)))

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from medrobust.results.detection import patients_of
-from medrobust.results.rates import patient_rate
+from medrobust.results.statistics import rate_entries
 
 POINTS = 60  # of the curve, at most
 PATIENTS = 10  # in the table
@@ -95,7 +95,7 @@ def smallest_results(found: Smallest | None) -> dict[str, Any]:
     if len(places) > POINTS:
         places = places[np.unique(np.linspace(0, len(places) - 1, POINTS).round().astype(int))]
     points = [
-        {"distance": place, **patient_rate("share", distances <= place, patients)} for place in [0.0, *places.tolist()]
+        {"distance": place, **rate_entries("share", distances <= place, patients)} for place in [0.0, *places.tolist()]
     ]
     return {
         "norm": found.norm,

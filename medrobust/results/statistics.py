@@ -1,12 +1,18 @@
 """The statistics of a robustness table: intervals for a rate and a mean, a test for two rates on the same images."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+LIMITS = (2.5, 97.5)  # percentiles that enclose 95 %
+FEWEST = 10  # patients from which a bootstrap can be trusted
+RESAMPLES = 2000  # of a rate: each costs a few draws, however many images there are
+SORTED = 1_000_000  # largest code of a kind of patient up to which kinds are counted instead of sorted
+NO_WIDTH = 0.0005  # half a width of an interval that would be shown without any
 
 
 def wilson_interval(successes: float, trials: float) -> tuple[float, float] | None:
@@ -40,14 +46,71 @@ def wilson_interval(successes: float, trials: float) -> tuple[float, float] | No
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
 
 
-def rate_entries(name: str, successes: int, trials: int) -> dict[str, Any]:
-    """A rate and its Wilson interval as entries of a summary, both None without trials.
+def rate_interval(
+    happened: NDArray[np.bool_], patients: NDArray[np.int64], resamples: int = RESAMPLES, seed: int = 0
+) -> list[float] | None:
+    """95 % percentile interval of the share of images to which something happened, by a cluster bootstrap.
 
-    >>> rate_entries("flipped", 0, 0)
+    Images of one patient resemble each other, so patients are drawn with replacement, each with all of their images.
+    How many patients of each kind a resample has is all that counts, where a kind is a number of images and of those
+    among them to which it happened: these numbers are multinomial, and are drawn instead of the patients. With one
+    image a patient it is the bootstrap of a proportion, whose resamples are binomial.
+
+    Where a limit reaches 0 or 1, all patients agree, or there are fewer than `FEWEST`, it is widened to
+    `wilson_interval` with patients as the effective number: drawing from images that are all alike would never draw
+    another.
+
+    Args:
+        happened: Whether it happened to each image, ``(N,)``.
+        patients: Number of the patient, from 0, that each image shows, ``(N,)``.
+        resamples: Number of resamples.
+        seed: Seed of the drawing.
+
+    Returns:
+        `[lower, upper]`; None without images.
+
+    >>> [round(limit, 3) for limit in rate_interval(np.ones(43, bool), np.arange(43))]  # 43/(43 + z^2)
+    [0.918, 1.0]
+    """
+    if not len(happened):
+        return None
+    sizes, hits = np.bincount(patients), np.bincount(patients, happened).astype(np.int64)
+    most, kinds = int(sizes.max()) + 1, (hits * (sizes.max() + 1) + sizes)[sizes > 0]
+    if int(kinds.max()) <= SORTED:  # far fewer kinds than patients, as a rule, so that counting is faster than sorting
+        numbers = np.bincount(kinds)
+        kinds, numbers = np.flatnonzero(numbers), numbers[numbers > 0]
+    else:
+        kinds, numbers = np.unique(kinds, return_counts=True)
+    count = int(numbers.sum())
+    drawn = np.random.default_rng(seed).multinomial(count, numbers / count, size=resamples)
+    shares = (drawn @ (kinds // most)) / (drawn @ (kinds % most))
+    limits = [float(limit) for limit in np.percentile(shares, LIMITS)]
+    least = wilson_interval(float(happened.mean()) * count, count)
+    return widened(limits, least, in_any_case=count < FEWEST)
+
+
+def widened(limits: list[float] | None, least: Sequence[float] | None, in_any_case: bool = False) -> list[float] | None:
+    """Limits of a bootstrap; widened to the others where they have no width or reach 0 or 1, and so show too little."""
+    if limits is None or least is None:
+        return None if least is None else list(least)
+    if 0 < limits[0] < limits[1] < 1 and not in_any_case:
+        return limits
+    return [min(limits[0], least[0]), max(limits[1], least[1])]
+
+
+def rate_entries(name: str, happened: NDArray[np.bool_], patients: NDArray[np.int64]) -> dict[str, Any]:
+    """A rate and its `rate_interval` as entries of a summary, both None without images.
+
+    Args:
+        name: What the rate is called.
+        happened: Whether it happened to each image, ``(N,)``.
+        patients: Number of the patient, from 0, that each image shows, ``(N,)``.
+
+    >>> rate_entries("flipped", np.zeros(0, bool), np.zeros(0, int))
     {'flipped': None, 'flipped_interval': None}
     """
-    interval = wilson_interval(successes, trials)
-    return {name: successes / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
+    rate = float(happened.sum() / len(happened)) if len(happened) else None
+    return {name: rate, f"{name}_interval": rate_interval(happened, patients)}
 
 
 def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64], largest: float = 1.0) -> list[float] | None:
@@ -57,14 +120,18 @@ def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64], larg
     patients: s^2 = k / (k - 1) * sum over patients of (sum over the patient's images of (value - m))^2 / N^2. It is the
     usual standard error of a mean where every patient has one image. The limits are m +- z * s, cut to [0, largest].
 
+    Where all patients agree, or nearly so that nothing of a width would be shown, it is `wilson_interval` of m with k
+    trials, if values are at most 1: no values in [0, 1] of that mean scatter more widely than zeros and ones.
+
     Args:
         values: One value in [0, largest] per image, ``(N,)``.
         patients: Number of the patient that each image shows, from 0, ``(N,)``.
         largest: The largest value that there can be; infinity for distances.
 
     Returns:
-        `[lower, upper]`; None for fewer than two patients, who say nothing about how patients differ, and where all
-        patients agree: an interval without width would claim a certainty that few of them cannot give.
+        `[lower, upper]`; None for fewer than two patients, who say nothing about how patients differ, and for values
+        without a bound on which all patients agree: an interval without width would claim a certainty that few of them
+        cannot give.
 
     >>> values, patients = np.array([0.5, 0.5, 0.75, 0.25]), np.array([0, 1, 2, 3])  # s^2 = (2 * 0.25^2) / (3 * 4)
     >>> [round((limit - 0.5) / Z95, 4) for limit in mean_interval(values, patients)]
@@ -73,12 +140,15 @@ def mean_interval(values: NDArray[np.float64], patients: NDArray[np.int64], larg
     count = len(np.unique(patients))
     if count < 2:
         return None
-    mean = values.mean()
+    mean = float(values.mean())
     deviations = np.bincount(patients, values - mean)
+    half = Z95 * math.sqrt(count / (count - 1) * (deviations**2).sum()) / len(values)
+    if largest <= 1 and half < NO_WIDTH:
+        limits = wilson_interval(min(max(mean, 0.0), 1.0) * count, count)
+        return None if limits is None else list(limits)
     if np.allclose(deviations, 0.0, rtol=0.0, atol=1e-9):
         return None
-    half = Z95 * math.sqrt(count / (count - 1) * (deviations**2).sum()) / len(values)
-    return [max(0.0, float(mean - half)), min(largest, float(mean + half))]
+    return [max(0.0, mean - half), min(largest, mean + half)]
 
 
 def paired_p_value(only_first: int, only_second: int) -> float:

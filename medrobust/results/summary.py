@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from medrobust.results.boxes import box_results
 from medrobust.results.checks import check
 from medrobust.results.classes import class_results
 from medrobust.results.columns import BROKEN_BY, COLUMNS, DOUBTS, MEASURES, SCORE_PATTERNS, judge_column
 from medrobust.results.detection import detection, patients_of
+from medrobust.results.evaluations import evaluations_of
 from medrobust.results.formats import all_printable
 from medrobust.results.labels import label_results
 from medrobust.results.manifest import read_manifest, task_of, write_json
@@ -35,11 +38,11 @@ def summarise(
     """Reduce the records of an evaluation to one row for each attack and radius.
 
     Two rates are kept apart: `success_rate` is the share of successful attacks among the images that were right before;
-    `accuracy_under_attack` is the share of all images that are right after. Each comes with its count and a 95 % Wilson
-    interval `[lower, upper]`. Beside them, `quality_before` and `quality_after` are the means over
-    the `n_quality_before` and `n_quality_after` images that have a quality, each with a 95 % interval by a normal
-    approximation that counts patients, not images (`results.statistics.mean_interval`). What is undefined (a rate of
-    no images) is None.
+    `accuracy_under_attack` is the share of all images that are right after. Each comes with its count and a 95 %
+    interval `[lower, upper]` over patients (`results.statistics.rate_interval`), as all rates do. Beside them,
+    `quality_before` and `quality_after` are the means over the `n_quality_before` and `n_quality_after` images that
+    have a quality, each with a 95 % interval by a normal approximation that counts patients, not images
+    (`results.statistics.mean_interval`). What is undefined (a rate of no images) is None.
 
     Args:
         records: Merged records, as `merge` and `read_records` return them.
@@ -99,8 +102,9 @@ def _rows(
     judges, weights = manifest.get("listeners", {}).get("judges", {}), manifest.get("victim", {}).get("weights")
     rows = [_clean_row(records, expected)]
     for entry in entries:
-        table = tables[entry["key"]]
-        rows.append({**_row(entry, table, expected), "transfer": _transfer(table, judges, weights)})
+        table, patients = tables[entry["key"]], patients_of(tables[entry["key"]])
+        of_judges = {"transfer": _transfer(table, patients, judges, weights)}
+        rows.append(_row(entry, table, patients, expected) | of_judges)
     return rows
 
 
@@ -161,7 +165,9 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     places = (Path(folder) / SUMMARY, Path(folder) / "evaluate" / SUMMARY)
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise ValueError(f"there is no {SUMMARY} in {places[0].parent} or {places[1].parent}: evaluate that run first")
+        others = " or ".join(map(str, evaluations_of(Path(folder))))
+        what = f"give {others}" if others else "evaluate that run first"
+        raise ValueError(f"there is no {SUMMARY} in {places[0].parent} or {places[1].parent}: {what}")
     try:
         summary: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError:
@@ -195,16 +201,16 @@ def _entries(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
     images = records.unique("id", keep="first")
-    right, n = int(images["correct_before"].sum()), len(images)
-    accuracy = rate_entries("accuracy_under_attack", right, n)
+    seen = records.drop_nulls("quality_before").unique("id", keep="first", maintain_order=True)
+    head = _head("clean", None, None, None, "clean", images["correct_before"].to_numpy(), patients_of(images), expected)
     return {
-        **_head("clean", None, None, None, "clean", n, expected, right),
-        **accuracy,
-        **rate_entries("success_rate", 0, 0),
-        "n_correct_after": right,
+        **head,
+        **{f"accuracy_under_attack{end}": head[f"clean_accuracy{end}"] for end in ("", "_interval")},
+        **{"success_rate": None, "success_rate_interval": None},
+        "n_correct_after": head["n_correct_before"],
         "n_success": 0,
-        **_quality("quality_before", records, "quality_before"),
-        **_quality("quality_after", records, "quality_before"),  # nothing has changed the images
+        **_quality("quality_before", seen["quality_before"], patients_of(seen)),
+        **_quality("quality_after", seen["quality_before"], patients_of(seen)),  # nothing has changed the images
         "n_changed": 0,
         "median_linf": None,
         "median_l2": None,
@@ -218,22 +224,20 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
     }
 
 
-def _row(entry: Mapping[str, Any], table: pl.DataFrame, expected: int) -> dict[str, Any]:
-    n, before = len(table), int(table["correct_before"].sum())
-    after = int(table["correct_after"].sum())
-    success = int(table["success"].sum())
+def _row(entry: Mapping[str, Any], table: pl.DataFrame, patients: NDArray[np.int64], expected: int) -> dict[str, Any]:
+    before, after, success = (table[name].to_numpy() for name in ("correct_before", "correct_after", "success"))
     backwards = int(table["backwards"].sum())
     kind = "control" if entry["control"] else "attack"
     # an image that an attack gave up on comes back unchanged: its distance of 0 would make the attack look gentle
     changed = table.filter(pl.col("linf") > 0)
     return {
-        **_head(entry["attack"], entry["method"], entry["epsilon"], entry["key"], kind, n, expected, before),
-        **rate_entries("accuracy_under_attack", after, n),
-        **rate_entries("success_rate", success, before),
-        "n_correct_after": after,
-        "n_success": success,
-        **_quality("quality_before", table, "quality_before"),
-        **_quality("quality_after", table, "quality_after"),
+        **_head(entry["attack"], entry["method"], entry["epsilon"], entry["key"], kind, before, patients, expected),
+        **rate_entries("accuracy_under_attack", after, patients),
+        **rate_entries("success_rate", success[before], patients[before]),
+        "n_correct_after": int(after.sum()),
+        "n_success": int(success.sum()),
+        **_quality("quality_before", table["quality_before"], patients),
+        **_quality("quality_after", table["quality_after"], patients),
         "n_changed": len(changed),
         "median_linf": changed["linf"].median(),
         "median_l2": changed["l2"].median(),
@@ -251,10 +255,11 @@ def _head(
     epsilon: float | None,
     key: str | None,
     kind: str,
-    n: int,
+    right: NDArray[np.bool_],
+    patients: NDArray[np.int64],
     expected: int,
-    right: int,
 ) -> dict[str, Any]:
+    n = len(right)
     return {
         "attack": attack,
         "method": method,
@@ -265,38 +270,41 @@ def _head(
         "n": n,
         "images": expected,
         "complete": n == expected,
-        "n_correct_before": right,
-        **rate_entries("clean_accuracy", right, n),
+        "n_correct_before": int(right.sum()),
+        **rate_entries("clean_accuracy", right, patients),
     }
 
 
-def _quality(name: str, records: pl.DataFrame, column: str) -> dict[str, Any]:
-    """Mean of a column of qualities over the images that have one, with its interval and their number."""
-    images = records.drop_nulls(column).unique("id", keep="first", maintain_order=True)
+def _quality(name: str, values: pl.Series, patients: NDArray[np.int64]) -> dict[str, Any]:
+    """Mean of the images' qualities over those that have one, with its interval and their number."""
+    known = values.is_not_null().to_numpy()
+    found = values.drop_nulls()
     return {
-        name: images[column].mean(),
-        f"{name}_interval": mean_interval(images[column].to_numpy(), patients_of(images)),
-        f"n_{name}": len(images),
+        name: found.mean(),
+        f"{name}_interval": mean_interval(found.to_numpy(), patients[known]),
+        f"n_{name}": len(found),
     }
 
 
-def _transfer(table: pl.DataFrame, judges: Mapping[str, str], weights: str | None) -> dict[str, Any]:
+def _transfer(
+    table: pl.DataFrame, patients: NDArray[np.int64], judges: Mapping[str, str], weights: str | None
+) -> dict[str, Any]:
     """How often each judge is fooled by an attack's images, among those that it got right before."""
     found = {}
     for judge, weights_of_judge in judges.items():
         if judge_column(judge, "before") not in table.columns:
             continue
-        before = table[judge_column(judge, "before")].fill_null(False)
-        after = table[judge_column(judge, "after")].fill_null(False)
-        success = before & table[judge_column(judge, "success")].fill_null(False)
-        right = int(before.sum())
+        before, after, success = (
+            table[judge_column(judge, what)].fill_null(False).cast(pl.Boolean).to_numpy()
+            for what in ("before", "after", "success")
+        )
         found[judge] = {
             "same_weights": weights_of_judge == weights,
-            "n_correct_before": right,
-            "n_success": int(success.sum()),
-            **rate_entries("success_rate", int(success.sum()), right),
-            **rate_entries("clean_accuracy", right, len(table)),
-            **rate_entries("accuracy_under_attack", int(after.sum()), len(table)),
+            "n_correct_before": int(before.sum()),
+            "n_success": int((before & success).sum()),
+            **rate_entries("success_rate", success[before], patients[before]),
+            **rate_entries("clean_accuracy", before, patients),
+            **rate_entries("accuracy_under_attack", after, patients),
         }
     return found
 
@@ -328,35 +336,34 @@ def _worst_case(
     worst = []
     for epsilon in sorted({entry["epsilon"] for entry in attacks}):
         at_epsilon = [entry for entry in attacks if entry["epsilon"] == epsilon]
-        rights = [dict(tables[entry["key"]].select("id", "correct_after").iter_rows()) for entry in at_epsilon]
-        tried = set(rights[0]).intersection(*rights)
-        standing = sum(all(right[image] for right in rights) for image in tried)
+        every = pl.concat(
+            [tables[entry["key"]].select("id", "patient", "correct_after", "quality_after") for entry in at_epsilon]
+        )
+        images = every.group_by("id").agg(
+            pl.col("patient").first(),
+            pl.col("correct_after").all(),
+            pl.col("quality_after").min(),
+            pl.col("quality_after").null_count().alias("without"),
+            pl.len().alias("attempts"),
+        )
+        tried = images.filter(pl.col("attempts") == len(at_epsilon)).sort("id")
+        standing = tried["correct_after"].to_numpy()
         worst.append(
             {
                 "epsilon": epsilon,
                 "attacks": [entry["attack"] for entry in at_epsilon],
                 "n": len(tried),
-                "n_correct_after": standing,
-                **rate_entries("accuracy", standing, len(tried)),
-                **(_worst_quality([tables[entry["key"]] for entry in at_epsilon], tried) if qualities else {}),
+                "n_correct_after": int(standing.sum()),
+                **rate_entries("accuracy", standing, patients_of(tried)),
+                **(_worst_quality(tried) if qualities else {}),
             }
         )
     return worst
 
 
-def _worst_quality(tables: Sequence[pl.DataFrame], tried: set[str]) -> dict[str, Any]:
+def _worst_quality(tried: pl.DataFrame) -> dict[str, Any]:
     """Mean over the images of the lowest quality after any of some attacks; an image without one counts nowhere."""
-    every = pl.concat([table.select("id", "patient", "quality_after") for table in tables])
-    lowest = (
-        every.filter(pl.col("id").is_in(sorted(tried)))
-        .group_by("id")
-        .agg(
-            pl.col("patient").first(),
-            pl.col("quality_after").min(),
-            pl.col("quality_after").null_count().alias("without"),
-        )
-    )
-    images = lowest.filter(pl.col("without") == 0).sort("id")
+    images = tried.filter(pl.col("without") == 0)
     return {
         "quality": images["quality_after"].mean(),
         "quality_interval": mean_interval(images["quality_after"].to_numpy(), patients_of(images)),

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from medrobust.results.columns import label_column, label_names, probability_column
 from medrobust.results.detection import patients_of
 from medrobust.results.manifest import task_of
-from medrobust.results.rates import patient_rate
 from medrobust.results.separation import Scores, auroc, roc_curve
 from medrobust.results.shortcuts import patient_interval
+from medrobust.results.statistics import rate_entries
 
 POINTS = 60  # of a curve, at most
 BINS = 10  # of probabilities, of equal width
@@ -136,7 +136,7 @@ def calibration(probability: NDArray[np.float64], happened: Flags, patients: NDA
         {
             "n": int((places == place).sum()),
             "probability": float(probability[places == place].mean()),
-            **patient_rate("true", happened[places == place], patients[places == place]),
+            **rate_entries("true", happened[places == place], patients[places == place]),
         }
         for place in np.unique(places).tolist()
     ]

@@ -8,7 +8,7 @@ import polars as pl
 
 from medrobust.results.columns import label_column, label_names
 from medrobust.results.detection import patients_of
-from medrobust.results.rates import patient_rate
+from medrobust.results.statistics import rate_entries
 
 NEEDED = ("id", "patient", "target", "adversarial_prediction", "correct_before", "correct_after")
 
@@ -81,7 +81,7 @@ def _of_radius(parts: Sequence[pl.DataFrame], names: Sequence[str]) -> dict[str,
         "n": len(images),
         "n_right_before": int(before.sum()),
         "n_turned": int((before & ~after).sum()),
-        **patient_rate("turned", ~after[before], patients[before]),
+        **rate_entries("turned", ~after[before], patients[before]),
         **_of_classes(images, names),
         "labels": [_of_label(images, label, name) for label, name in zip(labels, names, strict=False)],
     }
@@ -103,7 +103,7 @@ def _of_classes(images: pl.DataFrame, names: Sequence[str]) -> dict[str, Any]:
     confusion = np.bincount(target * count + prediction, minlength=count**2).reshape(count, count)
     right, patients = known["correct_after"].to_numpy(), patients_of(known)
     classes = [
-        {"n": int((target == place).sum()), **patient_rate("right", right[target == place], patients[target == place])}
+        {"n": int((target == place).sum()), **rate_entries("right", right[target == place], patients[target == place])}
         for place in range(count)
     ]
     return {"classes": classes, "confusion": confusion.tolist()}
@@ -117,6 +117,6 @@ def _of_label(images: pl.DataFrame, label: str, name: str) -> dict[str, Any]:
         "name": name,
         "n_positive": int(true.sum()),
         "n_negative": int((~true).sum()),
-        **patient_rate("sensitivity", hit[true], patients[true]),
-        **patient_rate("specificity", hit[~true], patients[~true]),
+        **rate_entries("sensitivity", hit[true], patients[true]),
+        **rate_entries("specificity", hit[~true], patients[~true]),
     }

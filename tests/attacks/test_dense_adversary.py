@@ -163,6 +163,23 @@ def test_boxes_are_relabelled_and_frames_without_one_come_back() -> None:
         torch.testing.assert_close(alone.images, attacked.images[row : row + 1])
 
 
+@pytest.mark.parametrize("targeted", [False, True])
+def test_an_image_with_more_proposals_may_leave_before_the_others(targeted: bool) -> None:
+    """Two spots that barely stand out, and one that stands out by far: the former have twice as many proposals."""
+    images = torch.full((2, 3, 8, 8), 0.3)
+    images[0, 0, :4, :4] = images[0, 0, 4:, 4:] = 0.52
+    images[1, 0, :4, :4] = 0.7
+    spots = [torch.tensor([[0.0, 0, 4, 4], [4.0, 4, 8, 8]]), torch.tensor([[0.0, 0, 4, 4]])]
+    count = [0, 0] if targeted else [2, 1]
+    targets = [{"boxes": b[:n], "labels": torch.zeros(n, dtype=torch.long)} for b, n in zip(spots, count, strict=True)]
+    attack = DAG(targeted=targeted, overlap=0.3, least_score=0.3)
+    attacked = attack(TwoStage(), images, targets)
+    assert attacked.measures["targets"].tolist() == [2.0, 1.0] and not attacked.measures["targets_left"].any()
+    assert attacked.backwards[0] < attacked.backwards[1]
+    alone = attack.craft(TwoStage(), images[1:], targets[1:])
+    torch.testing.assert_close(alone.images, attacked.images[1:])
+
+
 def test_boxes_vanish_and_others_are_invented_where_it_is_the_goal() -> None:
     victim, (images, targets) = TwoStage(), frames(4)
     none = [{"boxes": target["boxes"][:0], "labels": target["labels"][:0]} for target in targets]

@@ -135,6 +135,20 @@ def test_a_training_that_diverged_is_refused_with_what_there_is(tmp_path: Path, 
     check_trained(fit(tmp_path / "recovered", [1.0, bad, 0.5]))
 
 
+def test_a_number_that_the_images_of_val_do_not_define_is_no_divergence(tmp_path: Path) -> None:
+    class WithoutBoxes(Given):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            super().validation_step(batch, batch_idx)
+            self.log("val/map50", math.nan)
+
+    trainer = trainer_of(
+        checkpoints(tmp_path, monitor="val/map50", mode="max"), max_epochs=2, enable_checkpointing=True
+    )
+    trainer.fit(WithoutBoxes([1.0, 0.5]), DataLoader(range(2)), DataLoader(range(1)))
+    with pytest.raises(UnfinishedError, match=r"val/map50 is not defined for the images of val.*val/loss is 0\.5000"):
+        check_trained(trainer)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

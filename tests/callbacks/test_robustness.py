@@ -139,23 +139,6 @@ def test_an_evaluation_without_an_attack_is_refused_in_one_sentence() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_an_evaluation_without_a_data_module_is_refused() -> None:
-    robustness = Robustness({"fgsm": FGSM()})
-    with pytest.raises(ValueError, match="needs data such as .*, and none is given"):
-        trainer_of(robustness).test(victim_of(), data_of().test_dataloader(), verbose=False)
-
-
-def test_a_data_module_that_knows_no_splits_is_refused() -> None:
-    class Plain(pl.LightningDataModule):
-        num_classes, channels = 2, 1
-
-        def test_dataloader(self) -> Any:
-            return data_of().test_dataloader()
-
-    with pytest.raises(ValueError, match="needs data such as .*, and Plain lacks .*splits"):
-        trainer_of(Robustness({"fgsm": FGSM()})).test(victim_of(), Plain(), verbose=False)
-
-
 def test_a_module_that_is_no_victim_is_refused() -> None:
     class Plain(pl.LightningModule):
         def __init__(self) -> None:

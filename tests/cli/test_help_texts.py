@@ -39,6 +39,10 @@ def test_a_subcommand_says_what_checkpoint_it_takes(capsys: pytest.CaptureFixtur
         ("table", "print the results and measurements of one run, in Markdown"),
         ("detection", "print how well detectors do on one run, in Markdown"),
         ("records", "tell whether two evaluations have the same records"),
+        ("dashboard", "write one page that puts runs side by side"),
+        ("list", "print a line for each run"),
+        ("diff", "print where two runs differ"),
+        ("export", "write the tables of the dashboard to files"),
     ],
 )
 def test_every_comparison_says_what_it_does(command: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:

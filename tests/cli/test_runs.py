@@ -215,13 +215,15 @@ def test_a_changed_image_of_train_is_told(folder: Path) -> None:
     assert "1 image of Train has other content than when the victim was trained" in flag["message"]
 
 
-def test_changed_pixels_of_the_tested_split_are_evaluated_anew(folder: Path) -> None:
+def test_changed_pixels_of_the_tested_split_are_evaluated_anew(folder: Path, refused: Callable[..., str]) -> None:
     evaluate()
     before, path = read_records("runs/small/evaluate"), folder / "xray" / of("adv_test")[0]
     with Image.open(path) as image:
         changed = Image.fromarray(255 - np.asarray(image))
     changed.save(path)
-    evaluate()
+    said = refused("evaluate", "test", "--ckpt_path", "best")
+    assert "runs/small/evaluate holds an evaluation on other images or contents of their files" in said
+    evaluate("--journal.resume", "false")
     after = read_records("runs/small/evaluate")
     assert len(after) == len(before) and not set(before["key"]) & set(after["key"]) and not flags("clean")
 

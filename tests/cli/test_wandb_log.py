@@ -1,12 +1,7 @@
-"""Weights & Biases: no account, no network, no prompt, no failure, and everything below the run's folder."""
+"""What W&B is sent of an evaluation: curves, headline numbers, tables, chosen pictures, the report and the files."""
 
 import json
-import logging
-import os
-import socket
-import subprocess
-import sys
-import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,323 +10,205 @@ import polars
 import pytest
 from PIL import Image
 
-from cli import wandb_log
-from cli.wandb_log import log_evaluation, logged_in, reachable, run_logger
+from cli.wandb_log import log_checkpoints, log_results
+from cli.wandb_pictures import caption, chosen_panels, outcome, picture_of
+from cli.wandb_run import RunLogger, WandbOptions, run_id
 from medrobust.results.columns import TYPES
 from tests.sample_record import record as record_of
 
-PLACES = ("WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
-KEY = "0123456789" * 4
-CONNECT = socket.create_connection
+KEYS = [f"{place:016d}" for place in range(3)]  # of three attacks
 
 
-def sample(id: str, key: str = "k" * 16) -> dict[str, Any]:
-    """A record of FGSM."""
-    return record_of(id, key, attack="fgsm", method="FGSM", target=0, clean_prediction=0, adversarial_prediction=1)
+class Run:
+    """Stands for a run of W&B, and keeps what it is given."""
+
+    disabled, id = False, "tiny-test-1"
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.metrics: dict[str, dict[str, Any]] = {}
+        self.artifacts: list[Any] = []
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def define_metric(self, name: str, **options: Any) -> None:
+        self.metrics[name] = options
+
+    def log_artifact(self, artifact: Any) -> None:
+        self.artifacts.append(artifact)
 
 
-class WandbLogger:
-    """Stands for Lightning's logger of that name, and keeps what it is given."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error, self.logged, self.summary = error, {}, {}
-
-    @property
-    def experiment(self) -> Any:
-        if self.error:
-            raise self.error
-        return SimpleNamespace(log=self.logged.update, summary=self.summary)
+def logger_of(folder: Path, **options: Any) -> tuple[RunLogger, Run]:
+    """A logger whose run has begun, and that run."""
+    log, run = RunLogger(folder, WandbOptions(**options)), Run()
+    log.begun, log._experiment = True, run
+    return log, run
 
 
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A user without a key, whose home is empty, on a machine without a network."""
-    for name in list(os.environ):
-        if name.startswith("WANDB"):
-            monkeypatch.delenv(name)
-    for name in (*PLACES, "WANDB_SILENT", "WANDB__SERVICE_WAIT"):
-        monkeypatch.setenv(name, "to be restored")  # the logger sets these for the rest of the process
-        monkeypatch.delenv(name)
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("NETRC", raising=False)
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError("network is unreachable")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("W&B asked something"))
+def panel(folder: Path, id: str, key: str, target: int, before: int, after: int, **more: Any) -> None:
+    """A panel of an image with its three pictures."""
+    folder = folder / "panels"
+    folder.mkdir(exist_ok=True)
+    names = {kind: f"{kind}.png" for kind in ("clean", "perturbation", "adversarial")}
+    for place, name in enumerate(names.values()):
+        Image.new("L", (8, 8), 60 * place).save(folder / name)
+    said = {"target": target, "clean_prediction": before, "adversarial_prediction": after}
+    said |= {"clean_confidence": 0.9, "adversarial_confidence": 0.6}
+    about = {"id": id, "key": key, "attack": f"attack-{key[-1]}", "epsilon": 1 / 255, "success": before != after}
+    (folder / f"{id}-{key}.json").write_text(json.dumps(about | said | {"images": names} | more))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The results of an evaluation: three records and a panel."""
+    """The files of an evaluation: two attacks on three images, and a panel."""
     folder = tmp_path / "evaluate"
-    (folder / "panels").mkdir(parents=True)
-    rows = [{"schema": 2, **sample(f"image-{place}")} for place in range(3)]
+    folder.mkdir()
+    rows = [{"schema": 2, **record_of(f"image-{place}", key)} for key in KEYS[:2] for place in range(3)]
     polars.DataFrame(rows, schema=TYPES).write_parquet(folder / "records.parquet")
-    names = {kind: f"a-{kind}.png" for kind in ("clean", "perturbation", "adversarial")}
-    for place, name in enumerate(names.values()):
-        Image.new("L", (8, 8), 60 * place).save(folder / "panels" / name)
-    for key in ("k" * 16, "o" * 16):  # the second of an earlier victim
-        panel = {**sample("image-0", key), "images": names}
-        (folder / "panels" / f"a-{key}.json").write_text(json.dumps(panel))
+    (folder / "report.html").write_text("<!doctype html><title>report</title>")
+    for name in ("summary.json", "manifest.json"):
+        (folder / name).write_text("{}")
+    panel(folder, "image-0", KEYS[0], 0, 0, 1)
+    panel(folder, "image-1", "of an earlier victim", 0, 0, 1)
+    run_id(folder, "tiny", "test", True)
     return folder
 
 
 def summary_of() -> dict[str, Any]:
     """What ``finish`` returns, as far as it is sent."""
-    row = {"attack": "fgsm", "epsilon": 1 / 255, "accuracy_under_attack": 0.25, "success_rate": 0.75}
+    head = {"kind": "attack", "n": 3, "images": 3, "attack": "fgsm", "clean_accuracy": 1.0}
+    rows = [
+        {**head, "attack": "clean", "kind": "clean", "epsilon": None, "accuracy_under_attack": 1.0},
+        {**head, "epsilon": 1 / 255, "accuracy_under_attack": 0.25, "accuracy_under_attack_interval": [0.1, 0.5]},
+        {**head, "epsilon": 8 / 255, "accuracy_under_attack": 0.0, "accuracy_under_attack_interval": [0.0, 0.3]},
+    ]
+    attacks = [{"key": key, "attack": f"attack-{key[-1]}"} for key in KEYS]
     return {
-        "rows": [
-            {"attack": "clean", "epsilon": None, "accuracy_under_attack": 1.0, "success_rate": None},
-            row,
-            {**row, "epsilon": 8 / 255, "accuracy_under_attack": 0.0, "success_rate": 1.0},
+        "rows": rows,
+        "worst_case": [
+            {"epsilon": row["epsilon"], "n": 3, "accuracy": row["accuracy_under_attack"]} for row in rows[1:]
         ],
-        "flags": [{"message": "Only 3 images."}],
-        "manifest": {"data": {"name": "items"}, "attacks": [{"key": "k" * 16, "attack": "fgsm"}]},
+        "flags": [{"message": "Only 3 images.", "severity": "warning"}],
+        "manifest": {"run": "tiny", "data": {"class_names": ["healthy", "ill"]}, "attacks": attacks},
     }
 
 
-def test_a_logger_without_key_and_network_is_offline_and_stays_below_the_run(tmp_path: Path) -> None:
-    log = run_logger(tmp_path / "runs" / "tiny", "tiny", "fit")
+def test_curves_have_epsilon_as_their_axis_and_headlines_are_in_the_table_of_runs(folder: Path) -> None:
+    log, run = logger_of(folder)
+    log_results(log, folder, summary_of(), step=40)
 
-    assert log._wandb_init["mode"] == "offline" and log._wandb_init["group"] == "tiny"
-    assert log._wandb_init["job_type"] == "fit" and log._wandb_init["project"] == "medrobust"
-    for place in PLACES:
-        assert Path(os.environ[place]).is_relative_to(tmp_path / "runs" / "tiny"), place
-    assert Path(log._wandb_init["dir"]).resolve().is_relative_to(tmp_path / "runs" / "tiny")
-
-
-def test_the_folders_of_a_second_run_in_one_process_are_its_own(tmp_path: Path) -> None:
-    run_logger(tmp_path / "first", "first", "fit")
-    run_logger(tmp_path / "second", "second", "fit")
-
-    assert all(Path(os.environ[place]).is_relative_to(tmp_path / "second") for place in PLACES)
-
-
-def test_folders_that_the_user_has_set_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "mine"))
-    run_logger(tmp_path / "first", "first", "fit")
-    assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "mine")
-
-
-def test_a_key_without_a_network_is_offline_and_quick(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    start = time.monotonic()
-    with caplog.at_level(logging.INFO):
-        log = run_logger(tmp_path / "runs", "tiny", "test")
-
-    assert log._wandb_init["mode"] == "offline" and time.monotonic() - start < 3
-    assert "offline" in caplog.text and "wandb sync" in caplog.text
-
-
-def test_a_key_and_a_server_that_answers_are_online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(wandb_log, "reachable", lambda: True)
-    assert run_logger(tmp_path, "tiny", "fit")._wandb_init["mode"] == "online"
-    monkeypatch.delenv("WANDB_API_KEY")
-    assert run_logger(tmp_path, "tiny", "fit")._wandb_init["mode"] == "offline"
-
-
-@pytest.mark.parametrize("mode", ["offline", "disabled"])
-def test_a_mode_that_the_user_has_set_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_MODE", mode)
-    monkeypatch.setattr(wandb_log, "reachable", lambda: True)
-    assert run_logger(tmp_path, "tiny", "fit")._wandb_init["mode"] == mode
-
-
-def test_a_server_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    def slow(address: tuple[str, int], timeout: float) -> None:
-        asked.update(address=address, timeout=timeout)
-        raise TimeoutError
-
-    monkeypatch.setattr(socket, "create_connection", slow)
-    assert not reachable()
-    assert asked["address"] == ("api.wandb.ai", 443) and asked["timeout"] <= 5
-
-
-def test_a_server_of_ones_own_is_asked_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-        monkeypatch.setattr(socket, "create_connection", CONNECT)
-        assert reachable()
-    assert not reachable()  # now that it is gone
-
-
-def test_who_has_a_key_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not logged_in()
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert logged_in()
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (f"machine api.wandb.ai\n  login user\n  password {KEY}\n", True),
-        (f"machine example.org login user password {KEY}\n", False),
-        ("this is no netrc\n", False),
-        ("", False),
-    ],
-)
-@pytest.mark.parametrize("place", ["home", "NETRC"])
-def test_who_is_in_the_netrc_file_is_logged_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, expected: bool, place: str
-) -> None:
-    """``wandb login`` writes there, or into the file that the variable NETRC names."""
-    file = tmp_path / "home" / ".netrc" if place == "home" else tmp_path / "elsewhere"
-    file.write_text(content)
-    file.chmod(0o600)
-    if place == "NETRC":
-        monkeypatch.setenv("NETRC", str(file))
-    assert logged_in() == expected
-
-
-def test_detectors_are_sent_as_scalars(folder: Path) -> None:
-    log, summary = WandbLogger(), summary_of()
-    row = {"attack": "pgd", "epsilon": 1 / 256, "detector": "kd", "fit": "same", "auroc": 0.9, "tpr": None}
-    shares = {"successful": {"rate": 0.4}, "clean": {"rate": 0.1}, "signs": {"rate": None}}
-    other = {**row, "epsilon": None, "tpr": 0.5, "controls": {"signs": 0.98}, "flagged": shares}
-    log_evaluation([log], folder, {**summary, "detection": {"rows": [row, other]}})
-    sent = {name: value for name, value in log.logged.items() if "detection" in name}
-    assert sent == {
-        "pgd/1|256/detection/kd fitted on same/auroc": 0.9,
-        "pgd/detection/kd fitted on same/auroc": 0.9,
-        "pgd/detection/kd fitted on same/auroc of signs": 0.98,
-        "pgd/detection/kd fitted on same/flagged successful": 0.4,
-        "pgd/detection/kd fitted on same/flagged clean": 0.1,
-        "pgd/detection/kd fitted on same/tpr": 0.5,
+    assert run.metrics["epsilon"]["hidden"] and run.metrics["epsilon"]["summary"] == "none"
+    names = {"curves/fgsm/accuracy", "curves/worst_case/accuracy", "curves/clean/accuracy"}
+    assert {name: run.metrics[name] for name in run.metrics if name != "epsilon"} == {
+        name: {"step_metric": "epsilon", "summary": "none"} for name in names
     }
+    first, second, last = run.rows
+    assert first == {"epsilon": 1 / 255} | dict.fromkeys(names, 0.25) | {"curves/clean/accuracy": 1.0}
+    assert second == {"epsilon": 8 / 255} | dict.fromkeys(names, 0.0) | {"curves/clean/accuracy": 1.0}
+    assert last["trainer/global_step"] == 40 and last["worst_case_accuracy_1_255"] == 0.25
+    assert not [name for name in last if name.startswith("attacks/")]  # they would make a panel each
+    assert run.summary["attacks/fgsm/1_255/accuracy_under_attack"] == 0.25
+    assert run.summary["worst_case_accuracy_8_255"] == 0.0 and run.summary["flags"] == ["Only 3 images."]
 
 
-def test_an_evaluation_is_sent_as_scalars_table_and_pictures(folder: Path) -> None:
-    log = WandbLogger()
-    log_evaluation([log], folder, summary_of())
+def test_tables_pictures_report_and_files_are_sent(folder: Path) -> None:
+    log, run = logger_of(folder)
+    log_results(log, folder, summary_of(), step=0)
 
-    scalars = {name: value for name, value in log.logged.items() if name not in ("records", "panels")}
-    assert scalars == {
-        "clean/accuracy_under_attack": 1.0,
-        "fgsm/1|255/accuracy_under_attack": 0.25,
-        "fgsm/1|255/success_rate": 0.75,
-        "fgsm/8|255/accuracy_under_attack": 0.0,
-        "fgsm/8|255/success_rate": 1.0,
-    }
-    assert {name: log.summary[name] for name in scalars} == scalars
-    assert log.summary["flags"] == ["Only 3 images."]
-    table = log.logged["records"]
-    assert len(table.data) == 3 and {"id", "attack", "success", "linf"} <= set(table.columns)
-    assert [row[table.columns.index("id")] for row in table.data] == ["image-0", "image-1", "image-2"]
-    assert len(log.logged["panels"]) == 1  # not those of an earlier victim
-    picture = log.logged["panels"][0]
-    assert (picture._width, picture._height) == (24, 8) and "fgsm 1/255: image-0, 0 -> 1" in picture._caption
+    media = run.rows[-1]
+    results = media["results"]
+    assert [row[results.columns.index("radius")] for row in results.data] == ["–", "1/255", "8/255"]
+    assert results.data[1][results.columns.index("accuracy_under_attack_upper")] == 0.5
+    assert "success_rate" not in results.columns  # of which no row has a value
+    assert [row[media["worst_case"].columns.index("accuracy")] for row in media["worst_case"].data] == [0.25, 0.0]
+    assert len(media["records"].data) == 6 and run.summary["records_shown"] == run.summary["records_in_all"] == 6
+    (picture,) = media["panels"]  # not those of an earlier victim
+    assert (picture._width, picture._height) == (24, 8)
+    assert picture._caption == "attack-0 1/255, fooled: image-0, truth healthy, victim healthy (90.0 %) -> ill (60.0 %)"
+    assert media["report"].html == "<!doctype html><title>report</title>"
+    (artifact,) = run.artifacts
+    assert (artifact.name, artifact.type) == ("evaluation-tiny-test-1", "evaluation")
+    assert set(artifact.manifest.entries) == {"report.html", "records.parquet", "summary.json", "manifest.json"}
 
 
-def test_qualities_are_sent_of_victims_that_do_not_classify(folder: Path) -> None:
-    qualities = {"quality_before": 0.75, "quality_after": 0.5}
-    for task, sent in (("classification", {}), ("segmentation", {f"pgd/{k}": v for k, v in qualities.items()})):
-        log, summary = WandbLogger(), summary_of()
-        summary["manifest"]["data"]["task"] = task
-        log_evaluation([log], folder, {**summary, "rows": [{"attack": "pgd", "epsilon": None, **qualities}]})
-        assert {name: value for name, value in log.logged.items() if name.startswith("pgd/")} == sent
+def test_records_are_cut_to_whole_images(folder: Path) -> None:
+    log, run = logger_of(folder, records=5)
+    log_results(log, folder, summary_of(), step=0)
+    table = run.rows[-1]["records"]
+    shown = Counter(row[table.columns.index("id")] for row in table.data)
+    assert list(shown.values()) == [2, 2] and (run.summary["records_shown"], run.summary["records_in_all"]) == (4, 6)
+
+    log, run = logger_of(folder, records=0, pictures=0)
+    log_results(log, folder, summary_of(), step=0)
+    assert not {"records", "panels"} & set(run.rows[-1])
 
 
-def test_numbers_of_masks_and_boxes_are_sent_with_their_classes(folder: Path) -> None:
-    head = {"attack": "pgd", "epsilon": 2 / 255, "key": "k", "kind": "attack"}
-    lung = {"name": "lung", "n": 3, "jaccard": 0.5, "jaccard_interval": [0.4, 0.6], "hausdorff95": None}
-    masks = {"names": ["lung"], "rows": [{**head, "n": 3, "pixel_accuracy": 0.75, "classes": [lung]}]}
-    spot = {"name": "spot", "n_boxes": 4, "ap50": 0.25}
-    boxes = {"rows": [{**head, "n": 3, "n_boxes": 4, "map50": 0.5, "lost": 2, "invented": None, "classes": [spot]}]}
-    worst = {"epsilon": 2 / 255, "accuracy": 0.0, "quality": 0.125}
-    log, summary = WandbLogger(), summary_of()
-    log_evaluation([log], folder, {**summary, "rows": [], "masks": masks, "boxes": boxes, "worst_case": [worst]})
-    assert {name: value for name, value in log.logged.items() if name not in ("records", "panels")} == {
-        "pgd/2|255/masks/pixel_accuracy": 0.75,
-        "pgd/2|255/masks/lung/jaccard": 0.5,
-        "pgd/2|255/boxes/map50": 0.5,
-        "pgd/2|255/boxes/lost": 2,
-        "pgd/2|255/boxes/spot/ap50": 0.25,
-        "worst case/2|255/accuracy": 0.0,
-        "worst case/2|255/quality": 0.125,
-    }
+def test_curves_are_sent_once(folder: Path) -> None:
+    for expected in (3, 1):  # the run would draw them twice
+        log, run = logger_of(folder)
+        log_results(log, folder, summary_of(), step=0)
+        assert len(run.rows) == expected and run.summary["clean_accuracy"] == 1.0
 
 
-def test_overlays_are_burnt_into_the_pictures(folder: Path) -> None:
-    path = folder / "panels" / f"a-{'k' * 16}.json"
-    panel = json.loads(path.read_text())
-    for name in [name for name in panel if name.endswith(("_prediction", "_confidence"))]:
-        del panel[name]
-    for place, kind in enumerate(("truth", "found_before", "found_after")):
-        Image.new("RGB", (16, 16), (0, 80 * place, 255)).save(folder / "panels" / f"a-{kind}.png")
-        panel["images"][kind] = f"a-{kind}.png"
+@pytest.mark.parametrize(("begun", "disabled"), [(False, False), (True, True)])
+def test_nothing_is_sent_to_a_run_that_is_switched_off(folder: Path, begun: bool, disabled: bool) -> None:
+    log, run = logger_of(folder)
+    log.begun, run.disabled = begun, disabled
+    log_results(log, folder, summary_of(), step=0)
+    log_checkpoints(log, SimpleNamespace(best_model_path=str(folder / "report.html"), last_model_path=""))
+    assert not run.rows and not run.artifacts
+
+
+def test_checkpoints_are_an_artifact(folder: Path) -> None:
+    log, run = logger_of(folder)
+    for name in ("best.ckpt", "last.ckpt"):
+        (folder / name).write_text(name)
+    kept = {"best_model_path": str(folder / "best.ckpt"), "last_model_path": str(folder / "last.ckpt")}
+    log_checkpoints(log, SimpleNamespace(monitor="val/loss", best_model_score=0.25, **kept))
+    (artifact,) = run.artifacts
+    assert (artifact.name, artifact.type) == ("model-tiny-test-1", "model")
+    assert set(artifact.manifest.entries) == {"best.ckpt", "last.ckpt"}
+    assert artifact.metadata == {"monitor": "val/loss", "best_score": 0.25}
+
+
+def test_pictures_are_chosen_evenly_over_classes_and_outcomes(folder: Path) -> None:
+    """30 healthy images are fooled by each of three attacks; of the ill ones one withstands and one was wrong before.
+
+    The first 6 files are all of the same kind; of 6 chosen ones, 4 are healthy, and no attack has more than 2 of them.
+    """
+    for place in range(30):
+        for key in KEYS:
+            panel(folder, f"a-{place:02d}", key, 0, 0, 1)
+    panel(folder, "z-0", KEYS[1], 1, 1, 1)
+    panel(folder, "z-1", KEYS[2], 1, 0, 0)
+    (folder / "panels" / "broken.json").write_text("{")
+    chosen = chosen_panels(folder, summary_of()["manifest"], 6)
+    kinds = Counter((one["target"], outcome(one)) for one in chosen)
+    assert kinds == {(0, "fooled"): 4, (1, "withstood"): 1, (1, "wrong before"): 1}
+    assert max(Counter(one["key"] for one in chosen if one["target"] == 0).values()) == 2
+    assert len({one["id"] + one["key"] for one in chosen}) == 6
+    assert [one["key"] for one in chosen] == sorted(one["key"] for one in chosen)  # in the order of the attacks
+    assert chosen_panels(folder, summary_of()["manifest"], 0) == []
+    assert len(chosen_panels(folder, summary_of()["manifest"], 1000)) == 93
+
+
+def test_overlays_are_burnt_into_the_pictures(tmp_path: Path) -> None:
+    kinds = ("clean", "perturbation", "adversarial", "truth", "found_before", "found_after")
+    for place, kind in enumerate(kinds):
+        side = 8 if place < 3 else 16
+        Image.new("RGB", (side, side), (0, 0, 40 * place)).save(tmp_path / f"{kind}.png")
     verdict = {"right_before": True, "quality_before": None, "right_after": False, "quality_after": 0.25}
-    path.write_text(json.dumps(panel | verdict))
-    log = WandbLogger()
-    log_evaluation([log], folder, summary_of())
-    (picture,) = log.logged["panels"]
-    assert (picture._width, picture._height) == (6 * 16, 16)  # the small ones are enlarged
-    assert "fgsm 1/255: image-0, right -> wrong (0.25)" in picture._caption
-    assert [picture.image.getpixel((16 * place + 15, 15))[2] for place in range(6)] == [0, 60, 120, 255, 255, 255]
+    about = {"attack": "dag", "epsilon": None, "id": "a", "success": True, "folder": tmp_path, "class_names": []}
+    shown = {**about, **verdict, "images": {kind: f"{kind}.png" for kind in kinds}}
+    picture, words = picture_of(shown)
+    assert picture.size == (6 * 16, 16)  # the small ones are enlarged
+    assert [picture.getpixel((16 * place + 15, 15))[2] for place in range(6)] == [0, 40, 80, 120, 160, 200]
+    assert words == "dag, fooled: a, right -> wrong (0.25)"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("broken"), OSError("gone"), KeyError("x"), ImportError("no wandb")])
-def test_a_broken_logger_costs_one_line_and_no_evaluation(
-    folder: Path, error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
-    working = WandbLogger()
-    log_evaluation([WandbLogger(error), working], folder, summary_of())
-
-    assert type(error).__name__ in caplog.text and caplog.text.count("did not take") == 1
-    assert working.logged  # the next logger is served all the same
-
-
-def test_an_evaluation_without_files_costs_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log_evaluation([WandbLogger()], tmp_path, summary_of())
-    assert "did not take" in caplog.text
-
-
-def test_other_loggers_are_passed_over(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log_evaluation([SimpleNamespace(), None], folder, summary_of())
-    log_evaluation([], folder, summary_of())
-    assert not caplog.records  # one that was asked for its experiment would have failed, with a warning
-
-
-@pytest.mark.processes
-def test_an_offline_run_holds_config_scalars_table_and_pictures(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Read back by W&B's own reader of its files."""
-    monkeypatch.setattr(socket, "create_connection", CONNECT)  # W&B talks to a process of its own
-    log = run_logger(tmp_path / "runs", "tiny", "test")
-    log.log_hyperparams({"config": "epsilon: 1/255"})
-    log_evaluation([log], folder, summary_of())
-    log.experiment.finish()
-
-    (file,) = (tmp_path / "runs" / "wandb").rglob("*.wandb")
-    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(reader, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
-    found: dict[str, dict[str, Any]] = {"config": {}, "history": {}, "summary": {}}
-    for record in map(json.loads, lines):
-        if record["type"] in found:
-            content = record[record["type"]]
-            found[record["type"]] |= content.get("update", content.get("item", {}))
-        elif record["type"] == "artifact":  # a later sync finds its content
-            staged = [Path(entry["local_path"]) for entry in record["artifact"]["manifest"]["contents"]]
-            assert staged and all(path.is_file() and path.is_relative_to(tmp_path / "runs") for path in staged)
-
-    assert found["config"]["config"] == "epsilon: 1/255"
-    for place in ("history", "summary"):
-        assert found[place]["fgsm/1|255/success_rate"] == 0.75
-    assert found["summary"]["flags"] == ["Only 3 images."]
-    table = found["history"]["records.path"]
-    assert found["history"]["records.nrows"] == 3
-    assert len(json.loads((file.parent / "files" / table).read_text())["data"]) == 3
-    assert len(list((file.parent / "files").rglob("*.png"))) == 1
+def test_captions_have_no_control_characters_and_no_missing_class() -> None:
+    said = {"target": 3, "clean_prediction": 3, "adversarial_prediction": 3, "success": False}
+    about = {"attack": "a\nb", "epsilon": 2 / 255, "id": "x", "class_names": ["healthy"]}
+    assert caption({**about, **said}) == "a\\nb 2/255, withstood: x, truth class 3, victim class 3 -> class 3"

@@ -247,7 +247,8 @@ KINDS = {
     "no volume": r"row 3: expected the volume ct_scans/id1.nii.gz in .*, found no file",
     "label": r"row 3: .*id1.nii.gz: expected the labels 0 \(background\), 1 \(left lung\) and 2 .* got 3 in slice 3",
     "half a label": r"row 3: .*lung_mask/id1.nii.gz: expected the labels 0 .* got 0.5 in slice 1",
-    "one lung": r"row 3: .*id1.nii.gz: expected the labels .* got only 0, 1, which do not tell .* use labels: lung",
+    "one lung": r"row 3: .*id1.nii.gz: expected the labels .* got only 0, 1, which do not tell .* use labels: lung "
+    r"\(--data.labels lung --model.num_classes 2\)",
     "no lung": r"row 3: .*lung_mask/id1.nii.gz: expected a mask with lung, got background alone",
     "text": r"row 3: .*ct_scans/id1.nii.gz: expected a NIfTI volume, got one that cannot be read",
     "truncated": r"row 3: .*ct_scans/id1.nii.gz: expected a.* NIfTI volume, got",

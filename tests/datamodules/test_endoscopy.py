@@ -83,6 +83,7 @@ def test_the_list_of_classes(root: Path) -> None:
     (root / "class_list.txt").write_text("polyp\r\n\n wound \n")
     module = data(root)
     assert module.class_names == ("polyp", "wound")
+    assert Endoscopy(root).class_names == ("polyp", "wound")  # with which a checkpoint is compared before the set-up
     before = module.fingerprint("train")
     (root / "class_list.txt").write_text("wound\npolyp\n")
     assert data(root).fingerprint("train") != before

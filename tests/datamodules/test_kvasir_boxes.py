@@ -109,3 +109,16 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         data(tmp_path)
     with pytest.raises(ValueError, match="expected an object with an entry for each frame, got list"):
         data(public(tmp_path / "list", [], frames=2))  # type: ignore[arg-type]
+
+
+def test_its_class_is_a_polyp_in_either_layout(tmp_path: Path) -> None:
+    module = KvasirBoxes(tmp_path)
+    assert module.class_names == ("polyp",)
+    for number in range(4):
+        frame(tmp_path / f"trainingData_detection/f{number}.jpg", number)
+        (tmp_path / f"trainingData_detection/f{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    assert data(tmp_path).class_names == ("polyp",)
+    (tmp_path / "class_list.txt").write_text("lesion\n")
+    assert KvasirBoxes(tmp_path).class_names == ("lesion",) == data(tmp_path).class_names
+    public(tmp_path, {f"f{number}": entry(BOX) for number in range(4)})
+    assert KvasirBoxes(tmp_path).class_names == ("polyp",) == data(tmp_path).class_names

@@ -1,5 +1,7 @@
 """Folders of images beside folders of masks, lesions' masks with a table, and slices in Hounsfield units."""
 
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,3 +221,28 @@ def test_slices_in_hounsfield_units(tmp_path: Path, kind: type) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"ID_0002_Z_0100.tif: expected"):
         module.read_checked(sample)
+
+
+def test_own_masks_of_several_classes_are_read_as_the_readme_says(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    block = re.search(r"my_masks\.py <<END\n(.*?)\nEND\n", readme, re.DOTALL)
+    assert block
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(block[1]), names)
+    for patient in ("anna", "ben"):
+        for number in range(2):
+            mask = mask_of(number)  # 255 in 4 x 2 or 4 x 3 pixels; the first row, of 16, gets 128
+            mask[0] = 128
+            save(tmp_path / f"images/{patient}_{number}.jpg", np.stack([picture(number)] * 3, axis=2))
+            save(tmp_path / f"masks/{patient}_{number}.png", mask)
+    module = names["MyMasks"](tmp_path)
+    samples = module.index()
+    assert [sample.patient for sample in samples] == ["anna", "anna", "ben", "ben"]
+    labels = module.read_mask(samples[0])
+    assert [(labels == label).sum() for label in range(3)] == [12 * 16 - 16 - 8, 16, 8]
+    (tmp_path / "masks/anna_0.png").unlink()
+    save(tmp_path / "masks/anna_0.jpg", mask_of(0))
+    with pytest.raises(
+        ValueError, match=r"anna_0.jpg: .* such as PNG, for a mask of background, polyp, tool, got a JPEG"
+    ):
+        module.read_mask(module.index()[0])

@@ -41,6 +41,10 @@ class Broken:
         given = [argument.replace("CKPT", str(checkpoint)) for argument in self.arguments]
         if self.program == "evaluate" and "--ckpt_path" not in given:
             given = ["--ckpt_path", str(checkpoint), *given]
+        if self.program == "evaluate" and "fit_batches" not in str(
+            self.text
+        ):  # by the attack that watches the training
+            given = ["--attack.fit_batches", "0", *given]
         return ["fit" if self.program == "train" else "test", "--trainer.logger=false", *files, *given]
 
 

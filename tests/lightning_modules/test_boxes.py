@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks import AveragedWeights
 from lightning_modules import BoxDetector
-from medrobust.attacks import PGD
+from medrobust.attacks import DAG, PGD
 from medrobust.evaluation.deployment import Deployment
 from medrobust.metrics.boxes import coco_precision
 from medrobust.networks import BoxVictim, Victim, is_stored_victim
@@ -144,6 +144,22 @@ def test_outputs_that_are_not_finite_are_refused_by_the_name_of_the_image() -> N
         PGD(epsilon=0.05, steps=2)(victim, images, targets, ["a", "b"])
 
 
+@pytest.mark.parametrize("attack", [DAG(steps=1), DAG(steps=1, targeted=True), PGD(steps=1)])
+def test_a_box_of_a_class_that_it_does_not_know_is_refused(attack: Any) -> None:
+    """The class after the last one is the background of the second stage, at which nothing would be noticed."""
+    victim = untrained()
+    target = boxes((victim.num_classes, 4, 4, 20, 20))
+    with pytest.raises(ValueError, match=r"finds boxes of 2 classes, counted from 0, got class 2"):
+        attack(victim, torch.rand(2, victim.channels, 32, 32), [boxes(), target])
+
+
+@pytest.mark.parametrize("targets", [torch.zeros(2, dtype=torch.long), torch.zeros(2, 32, 32, dtype=torch.long)])
+def test_targets_of_another_task_are_refused(targets: Tensor) -> None:
+    victim = untrained()
+    with pytest.raises(ValueError, match=r"a list with a dict of boxes and labels each, got \(2,"):
+        PGD(steps=1)(victim, torch.rand(2, victim.channels, 32, 32), targets)
+
+
 def test_a_checkpoint_holds_all_that_it_is_built_from(tmp_path: Path, run_of: Any) -> None:
     settings = {"booster": True, "share": 0.75, "score_threshold": 0.3, "iou_threshold": 0.4, "width": 16}
     victim = untrained(**settings, mean=[0.1, 0.2, 0.3], std=0.4)
@@ -199,7 +215,7 @@ def test_it_is_trained_by_lightning_and_its_weights_are_averaged() -> None:
 @pytest.mark.parametrize(
     ("options", "changes", "words"),
     [
-        ({"num_classes": 3}, {}, "model.num_classes is 3, but the data set has 2"),
+        ({"num_classes": 3}, {}, r"model.num_classes is 3, but the data set has 2 \(bright, dark\)$"),
         ({"channels": 1}, {}, "model.channels is 1, but the data set has 3"),
         ({}, {"task": "segmentation"}, "a BoxDetector needs data with boxes, and those of items are of the task segm"),
     ],

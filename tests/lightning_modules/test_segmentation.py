@@ -213,7 +213,7 @@ def test_data_that_do_not_fit_are_refused() -> None:
             trainer_of().validate(victim, data, verbose=False)
 
     refused(victim_of(), Classes(), "needs data with masks, and those of items are of the task classification")
-    refused(victim_of(3), Squares(), r"model.num_classes is 3, but the data set has 2")
+    refused(victim_of(3), Squares(), r"model.num_classes is 3, but the data set has 2 \(background, square\)$")
     refused(victim_of(channels=3), Squares(), r"model.channels is 3, but the data set has 1")
 
 

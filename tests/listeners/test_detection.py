@@ -654,7 +654,9 @@ def test_a_detectors_threshold_is_saved_with_it_and_stands_in_the_records(
 def test_scores_of_another_definition_are_not_mixed_with_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = evaluate(tmp_path, {"maha": Mahalanobis()}).keys()
     monkeypatch.setattr(module, "DEFINITION", 1)
-    old = evaluate(tmp_path, {"maha": Mahalanobis()})
+    with pytest.raises(ValueError, match="holds an evaluation with other settings of detectors"):
+        evaluate(tmp_path, {"maha": Mahalanobis()})
+    old = evaluate(tmp_path / "other", {"maha": Mahalanobis()})
     assert not set(old.keys().values()) & set(keys.values())
     assert sum(old.counts().values()) == 33  # everything is attacked again
 

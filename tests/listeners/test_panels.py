@@ -1,6 +1,7 @@
 """Panels: always the same few images, as pictures that show what was done to them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,15 @@ def test_pictures_that_were_damaged_are_made_again_and_only_those(tmp_path: Path
     assert plan.done[planned().key] == set(IDS) - {one["id"]}
     panels.on_adversarial_batch(CONTEXT, VICTIM, batch_of([IDS.index(one["id"])]))
     assert picture.read_bytes() == content and json.loads(text.read_text()) == one
+
+
+def test_pictures_that_were_removed_are_made_again(tmp_path: Path) -> None:
+    shown = {panel["id"] for panel in save(tmp_path, 2, list(range(COUNT)), COUNT)}
+    shutil.rmtree(tmp_path / "panels")
+    plan = plan_of(list(range(COUNT)), [planned()])
+    plan.done[planned().key] = set(IDS)
+    start(Panels(str(tmp_path), 2), plan)
+    assert plan.done[planned().key] == set(IDS) - shown
 
 
 def test_victims_that_name_no_class_are_shown_with_how_good_their_outputs_are(tmp_path: Path) -> None:

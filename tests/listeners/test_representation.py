@@ -243,27 +243,26 @@ def test_without_directions_a_stopped_evaluation_repeats_nothing(tmp_path: Path)
     assert sum(len(batch.ids) for batch in keep.batches) == 2 * COUNT - (4 + 4 + 4)
 
 
-def test_another_radius_gives_every_attack_a_direction_to_it(tmp_path: Path) -> None:
-    def directions(folder: str, *sweeps: list[float]) -> polars.DataFrame:
-        for epsilons in sweeps:
-            evaluate(FIXED, Representation(directions=True), Deep(), tmp_path / folder, epsilons=epsilons)
-        names = (f"direction_{name}_{radius}" for name in FIXED for radius in sweeps[-1])
-        return merge(tmp_path / folder).select("attack", "epsilon", "id", *names)
+def test_directions_to_other_attacks_are_other_columns(tmp_path: Path) -> None:
+    def directions(epsilons: list[float]) -> polars.DataFrame:
+        evaluate(FIXED, Representation(directions=True), Deep(), tmp_path, epsilons=epsilons)
+        names = (f"direction_{name}_{radius}" for name in FIXED for radius in epsilons)
+        return merge(tmp_path).select("attack", "epsilon", "id", *names)
 
-    at_once = directions("at once", [0.02, 0.1])
+    at_once = directions([0.02, 0.1])
     assert at_once.filter(attack="grain", epsilon=0.02)["direction_fgsm_0.1"].null_count() == 0
-    assert directions("later", [0.02, 0.05], [0.02, 0.1]).equals(at_once)
+    with pytest.raises(ValueError, match="holds an evaluation with other settings of representation"):
+        directions([0.02, 0.05])
+    assert directions([0.02, 0.1]).equals(at_once)
 
 
-def test_directions_to_an_attack_whose_settings_come_back_are_to_these_settings(tmp_path: Path) -> None:
-    def directions(seed: int, folder: str) -> list[float]:
+def test_directions_are_to_the_settings_of_an_attack(tmp_path: Path) -> None:
+    def directions(seed: int) -> list[float]:
         attacks: dict[str, Attack] = {"grain": UniformNoise(epsilon=0.05, seed=seed), "fgsm": FGSM(epsilon=0.05)}
-        evaluate(attacks, Representation(directions=True), Deep(), tmp_path / folder)
-        return merge(tmp_path / folder).filter(attack="fgsm")["direction_grain_0.05"].to_list()
+        evaluate(attacks, Representation(directions=True), Deep(), tmp_path / str(seed))
+        return merge(tmp_path / str(seed)).filter(attack="fgsm")["direction_grain_0.05"].to_list()
 
-    first, second = directions(1, "first"), directions(2, "second")
-    assert first != second
-    assert [directions(seed, "shared") for seed in (1, 2, 1)] == [first, second, first]
+    assert directions(1) != directions(2)
 
 
 def test_columns_that_are_asked_for_change_the_keys() -> None:

@@ -47,7 +47,9 @@ def test_other_judges_are_other_records(tmp_path: Path, run_of: Any) -> None:
     victim, journal = random_resnet(), str(tmp_path / "e")
     judges = {"a": run_of(tmp_path / "a", random_resnet(1))}
     evaluate(victim, data_of(), {"bim": BIM(steps=1)}, RecordJournal(journal, "run"))
-    evaluate(victim, data_of(), {"bim": BIM(steps=1)}, RecordJournal(journal, "run"), Transfer(judges))
+    with pytest.raises(ValueError, match="holds an evaluation without judges, whose tables would be lost"):
+        evaluate(victim, data_of(), {"bim": BIM(steps=1)}, RecordJournal(journal, "run"), Transfer(judges))
+    evaluate(victim, data_of(), {"bim": BIM(steps=1)}, RecordJournal(journal, "run", resume=False), Transfer(judges))
     assert merge(tmp_path / "e")["judge_a_after"].null_count() == 0
 
 

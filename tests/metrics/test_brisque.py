@@ -377,9 +377,11 @@ def test_a_download_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, capl
 def test_nothing_is_downloaded_unless_asked_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     downloads(monkeypatch, lambda: pytest.fail("piq was asked to download"))
     assert find_brisque() is None
     assert len(caplog.records) == 1 and "there is no model on this machine (quality.download true" in caplog.messages[0]
+    assert caplog.records[0].levelname == "INFO"  # nobody has asked for it
 
 
 def live_image(number: int) -> Tensor:

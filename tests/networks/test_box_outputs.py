@@ -23,6 +23,9 @@ FOUND = {
         ({"labels": torch.tensor([-1, 0])}, "'b': labels of found boxes count the classes from 0 on.* got -1 to 0"),
         ({"labels": torch.tensor([0])}, r"'b': found boxes are boxes \(D, 4\).* got boxes \(2, 4\)"),
         ({"labels": torch.tensor([0.0, 1.0])}, "the latter whole numbers.* torch.float32$"),
+        ({"scores": torch.tensor([1.8, 0.9])}, r"'b': scores of found boxes lie in \[0, 1\].* got 0.9 to 1.8"),
+        ({"scores": torch.tensor([0.9, -0.1])}, "got -0.1 to 0.9"),
+        ({"boxes": torch.tensor([[0.0, 0, 9, 9], [8, 5, 5, 8]])}, r"x1 <= x2 and y1 <= y2, got \[8.0, 5.0, 5.0, 8.0\]"),
         ({"boxes": torch.zeros(2, 3)}, r"got boxes \(2, 3\)"),
     ],
 )

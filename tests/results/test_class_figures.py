@@ -26,7 +26,8 @@ def evaluated(folder: Path, attacks: list[tuple[str, float]], **data: Any) -> di
             target, after = image % 3, min(image % 3 + 1, 2)
             outcome = {"correct_after": target == after, "reached": target != after, "success": target != after}
             shown = {"target": target, "clean_prediction": target, "adversarial_prediction": after}
-            records.append(record(f"{image}", key, attack=name, epsilon=epsilon, linf=epsilon, **shown, **outcome))
+            whose = {"attack": name, "epsilon": epsilon, "linf": epsilon, "patient": f"p{image}"}
+            records.append(record(f"{image}", key, **whose, **shown, **outcome))
     data = {"images": 10, "class_names": NAMES, **data}
     write_manifest(folder, {"schema": 1, "run": "r", "data": data, "attacks": entries})
     with Journal(folder) as journal:

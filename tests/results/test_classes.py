@@ -77,7 +77,7 @@ def test_reliability_sorts_images_into_fifteen_bins_and_weighs_their_gaps() -> N
     confidence = np.array([0.42, 0.48 - 1e-3, 1.0, 0.95, 0.95, 1.0])
     confidence[1] = 0.46
     right = np.array([True, False, True, True, True, False])
-    error, bins = reliability(confidence, right)
+    error, bins = reliability(confidence, right, np.arange(len(right)))
 
     assert [one["n"] for one in bins] == [2, 4]
     assert [one["accuracy"] for one in bins] == [1 / 2, 3 / 4]
@@ -87,7 +87,7 @@ def test_reliability_sorts_images_into_fifteen_bins_and_weighs_their_gaps() -> N
 
 
 def test_an_edge_belongs_to_the_bin_below_it() -> None:
-    _, bins = reliability(np.array([0.2, 1 / 15 * 9]), np.array([True, True]))
+    _, bins = reliability(np.array([0.2, 1 / 15 * 9]), np.array([True, True]), np.arange(2))
     assert [one["upper"] for one in bins] == pytest.approx([0.2, 0.6])
 
 
@@ -95,7 +95,7 @@ def test_the_calibration_error_is_that_of_torchmetrics() -> None:
     random = np.random.default_rng(0)
     confidence, right = random.random(500), random.random(500) < 0.5
     expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(right).int(), n_bins=15, norm="l1")
-    assert reliability(confidence, right)[0] == pytest.approx(float(expected), abs=1e-6)
+    assert reliability(confidence, right, np.arange(len(right)))[0] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_the_auroc_of_two_classes_follows_from_the_quality() -> None:

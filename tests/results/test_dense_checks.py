@@ -9,6 +9,7 @@ import pytest
 from cli.manifest_notes import note_quality
 from medrobust.results.columns import TYPES
 from medrobust.results.manifest import read_manifest, write_manifest
+from medrobust.results.records import Journal
 from medrobust.results.summary import summarise
 from tests.sample_record import record
 
@@ -90,7 +91,10 @@ def test_more_steps_a_larger_radius_and_many_steps_are_compared_by_quality() -> 
 def test_a_victim_whose_clean_masks_are_poor_is_weak() -> None:
     attacks = [(entry("pgd", **FULL), [0.1] * 40)]
     (said,) = messages(summary_of(attacks, clean=0.49), "weak_victim")
-    assert "with a mean Jaccard of 49.0 %" in said and not messages(summary_of(attacks, clean=0.51), "weak_victim")
+    assert "with a mean Jaccard of 49.0 %" in said and not messages(summary_of(attacks, clean=0.75), "weak_victim")
+    for clean, severity in ((0.49, "error"), (0.51, "warning")):  # half of the masks, of 40 patients who all agree
+        (flag,) = [one for one in summary_of(attacks, clean=clean)["flags"] if one["check"] == "weak_victim"]
+        assert flag["severity"] == severity and "(95 % interval 3" in flag["message"]
 
 
 @pytest.mark.parametrize(("images", "flagged"), [(40, True), (8, False), (None, True)])
@@ -104,11 +108,15 @@ def test_a_metric_of_fewer_images_than_the_records_proves_nothing(images: int | 
 
 
 def test_the_number_of_images_is_kept_beside_the_metrics_and_not_among_them(tmp_path: Path) -> None:
-    manifest = {"schema": 1, "run": "r", "data": {"images": 8}, "attacks": [], "victim": {"name": "unet"}}
+    attacks = [{"attack": "pgd", "key": "k1"}]
+    manifest = {"schema": 1, "run": "r", "data": {"images": 8}, "attacks": attacks, "victim": {"name": "unet"}}
     write_manifest(tmp_path, manifest)
+    with Journal(tmp_path) as journal:
+        journal.append([record(f"{number}") for number in range(8)] + [record("of another attack", "k2")])
     metrics = {"test/accuracy": 0.75, "test/images": 8.0, "test/quality": float("nan")}
     assert note_quality(tmp_path, metrics) == [("accuracy", 0.75)]
     victim = read_manifest(tmp_path)["victim"]
     assert victim == {"name": "unet", "quality": {"accuracy": 0.75, "quality": None}, "quality_images": 8}
-    note_quality(tmp_path, {"test/accuracy": 0.5})
-    assert read_manifest(tmp_path)["victim"]["quality"] == {"accuracy": 0.5}
+    for others in ({"test/images": 7.0}, {}):  # a resume with another limit of batches; a metric that does not say
+        assert note_quality(tmp_path, {"test/accuracy": 0.5, **others}) == []
+        assert read_manifest(tmp_path)["victim"]["quality"] == {"accuracy": 0.75, "quality": None}

@@ -216,7 +216,7 @@ def test_tables_for_console_and_markdown(tmp_path: Path) -> None:
     assert "An image counts as right where" in written
     assert "The worst of 2 attacks at ε = 8/255, image by image: 0.0 % right, with a mean Jaccard of 16.7 %" in written
     dense = markdown_tables(dense_tables(summary))
-    assert "| pgd | 8/255 | 95.1 [90.0–99.0] | 12.3 | 70.0 [65.0–75.0] | 70.0 |" in dense
+    assert "| pgd | 8/255 | 95.1 [90.0–99.0] | 12.3 [no interval] | 70.0 [65.0–75.0] | 70.0 [no interval] |" in dense
     assert "left lung Jaccard" in dense and "4.5 [1.0–4.0] (n = 3)" in dense and "HD95 in pixels" in dense
     for width, limits in ((80, False), (140, True)):
         screen = Console(width=width, file=io.StringIO(), record=True)
@@ -224,7 +224,24 @@ def test_tables_for_console_and_markdown(tmp_path: Path) -> None:
         shown = screen.export_text()
         assert "mean Jaccard" in shown and "pixel accuracy" in shown and ("[90.0–99.0]" in shown) == limits
         assert ("95 % intervals" in " ".join(shown.split())) == limits and "n = 3" in shown
+        assert "an attack with a goal succeeds where it reaches it" in " ".join(shown.split())
     assert markdown_tables(dense_tables({"rows": []})) == ""
+    page = Text((tmp_path / "report.html").read_text())
+    assert "an attack with a goal succeeds where it reaches it" in page.text
+
+
+@pytest.mark.parametrize("task", ["segmentation", "boxes"])
+def test_the_console_table_of_a_first_look_fits_every_screen(task: str, tmp_path: Path) -> None:
+    summary = evaluation(tmp_path, task)
+    for row in summary["rows"]:
+        row |= {"n": 100, "images": 1000, "complete": False}
+    for width in range(80, 170):
+        screen = Console(width=width, file=io.StringIO(), record=True)
+        screen.print(console_table(summary, width))
+        shown = screen.export_text()
+        words = " ".join(shown.split())
+        assert all(name in shown for name in ("attack", "passes", "pgd", "dag")), width
+        assert "among the images that it got right before; an attack with a goal" in words, width
 
 
 def test_the_figure_of_qualities_leaves_out_what_has_none(tmp_path: Path) -> None:

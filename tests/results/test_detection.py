@@ -15,6 +15,7 @@ from scipy.stats import norm
 import compare
 from medrobust.results.columns import COLUMNS
 from medrobust.results.detection import detection
+from medrobust.results.formats import format_percent
 from medrobust.results.manifest import write_manifest
 from medrobust.results.records import Journal, read_records
 from medrobust.results.report.detection import console_detection, detection_markdown, read_pair
@@ -531,6 +532,21 @@ def test_doubtful_detectors_are_flagged_in_report_and_console(tmp_path):
     assert made["worse_than_guessing"] == (6, 2)  # attacks and fits
     assert made["wrong_signs"] == (1, 1)
     assert made["few_positives"] == (3 + 3 + 1, 1)  # judged attacks, their own fits, and the one on fgsm
+
+
+def test_a_detector_that_flags_too_many_clean_images_is_flagged_once(tmp_path):
+    """Every image has a patient of its own: of 60, half are beyond chance for one in ten, and eight are not."""
+
+    def change(record):
+        for detector, most in (("kd", 30), ("bu", 8)):
+            above = int(record["id"]) < most
+            record[f"detector_{detector}_same_clean"] = THRESHOLD + (1.0 if above else -1.0)
+
+    summary = finish(evaluation(tmp_path, ATTACKS, change=change))
+    (message,) = flags_of(summary, "false_alarms")
+    share = format_percent(row_of(summary, "fgsm", "kd")["flagged"]["clean"]["rate"])  # of the images that were right
+    assert message.startswith("Detectors judged on fgsm flag more clean images than the 10.0 % that their thresholds")
+    assert f"beyond chance: kd ({share}). " in message
 
 
 def test_too_few_positives_to_judge_by_are_flagged_beside_the_attack(tmp_path):

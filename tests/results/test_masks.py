@@ -8,7 +8,7 @@ import pytest
 
 from medrobust.results.columns import SCORE_PATTERNS, mask_column
 from medrobust.results.masks import mask_results
-from medrobust.results.statistics import Z95, mean_interval
+from medrobust.results.statistics import Z95, mean_interval, wilson_interval
 
 MANIFEST = {"data": {"class_names": ["background", "left lung", "right-lung"]}}
 CLEAN = {"attack": "clean", "epsilon": None, "key": None, "kind": "clean"}
@@ -60,7 +60,7 @@ def test_means_over_the_images_that_have_a_value() -> None:
     assert attacked["n_flipped_pixels"] == 3
     assert attacked["jaccard"] == pytest.approx(0.3)
     # of the two patients the first has images of 0.4 and 0.2, the second one of 0.3: both agree with the mean
-    assert attacked["flipped_pixels_interval"] is None
+    assert attacked["flipped_pixels_interval"] == pytest.approx(wilson_interval(0.6, 2))
     # deviations -0.1, 0, 0.1 from 0.6: those of the first patient sum to -0.1, s = sqrt(2 (0.01 + 0.01)) / 3
     half = Z95 * math.sqrt(2 * 0.02) / 3
     assert attacked["pixel_accuracy_interval"] == pytest.approx([0.6 - half, 0.6 + half])

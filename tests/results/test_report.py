@@ -21,7 +21,7 @@ CLASSES = ["NORMAL", "PNEUMONIA"]
 class Page(HTMLParser):
     """The tags of a page and its visible text; unbalanced tags are an error."""
 
-    VOID = ("meta", "img", "input", "br", "link")
+    VOID = ("meta", "img", "input", "br", "link", "wbr")
 
     def __init__(self, html):
         super().__init__()

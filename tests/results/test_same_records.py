@@ -36,6 +36,26 @@ def test_a_number_beside_none_differs_whatever_the_tolerance() -> None:
     assert list(differences(records(), other, tolerance=9.0)) == ["quality_after differs in 1 of 3 records"]
 
 
+def test_words_beside_a_column_without_any_differ() -> None:
+    """No image was broken on one side: its column of names holds nothing, and nothing tells that it is one of words."""
+    names = records().with_columns(pl.Series("broken_by", ["PGD", None, None]))
+    none = records().with_columns(pl.Series("broken_by", [None] * 3, pl.Float64()))
+    assert list(differences(names, none)) == ["broken_by differs in 1 of 3 records"] == list(differences(none, names))
+    assert list(differences(names.with_columns(broken_by=pl.lit(None, pl.String())), none)) == []
+
+
+def test_rounding_in_lists_of_boxes_is_that_of_numbers() -> None:
+    """A corner is 0.002 further right; beyond any tolerance, a box is of another class, or missing."""
+    texts = ["[[1, 0.9, 2.0, 2.0, 4.0, 4.0]]", "[]", "[[1, 0.9, 2.0, 2.0, 4.0, 4.0]]"]
+    one = records().with_columns(pl.Series("boxes_after", texts))
+    moved = one.with_columns(pl.Series("boxes_after", [texts[0].replace("4.0]", "4.002]"), *texts[1:]]))
+    assert list(differences(one, moved)) == ["boxes_after differs in 1 of 3 records, by 0.002 at most"]
+    assert list(differences(one, moved, tolerance=0.01)) == []
+    for text in (texts[0].replace("[[1", "[[2"), "[]"):
+        other = one.with_columns(pl.Series("boxes_after", [text, *texts[1:]]))
+        assert list(differences(one, other, tolerance=9.0)) == ["boxes_after differs in 1 of 3 records"]
+
+
 def test_images_that_one_side_lacks_are_counted() -> None:
     assert list(differences(records(), records(2))) == [
         "the first has 3 records, the second 2",

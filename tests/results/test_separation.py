@@ -12,7 +12,6 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medrobust.metrics.separation import auroc as auroc_in_torch
 from medrobust.results import separation
-from medrobust.results.statistics import wilson_interval
 
 
 def scores(seed, n=60, m=45, levels=None, scale=1.0, shift=0.8):
@@ -212,25 +211,3 @@ def test_intervals_of_detectors_that_miss_little_cover_the_truth_too():
         lower, upper = intervals(negative, positive, resamples=300).auroc
         covered += lower <= truth <= upper
     assert covered >= 90
-
-
-def test_rates_of_patients_are_as_certain_as_their_number():
-    flagged, patients = np.ones(40, bool), np.arange(40) // 4
-    assert separation.rate_interval(flagged, patients) == pytest.approx([10 / (10 + 1.959964**2), 1])
-    assert separation.rate_interval(~flagged, patients) == pytest.approx([0, 1.959964**2 / (10 + 1.959964**2)])
-    halves = np.arange(40) % 2 == 0  # two of four images of every patient: they agree, and that proves little
-    low, high = separation.rate_interval(halves, patients)
-    assert low < 0.3 < 0.7 < high
-    assert separation.rate_interval(flagged[:0], patients[:0]) is None
-    three = np.array([1, 0, 0, 0] + [1, 1, 0, 0] + [1, 1, 1, 0], bool), np.arange(12) // 4
-    assert separation.rate_interval(*three) == pytest.approx(wilson_interval(1.5, 3))  # wider than 1/4 to 3/4
-
-
-def test_rates_between_are_drawn_by_patients():
-    random = np.random.default_rng(0)
-    flagged = random.random(100) < 0.3
-    alone = separation.rate_interval(flagged, np.arange(100))
-    rate = flagged.mean()
-    assert alone == pytest.approx([rate - 1.96 * 0.046, rate + 1.96 * 0.046], abs=0.02)
-    copies = separation.rate_interval(np.repeat(flagged, 4), np.arange(400) // 4)
-    assert copies == pytest.approx(alone)

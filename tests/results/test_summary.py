@@ -12,8 +12,8 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 from medrobust.results.checks import CHECKS
-from medrobust.results.columns import COLUMNS, TYPES
-from medrobust.results.formats import format_epsilon
+from medrobust.results.columns import COLUMNS, TYPES, label_column
+from medrobust.results.formats import format_epsilon, format_interval
 from medrobust.results.records import Journal, merge
 from medrobust.results.report.tables import console_flags, console_table, markdown_table
 from medrobust.results.statistics import mean_interval, paired_p_value, wilson_interval
@@ -121,8 +121,10 @@ def test_two_rates_from_eight_images():
     assert row["clean_accuracy"] == 6 / 8
     assert row["success_rate"] == 4 / 6
     assert row["accuracy_under_attack"] == 3 / 8
-    assert row["success_rate_interval"] == list(wilson_interval(4, 6))
-    assert row["accuracy_under_attack_interval"] == list(wilson_interval(3, 8))
+    # fewer than ten patients: the wider of Wilson's limits and the drawn ones, 2 to 6 of 6 and 0 or 1 to 6 of 8
+    assert row["success_rate_interval"] == [pytest.approx(wilson_interval(4, 6)[0]), 1]
+    low, high = row["accuracy_under_attack_interval"]
+    assert low in (0, 1 / 8) and high == 6 / 8
     assert row["median_l2"] == 4.5
     assert (row["mean_forwards"], row["mean_backwards"]) == (3, 2)
     assert row["zero_gradient_share"] == 1 / 16
@@ -139,7 +141,6 @@ def test_the_interval_of_a_mean_by_hand():
     half = 1.959963984540054 * math.sqrt(2 * 2 * 9 / 64 / 16)
     found = mean_interval(np.array([0.75, 0.75, 0.75, 0.25]), np.array([4, 4, 4, 0]))
     assert found == [pytest.approx(0.625 - half), pytest.approx(0.625 + half)]
-    assert mean_interval(np.array([0.5, 0.5]), np.array([0, 1])) is None  # both agree
     assert mean_interval(np.array([0.0, 1.0]), np.array([0, 1])) == [0.0, 1.0]
     assert mean_interval(np.array([0.2, 0.4]), np.array([3, 3])) is None  # one patient
     assert mean_interval(np.empty(0), np.empty(0, dtype=int)) is None
@@ -254,6 +255,7 @@ def test_a_sound_evaluation_raises_no_flag():
         "few_positives": 0,
         "wrong_signs": 0,
         "worse_than_guessing": 0,
+        "false_alarms": 0,
         "hiding": 0,
         "transfer": 0,
     }
@@ -489,25 +491,78 @@ def test_few_images(right, flagged):
     assert raised(summary_of([entry], records)) == ([("few_images", None, None)] if flagged else [])
 
 
-@pytest.mark.parametrize(("right", "words"), [(1, "Only 1 image was right"), (2, "Only 2 images were right")])
+@pytest.mark.parametrize(
+    ("right", "words"), [(0, "No image was right"), (1, "Only 1 image was right"), (2, "Only 2 images were right")]
+)
 def test_one_image_is_no_images(right, words):
     flags = summary_of([attack()], rows(attack(), "1" * 40, "1" * right + "0" * (40 - right)))["flags"]
     assert any(flag["message"].startswith(words) for flag in flags)
 
 
-@pytest.mark.parametrize(("right", "flagged"), [(60, True), (61, False)])  # 60 of 100 are of the larger class
-def test_a_victim_no_better_than_the_larger_class(right, flagged):
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        (60, "does not beat that"),  # 60 of 100 are of the larger class
+        (64, "does not surely beat that"),  # Binomial(100, 0.64) is 54 or less in 2.5 % of cases
+        (75, ""),  # 66 or less
+    ],
+)
+def test_a_victim_that_does_not_surely_beat_the_larger_class(right, words):
     entry = attack()
     records = rows(entry, "1" * 100, "1" * right + "0" * (100 - right))
     for index, record in enumerate(records):
         record["target"] = int(index < 60)
-    assert raised(summary_of([entry], records, 100)) == ([("weak_victim", None, None)] if flagged else [])
+    flags = summary_of([entry], records, 100)["flags"]
+    assert [(flag["check"], flag["severity"]) for flag in flags] == ([("weak_victim", "error")] if words else [])
+    assert not words or (
+        words in flags[0]["message"] and "always naming the largest class is right about 60.0 %" in flags[0]["message"]
+    )
+
+
+def test_a_victim_that_guesses_is_an_error():
+    """51.5 % of 200 images, half of each class: the interval reaches from 44.6 to 58.4 %."""
+    entry = attack()
+    (flag,) = summary_of([entry], rows(entry, "1" * 200, "1" * 103 + "0" * 97), images=200)["flags"]
+    assert (flag["check"], flag["severity"], flag["attack"]) == ("weak_victim", "error", None)
+    low, high = map(float, re.search(r"51.5 % \(95 % interval ([\d.]+)–([\d.]+)\)", flag["message"]).groups())
+    assert low == pytest.approx(44.6, abs=0.8) and high == pytest.approx(58.4, abs=0.8)
+    assert "the largest class is right about 50.0 %" in flag["message"]
+
+
+@pytest.mark.parametrize(("right", "flagged"), [(24, True), (36, False)])  # of 40: 45 % to 75 %, and 80 to 97.5 %
+def test_of_a_single_class_a_victim_has_to_beat_chance(right, flagged):
+    entry = attack()
+    frame = pl.DataFrame(rows(entry, "1" * 40, "1" * right + "0" * (40 - right), target=1), schema_overrides=TYPES)
+    told = manifest(entry)
+    told["data"]["class_names"] = ["no", "yes"]
+    flags = [flag for flag in summarise(frame, told)["flags"] if flag["check"] == "weak_victim"]
+    assert bool(flags) == flagged and all("naming one of the classes at random" in flag["message"] for flag in flags)
 
 
 @pytest.mark.parametrize("target", [None, 1])
 def test_without_classes_to_choose_from_the_victim_is_not_judged(target):
     entry = attack()
     assert raised(summary_of([entry], rows(entry, "1" * 40, "1" * 30 + "0" * 10, target=target))) == []
+
+
+def of_labels(before):
+    """Summary of 60 patients with the label and 60 without it, of each of whom the victim gives a probability."""
+    entry = attack()
+    records = [row | {"target": None} for row in rows(entry, "1" * 120)]
+    for number, (row, share) in enumerate(zip(records, before, strict=True)):
+        row |= {label_column("a", "true"): float(number < 60)}
+        row |= {label_column("a", what): float(share) for what in ("before", "after")}
+    told = manifest(entry, images=120)
+    told["data"] |= {"task": "multilabel", "class_names": ["a"]}
+    return summarise(pl.DataFrame(records, schema_overrides=TYPES), told)
+
+
+def test_a_victim_of_labels_has_to_tell_them_apart():
+    random = np.random.default_rng(0)
+    weak = [flag for flag in of_labels(random.random(120))["flags"] if flag["check"] == "weak_victim"]
+    assert [flag["severity"] for flag in weak] == ["error"] and "guessing by 50.0 %" in weak[0]["message"]
+    better = of_labels(random.random(120) + 0.3 * (np.arange(120) < 60))
+    assert "weak_victim" not in [flag["check"] for flag in better["flags"]]
 
 
 def test_an_unbounded_attack_that_fails():
@@ -617,7 +672,8 @@ def test_console_table_fits_and_keeps_its_numbers(width):
     assert all(
         words in shown for words in ("[bold]pgd[/bold]|x", "1/255", "25.0 %", "75.0 %", "Do not trust: Uniform noise")
     )
-    assert ("14.2–40.2" in shown) == (width >= 100)
+    limits = format_interval(summary["rows"][2]["accuracy_under_attack_interval"])  # 10 +- 1.96 * sqrt(7.5) of 40
+    assert limits in ("12.5–37.5", "12.5–40.0") and (limits in shown) == (width >= 100)
     assert "…" not in shown
 
 
@@ -645,7 +701,8 @@ def test_the_console_counts_flags_of_a_kind_beyond_the_third():
 def test_markdown_table():
     entry = attack("a|b")
     text = markdown_table(summary_of([entry], rows(entry, "1" * 10 + "0" * 30)))
-    assert "| a\\|b | 1/255 | 40 | 75.0 % | 59.8–85.8 | 25.0 % | 14.2–40.2 | 5 |" in text
+    cells = r"\| a\\\|b \| 1/255 \| 40 \| 75.0 % \| 6[02].[05]–87.5 \| 25.0 % \| 12.5–(37.5|40.0) \| 5 \|"
+    assert re.search(cells, text)
     assert len({line.replace("\\|", "").count("|") for line in text.strip().splitlines()}) == 1
 
 
@@ -660,7 +717,7 @@ def of_task(task, records):
     return summarise(frame.with_columns(**qualities), known)
 
 
-@pytest.mark.parametrize("width", [80, 129, 130, 150])
+@pytest.mark.parametrize("width", [80, 133, 134, 154])
 def test_qualities_are_shown_where_the_victim_is_no_classifier(width):
     shown = {}
     for task in (None, "classification", "segmentation"):
@@ -673,7 +730,7 @@ def test_qualities_are_shown_where_the_victim_is_no_classifier(width):
     console, markdown = shown["segmentation"]
     pgd = next(line for line in console.splitlines() if line.lstrip().startswith("pgd"))
     assert re.search(r"87\.5 % +(83\.6–91\.4 +)?50\.0 %", pgd)
-    assert (console.count("83.6–91.4") == 5) == (width >= 130)  # both of clean and noise, and pgd's before
+    assert (console.count("83.6–91.4") == 5) == (width >= 134)  # both of clean and noise, and pgd's before
     assert "…" not in console
     half = 100 * 1.959963984540054 * math.sqrt(5 / 32 / 39)  # s^2 = 40/39 * 40 * (1/2^2 + 1/4^2) / 2 / 40^2
     head, _, clean, _, attacked = markdown.splitlines()

@@ -68,7 +68,7 @@ CHECKS = {
     "incomplete": Check("every attack has tried every image", victim.incomplete),
     "few_images": Check(f"at least {victim.MIN_IMAGES} images were right before the attack", victim.few_images),
     "weak_victim": Check(
-        "the victim beats always naming the largest class, or finds masks and boxes at least by half",
+        "the victim surely beats guessing and always naming the largest class, or finds half of masks and boxes",
         victim.weak_victim,
     ),
     "norm": Check("no perturbation is larger than its radius", attacks.norm),
@@ -94,6 +94,9 @@ CHECKS = {
     ),
     "wrong_signs": Check("no detector weighs a measurement the wrong way round", detectors.wrong_signs),
     "worse_than_guessing": Check("no detector does worse than guessing", detectors.worse_than_guessing),
+    "false_alarms": Check(
+        "no detector flags more clean images than its threshold was set for, beyond chance", detectors.false_alarms
+    ),
     "hiding": Check(
         "no attack that hides is easier to detect than the same attack without its hiding", detectors.hiding
     ),

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, Row, counted
-from medrobust.results.formats import format_score
+from medrobust.results.formats import format_percent, format_score
 from medrobust.results.hiding import comparisons
 
 SAME = "same"  # the fit where every attack has a classifier of its own
 MIN_POSITIVES = 50
+ALARMS = 0.1  # share of the clean images that thresholds are set to flag
 
 
 def few_positives(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
@@ -56,6 +57,28 @@ def worse_than_guessing(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
             "attack that hides can cause that; the scores may then tell the images apart the other way round."
         )
         yield _detector_flag(rows[0], message) if below else None
+
+
+def false_alarms(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether detectors flag many more clean images than their thresholds were set for."""
+    told: set[tuple[str, float]] = set()
+    for (fit, _), rows in evaluation.detectors.items():
+        clean = {row["detector"]: (row.get("flagged") or {}).get("clean") or {} for row in rows}
+        intervals = {name: share["interval"] for name, share in clean.items() if share.get("interval")}
+        if not intervals:
+            continue
+        above = [
+            f"{name} ({format_percent(clean[name]['rate'])})"
+            for name, interval in intervals.items()
+            if interval[0] > ALARMS and (name, clean[name]["rate"]) not in told
+        ]
+        told |= {(name, clean[name]["rate"]) for name in intervals}
+        message = (
+            f"Detectors judged on {rows[0]['attack']}{'' if fit == SAME else f', fitted on {fit}'} flag more clean "
+            f"images than the {format_percent(ALARMS)} that their thresholds were set for, beyond chance: "
+            f"{', '.join(above)}. What they flag of adversarial images says little."
+        )
+        yield _detector_flag(rows[0], message) if above else None
 
 
 def hiding(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:

@@ -1,16 +1,18 @@
 """Self-checks of the victim and its images: what makes all numbers of an evaluation doubtful."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
 from medrobust.results.checks.evaluation import CheckedEvaluation, Flag, counted, doubted, flag
-from medrobust.results.formats import format_percent
+from medrobust.results.formats import format_interval, format_percent
+from medrobust.results.labels import mean_auroc
 from medrobust.results.wording import is_dense, quality_phrase
 
 MIN_IMAGES = 30
 LEAST_QUALITY = 0.5  # mean over the clean images, of masks and boxes
+LEAST_AUROC = 0.5  # mean over the labels
 ROUNDED = 0.01  # share of the clean images that may be judged otherwise by another device or batch
 
 
@@ -37,31 +39,70 @@ def few_images(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
     message = (
         f"Only {counted(n, 'image')} {'was' if n == 1 else 'were'} right before the attack, fewer than {MIN_IMAGES}: "
         "the intervals are wide."
+        if n
+        else "No image was right before the attack: there is nothing to fool, and no success rate."
     )
     yield None if n >= MIN_IMAGES else flag("warning", evaluation.clean, message)
 
 
 def weak_victim(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
-    """Whether the victim beats always naming the largest class, or masks and boxes are found at least by half."""
-    clean = evaluation.clean
+    """Whether the victim surely beats guessing, by the lower end of an interval over patients.
+
+    Guessing is to name always the largest class, or one of K at random if all images are of one class; with several
+    labels, an AUROC of one half, as the mean over the labels. Masks and boxes cannot be guessed: the victim has to find
+    half of them on average, and is in doubt where the interval reaches below that.
+    """
     if is_dense(evaluation.manifest):
-        if clean["quality_before"] is not None:
-            message = (
-                "The victim answers for the clean images with "
-                f"{quality_phrase(evaluation.manifest, clean['quality_before'])}: what attacks take from so weak a "
-                "victim says little."
-            )
-            yield flag("warning", clean, message) if clean["quality_before"] < LEAST_QUALITY else None
+        yield from _weak_dense(evaluation)
         return
-    targets = evaluation.records.unique("id", keep="first")["target"].drop_nulls()
-    if targets.n_unique() < 2:  # not one class per image, or a single class, which nothing can beat
-        return
-    largest = max(Counter(targets).values()) / len(targets)
+    images = evaluation.records.unique("id", keep="first", maintain_order=True)
+    targets = images["target"].drop_nulls()
+    if len(targets):
+        yield from _weak_classifier(evaluation, Counter(targets))
+    elif (found := mean_auroc(images, evaluation.manifest["data"].get("class_names") or [])) is not None:
+        area, limits = found
+        message = (
+            f"The victim tells images with a label from those without it by an AUROC of {_with_limits(area, limits)}, "
+            "as the mean over the labels, and guessing by 50.0 %: what attacks take from so weak a victim says nothing."
+        )
+        yield None if limits[0] > LEAST_AUROC else flag("error", evaluation.clean, message)
+
+
+def _weak_classifier(evaluation: CheckedEvaluation, counts: Mapping[int, int]) -> Iterator[Flag | None]:
+    """Whether a victim that names one class for each image beats naming the largest, or any at random."""
+    clean, names = evaluation.clean, evaluation.manifest["data"].get("class_names") or []
+    rival, by_rival = max(counts.values()) / sum(counts.values()), "always naming the largest class"
+    if len(counts) == 1:  # nothing beats always naming the only class that there is
+        if len(names) < 2:
+            return
+        rival, by_rival = 1 / len(names), "naming one of the classes at random"
+    accuracy, limits = clean["clean_accuracy"], clean["clean_accuracy_interval"]
+    beaten = " does not surely beat that" if accuracy > rival else " does not beat that"
     message = (
-        f"The victim is right about {format_percent(clean['clean_accuracy'])} of the images; "
-        f"always naming the largest class is right about {format_percent(largest)}."
+        f"The victim is right about {_with_limits(accuracy, limits)} of the clean images; {by_rival} is right about "
+        f"{format_percent(rival)}. What attacks take from a victim that{beaten} says nothing."
     )
-    yield None if clean["clean_accuracy"] > largest else flag("error", clean, message)
+    yield None if limits[0] > rival else flag("error", clean, message)
+
+
+def _weak_dense(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
+    """Whether a victim finds half of its masks or boxes: an error if not, a warning if that is in doubt."""
+    clean, quality = evaluation.clean, evaluation.clean["quality_before"]
+    if quality is None:
+        return
+    limits = clean["quality_before_interval"]
+    surely = limits is None or limits[0] >= LEAST_QUALITY
+    told = "" if limits is None else f" (95 % interval {format_interval(limits)})"
+    message = (
+        f"The victim answers for the clean images with {quality_phrase(evaluation.manifest, quality)}{told}: what "
+        "attacks take from so weak a victim says little."
+    )
+    severity = "error" if quality < LEAST_QUALITY else "warning"
+    yield None if surely and severity == "warning" else flag(severity, clean, message)
+
+
+def _with_limits(value: float, limits: Sequence[float]) -> str:
+    return f"{format_percent(value)} (95 % interval {format_interval(limits)})"
 
 
 def clean(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from medrobust.results.formats import DASH, format_epsilon, format_interval, format_score, markdown_lines
 
 WIDE = 120  # columns that a console needs for intervals
+NO_INTERVAL = "no interval"
 WITH_INTERVALS = ", with 95 % intervals over patients"
 
 
@@ -58,14 +59,20 @@ def percent_cell(found: Mapping[str, Any], name: str, bad: bool = False, note: s
     """
     value = found.get(name)
     heat = None if value is None else value if bad else 1 - value
-    return Cell(format_score(value), format_interval(found.get(f"{name}_interval")), heat, note)
+    return Cell(format_score(value), _limits(found, name, format_interval(found.get(f"{name}_interval"))), heat, note)
 
 
 def pixel_cell(found: Mapping[str, Any], name: str, note: str = "") -> Cell:
     """A distance in pixels, with the interval beside it."""
     value, limits = found.get(name), found.get(f"{name}_interval")
     interval = "" if limits is None else f"{limits[0]:.1f}–{limits[1]:.1f}"
-    return Cell(DASH if value is None else f"{value:.1f}", interval, None, note)
+    return Cell(DASH if value is None else f"{value:.1f}", _limits(found, name, interval), None, note)
+
+
+def _limits(found: Mapping[str, Any], name: str, written: str) -> str:
+    """An interval as it is written, or words for a number without one, as too few patients tell how they differ."""
+    lacks = found.get(name) is not None and f"{name}_interval" in found and not written
+    return NO_INTERVAL if lacks else written
 
 
 def count_cell(found: Mapping[str, Any], name: str) -> Cell:

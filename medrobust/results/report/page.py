@@ -45,7 +45,7 @@ from medrobust.results.report.roc_curves import roc_figure, roc_note
 from medrobust.results.report.svg import STYLE
 from medrobust.results.report.tables import dense_tables
 from medrobust.results.report.templating import environment, glue
-from medrobust.results.separation import FEWEST
+from medrobust.results.statistics import FEWEST
 from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
 from medrobust.results.wording import is_dense, quality_meaning, quality_name, right_meaning
 

@@ -42,22 +42,22 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
 
     Args:
         summary: As `summarise` returns it.
-        width: Columns of the console. Intervals need 100 of them and norms 120; with qualities 130 and 150.
+        width: Columns of the console. Intervals need 100 of them and norms 120; with qualities 134 and 154.
     """
     data = summary["manifest"]["data"]
     shown = columns_shown(summary["manifest"])
     quality = quality_name(summary["manifest"])
-    more = 0 if len(shown) == 2 else 30  # columns that qualities take
+    more = 0 if len(shown) == 2 else 34  # columns that qualities take
     wide, wider = width >= 100 + more, width >= 120 + more
     title = f"{summary['manifest']['run']}: {data.get('name', '')} {data.get('split', '')}".rstrip()
     lines = [title, *(f"victim {defence.line()}" for defence in defences_of(summary["manifest"]))]
     table = Table(
         title=Text("\n".join(lines), style="table.title"),
         caption="right: share of all images that the victim gets right after the attack. fooled: share of successful "
-        "attacks among the images that it got right before."
+        "attacks among the images that it got right before; an attack with a goal succeeds where it reaches it."
         + (f" {quality}: mean over the images, before and after the attack." if "quality_after" in shown else "")
         + (f" {meaning}" if (meaning := right_meaning(summary["manifest"])) else "")
-        + (" Beside each rate stands its 95 % interval." if wide else "")
+        + (" Beside each rate stands its 95 % interval over patients." if wide else "")
         + (" n: images attacked so far." if not all(row["complete"] for row in summary["rows"]) else "")
         + (" !: flags, explained below." if summary["flags"] else ""),
         title_justify="left",
@@ -66,11 +66,11 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("attack", overflow="fold", min_width=12)
+    table.add_column("attack", overflow="fold", min_width=10)
     table.add_column("ε", justify="right", no_wrap=True)
-    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("n", justify="right")  # "1000 of 2000" wraps where there is no room for it
     for name in shown:
-        table.add_column(HEADINGS[name][0].format(quality), justify="right", no_wrap=True)
+        table.add_column(HEADINGS[name][0].format(quality.replace(" ", "\n")), justify="right", no_wrap=True)
         if wide:
             table.add_column("", justify="right", no_wrap=True, style="dim")
     if wider:

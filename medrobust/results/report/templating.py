@@ -9,14 +9,15 @@ from markupsafe import Markup
 from medrobust.results.formats import format_interval, format_percent, format_score
 
 
-def environment(**filters: Callable[..., object]) -> Environment:
+def environment(*folders: Path, **filters: Callable[..., object]) -> Environment:
     """Where templates are found, and what they can call.
 
     Args:
+        folders: Where templates are looked for besides the folder of the reports'.
         filters: What a page's template calls besides the filters of all pages, by name.
     """
     found = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader([*folders, Path(__file__).parent / "templates"]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,108 @@
+"""How far an evaluation is: a bar on a terminal or in a notebook, a line every half minute elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from medrobust.attacks.in_turn import Turn
+from medrobust.evaluation import (
+    AdversarialBatch,
+    Crafter,
+    EvaluationContext,
+    EvaluationListener,
+    EvaluationPlan,
+    PlannedAttack,
+)
+from medrobust.evaluation.attack_words import attack_words, turn_words
+from medrobust.evaluation.data import EvaluationData
+from medrobust.networks.victims import EvaluatedVictim
+from medrobust.results.formats import printable
+
+EVERY = 1.0  # seconds between two updates while an attack is at work
+LINES = 30.0  # seconds between two lines where there is no terminal
+
+
+def has_bar() -> bool:
+    """Whether a bar that redraws itself can be shown: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+class ConsoleProgress(EvaluationListener):
+    """Shows how many images of how many attacks are done, which attack is at work, and the time left.
+
+    Args:
+        name: Name of the run.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Nothing is shown yet."""
+        self.name, self._words, self._speaks = name, "", False
+        self._total = self._done = 0
+        self._begun = self._shown = 0.0
+        self._bar: tqdm[Any] | None = None
+
+    def on_evaluation_identity(self, *_: Any) -> dict[str, Any]:
+        """Nothing: it adds no columns."""
+        return {}
+
+    def on_evaluation_start(
+        self,
+        context: EvaluationContext,
+        victim: EvaluatedVictim,
+        data: EvaluationData,
+        plan: EvaluationPlan,
+        crafter: Crafter,
+    ) -> None:
+        """Begin to count; the first process speaks for all."""
+        ids = [id for id, _ in plan.images]
+        self._total = sum(len(plan.pending(planned.key, ids)) for planned in plan.attacks) // context.ranks
+        self._begun = self._shown = time.monotonic()
+        if context.is_first and self._total and has_bar():
+            self._bar = tqdm(total=self._total, desc=self.name, unit="image", dynamic_ncols=True)
+        self._speaks = context.is_first and self._total > 0
+
+    def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
+        """Show the attack's name, its radius and its number."""
+        self._words = printable(attack_words(planned, plan))
+        self._show(self._words)
+
+    def on_attack_turn(
+        self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan, turn: Turn
+    ) -> None:
+        """Show which of several attacks is at work."""
+        if not turn.passes or time.monotonic() - self._shown >= EVERY:
+            self._show(f"{self._words}: {turn_words(turn)}")
+
+    def on_adversarial_batch_end(
+        self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
+    ) -> None:
+        """Count a batch."""
+        self._done += len(batch)
+        if self._bar is not None:
+            self._bar.update(len(batch))
+        self._show(self._words)
+
+    def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
+        """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the console as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._speaks = False
+
+    def _show(self, words: str) -> None:
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.set_postfix_str(words)
+            self._shown = now
+        elif self._speaks and now - self._shown >= LINES:
+            rate = self._done / (now - self._begun)
+            left = f", about {(self._total - self._done) / rate / 60:.0f} min left" if rate else ""
+            sys.stderr.write(f"{self.name}: {self._done} of {self._total} attacked images{left}; {words}\n")
+            sys.stderr.flush()
+            self._shown = now

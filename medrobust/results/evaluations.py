@@ -1,0 +1,28 @@
+"""The evaluations of a run: which of its folders hold one."""
+
+from pathlib import Path
+
+from medrobust.results.manifest import MANIFEST
+
+NAMED = "evaluations"  # folder of those that were given a name
+
+
+def evaluations_of(run: Path) -> list[Path]:
+    """Folders of a run that hold an evaluation, which are those with a manifest.
+
+    First comes ``evaluate``, then those with a name of their own, ``evaluations/NAME``, those on other data,
+    ``evaluate_on/DATA``, both in the order of their names, and at last ``validate``. A folder that is itself an
+    evaluation is its own only one.
+
+    Args:
+        run: The run's folder, or that of an evaluation.
+    """
+    if (run / MANIFEST).is_file():
+        return [run]
+    places = [run / "evaluate", *_inside(run / NAMED), *_inside(run / "evaluate_on"), run / "validate"]
+    return [place for place in places if (place / MANIFEST).is_file()]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The folders in a folder by their names; none if there is no such folder."""
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
