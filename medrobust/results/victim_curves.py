@@ -60,18 +60,19 @@ def victim_curves(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[st
     if set(columns) <= set(images.columns):
         images = images.drop_nulls(columns)
         shares = images.select(columns).to_numpy()
+        others = np.stack([np.delete(shares, place, 1).sum(1) for place in range(count)], 1)
     elif count == 2:
         images = images.drop_nulls("quality_before")
-        of_truth = images["quality_before"].to_numpy()
-        second = np.where(images["target"].to_numpy() == 1, of_truth, 1 - of_truth)
-        shares = np.stack([1 - second, second], 1)
+        of_truth, second = images["quality_before"].to_numpy(), images["target"].to_numpy() == 1
+        shares = np.stack([np.where(second, 1 - of_truth, of_truth), np.where(second, of_truth, 1 - of_truth)], 1)
+        others = shares[:, ::-1]
     else:
         return {"curves": [], "missing": LACKING, "calibration": []}
     target, prediction = images["target"].to_numpy(), images["clean_prediction"].to_numpy()
     patients = patients_of(images)
     curves = []
     for place in [1] if count == 2 else range(count):
-        scores = log_odds(shares[:, place])
+        scores = log_odds(shares[:, place], others[:, place])
         curves.append(_curve(names[place], scores, target == place, prediction == place, patients))
     return {"curves": curves, "missing": "", "calibration": []}
 
@@ -84,7 +85,7 @@ def _of_labels(images: pl.DataFrame, names: Sequence[str], labels: Sequence[str]
         known = images.select(pl.all_horizontal(pl.col(columns).is_not_null())).to_series().to_numpy()
         probability = images[columns[1]].to_numpy()[known]
         true = images[columns[0]].to_numpy()[known] > 0
-        curves.append(_curve(name, log_odds(probability), true, probability > 0.5, everybody[known]))
+        curves.append(_curve(name, probability, true, probability > 0.5, everybody[known]))
         shown.append(probability)
         there.append(true)
         who.append(everybody[known])
@@ -108,14 +109,18 @@ def _curve(name: str, scores: Scores, positive: Flags, said: Flags, patients: ND
     }
 
 
-def log_odds(probability: NDArray[np.float64]) -> Scores:
-    """Logarithm of the odds of a probability; infinite at 0 and 1.
+def log_odds(probability: NDArray[np.float64], others: NDArray[np.float64]) -> Scores:
+    """Logarithm of the odds of a probability, which still ranks answers whose probability is rounded to 1.
 
-    >>> log_odds(np.array([0.0, 0.5, 1.0])).tolist()
+    Args:
+        probability: Probabilities of a class, ``(N,)``.
+        others: The sums of those of all other classes, ``(N,)``.
+
+    >>> log_odds(np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.5, 0.0])).tolist()
     [-inf, 0.0, inf]
     """
     with np.errstate(divide="ignore"):
-        odds: Scores = np.log(probability) - np.log1p(-probability)
+        odds: Scores = np.log(probability) - np.log(others)
     return odds
 
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from medrobust.results.classes import class_results
 from medrobust.results.columns import label_column, probability_column
 from medrobust.results.victim_curves import LACKING, calibration, victim_curves
 from tests.sample_record import record
@@ -53,6 +54,16 @@ def test_more_classes_have_a_curve_each_as_scikit_learn_has_it() -> None:
         assert one["auroc_interval"][0] < one["auroc"] < one["auroc_interval"][1]
         said = shares.argmax(1) == place
         assert one["operating"]["tpr"] == pytest.approx((said & (targets == place)).sum() / (targets == place).sum())
+
+
+def test_answers_of_probability_one_are_still_ranked() -> None:
+    sure = [[1e-20, 1.0], [1e-18, 1.0], [1e-19, 1.0], [1.0, 1e-20]]  # the second, of class 0, is the least sure
+    table = images([1, 0, 1, 0], sure, columns=True)
+    (curve,) = victim_curves(table, manifest(["no", "yes"]))["curves"]
+    clean = class_results(
+        [{"kind": "clean", "key": None, "attack": "clean", "epsilon": None}], {None: table}, manifest(["no", "yes"])
+    )
+    assert curve["auroc"] == clean["rows"][0]["auroc"] == 1.0
 
 
 def test_what_the_records_lack_is_said() -> None:
