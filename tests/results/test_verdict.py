@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from medrobust.results.report.page import headline
 from medrobust.results.verdict import best_detector, decisive_radius, verdict
 
 RADIUS = 2 / 255
@@ -58,6 +59,7 @@ def summary(rows: list[Any], *entries: tuple[Any, Any], **changes: Any) -> dict[
 def test_the_main_sentence_counts_what_an_attacker_turns_and_what_noise_does() -> None:
     rows = [row("control", "noise", success=1), row("attack", "fgsm", success=60), row("attack", "pgd", success=70)]
     said = verdict(summary(rows, worst(75)))
+    assert headline(summary(rows, worst(75))) == said[0]
     assert said == [
         "At ε = 2/255, an attacker who knows the model makes it wrong about 75 of the 100 images that it was right "
         "about, with the worst of 2 attacks on each; noise of the same size does so for 1 of 100.",

@@ -47,6 +47,7 @@ from medrobust.results.report.tables import dense_tables
 from medrobust.results.report.templating import environment, glue
 from medrobust.results.statistics import FEWEST
 from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
+from medrobust.results.verdict import verdict
 from medrobust.results.wording import is_dense, quality_meaning, quality_name, right_meaning
 
 REPORT = "report.html"
@@ -198,6 +199,15 @@ def _quality_values(summary: Mapping[str, Any]) -> dict[str, Any]:
         "dense_tables": dense_tables(summary),
         "glossary": (masks.GLOSSARY if summary.get("masks") else {}) | (boxes.GLOSSARY if summary.get("boxes") else {}),
     }
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """What the evaluation found, in one sentence: the first of its verdict.
+
+    Args:
+        summary: As `summarise` returns it.
+    """
+    return verdict(summary)[0]
 
 
 def _strongest(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
