@@ -50,7 +50,7 @@ bench: $(VENV)/ready
 
 # the documentation as a site below site/, which opens from the disk; a link or a name that leads nowhere fails
 docs: $(VENV)/ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 	@echo site/index.html
 
 # what --help prints and which options there are, so that the programs say so without importing torch

@@ -4,6 +4,7 @@ from callbacks.averaging import AveragedWeights
 from callbacks.checkpoints import Checkpoints
 from callbacks.hardening import Hardening
 from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Transfer
+from callbacks.one_record import OneRecord
 from callbacks.progress import AttackProgress
 from callbacks.progress_lines import ProgressLines
 from callbacks.robustness import Robustness
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpoints",
     "Detection",
     "Hardening",
+    "OneRecord",
     "Panels",
     "ProgressLines",
     "Quality",

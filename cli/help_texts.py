@@ -18,6 +18,9 @@ SUBCOMMANDS = {
     "test": "Attack a victim on the split AdvTest, or another data.test_split; records and report go to "
     "runs/NAME/evaluate. With --data FILE, or data.test_split all, every image of other data is judged; results go to "
     "runs/NAME/evaluate_on/DATA. With --evaluation, results of any of these go to runs/NAME/evaluations/EVALUATION.",
+    "replay": "Make one record of an evaluation again, for one image and one attack, and compare it with the one that "
+    "is there; the run's folder stays as it is. For example: "
+    "python evaluate.py replay runs/demo/evaluate --record KEY:ID.",
 }
 CONFIG = (
     "Configuration file in YAML. It may be given several times, and a later file overrides the earlier ones; an "

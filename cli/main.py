@@ -45,7 +45,7 @@ from cli.counts import count_first
 from cli.endings import Ending, UnfinishedError
 from cli.errors import OneSentenceParser, given_files, place_of, place_of_class, sentence
 from cli.help_texts import CONFIG as CONFIG_HELP
-from cli.help_texts import PROGRAMS, explain_choices, explain_subcommand
+from cli.help_texts import PROGRAMS, SUBCOMMANDS, explain_choices, explain_subcommand
 from cli.loggers import end_training, late, log_evaluation, logged_run
 from cli.manifest_notes import note_defence, note_quality
 from cli.other_data import OverlayOrData, folder_name, judges_all, name_other_data, prepare_other_data, with_data_files
@@ -108,6 +108,8 @@ class MedRobustCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words of the command, of which ``--data FILE`` is one of ours."""
         self.config = parser.parse_args(with_data_files(sys.argv[1:] if args is None else args))
+        if self.config.subcommand == "replay":
+            raise ValueError("replay is the first word: python evaluate.py replay FOLDER --record KEY:ID")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint's hyper-parameters alone: the configuration alone says what is built."""
@@ -168,6 +170,9 @@ class MedRobustCLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **options: Any) -> None:
         """Add the subcommands, explained in our words."""
         super()._add_subcommands(parser, **options)
+        listed = parser._subcommands_action
+        if parser.prog == "evaluate.py" and listed is not None:  # only to be listed: _run takes it away
+            listed.add_subcommand("replay", self.init_parser(), help=SUBCOMMANDS["replay"])
         explain_choices(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
@@ -386,20 +391,27 @@ def main(program: Program, arguments: list[str] | None = None) -> None:
 
 
 def _run(program: Program, arguments: list[str] | None, ending: Ending) -> None:
-    MedRobustCLI(
-        VictimModule,
-        MedicalDataModule,
-        save_config_callback=RunConfig,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=42,
-        trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-        parser_kwargs={"prog": f"{program}.py", "description": PROGRAMS[f"{program}.py"]},
-        parser_class=OneSentenceParser,
-        args=arguments,
-        ending=ending,
-    )
+    words = sys.argv[1:] if arguments is None else arguments
+    if program == "evaluate" and words[:1] == ["replay"]:
+        from cli.replay import replay  # which derives from this module's class
+
+        replay(words[1:], ending)
+        return
+    options = command_options(program) | {"save_config_callback": RunConfig, "args": arguments, "ending": ending}
+    MedRobustCLI(VictimModule, MedicalDataModule, **options)
+
+
+def command_options(program: Program) -> dict[str, Any]:
+    """What every command line of a program is built with."""
+    return {
+        "subclass_mode_model": True,
+        "subclass_mode_data": True,
+        "auto_configure_optimizers": False,
+        "seed_everything_default": 42,
+        "trainer_defaults": {"use_distributed_sampler": False, "enable_model_summary": False},
+        "parser_kwargs": {"prog": f"{program}.py", "description": PROGRAMS[f"{program}.py"]},
+        "parser_class": OneSentenceParser,
+    }
 
 
 def _show_traceback() -> None:

@@ -42,7 +42,10 @@ def answer(program: str, words: Sequence[str]) -> None:
     if any(word in HELP for word in words):
         sys.stdout.write(stored["help"][place])
         sys.exit(0)
-    if commands and (mistake := unknown_option(words[1:], options_in(stored["help"][place]), stored["classes"])):
+    options = options_in(stored["help"][place])
+    if commands == ["replay"]:  # takes those of test, too
+        options += options_in(stored["help"][f"{program} test"])
+    if commands and (mistake := unknown_option(words[1:], options, stored["classes"])):
         sys.stderr.write(f"error: {mistake}\n")
         sys.exit(2)
 
@@ -101,8 +104,9 @@ def unknown_option(words: Sequence[str], options: Sequence[str], classes: dict[s
         options: Names of the command's options.
         classes: The arguments of the classes that ``model`` and ``data`` may name.
     """
-    groups = {".".join(name.split(".")[:depth]) for name in options for depth in range(1, name.count(".") + 1)}
-    leaves = tuple(f"{name}." for name in options if name not in groups)
+    real = [name for name in options if not name.endswith(".help")]  # what has a class's help takes its options, too
+    groups = {".".join(name.split(".")[:depth]) for name in real for depth in range(1, name.count(".") + 1)}
+    leaves = tuple(f"{name}." for name in real if name not in groups)
     chosen: dict[str, str] = {}
     for place, word in enumerate(words):
         name, _, value = word.removeprefix("--").partition("=")

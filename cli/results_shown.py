@@ -81,5 +81,5 @@ def show_results(summary: Mapping[str, Any], quality: Sequence[tuple[str, float]
         screen.print(DRY, soft_wrap=True)
         return
     screen.print(console_flags(seen))
-    for kind in ("report", "summary", "records"):
+    for kind in ("report", "summary", "evidence", "records"):
         screen.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)

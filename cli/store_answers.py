@@ -21,7 +21,7 @@ from lightning_modules import VictimModule
 from medrobust.results.manifest import replace_file
 
 COLUMNS = "100"
-COMMANDS: dict[main.Program, tuple[str, ...]] = {"train": ("fit",), "evaluate": ("validate", "test")}
+COMMANDS: dict[main.Program, tuple[str, ...]] = {"train": ("fit",), "evaluate": ("validate", "test", "replay")}
 
 
 def made() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,6 +49,7 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
     test_split: str
     splits: dict[str, list[Sample[Target]]]
     contents: dict[str, Content]
+    judged: frozenset[str] | None = None  # ids of the only images that an evaluation is to read; None for all
     _listed: dict[str, list[Sample[Target]]]
     _kept: dict[str, KeptScenes | None]
     _references: "SplitLoaders[Any] | None"
@@ -105,27 +106,49 @@ class SplitLoaders(pl.LightningDataModule, SampleSource[Target]):
                 f"val has {counted(images)}, expected enough for the same number of batches of at most "
                 f"{self.batch_size} on every rank: use fewer devices, another batch_size or a larger val"
             )
-        return self.dataloader_of("val")
+        return self._judged("val")
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The split named by ``test_split`` in fixed order, each image once."""
-        return self.dataloader_of(self.test_split)
+        return self._judged(self.test_split)
+
+    def batch_of(self, split: str, id: str, ranks: int = 1) -> list[str]:
+        """Ids of the images that an evaluation on so many ranks reads in one batch, of which an image is one.
+
+        Raises:
+            ValueError: The split has no such image.
+        """
+        ids = [sample.id for sample in self._samples(split)]
+        if id not in ids:
+            raise ValueError(f"the split {split} has no image {id!r}")
+        place, dealt = ids.index(id), EachImageOnce(len(ids), self.batch_size)
+        batches = (batch for rank in range(ranks) for batch in dealt.of_rank(rank, ranks))
+        return [ids[one] for one in next(batch for batch in batches if place in batch)]
+
+    def _judged(self, split: str) -> DataLoader[dict[str, Any]]:
+        """A split as an evaluation reads it: all images, or the few that ``judged`` names."""
+        return self.dataloader_of(split, ids=self.judged)
 
     def reference_dataloader(self, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
         """Clean Train images in fixed order, each once: what detectors take as normal. Available in every stage."""
         return self.dataloader_of("train", per_class)
 
-    def dataloader_of(self, split: str, per_class: int | None = None) -> DataLoader[dict[str, Any]]:
+    def dataloader_of(
+        self, split: str, per_class: int | None = None, ids: Collection[str] | None = None
+    ) -> DataLoader[dict[str, Any]]:
         """A split in fixed order with the evaluation's transform, each image once.
 
         Args:
             split: Name of the split.
             per_class: At most this many images of each stratum, the first in the fixed order; None for all.
+            ids: The images to read, of those; None for all.
 
         Raises:
             ValueError: An unknown or empty split, fewer images than processes, or `setup` was not called.
         """
         samples = first_of_each_stratum(self._samples(split), per_class)
+        if ids is not None:
+            samples = [sample for sample in samples if sample.id in ids]
         world = rank_and_world()[1]
         if len(samples) < world:
             raise ValueError(f"the split {split} has {counted(len(samples))} for {world} processes: use fewer devices")

@@ -42,7 +42,10 @@ class EachImageOnce(Sampler[list[int]]):
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        rank, world = rank_and_world()
+        return self.of_rank(*rank_and_world())
+
+    def of_rank(self, rank: int, world: int) -> Iterator[list[int]]:
+        """The batches of one of several ranks, whichever this process is."""
         share = range(rank, self.length, world)
         batches = self._batches(world)
         for number in range(batches):

@@ -74,9 +74,10 @@ def installed(wheel: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What README's Python and then every import leave, run where only the wheel and third-party packages are seen."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 2
+    """What printed Python and then every import leave, run where only the wheel and third-party packages are seen."""
+    pages = [ROOT / "README.md", ROOT / "docs/python.md"]
+    blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+    assert len(blocks) >= 3
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "program.py").write_text(PROGRAM)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

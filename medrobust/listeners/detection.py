@@ -105,6 +105,7 @@ class Detection(EvaluationListener):
             raise ValueError(f"passes with dropout have a variance from 2 on, got {passes}")
         if folds < 2:
             raise ValueError(f"folds are parts of the patients to leave out in turn, at least 2, got {folds}")
+        self.fits = True  # with False, only detectors that an evaluation has fitted give scores
         self._extractor: Extractor | None = None
         self._one_class = True  # whether each image has one true class
         self._fitted: dict[str, dict[str, Detector]] = {}
@@ -207,6 +208,8 @@ class Detection(EvaluationListener):
         file = Path(self.folder) / "detectors" / f"{record_key([planned.key for planned in needed])}.safetensors"
         if context.broadcast(context.is_first and self._is_whole(file, weights)):  # all processes fit, or none
             self._load(file, weights, context.device, needed)
+            return
+        if not self.fits:
             return
         with torch.inference_mode(False), torch.no_grad():
             self._fit(context, victim, data, plan, crafter, needed)

@@ -23,6 +23,7 @@ from medrobust.listeners.boxes import box_columns
 from medrobust.listeners.held_evaluation import HeldEvaluation, shared_key
 from medrobust.listeners.masks import mask_columns
 from medrobust.listeners.probabilities import class_columns, label_columns
+from medrobust.listeners.provenance import code_version, environment
 from medrobust.networks.defended_victim import DefendedVictim
 from medrobust.networks.victims import EvaluatedVictim, Targets, is_classes
 from medrobust.results.columns import COLUMNS
@@ -231,7 +232,9 @@ class RecordJournal(EvaluationListener):
             },
             "data": data,
             "versions": versions(),
+            "code": code_version(),
             "device": device_name(context.device),
+            "environment": environment(context.device),
             "world_size": context.ranks,
             "command": command_line() if self._held is None else self._held.commands(command_line()),
             "binding": plan.binding,

@@ -59,7 +59,7 @@ def test_a_run_is_trained_against_an_attack_and_evaluated_behind_an_input_defenc
     run_here(tmp_path, "evaluate.py", *evaluation, "--data.limit", "6", "--attack.input_defence", "BitDepth")
     shown = capsys.readouterr()
     printed = " ".join(shown.out.split())
-    assert "victim on clean images without its input defence: " in printed
+    assert "without its input defence, on the same images: " in printed
     assert (
         "small: phantom_chest_xray adv_test victim trained by adversarial training against PGD at ε = 2/255" in printed
     )

@@ -12,7 +12,18 @@ from cli import quick_answers
 from cli.quick_answers import answer, key, options_in, read, signatures, unknown_option
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONS = ("name", "attack", "attack.attacks", "attack.epsilons", "model", "data", "trainer", "trainer.max_epochs")
+OPTIONS = (
+    "name",
+    "defence",
+    "defence.help",
+    "attack",
+    "attack.attacks",
+    "attack.epsilons",
+    "model",
+    "data",
+    "trainer",
+    "trainer.max_epochs",
+)
 CLASSES = {"Classifier": ["num_classes", "backbone"]}
 
 
@@ -52,6 +63,7 @@ def test_an_option_that_does_not_exist_is_named(words: str, mistake: str) -> Non
         "--attack overlay.yaml --model.bckbone x",  # the class may be in a file that the parser reads
         "--model Classifier --model.backbone x --model.init_args.num_classes 3 --model.help Classifier",
         "--model Mine --model.depth 3 --data.root x",  # of a class of the user's
+        "--defence Trades --defence.weight 3 --defence.init_args.weight 3",
         "--attack.help --print_config --print_config=skip_null",
         "--name --odd",  # what is a value and what an option the parser knows
     ],

@@ -40,6 +40,21 @@ def test_several_findings_for_each_image(tmp_path: Path) -> None:
     assert (module.describe()["task"], module.num_classes) == ("multilabel", 3)
 
 
+def test_an_image_can_be_read_alone_or_with_its_batch(tmp_path: Path) -> None:
+    module = findings(tmp_path, batch_size=3)
+    ids = [sample.id for sample in module.splits["adv_test"]]
+    # four images in batches of at most three are two batches of two
+    assert [batch["id"] for batch in module.test_dataloader()] == [ids[:2], ids[2:]]
+    assert module.batch_of("adv_test", ids[3]) == ids[2:] and module.batch_of("adv_test", ids[0]) == ids[:2]
+    # two ranks are dealt every second image
+    assert module.batch_of("adv_test", ids[2], ranks=2) == [ids[0], ids[2]]
+    module.judged = frozenset(module.batch_of("adv_test", ids[2]))
+    assert [batch["id"] for batch in module.test_dataloader()] == [ids[2:]]
+    assert sum(len(batch["id"]) for batch in module.dataloader_of("adv_test")) == 4
+    with pytest.raises(ValueError, match="the split adv_test has no image 'x'"):
+        module.batch_of("adv_test", "x")
+
+
 def test_targets_are_written_as_json(tmp_path: Path) -> None:
     module = findings(tmp_path)
     module.export_splits(tmp_path / "splits.csv")

@@ -223,9 +223,9 @@ def test_slices_in_hounsfield_units(tmp_path: Path, kind: type) -> None:
         module.read_checked(sample)
 
 
-def test_own_masks_of_several_classes_are_read_as_the_readme_says(tmp_path: Path) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    block = re.search(r"my_masks\.py <<END\n(.*?)\nEND\n", readme, re.DOTALL)
+def test_own_masks_of_several_classes_are_read_as_the_documentation_says(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/own-images.md").read_text()
+    block = re.search(r"my_masks\.py <<END\n(.*?)\nEND\n", page, re.DOTALL)
     assert block
     names: dict[str, Any] = {}
     exec(textwrap.dedent(block[1]), names)

@@ -32,8 +32,9 @@ def test_a_device_may_be_named() -> None:
 
 @pytest.mark.parametrize(("shown", "rank", "bar"), [(True, 0, True), (True, 1, False), (False, 0, False)])
 def test_progress_gives_every_item_and_only_the_first_process_shows_a_bar(
-    shown: bool, rank: int, bar: bool, capfd: pytest.CaptureFixture[str]
+    shown: bool, rank: int, bar: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # elsewhere there is a line now and then
     context = EvaluationContext(show_progress=shown)
     context.rank = rank
     assert list(context.progress(iter([3, 1, 2]), "counting")) == [3, 1, 2]

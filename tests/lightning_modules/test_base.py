@@ -55,7 +55,7 @@ def test_a_second_test_starts_to_count_anew() -> None:
 
 def test_validate_logs_under_its_own_name() -> None:
     (logged,) = trainer_of().validate(Bright(), data_of([0.25, 0.75]), verbose=False)
-    assert logged == pytest.approx({"val/loss": 1.0, "val/accuracy": 0.5, "val/quality": 0.5})
+    assert logged == pytest.approx({"val/loss": 1.0, "val/accuracy": 0.5, "val/quality": 0.5, "val/images": 2.0})
 
 
 def test_a_victim_of_another_task_is_one_for_an_evaluation() -> None:

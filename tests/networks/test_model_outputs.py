@@ -84,7 +84,7 @@ def test_half_precision_is_read_as_float32() -> None:
         ({"scores": LOGITS}, "logits", "returned dict: say where they are"),
         (LOGITS[:, :1], "logits", r"returned \(2, 1\): say output='one_logit', or 'one_sigmoid'"),
         (LOGITS[:, 0], "logits", r"returned \(2,\): say output='one_logit'"),
-        (torch.rand(2, 2, 4, 4), "logits", r"returned \(2, 2, 4, 4\): say output='masks'"),
+        (torch.linspace(0.01, 0.99, 64).view(2, 2, 4, 4), "logits", r"returned \(2, 2, 4, 4\): say output='masks'"),
         (LOGITS.argmax(1), "logits", r"returned whole numbers \(2,\): attacks need the logits"),
         (LOGITS, "one_logit", r"one logit for each image, \(N, 1\) or \(N,\), this one returned \(2, 3\)"),
         (LOGITS, "masks", r"logits \(N, K, H, W\), this one returned \(2, 3\)"),
@@ -106,8 +106,12 @@ def test_what_is_no_such_output_is_refused_with_the_one_that_it_is(returned: Any
         (LOGITS, "label_sigmoids", "logits are output='label_logits'"),
         (LOGITS[:, 0], "one_sigmoid", "logits are output='one_logit'"),
         (LOGITS.sigmoid(), "probabilities", "sum to 1, .* for the first image: .*output='label_sigmoids'"),
-        (torch.rand(8, 4), "label_logits", "all 32 values .* if a sigmoid has made them, say output='label_sigmoids'"),
-        (torch.rand(16, 1), "one_logit", "say output='one_sigmoid'"),
+        (
+            torch.linspace(0.01, 0.99, 32).view(8, 4),
+            "label_logits",
+            "all 32 values .* if a sigmoid has made them, say output='label_sigmoids'",
+        ),
+        (torch.linspace(0.01, 0.99, 16).view(16, 1), "one_logit", "say output='one_sigmoid'"),
     ],
     ids=str,
 )

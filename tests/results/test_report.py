@@ -177,6 +177,7 @@ def test_finish_writes_all_and_can_be_repeated(tmp_path):
     assert {name: path.name for name, path in first["paths"].items()} == {
         "records": "records.parquet",
         "summary": "summary.json",
+        "evidence": "evidence.json",
         "report": "report.html",
     }
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}

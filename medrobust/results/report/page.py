@@ -12,6 +12,7 @@ from markupsafe import Markup
 from medrobust.results.columns import MEASURES
 from medrobust.results.defences import defences_of
 from medrobust.results.detection import TNR
+from medrobust.results.evidence import EVIDENCE, evidence_shown, write_evidence
 from medrobust.results.formats import (
     DASH,
     LEVELS,
@@ -51,10 +52,11 @@ from medrobust.results.verdict import verdict
 from medrobust.results.wording import is_dense, quality_meaning, quality_name, right_meaning
 
 REPORT = "report.html"
+WORDS = {"dash": DASH, "levels": LEVELS}
 
 
 def finish(folder: str | Path, budget: int = BUDGET) -> dict[str, Any]:
-    """Turn the journal of an evaluation into its results: records.parquet, summary.json and report.html.
+    """Turn the journal of an evaluation into its results: records.parquet, summary.json, evidence.json and report.html.
 
     It is to be called on one process. While an evaluation is under way, the results show what there is so far and flag
     what is missing.
@@ -64,7 +66,7 @@ def finish(folder: str | Path, budget: int = BUDGET) -> dict[str, Any]:
         budget: Bytes that pictures may take in the report.
 
     Returns:
-        The summary, with the paths of `records`, `summary` and `report` under `paths`.
+        The summary, with the paths of `records`, `summary`, `evidence` and `report` under `paths`.
 
     Raises:
         ValueError: If the manifest or the journal is missing or damaged.
@@ -72,8 +74,9 @@ def finish(folder: str | Path, budget: int = BUDGET) -> dict[str, Any]:
     folder = Path(folder)
     merge(folder)
     summary = write_summary(folder)
-    report = write_report(folder, budget)
-    return {**summary, "paths": {"records": folder / RECORDS, "summary": folder / SUMMARY, "report": report}}
+    write_evidence(folder, summary)
+    paths = {"records": folder / RECORDS, "summary": folder / SUMMARY, "evidence": folder / EVIDENCE}
+    return {**summary, "paths": {**paths, "report": write_report(folder, budget)}}
 
 
 def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
@@ -127,8 +130,8 @@ def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
         pictures=pictures,
         first_shown=_first_shown(panels, summary),
         first_class=_first_class(summary),
-        dash=DASH,
-        levels=LEVELS,
+        **WORDS,
+        evidence=evidence_shown(folder),
         figure_style=Markup(STYLE),
     )
     page = page.replace(f"<style>{STYLE}</style>", "")  # which every figure has, and the page now has once
