@@ -359,7 +359,7 @@ class MedRobustCLI(LightningCLI):
             bare = config.attack.input_defence is not None
             note_defence(self.records, self.model.defended)
             quality = note_quality(self.records, self.trainer.callback_metrics, bare)
-            summary = finish(self.records)
+            summary = finish(self.records, config.panels.budget)
             dry = bool(config.trainer.fast_dev_run)
             show_results(summary, quality, bare, dry)
             if dry:

@@ -30,7 +30,7 @@ LIBRARY = {
     "medrobust.listeners": {
         *("medrobust.detectors", "medrobust.evaluation", "medrobust.metrics", "medrobust.networks"),
         *("medrobust.results.columns", "medrobust.results.formats", "medrobust.results.manifest"),
-        *("medrobust.results.records", "medrobust.results.writer"),
+        *("medrobust.results.records", "medrobust.results.timings", "medrobust.results.writer"),
     },
     "medrobust.one_call": {
         *("medrobust.attacks", "medrobust.detectors", "medrobust.evaluation", "medrobust.listeners"),

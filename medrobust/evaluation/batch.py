@@ -73,6 +73,7 @@ class AdversarialBatch:
         pictures: What else the attack made, ``(N, C, H, W)`` by name.
         columns: Further columns of the records, ``(N,)`` tensors by name, NaN where undefined. Listeners add them, and
             the journal writes them in ``on_adversarial_batch_end``.
+        seconds: Wall-clock seconds that crafting the batch took, without judging it; None if nobody measured.
     """
 
     planned: PlannedAttack
@@ -93,6 +94,7 @@ class AdversarialBatch:
     measures: Mapping[str, Tensor] = field(default_factory=dict)
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float | None = None
 
     def __len__(self) -> int:
         """Number of images."""

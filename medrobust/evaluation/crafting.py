@@ -1,5 +1,6 @@
 """How a batch is attacked: on a deployment copy or a surrogate, with objectives fitted to clean training images."""
 
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medrobust.attacks import Attack
+from medrobust.attacks.base import Crafted
 from medrobust.evaluation.batch import AdversarialBatch, CleanBatch
 from medrobust.evaluation.context import EvaluationContext
 from medrobust.evaluation.data import EvaluationData
@@ -189,7 +191,7 @@ class Crafter:
         aims = targets if goals is None else goals
         attacked = victim if on_victim or self._surrogate is None else self._surrogate
         with self.deployment.used(attacked, attack, clean.images):
-            crafted = attack.craft(attacked, clean.images, aims, ids)
+            crafted, seconds = _timed(attack, attacked, clean, aims)
         with judging(victim, ids):
             outputs = finite_outputs(victim(crafted.images), ids, f"under {planned.name}")
             after = checked_outcome(victim.outcome(outputs, targets), len(ids))
@@ -217,6 +219,7 @@ class Crafter:
             zero_gradients=crafted.zero_gradients,
             measures={**crafted.measures, **shares, **_doubted(clean)},
             pictures=crafted.pictures,
+            seconds=seconds,
         )
 
     def forget(self) -> None:
@@ -241,6 +244,15 @@ def judged(victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Seque
         check_known(targets, outputs)
         outcome = checked_outcome(victim.outcome(outputs, targets), len(ids))
     return CleanBatch(ids=list(ids), images=images, targets=targets, outputs=outputs, outcome=outcome)
+
+
+def _timed(attack: Attack, attacked: EvaluatedVictim, clean: CleanBatch, aims: Targets) -> tuple[Crafted, float]:
+    """What an attack makes of a batch, and the wall-clock seconds that it took."""
+    start = time.perf_counter()
+    crafted = attack.craft(attacked, clean.images, aims, clean.ids)
+    if crafted.images.is_cuda:
+        torch.cuda.synchronize(crafted.images.device)
+    return crafted, time.perf_counter() - start
 
 
 def _doubted(clean: CleanBatch) -> dict[str, Tensor]:

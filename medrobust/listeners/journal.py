@@ -30,6 +30,7 @@ from medrobust.results.columns import COLUMNS
 from medrobust.results.formats import format_epsilon
 from medrobust.results.manifest import SCHEMA, read_manifest, write_manifest
 from medrobust.results.records import RECORDS, Journal, clean_outcomes, finished
+from medrobust.results.timings import TIMINGS, Timings
 from medrobust.results.writer import Writer
 
 INTERACTIVE = ("", "-c", "ipykernel_launcher.py", "colab_kernel_launcher.py", "ipython", "ipython3")  # no program
@@ -69,6 +70,7 @@ class RecordJournal(EvaluationListener):
         self.folder, self.run, self.resume, self.seed = folder, run, resume, seed
         self.probabilities = probabilities
         self._journal: Journal | None = None
+        self._timings: Timings | None = None
         self._writer: Writer | None = None
         self._old: list[Path] = []
         self._held: HeldEvaluation | None = None
@@ -91,6 +93,7 @@ class RecordJournal(EvaluationListener):
         if refused := context.broadcast(self._lock() if context.is_first else ""):
             raise ValueError(refused)
         self._old = [] if self.resume else sorted(Path(self.folder).glob("journal/*.jsonl"))
+        self._old += [] if self.resume else sorted(Path(self.folder, TIMINGS).glob("*.jsonl"))
         self._found = finished(self.folder) if self.resume else {}
         self._held = HeldEvaluation.of(Path(self.folder), self._found) if self.resume else None
         return {"probabilities": True} if self.probabilities else {}
@@ -117,14 +120,17 @@ class RecordJournal(EvaluationListener):
             self._say_unused(context, sum(len(ids) for key, ids in self._found.items() if key not in keys))
             plan.recorded.update(clean_outcomes(folder, keys))
         self._found = {}
-        self._journal = Journal(folder, context.rank)
+        self._journal, self._timings = Journal(folder, context.rank), Timings(folder, context.rank)
 
     def on_adversarial_batch_end(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
     ) -> None:
-        """Write a batch's records in one go, after every listener has added its columns."""
+        """Write a batch's records in one go, after every listener has added its columns, and how long it took."""
         assert self._journal is not None
+        assert self._timings is not None
         self._journal.append(self._records(batch))
+        if batch.seconds is not None:
+            self._timings.append(batch.planned.key, len(batch), batch.seconds)
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Close this process's file, and only now delete old records, so that a killed run loses nothing."""
@@ -273,7 +279,7 @@ def victim_name(plan: EvaluationPlan) -> str:
 def versions() -> dict[str, str]:
     """Versions of Python and of what is installed of the packages that decide numbers."""
     found = {"python": platform.python_version(), "torch": torch.__version__}  # which names the build, such as +cpu
-    for package in ("pytorch-lightning", "timm"):
+    for package in ("medrobust", "pytorch-lightning", "timm"):
         with suppress(PackageNotFoundError):
             found[package.replace("-", "_")] = version(package)
     return found

@@ -22,6 +22,8 @@ from medrobust.listeners.overlays import Found, colour_of, draw_boxes, draw_mask
 from medrobust.networks.victims import EvaluatedVictim, Outputs, is_classes
 from medrobust.results.manifest import replace_file
 
+CANDIDATES = 2  # images kept for each that is shown, among which a report finds every outcome
+BUDGET = 3_000_000  # bytes of pictures in a report
 SCORE_THRESHOLD = 0.5  # from which a detection is drawn, for victims that name no threshold of their own
 COUNTS = ("boxes_lost", "boxes_relabelled", "boxes_invented")
 
@@ -31,19 +33,26 @@ logger = logging.getLogger(__name__)
 class Panels(EvaluationListener):
     """Saves the pictures that the report shows: the same images for every attack and any number of processes.
 
+    Twice as many images are saved as are shown, so that the report can choose evenly over classes and outcomes, which
+    nobody knows beforehand.
+
     Of masks and boxes there are three pictures more: ``truth`` on the clean image, and what the victim finds there,
     ``found_before``, and in the adversarial image, ``found_after``.
 
     Args:
         folder: Folder of the evaluation; the command line sets ``runs/NAME/evaluate``.
-        count: Number of images per attack and radius, spread over the classes; 0 for none.
+        count: Number of images per attack and radius that the report shows, spread over the classes; 0 for none.
+        budget: Bytes that pictures may take in the report, which shows fewer images where they would take more and says
+            so; those on the disk stay.
     """
 
-    def __init__(self, folder: str = "", count: int = 4) -> None:
+    def __init__(self, folder: str = "", count: int = 4, budget: int = BUDGET) -> None:
         """Keep the settings."""
         if count < 0:
             raise ValueError(f"count counts images and is not negative, got {count}")
-        self.folder, self.count = folder, count
+        if budget < 0:
+            raise ValueError(f"budget counts bytes and is not negative, got {budget}")
+        self.folder, self.count, self.budget = folder, count, budget
         self.chosen: set[str] = set()
 
     def on_evaluation_identity(
@@ -65,7 +74,7 @@ class Panels(EvaluationListener):
         for id, stratum in sorted(plan.images, key=lambda image: hashlib.sha256(image[0].encode()).digest()):
             strata.setdefault(stratum, []).append(id)
         turns = [(place, stratum, id) for stratum, ids in strata.items() for place, id in enumerate(ids)]
-        self.chosen = {id for _, _, id in sorted(turns)[: self.count]}
+        self.chosen = {id for _, _, id in sorted(turns)[: CANDIDATES * self.count]}
         damaged = [
             (planned, id)
             for planned in plan.attacks
@@ -127,6 +136,7 @@ class Panels(EvaluationListener):
                 "linf": float(difference.abs().max()),
                 "magnification": magnification,
                 "extras": largest,
+                "shown": self.count,
             }
             images = {kind: to_image(picture) for kind, picture in pictures.items()}
             self._save(about, images | overlays(batch, row))
@@ -140,7 +150,10 @@ class Panels(EvaluationListener):
         for kind, picture in pictures.items():
             buffer = io.BytesIO()
             picture.save(buffer, "PNG")
-            replace_file(folder / names[kind], buffer.getvalue())
+            content = buffer.getvalue()
+            if kind == "found_before":  # the same under all attacks, but not for another victim
+                names[kind] = f"{image}-{kind}-{hashlib.sha256(content).hexdigest()[:8]}.png"
+            replace_file(folder / names[kind], content)
         text = json.dumps({**about, "images": names}, allow_nan=False)
         replace_file(folder / f"{image}-{about['key']}.json", text.encode())
 

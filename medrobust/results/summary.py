@@ -1,7 +1,7 @@
 """The summary of an evaluation: one row for each attack and radius, with intervals and the flags of self-checks."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from medrobust.results.labels import label_results
 from medrobust.results.manifest import read_manifest, task_of, write_json
 from medrobust.results.masks import mask_results
 from medrobust.results.records import read_records
+from medrobust.results.smallest import fragile_patients, smallest_of, smallest_results
 from medrobust.results.statistics import mean_interval, rate_entries
+from medrobust.results.timings import Timing, read_timings, timing_entries
+from medrobust.results.victim_curves import victim_curves
+from medrobust.results.worst_case import worst_case_results
 
 SCHEMA = 1
 SUMMARY = "summary.json"
@@ -28,7 +32,9 @@ RATES = ("accuracy_under_attack", "success_rate")
 QUALITIES = ("quality_before", "quality_after")
 
 
-def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(
+    records: pl.DataFrame, manifest: Mapping[str, Any], timings: Mapping[str, Timing] | None = None
+) -> dict[str, Any]:
     """Reduce the records of an evaluation to one row for each attack and radius.
 
     Two rates are kept apart: `success_rate` is the share of successful attacks among the images that were right before;
@@ -41,6 +47,7 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
     Args:
         records: Merged records, as `merge` and `read_records` return them.
         manifest: The manifest of the same evaluation: it says which attacks and how many images there should be.
+        timings: What each attack took, by its key, as `read_timings` gives it.
 
     Returns:
         An object that is written to JSON as it is:
@@ -53,25 +60,18 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
           it wrong, over the images that all of these attacks have tried. For other tasks than classification,
           `quality` is the mean over the images of the lowest quality that any of these attacks leaves an image, with
           `quality_interval` over patients and `n_quality`, the number of images that have one.
-        - `checks`: the self-checks, each with the number of comparisons that it could make.
-        - `flags`: what they found, see `results.checks`.
-        - `detection`: how well detectors do, see `results.detection`; empty without detectors.
+        - `checks` and `flags`: the self-checks, each with its number of comparisons, and what they found.
+        - `detection`: how well detectors do, see `results.detection`; empty without them.
         - `classes`: confusion, sensitivity, kappa and calibration, clean and under each attack, see `results.classes`;
           empty for victims that do not name one class per image.
-        - `labels`: the same label by label, see `results.labels`; empty without labels.
-        - `masks`: how well masks fit, for each label, see `results.masks`; empty without masks.
-        - `boxes`: mAP and what attacks did to boxes, see `results.boxes`; empty without boxes.
+        - `labels`, `masks` and `boxes`: the same for each label, for masks and for boxes, see `results.labels`,
+          `results.masks` and `results.boxes`; empty for other tasks.
+        - `worst_case_classes`, `smallest`, `fragile_patients` and `victim_curves`: see `_of_images`.
     """
-    expected = int(manifest["data"]["images"])
     entries = sorted(_entries(manifest), key=lambda entry: not entry["control"])
     by_key = {key: rows for (key,), rows in records.group_by("key", maintain_order=True)}
     tables = {entry["key"]: by_key.get(entry["key"], records.clear()) for entry in entries}
-    rows = [_clean_row(records, expected)]
-    judges, weights = manifest.get("listeners", {}).get("judges", {}), manifest.get("victim", {}).get("weights")
-    for entry in entries:
-        table, patients = tables[entry["key"]], patients_of(tables[entry["key"]])
-        of_judges = {"transfer": _transfer(table, patients, judges, weights)}
-        rows.append(_row(entry, table, patients, expected) | of_judges)
+    rows = [row | timing_entries(timings or {}, row["key"]) for row in _rows(records, entries, tables, manifest)]
     of_rows = {None: records, **tables}
     detected = detection([entry for entry in entries if not entry["control"]], tables, manifest)
     checks, flags = check(rows, tables, manifest, records, detected)
@@ -87,6 +87,46 @@ def summarise(records: pl.DataFrame, manifest: Mapping[str, Any]) -> dict[str, A
         "labels": label_results(rows, of_rows, manifest),
         "masks": mask_results(rows, of_rows, manifest),
         "boxes": box_results(rows, of_rows, manifest),
+        **_of_images(records, entries, tables, manifest),
+    }
+
+
+def _rows(
+    records: pl.DataFrame,
+    entries: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, pl.DataFrame],
+    manifest: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The clean row, and one for each attack and radius."""
+    expected = int(manifest["data"]["images"])
+    judges, weights = manifest.get("listeners", {}).get("judges", {}), manifest.get("victim", {}).get("weights")
+    rows = [_clean_row(records, expected)]
+    for entry in entries:
+        table, patients = tables[entry["key"]], patients_of(tables[entry["key"]])
+        of_judges = {"transfer": _transfer(table, patients, judges, weights)}
+        rows.append(_row(entry, table, patients, expected) | of_judges)
+    return rows
+
+
+def _of_images(
+    records: pl.DataFrame,
+    entries: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, pl.DataFrame],
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What all attacks together do to each image, and how well the clean images are told apart.
+
+    - `worst_case_classes`: the worst case class by class and label by label, see `results.worst_case`.
+    - `smallest` and `fragile_patients`: the smallest perturbations that make images wrong, and whose images take least,
+      see `results.smallest`; empty without attacks that have such a norm.
+    - `victim_curves`: ROC of the clean images, see `results.victim_curves`; empty without classes or labels.
+    """
+    smallest = smallest_of(entries, tables)
+    return {
+        "worst_case_classes": worst_case_results(entries, tables, manifest),
+        "smallest": smallest_results(smallest),
+        "fragile_patients": fragile_patients(smallest),
+        "victim_curves": victim_curves(records, manifest),
     }
 
 
@@ -108,7 +148,7 @@ def write_summary(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If the manifest or the records are missing or damaged.
     """
-    summary = summarise(read_records(folder), read_manifest(folder))
+    summary = summarise(read_records(folder), read_manifest(folder), read_timings(folder))
     write_json(Path(folder) / SUMMARY, summary)
     return summary
 

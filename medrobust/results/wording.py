@@ -70,6 +70,8 @@ def right_meaning(manifest: Mapping[str, Any]) -> str:
             f"(IoU) of at least {victim['iou_threshold']:g}; one without a true box, where nothing is found with that "
             "score."
         )
+    if task_of(manifest) == "multilabel":
+        return "An image counts as right where all of its known labels are."
     return ""
 
 

@@ -374,7 +374,7 @@ def test_an_evaluation_starts_from_the_runs_config_and_ends_with_the_report(
     images = json.loads((folder / "evaluate" / "manifest.json").read_text())["data"]["images"]
     records = read_records(folder / "evaluate")
     assert len(records) == 5 * 2 * images and records.select("attack", "epsilon", "id").n_unique() == len(records)
-    assert len(list((folder / "evaluate" / "panels").glob("*.json"))) == 2 * 2 * 5
+    assert len(list((folder / "evaluate" / "panels").glob("*.json"))) == 2 * 2 * 2 * 5  # twice the images shown
     saved = yaml.safe_load((folder / "evaluate" / "evaluate.yaml").read_text())
     assert saved["attack"]["epsilons"] == ["1/255", "8/255"] and saved["name"] == "demo"
     assert saved["attack"]["attacks"]["bim"]["init_args"]["steps"] == 3 and "attacks+" not in saved["attack"]

@@ -149,7 +149,7 @@ def test_an_offline_evaluation_holds_all_that_it_is_found_by(trained: Path) -> N
 
     media = found["history"][-1]
     assert media["results.nrows"] == len(summary["rows"]) and media["records.nrows"] == 8 * 4
-    assert media["panels.count"] == 2 * 4 and "truth" in media["panels.captions"][0]
+    assert media["panels.count"] == 2 * 2 * 4 and "truth" in media["panels.captions"][0]
     for path in (media["results.path"], media["report.path"], *media["panels.filenames"]):
         assert (file.parent / "files" / path).is_file(), path
     page = (file.parent / "files" / media["report.path"]).read_bytes()

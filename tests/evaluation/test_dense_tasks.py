@@ -195,7 +195,7 @@ def test_pictures_are_those_of_the_chosen_images(task: str, tmp_path: Path) -> N
     assert not list(tmp_path.glob("none/panels/*"))
     run(tmp_path / "two", task, Panels(str(tmp_path / "two"), count=2))
     panels = [json.loads(file.read_text()) for file in tmp_path.glob("two/panels/*.json")]
-    assert len(panels) == 4 and len({panel["id"] for panel in panels}) == 2
+    assert len(panels) == 8 and len({panel["id"] for panel in panels}) == 2 * 2  # twice the images shown
     kinds = {"clean", "perturbation", "adversarial", "truth", "found_before", "found_after"}
     names = ["organ"] if task == "masks" else ["spot", "glare"]
     for panel in panels:

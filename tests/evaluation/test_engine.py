@@ -590,7 +590,7 @@ def test_records_summary_and_report_of_a_plain_loop_need_no_lightning(tmp_path: 
     made = {path.relative_to(tmp_path / "evaluate").as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert {"manifest.json", "records.parquet", "summary.json"} <= made
     assert any(name.endswith("report.html") for name in made), sorted(made)
-    assert sum(name.endswith("adversarial.png") for name in made) == 2 * 6
+    assert sum(name.endswith("adversarial.png") for name in made) == 2 * 2 * 6  # twice the images shown
 
 
 def test_the_data_of_these_tests_are_what_an_evaluation_asks_for() -> None:

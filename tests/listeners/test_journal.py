@@ -17,6 +17,7 @@ from medrobust.listeners import RecordJournal
 from medrobust.results.columns import COLUMNS
 from medrobust.results.manifest import read_manifest
 from medrobust.results.records import finished, merge, read_journal, read_records
+from medrobust.results.timings import read_timings
 from tests import recording
 from tests.in_memory import InMemoryData, random_data
 from tests.recording import Recorder, Stopped
@@ -158,6 +159,20 @@ def test_a_finished_evaluation_attacks_nothing_again(tmp_path: Path) -> None:
 
     assert evaluate(tmp_path) == []
     assert lines(tmp_path) == before
+
+
+def test_seconds_of_all_batches_are_kept_beside_the_records(tmp_path: Path) -> None:
+    with pytest.raises(recording.Stopped):
+        evaluate(tmp_path, stop_after=1)
+    first = read_timings(tmp_path)
+    evaluate(tmp_path)
+    found = read_timings(tmp_path)
+    assert {key: timing.images for key, timing in found.items()} == dict.fromkeys(found, COUNT)
+    assert found.keys() == {line["key"] for line in lines(tmp_path)}
+    assert all(timing.seconds > first[key].seconds > 0 for key, timing in found.items() if key in first)
+    assert first and "seconds" not in lines(tmp_path)[0]
+    evaluate(tmp_path, resume=False)
+    assert {timing.images for timing in read_timings(tmp_path).values()} == {COUNT}  # the old ones are gone
 
 
 def test_a_torn_journal_is_completed_and_equals_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_records_hold_truth_and_probabilities_of_each_label(tmp_path: Path) -> N
     mass = summary["labels"]["rows"][1]["labels"][1]
     assert mass["n"] == 9 and summary["labels"]["rows"][1]["labels"][0]["n"] == 8
     assert all(not name.startswith("label_") for row in summary["rows"] for name in row["means"])
-    assert "<h2>Labels</h2>" in (tmp_path / "report.html").read_text()
+    assert "<h2>Labels under each attack</h2>" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("label", [None, "Mass"])

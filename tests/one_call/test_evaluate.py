@@ -233,7 +233,7 @@ def test_listeners_take_the_place_of_the_usual_ones(tmp_path: Path) -> None:
     data = (IMAGES, TARGETS)
     result = evaluate(Net(), data, "fgsm", 0.1, folder=tmp_path, listeners=listeners, controls=False, **QUICK)
     assert "ssim" not in result.records.columns and set(result.records["attack"]) == {"fgsm"}
-    assert len(list((tmp_path / "panels").glob("*.json"))) == 1 and listeners[0].folder == ""
+    assert len(list((tmp_path / "panels").glob("*.json"))) == 2 and listeners[0].folder == ""
     for wrong, words in (
         ({"listeners": [RecordJournal("x")]}, "the journal is kept by evaluate itself"),
         ({"listeners": [Detection()], "detectors": {"m": Mahalanobis()}}, "detectors are given twice"),

@@ -37,7 +37,7 @@ def evaluated(folder: Path, attacks: list[tuple[str, float]], **data: Any) -> di
 
 def figures(folder: Path) -> list[Any]:
     html = (folder / "report.html").read_text()
-    found = re.findall(r'<div class="plot" data-class="\d+">(<svg.*?</svg>)</div>', html, flags=re.DOTALL)
+    found = re.findall(r'<div data-class="\d+">\s*<div class="plot">(<svg.*?</svg>)</div>', html, flags=re.DOTALL)
     return [ElementTree.fromstring(one) for one in found]
 
 
@@ -98,9 +98,9 @@ def test_labels_have_a_table_of_their_own(tmp_path: Path) -> None:
     summary = finish(tmp_path)
     html = (tmp_path / "report.html").read_text()
 
-    assert summary["classes"] == {} and "<h2>Classes</h2>" not in html
+    assert summary["classes"] == {} and "<h2>Classes under each attack</h2>" not in html
     assert [label["flipped"] for label in summary["labels"]["rows"][1]["labels"]] == [0.5, 0.0]
-    table = re.search(r"<h2>Labels</h2>.*?</section>", html, flags=re.DOTALL)
+    table = re.search(r"<h2>Labels under each attack</h2>.*?</section>", html, flags=re.DOTALL)
     assert table is not None and "<b>50.0</b>" in table.group() and "No Finding" in table.group()
 
 

@@ -340,13 +340,15 @@ def test_report_shows_tables_and_curves_of_each_fit(tmp_path):
     assert html.count('class="group" data-fit=') == 2
     assert "Only images that the victim got right before the attack count" in page.text
     figures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    assert len(figures) == 4  # two of robustness
+    assert len(figures) == 6  # four of robustness
     for figure in figures:
         assert "nan" not in figure.lower()
         ElementTree.fromstring(figure)
     for heat in re.findall(r"--h:([^\"]*)\"", html):
         assert 0 <= float(heat) <= 1
-    assert html.index("<h2>Results</h2>") < html.index("<h2>Detection</h2>") < html.index("Accuracy under each attack")
+    assert (
+        html.index("<h2>All attacks</h2>") < html.index("<h2>Detection</h2>") < html.index("Accuracy under each attack")
+    )
 
 
 def test_nasty_names_are_escaped_and_many_plots_are_thinned(tmp_path):

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from medrobust.results.formats import format_epsilon, format_interval, format_percent
+from medrobust.results.report.behind import FigureTable, confusion_table, reliability_table
 from medrobust.results.report.svg import CHARACTER, FONT, figure, line, polyline, scale, shorten, text
 
 WIDTH = 760.0  # of a figure, in pixels
@@ -21,6 +22,7 @@ class ClassGroup(NamedTuple):
     attack: str
     epsilon: float | None
     figure: str
+    tables: Sequence[FigureTable]
 
 
 def class_groups(summary: Mapping[str, Any]) -> list[ClassGroup]:
@@ -39,7 +41,15 @@ def class_groups(summary: Mapping[str, Any]) -> list[ClassGroup]:
         kept = {row["attack"]: row for row in largest}
         attacks = [row for row in attacks if kept[row["attack"]] is row]
     names = found["names"]
-    return [ClassGroup(row["attack"], row["epsilon"], class_figure(names, rows[0], row)) for row in attacks]
+    return [
+        ClassGroup(
+            row["attack"],
+            row["epsilon"],
+            class_figure(names, rows[0], row),
+            [confusion_table(names, row["confusion"]), reliability_table(rows[0], row)],
+        )
+        for row in attacks
+    ]
 
 
 def class_figure(names: Sequence[str], clean: Row, attacked: Row) -> str:
@@ -55,13 +65,13 @@ def class_figure(names: Sequence[str], clean: Row, attacked: Row) -> str:
     side = (WIDTH - left - 26 - 58 - 12) / 3
     top, second, third = 34.0, left + side + 26, left + 2 * side + 26 + 58
     words = attacked["attack"] if attacked["epsilon"] is None else f"{attacked['attack']} {_radius(attacked)}"
-    body = _matrix(names, labels, clean, (left, top, side), True)
-    body += _matrix(names, labels, attacked, (second, top, side), False)
+    body = matrix(names, labels, clean, (left, top, side), True)
+    body += matrix(names, labels, attacked, (second, top, side), False)
     for x, title in ((left, "clean"), (second, shorten(words, int(side / CHARACTER))), (third, "calibration")):
         body.append(text(x, top - 12, title, "start", "title"))
     x, y = 14.0, top + side / 2
     body.append(f'<g transform="rotate(-90 {x:.1f} {y:.1f})">{text(x, y, "true class", "middle", "title")}</g>')
-    depth = _depth(labels, side)
+    depth = depth_of(labels, side)
     body.append(text(left + side + 13, top + side + depth + 22, "predicted class", "middle", "title"))
     body += _diagram(clean, attacked, (third, top, side))
     height = top + side + max(depth, 44) + 32
@@ -72,13 +82,13 @@ def _radius(row: Row) -> str:
     return f"ε {format_epsilon(row['epsilon'])}"
 
 
-def _depth(labels: Sequence[str], side: float) -> float:
+def depth_of(labels: Sequence[str], side: float) -> float:
     """Height of the names below a matrix: in one line, or upright where they are wider than a cell."""
     longest = CHARACTER * max(len(label) for label in labels)
     return 18.0 if longest <= side / len(labels) else longest + 6
 
 
-def _matrix(
+def matrix(
     names: Sequence[str], labels: Sequence[str], row: Row, frame: tuple[float, float, float], first: bool
 ) -> list[str]:
     """A confusion matrix: true classes from top to bottom, predicted ones from left to right."""
@@ -105,7 +115,7 @@ def _matrix(
         edge = place * cell
         body.append(line(left + edge, top, left + edge, top + side, "grid"))
         body.append(line(left, top + edge, left + side, top + edge, "grid"))
-    upright = _depth(labels, side) > 18
+    upright = depth_of(labels, side) > 18
     for place, label in enumerate(labels):
         middle = (place + 0.5) * cell
         if first:
@@ -116,6 +126,30 @@ def _matrix(
         else:
             body.append(text(x, y, label, "middle"))
     return body
+
+
+def matrices_figure(names: Sequence[str], shown: Sequence[tuple[str, Sequence[Sequence[int]]]], label: str) -> str:
+    """Confusion matrices side by side, under their titles.
+
+    Args:
+        names: Names of the classes.
+        shown: Title and numbers of images, ``[true][predicted]``, of each matrix.
+        label: What the figure shows, in a sentence.
+    """
+    labels = [shorten(name, 14) for name in names]
+    left = 30 + CHARACTER * max(len(words) for words in labels)
+    side = min(300.0, (WIDTH - left - 26 * len(shown)) / len(shown))
+    top, body = 34.0, []
+    for place, (title, confusion) in enumerate(shown):
+        x = left + place * (side + 26)
+        body += matrix(names, labels, {"confusion": confusion}, (x, top, side), place == 0)
+        body.append(text(x, top - 12, shorten(title, int(side / CHARACTER)), "start", "title"))
+    x, y = 14.0, top + side / 2
+    body.append(f'<g transform="rotate(-90 {x:.1f} {y:.1f})">{text(x, y, "true class", "middle", "title")}</g>')
+    depth = depth_of(labels, side)
+    middle = left + (len(shown) * (side + 26) - 26) / 2
+    body.append(text(middle, top + side + depth + 22, "predicted class", "middle", "title"))
+    return figure(left + len(shown) * (side + 26), top + side + depth + 32, label, body)
 
 
 def _diagram(clean: Row, attacked: Row, frame: tuple[float, float, float]) -> list[str]:

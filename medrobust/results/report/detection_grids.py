@@ -57,13 +57,19 @@ class Grid(NamedTuple):
         return "fitted on the same attack" if self.fit == SAME else f"fitted on {self.fit}"
 
     @property
+    def has_scores(self) -> bool:
+        """Whether any detector has scored an image."""
+        return any(row["n_positive"] + row["n_negative"] for _, rows in self.lines for row in rows)
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether any detector has a threshold."""
+        return any(row.get("threshold") is not None for _, rows in self.lines for row in rows)
+
+    @property
     def is_complete(self) -> bool:
         """Whether any detector has a threshold, and any a score of random signs."""
-        rows = [row for _, rows in self.lines for row in rows]
-        return all(
-            any(number(row) is not None for row in rows)
-            for number in (lambda row: row.get("threshold"), lambda row: control(row, "signs"))
-        )
+        return self.has_thresholds and any(control(row, "signs") is not None for _, rows in self.lines for row in rows)
 
 
 class Cell(NamedTuple):
@@ -177,8 +183,13 @@ def details(grid: Grid) -> list[Details]:
 
 
 def threshold_note(summary: Mapping[str, Any]) -> str:
-    """How thresholds were set, or that there are none."""
+    """How thresholds were set, or that there are none; nothing where no detector has scored an image."""
+    grids = [grid for grid in detection_grids(summary) if grid.has_scores]
     detection = summary["manifest"].get("listeners", {}).get("detection") or {}
     passing = (detection.get("threshold") or {}).get("passing")
-    told = "" if passing is None else THRESHOLDS.format(passing=format_percent(passing).replace(".0", ""))
-    return " ".join(filter(None, (told, "" if all(grid.is_complete for grid in detection_grids(summary)) else OLD)))
+    told = (
+        ""
+        if passing is None or not any(grid.has_thresholds for grid in grids)
+        else THRESHOLDS.format(passing=format_percent(passing).replace(".0", ""))
+    )
+    return " ".join(filter(None, (told, "" if all(grid.is_complete for grid in grids) else OLD)))

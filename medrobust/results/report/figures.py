@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 from medrobust.results.formats import capitalised, format_epsilon, format_interval, format_passes, format_percent
 from medrobust.results.report.svg import (
     CHARACTER,
-    PALETTE,
     figure,
     line,
     marker,
     place,
     polyline,
     scale,
+    series_style,
     shorten,
     spread,
     text,
@@ -107,14 +107,14 @@ def cost_figure(summary: Mapping[str, Any]) -> str:
     lowest, highest = min(map(_passes, rows)), max(map(_passes, rows))
     x = scale(lowest / 1.5, highest * 1.9, left, right, logarithmic=True)
     y = scale(0, 1, bottom, top)
-    body = legend + _percent_axis(y, left, right)
+    body = legend + percent_axis(y, left, right)
     ticks = [
         digit * 10.0**power
         for power in range(math.floor(math.log10(lowest / 1.5)), math.ceil(math.log10(highest * 1.9)) + 1)
         for digit in (1, 2, 5)
         if lowest / 1.5 <= digit * 10.0**power <= highest * 1.9
     ]
-    body += _ticks([(x(tick), f"{tick:g}") for tick in ticks], bottom)
+    body += tick_marks([(x(tick), f"{tick:g}") for tick in ticks], bottom)
     body.append(text((left + right) / 2, bottom + 40, "forward + backward passes per image", "middle", "title"))
     drawn, marks = [], []
     for one in series:
@@ -141,9 +141,9 @@ def _curves(summary: Mapping[str, Any], rows: Sequence[Row], shown: Shown) -> st
     x = scale(radii[0] if logarithmic else 0.0, radii[-1], left + (22 if logarithmic else 0), right - 14, logarithmic)
     y = scale(0, 1, bottom, top)
     clean = summary["rows"][0][shown.clean]
-    body = legend + _percent_axis(y, left, right)
-    unit, factor = _unit(radii)
-    body += _ticks([(x(radius), f"{radius * factor:.3g}") for radius in radii], bottom)
+    body = legend + percent_axis(y, left, right)
+    unit, factor = radius_unit(radii)
+    body += tick_marks([(x(radius), f"{radius * factor:.3g}") for radius in radii], bottom)
     body.append(text((left + right) / 2, bottom + 40, unit, "middle", "title"))
     if clean is not None:
         body.append(line(left, y(clean), right, y(clean), "clean"))
@@ -197,7 +197,7 @@ def _series(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[Series]:
 
 
 def _group(one: Series) -> str:
-    return f'<g class="series {"noise" if one.rows[0]["control"] else f"s{one.number % PALETTE}"}">'
+    return f'<g class="series {"noise" if one.rows[0]["control"] else series_style(one.number)}">'
 
 
 def _legend(series: Sequence[Series], left: float) -> tuple[list[str], float]:
@@ -213,12 +213,14 @@ def _legend(series: Sequence[Series], left: float) -> tuple[list[str], float]:
     return body, y + 24
 
 
-def _percent_axis(y: Callable[[float], float], left: float, right: float) -> list[str]:
+def percent_axis(y: Callable[[float], float], left: float, right: float) -> list[str]:
+    """Lines and words of an upright axis from 0 to 100 %."""
     lines = [line(left, y(tick / 4), right, y(tick / 4), "grid") for tick in range(5)]
     return lines + [text(left - 8, y(tick / 4) + 4, f"{25 * tick} %", "end") for tick in range(5)]
 
 
-def _ticks(ticks: Sequence[tuple[float, str]], bottom: float) -> list[str]:
+def tick_marks(ticks: Sequence[tuple[float, str]], bottom: float) -> list[str]:
+    """Ticks of the axis below a figure, with those of their words that have room."""
     body, end = [], -math.inf
     for x, words in ticks:
         body.append(line(x, bottom, x, bottom + 5, "grid"))
@@ -229,7 +231,7 @@ def _ticks(ticks: Sequence[tuple[float, str]], bottom: float) -> list[str]:
     return body
 
 
-def _unit(radii: Sequence[float]) -> tuple[str, float]:
+def radius_unit(radii: Sequence[float]) -> tuple[str, float]:
     """Title and factor of the axis of radii: in units of 1/255 or 1/256 if they are written so, plain otherwise."""
     written = [format_epsilon(radius) for radius in radii]
     for denominator in (255, 256):

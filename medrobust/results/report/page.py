@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
 from markupsafe import Markup
 
 from medrobust.results.columns import MEASURES
@@ -21,12 +22,13 @@ from medrobust.results.formats import (
     format_measure,
     format_parameters,
     format_passes,
-    format_percent,
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import RECORDS, merge
 from medrobust.results.report import boxes, masks
-from medrobust.results.report.classes import class_groups
+from medrobust.results.report.behind import cost_table, radius_table, roc_table
+from medrobust.results.report.chosen import BUDGET, choose_pictures
+from medrobust.results.report.classes import ClassGroup, class_groups
 from medrobust.results.report.detection_grids import (
     DETAILS,
     area_interval,
@@ -38,19 +40,22 @@ from medrobust.results.report.detection_grids import (
     threshold_note,
 )
 from medrobust.results.report.figures import accuracy_figure, cost_figure, quality_figure
+from medrobust.results.report.first_page import Shown, first_page
 from medrobust.results.report.panels import read_panels
 from medrobust.results.report.roc_curves import roc_figure, roc_note
+from medrobust.results.report.svg import STYLE
 from medrobust.results.report.tables import dense_tables
 from medrobust.results.report.templating import environment, glue
 from medrobust.results.statistics import FEWEST
 from medrobust.results.summary import QUALITIES, SUMMARY, columns_shown, write_summary
-from medrobust.results.wording import is_dense, quality_meaning, quality_name, quality_phrase, right_meaning
+from medrobust.results.verdict import verdict
+from medrobust.results.wording import is_dense, quality_meaning, quality_name, right_meaning
 
 REPORT = "report.html"
 WORDS = {"dash": DASH, "levels": LEVELS}
 
 
-def finish(folder: str | Path) -> dict[str, Any]:
+def finish(folder: str | Path, budget: int = BUDGET) -> dict[str, Any]:
     """Turn the journal of an evaluation into its results: records.parquet, summary.json, evidence.json and report.html.
 
     It is to be called on one process. While an evaluation is under way, the results show what there is so far and flag
@@ -58,6 +63,7 @@ def finish(folder: str | Path) -> dict[str, Any]:
 
     Args:
         folder: The folder of the evaluation, with `manifest.json` and `journal/`.
+        budget: Bytes that pictures may take in the report.
 
     Returns:
         The summary, with the paths of `records`, `summary`, `evidence` and `report` under `paths`.
@@ -70,14 +76,15 @@ def finish(folder: str | Path) -> dict[str, Any]:
     summary = write_summary(folder)
     write_evidence(folder, summary)
     paths = {"records": folder / RECORDS, "summary": folder / SUMMARY, "evidence": folder / EVIDENCE}
-    return {**summary, "paths": {**paths, "report": write_report(folder)}}
+    return {**summary, "paths": {**paths, "report": write_report(folder, budget)}}
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
     """Write `report.html` from the summary and the panels of an evaluation; the page needs no other file or network.
 
     Args:
         folder: The folder of the evaluation, with `summary.json`.
+        budget: Bytes that pictures may take.
 
     Raises:
         ValueError: If there is no summary yet.
@@ -87,7 +94,53 @@ def write_report(folder: str | Path) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: summarise the records of the evaluation first")
     summary = json.loads(path.read_bytes())
-    template = environment(
+    groups = read_panels(folder, summary["manifest"])
+    pictures = choose_pictures(groups, _first_shown(groups, summary), budget)
+    panels = pictures.groups
+    tnr = (summary.get("detection") or {}).get("tnr", TNR)
+    page = _template().render(
+        manifest=summary["manifest"],
+        defences=defences_of(summary["manifest"]),
+        rows=summary["rows"],
+        qualities=[name for name in columns_shown(summary["manifest"]) if name in QUALITIES],
+        clean=summary["rows"][0],
+        worst_case=summary["worst_case"],
+        checks=summary["checks"],
+        flags=summary["flags"],
+        **first_page(summary),
+        **_columns(summary["rows"]),
+        **_figures(summary),
+        **_quality_values(summary),
+        detection=[
+            (
+                grid,
+                Shown(f"ROC of detectors {grid.title}", Markup(roc_figure(grid, tnr)), [roc_table(grid)]),
+                roc_note(grid),
+            )
+            for grid in detection_grids(summary)
+        ],
+        tnr=tnr,
+        threshold_note=threshold_note(summary),
+        headings=DETAILS,
+        fewest=FEWEST,
+        classes=summary.get("classes") or {},
+        class_groups=_class_groups(summary),
+        labels=summary.get("labels") or {},
+        panels=panels,
+        pictures=pictures,
+        first_shown=_first_shown(panels, summary),
+        first_class=_first_class(summary),
+        **WORDS,
+        evidence=evidence_shown(folder),
+        figure_style=Markup(STYLE),
+    )
+    page = page.replace(f"<style>{STYLE}</style>", "")  # which every figure has, and the page now has once
+    return replace_file(folder / REPORT, page.encode())
+
+
+def _template() -> Template:
+    """The template of the page, with its filters."""
+    return environment(
         epsilon=format_epsilon,
         flag_place=flag_place,
         glue=glue,
@@ -101,38 +154,7 @@ def write_report(folder: str | Path) -> Path:
         beside_rate=beside_rate,
         flagged=flagged,
         details=details,
-    )
-    panels = read_panels(folder, summary["manifest"])
-    tnr = (summary.get("detection") or {}).get("tnr", TNR)
-    page = template.get_template(f"{REPORT}.j2").render(
-        manifest=summary["manifest"],
-        defences=defences_of(summary["manifest"]),
-        rows=summary["rows"],
-        qualities=[name for name in columns_shown(summary["manifest"]) if name in QUALITIES],
-        clean=summary["rows"][0],
-        worst_case=summary["worst_case"],
-        checks=summary["checks"],
-        flags=summary["flags"],
-        headline=headline(summary),
-        **_columns(summary["rows"]),
-        accuracy_figure=Markup(accuracy_figure(summary)),
-        cost_figure=Markup(cost_figure(summary)),
-        **_quality_values(summary),
-        detection=[(grid, Markup(roc_figure(grid, tnr)), roc_note(grid)) for grid in detection_grids(summary)],
-        tnr=tnr,
-        threshold_note=threshold_note(summary),
-        headings=DETAILS,
-        fewest=FEWEST,
-        classes=summary.get("classes") or {},
-        class_groups=[group._replace(figure=Markup(group.figure)) for group in class_groups(summary)],
-        labels=summary.get("labels") or {},
-        panels=panels,
-        first_shown=_first_shown(panels, summary),
-        first_class=_first_class(summary),
-        **WORDS,
-        evidence=evidence_shown(folder),
-    )
-    return replace_file(folder / REPORT, page.encode())
+    ).get_template(f"{REPORT}.j2")
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -146,6 +168,23 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _figures(summary: Mapping[str, Any]) -> dict[str, Shown]:
+    """What is right at each radius, and success and its cost, with their numbers."""
+    right = "right after" if is_dense(summary["manifest"]) else "accuracy under attack"
+    rows = summary["rows"]
+    return {
+        "accuracy_figure": Shown(
+            right, Markup(accuracy_figure(summary)), [radius_table(rows, "accuracy_under_attack", right)]
+        ),
+        "cost_figure": Shown("success and its cost", Markup(cost_figure(summary)), [cost_table(rows)]),
+    }
+
+
+def _class_groups(summary: Mapping[str, Any]) -> list[ClassGroup]:
+    """The figures of classes, with their numbers."""
+    return [group._replace(figure=Markup(group.figure)) for group in class_groups(summary)]
+
+
 def _quality_values(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What the template shows of outputs that are more or less right: how that is called, figures and tables."""
     manifest = summary["manifest"]
@@ -155,57 +194,23 @@ def _quality_values(summary: Mapping[str, Any]) -> dict[str, Any]:
         "quality_name": quality,
         "quality_meaning": quality_meaning(manifest),
         "right_meaning": right_meaning(manifest),
-        "quality_figure": Markup(quality_figure(summary, quality) if dense else ""),
+        "quality_figure": Shown(
+            quality,
+            Markup(quality_figure(summary, quality) if dense else ""),
+            [radius_table(summary["rows"], "quality_after", quality)],
+        ),
         "dense_tables": dense_tables(summary),
         "glossary": (masks.GLOSSARY if summary.get("masks") else {}) | (boxes.GLOSSARY if summary.get("boxes") else {}),
     }
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """What the evaluation found, in one sentence: the strongest attack, compared with clean images and with noise.
-
-    It speaks of the smallest radius at which an attack halves the accuracy, or of the largest if none does.
+    """What the evaluation found, in one sentence: the first of its verdict.
 
     Args:
         summary: As `summarise` returns it.
     """
-    clean = summary["rows"][0]
-    attacks = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"]]
-    manifest = summary.get("manifest") or {"data": {}}
-    if not attacks:
-        return "No attack has been recorded yet."
-    bounded = [row for row in attacks if row["epsilon"] is not None]
-    if not bounded:
-        row = min(attacks, key=_what_is_left)
-        distance = f"a median L2 distance of {_number(row['median_l2'])}"
-        if is_dense(manifest):
-            return f"{row['attack']}, which no radius bounds, leaves {_left(row, clean, manifest)}, at {distance}."
-        return f"{row['attack']}, which no radius bounds, leaves {_left(row, clean, manifest)}, with {distance}."
-    row = _strongest(bounded, clean)
-    words = f"At ε = {format_epsilon(row['epsilon'])}, {row['attack']} leaves {_left(row, clean, manifest)}"
-    noise = [
-        other
-        for other in summary["rows"]
-        if other["control"] and other["n"] and _same(other["epsilon"], row["epsilon"])
-    ]
-    if noise:
-        words += f", while noise of the same size leaves {format_percent(noise[0]['accuracy_under_attack'])}"
-        if is_dense(manifest) and noise[0]["quality_after"] is not None:
-            phrase = quality_phrase(manifest, noise[0]["quality_after"]).removesuffix(" on average")
-            words += f" right, with {phrase}"
-    return words + "."
-
-
-def _left(row: Mapping[str, Any], clean: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    """How many images an attack leaves right, and of masks and boxes how good the outputs still are."""
-    words = (
-        f"{format_percent(row['accuracy_under_attack'])} of {row['n']} images right "
-        f"(clean: {format_percent(clean['clean_accuracy'])})"
-    )
-    if not is_dense(manifest) or row["quality_after"] is None:
-        return words
-    phrase = quality_phrase(manifest, row["quality_after"])
-    return f"{words}, with {phrase} (clean: {format_percent(clean['quality_before'])})"
+    return verdict(summary)[0]
 
 
 def _strongest(bounded: list[dict[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +239,7 @@ def _first_class(summary: Mapping[str, Any]) -> int:
     return next(places, 0)
 
 
-def _first_shown(panels: list[dict[str, Any]], summary: Mapping[str, Any]) -> int:
+def _first_shown(panels: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> int:
     """Index of the group of pictures shown when the page opens: the headline's attack, or else the first attack."""
     bounded = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"] and row["epsilon"] is not None]
     row = _strongest(bounded, summary["rows"][0]) if bounded else None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from medrobust.results.formats import DASH, format_percent
+from medrobust.results.formats import DASH, format_epsilon, format_percent
 from medrobust.results.wording import quality_name
 
 PANELS = "panels"
@@ -36,6 +36,8 @@ class Figure(NamedTuple):
         words: What the victim makes of the image; empty otherwise.
         detail: Further numbers, in small print.
         picture: Data URI; None if there is none.
+        size: Width and height of the picture.
+        shared: Name of the one place on the page that holds the picture, where several figures show it; else "".
     """
 
     kind: str
@@ -45,6 +47,8 @@ class Figure(NamedTuple):
     words: str = ""
     detail: str = ""
     picture: str | None = None
+    size: tuple[int, int] = (1, 1)
+    shared: str = ""
 
 
 def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -71,7 +75,7 @@ def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[st
             panel.setdefault("legend", [])
             panel["target_name"] = None if panel.get("target") is None else _class_name(panel["target"], names)
             panel["figures"] = [
-                one._replace(picture=data_uri(path.parent, panel["images"].get(one.kind)))
+                _with_picture(one, path.parent, panel["images"].get(one.kind))
                 for one in _figures(panel, names, quality)
             ]
             group = {**{name: keys[panel["key"]].get(name) for name in ("attack", "epsilon", "control")}, "panels": []}
@@ -81,6 +85,15 @@ def read_panels(folder: str | Path, manifest: Mapping[str, Any]) -> list[dict[st
     order = list(dict.fromkeys(entry["attack"] for entry in manifest["attacks"]))
     radius = {name: math.inf if group["epsilon"] is None else group["epsilon"] for name, group in groups.items()}
     return [groups[key] for key in sorted(groups, key=lambda key: (order.index(groups[key]["attack"]), radius[key]))]
+
+
+def _with_picture(one: Figure, folder: Path, name: str | None) -> Figure:
+    """A figure with its picture, if there is one."""
+    picture = data_uri(folder, name)
+    if picture is None:
+        return one
+    with Image.open(folder / str(name)) as opened:
+        return one._replace(picture=picture, size=opened.size)
 
 
 def data_uri(folder: Path, name: str | None) -> str | None:
@@ -110,23 +123,34 @@ def _figures(panel: Mapping[str, Any], names: Sequence[str], quality: str) -> It
     """The figures of a panel in the order in which they are shown, still without pictures."""
     overlaid = [kind for kind in OVERLAYS if kind in panel["images"]]
     judged = {kind: judged_panel(panel, when, names, quality) for kind, when in _places(bool(overlaid)).items()}
-    magnification, linf = panel["magnification"], panel["linf"]
+    magnification, linf, image = panel["magnification"], panel["linf"], panel["id"]
+    epsilon = panel.get("epsilon")
+    under = f"{panel['attack']}{'' if epsilon is None else f' at ε {format_epsilon(epsilon)}'}"
+    true = "" if panel["target_name"] is None else f", truly {panel['target_name']}"
+    seen = {"clean": f"clean image {image}{true}", "adversarial": f"image {image}{true}, changed by {under}"}
     for kind in ("clean", "perturbation", "adversarial"):
         if kind == "perturbation":
-            heading, detail = f"{kind} ×\N{NO-BREAK SPACE}{magnification:.3g}", f"L∞ {linf:.3g}"
-            yield Figure(kind, heading, f"perturbation, {magnification:.3g} times as strong", detail=detail)
+            heading, detail = f"{kind} ×\N{NO-BREAK SPACE}{_times(magnification)}", f"L∞ {linf:.3g}"
+            alt = f"change that {under} makes to image {image}, {_times(magnification)} times as strong; {detail}"
+            yield Figure(kind, heading, alt, detail=detail)
         else:
-            yield _with(Figure(kind, kind, f"{kind} image"), judged.get(kind))
+            yield _with(Figure(kind, kind, seen[kind]), judged.get(kind))
     for kind in overlaid:
         alt = {
-            "truth": "clean image with what is truly there",
-            "found_before": "clean image with what the victim finds, and white contours of the truth",
-            "found_after": "adversarial image with what the victim finds, and white contours of the truth",
+            "truth": f"{seen['clean']}, with what is truly there",
+            "found_before": f"{seen['clean']}, with what the victim finds, and white contours of the truth",
+            "found_after": f"{seen['adversarial']}, with what the victim finds, and white contours of the truth",
         }[kind]
         yield _with(Figure(kind, OVERLAYS[kind], alt), judged.get(kind))
     for name, largest in panel["extras"].items():
         words = str(name).replace("_", " ")
-        yield Figure(name, words, words, detail=f"grey is 0, black and white ±{largest:.3g}")
+        detail = f"grey is 0, black and white ±{largest:.3g}"
+        yield Figure(name, words, f"{words} of {under} on image {image}; {detail}", detail=detail)
+
+
+def _times(factor: float) -> str:
+    """A factor without an exponent."""
+    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
 
 
 def _places(overlaid: bool) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from medrobust.results.formats import format_epsilon, format_interval, format_score
 from medrobust.results.report.detection_grids import AttackColumn, Grid, area_interval, rate_with_interval
-from medrobust.results.report.svg import CHARACTER, PALETTE, figure, line, marker, polyline, scale, shorten, text
+from medrobust.results.report.svg import CHARACTER, figure, line, marker, polyline, scale, series_style, shorten, text
 
 WIDTH = 760.0  # of a figure, in pixels
 ACROSS = 4  # plots side by side
@@ -73,8 +73,7 @@ def _plot(grid: Grid, place: int, tnr: float, frame: tuple[float, float, float],
         if row["auroc"] is None:
             continue
         points = [(x(false), y(true)) for false, true in zip(row["roc"]["fpr"], row["roc"]["tpr"], strict=True)]
-        dash = ' stroke-dasharray="5 3"' if number >= PALETTE else ""  # where colours begin anew
-        body += [f'<g class="series s{number % PALETTE}"{dash}>', polyline(points)]
+        body += [f'<g class="series {series_style(number)}">', polyline(points)]
         body += [marker(x(1 - tnr), y(row["tpr"]), number, _tooltip(name, row)), "</g>"]
     return body
 
@@ -97,14 +96,14 @@ def _tooltip(name: str, row: Mapping[str, Any]) -> str:
 def _legend(names: list[str], margin: float, left: float) -> tuple[list[str], float]:
     """Marks and names in one line from `left`, or in several from the margin; and the height where plots may start."""
     labels = [shorten(name) for name in names]
-    widths = [18 + CHARACTER * len(label) + 14 for label in labels]
+    widths = [40 + CHARACTER * len(label) + 14 for label in labels]
     start = left if left + sum(widths) <= WIDTH else margin
     body, x, y = [], start, 14.0
     for number, (label, width) in enumerate(zip(labels, widths, strict=True)):
         if x > start and x + width > WIDTH:
             x, y = start, y + 20
-        body += [f'<g class="series s{number % PALETTE}">', marker(x + 6, y - 4, number), "</g>"]
-        body.append(text(x + 16, y, label))
+        body += [f'<g class="series {series_style(number)}">', line(x, y - 4, x + 30, y - 4, "line")]
+        body += [marker(x + 15, y - 4, number), "</g>", text(x + 36, y, label)]
         x += width
     return body, y + 34
 

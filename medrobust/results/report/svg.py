@@ -6,12 +6,14 @@ from html import escape
 
 FONT = 12  # pixels
 CHARACTER = 0.62 * FONT  # mean width of a character, a little generous
-PALETTE = 8
+LARGEST = 1.18  # by which the page may enlarge a figure
+PALETTE, DASHES, SHAPES = 8, 4, 5
 
-# Distinguishable with any of the common colour vision deficiencies (after Okabe and Ito), with a contrast of at least
-# 3:1 against the page; the marker's shape repeats what the colour says.
-LIGHT = ("#0069a8", "#c2500c", "#00795a", "#a23b7c", "#8a6100", "#5a4fb0", "#2f8fb3", "#8c3a2e")
-DARK = ("#5cb8ee", "#f4915a", "#35c9a0", "#e79bc9", "#e3b84d", "#b3a8f7", "#9fdcec", "#e58f80")
+# With a contrast of at least 4.5:1 against the page, as names are written in them. Any two of nine series differ in
+# their dashes, or in colours that protanopes and deuteranopes tell apart, and so they do in their marks' shapes or
+# colours.
+LIGHT = ("#0069a8", "#b84a08", "#00755a", "#a23b7c", "#7d5a00", "#3b2a8c", "#14768f", "#7a2318")
+DARK = ("#5cb8ee", "#f4915a", "#35c9a0", "#e79bc9", "#e3b84d", "#dcd8ff", "#9fdcec", "#ee7a6c")
 
 
 def _colours(colours: Sequence[str], ink: str, faint: str, noise: str, page: str) -> str:
@@ -20,7 +22,7 @@ def _colours(colours: Sequence[str], ink: str, faint: str, noise: str, page: str
 
 
 STYLE = (
-    _colours(LIGHT, "#3c4652", "#d9dee5", "#6b7683", "#ffffff")
+    _colours(LIGHT, "#3c4652", "#d9dee5", "#5f6a77", "#ffffff")
     + "@media screen and (prefers-color-scheme:dark){"
     + _colours(DARK, "#b9c3cf", "#343d48", "#8e9aa8", "#1a2027")
     + "}"
@@ -32,6 +34,8 @@ STYLE = (
     + ".fig .title{font-weight:600}.fig .grid{stroke:var(--faint);stroke-width:1}"
     + ".fig .clean{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:2 4;opacity:.8}"
     + ".fig .line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}"
+    + ".fig .d1 .line{stroke-dasharray:8 4}.fig .d2 .line{stroke-dasharray:2 3}"
+    + ".fig .d3 .line{stroke-dasharray:10 3 2 3}.fig .band{fill:var(--c);stroke:none;opacity:.16}"
     + ".fig .noise .line{stroke-dasharray:6 4}.fig .whisker{stroke:var(--c);stroke-width:5;opacity:.2}"
     + ".fig .leader{fill:none;stroke:var(--c);stroke-width:1;opacity:.6}"
     + ".fig .mark{fill:var(--c);stroke:none}.fig text.name{fill:var(--c);font-weight:600}"
@@ -43,8 +47,19 @@ def figure(width: float, height: float, label: str, body: Sequence[str]) -> str:
     """Wrap drawn elements in an inline SVG that contains its style and scales with the page."""
     return (
         f'<svg class="fig" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}" '
+        f'style="min-width:{min(560.0, width):.0f}px;max-width:{LARGEST * width:.0f}px" '
         f'xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{"".join(body)}</svg>'
     )
+
+
+def series_style(number: int) -> str:
+    """Classes of the series of a number: its colour and its dashes, which two series share only 32 places apart."""
+    return f"s{number % PALETTE} d{(number + number // PALETTE) % DASHES}"
+
+
+def area(points: Sequence[tuple[float, float]]) -> str:
+    """A filled area, such as the band of an interval around a line."""
+    return f'<polygon class="band" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
 
 
 def scale(lower: float, upper: float, start: float, end: float, logarithmic: bool = False) -> Callable[[float], float]:
@@ -75,16 +90,16 @@ def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") 
 
 
 def marker(x: float, y: float, shape: int, tooltip: str = "") -> str:
-    """A small mark at (x, y): circle, square, triangle, diamond, or triangle pointing down, by `shape` modulo 5."""
+    """A small mark at (x, y): circle, square, triangle, diamond, or triangle pointing down, by `shape` in turn."""
     title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
-    if shape % 5 == 0:
+    if shape % SHAPES == 0:
         return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4.2">{title}</circle>'
     corners = (
         [(-3.8, -3.8), (3.8, -3.8), (3.8, 3.8), (-3.8, 3.8)],
         [(0, -5), (4.8, 3.8), (-4.8, 3.8)],
         [(0, -5.4), (5.4, 0), (0, 5.4), (-5.4, 0)],
         [(0, 5), (4.8, -3.8), (-4.8, -3.8)],
-    )[shape % 5 - 1]
+    )[shape % SHAPES - 1]
     points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
     return f'<polygon class="mark" points="{points}">{title}</polygon>'
 
