@@ -21,7 +21,7 @@ STORED = Path(__file__).with_suffix(".json")
 SOURCES = ("callbacks", "cli", "datamodules", "lightning_modules", "medrobust/defences", "medrobust/listeners")
 PACKAGES = ("pytorch-lightning", "jsonargparse")
 HELP = ("-h", "--help")
-SECTIONS = ("model", "data")  # whose classes' options the stored answers know
+SECTIONS = ("model", "data", "defence")  # whose classes' options the stored answers know
 OF_ANY_CLASS = ("class_path", "init_args", "dict_kwargs", "help")
 
 
@@ -34,10 +34,12 @@ def answer(program: str, words: Sequence[str]) -> None:
     """
     commands = [word for word in words[:1] if not word.startswith("-")]
     place = " ".join([program, *commands])
-    if not words or (not any(word in HELP for word in words) and program == "prepare.py"):
+    if not words or (stored := read()).get("key") != key():
         return
-    stored = read()
-    if place not in stored.get("help", {}) or stored["key"] != key():
+    if commands and (mistake := unknown_command(program, commands[0], stored["help"])):
+        sys.stderr.write(f"error: {mistake}\n")
+        sys.exit(2)
+    if place not in stored["help"]:
         return
     if any(word in HELP for word in words):
         sys.stdout.write(stored["help"][place])
@@ -45,9 +47,29 @@ def answer(program: str, words: Sequence[str]) -> None:
     options = options_in(stored["help"][place])
     if commands == ["replay"]:  # takes those of test, too
         options += options_in(stored["help"][f"{program} test"])
+    if program == "prepare.py":
+        return
     if commands and (mistake := unknown_option(words[1:], options, stored["classes"])):
         sys.stderr.write(f"error: {mistake}\n")
         sys.exit(2)
+
+
+def unknown_command(program: str, word: str, answers: dict[str, str]) -> str:
+    """The sentence about a command that a program does not have; empty if it has it.
+
+    Args:
+        program: The program's name.
+        word: The first word of its command line.
+        answers: The stored help of programs and of their commands.
+    """
+    known = [place.partition(" ")[2] for place in answers if place.startswith(f"{program} ")]
+    listed = re.search(r"\{([\w,]+)\} \.\.\.", answers.get(program, ""))  # also those whose help is not stored
+    known += listed[1].split(",") if listed else []
+    if word in known or not known:
+        return ""
+    kind = "dataset" if program == "prepare.py" else "command"
+    choices = f"; choose from {', '.join(sorted(set(known)))}"
+    return f"there is no {kind} {word!r}{nearest(word, known) or choices}"
 
 
 def read() -> dict[str, Any]:
@@ -102,7 +124,7 @@ def unknown_option(words: Sequence[str], options: Sequence[str], classes: dict[s
     Args:
         words: The words after the command.
         options: Names of the command's options.
-        classes: The arguments of the classes that ``model`` and ``data`` may name.
+        classes: The arguments of the classes that ``model``, ``data`` and ``defence`` may name.
     """
     real = [name for name in options if not name.endswith(".help")]  # what has a class's help takes its options, too
     groups = {".".join(name.split(".")[:depth]) for name in real for depth in range(1, name.count(".") + 1)}
@@ -136,7 +158,7 @@ def _unknown_argument(section: str, option: str, known: list[str] | None) -> str
 
 
 def classes_named(path: Path) -> dict[str, str]:
-    """Names of the classes that a configuration file gives ``model`` and ``data``; empty ones where it is unclear."""
+    """Names of the classes that a configuration file gives to ``SECTIONS``; empty ones where it is unclear."""
     import yaml  # only where a class's options are looked at
 
     try:

@@ -18,6 +18,8 @@ from cli.suggestions import fields_of
 from datamodules import MedicalDataModule
 from datamodules.catalogue import PUBLIC_SETS
 from lightning_modules import VictimModule
+from medrobust import defences
+from medrobust.defences import Defence
 from medrobust.results.manifest import replace_file
 
 COLUMNS = "100"
@@ -52,10 +54,10 @@ def _said(program: Callable[[list[str]], Any], words: list[str]) -> str:
 
 
 def _classes() -> dict[str, list[str]]:
-    """The arguments of each class that a configuration may name as victim or data."""
+    """The arguments of each class that a configuration may name as victim, data or defence."""
     return {
         name: fields_of(f"{package.__name__}.{name}")
-        for package, base in ((lightning_modules, VictimModule), (datamodules, MedicalDataModule))
+        for package, base in ((lightning_modules, VictimModule), (datamodules, MedicalDataModule), (defences, Defence))
         for name in package.__all__
         if inspect.isclass(getattr(package, name)) and issubclass(getattr(package, name), base)
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import quick_answers
-from cli.quick_answers import answer, key, options_in, read, signatures, unknown_option
+from cli.quick_answers import answer, key, options_in, read, signatures, unknown_command, unknown_option
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = (
@@ -24,7 +24,7 @@ OPTIONS = (
     "trainer",
     "trainer.max_epochs",
 )
-CLASSES = {"Classifier": ["num_classes", "backbone"]}
+CLASSES = {"Classifier": ["num_classes", "backbone"], "Trades": ["weight"]}
 
 
 def test_the_stored_answers_are_those_of_the_parsers() -> None:
@@ -49,6 +49,7 @@ def test_the_stored_answers_are_those_of_the_parsers() -> None:
         ("--nmae x", "there is no option 'nmae'; did you mean name?"),
         ("--model Classifier --model.bckbone x", "model: Classifier has no option 'bckbone'; did you mean backbone?"),
         ("--model Classifier --model.init_args.bckbone x", "model: Classifier has no option 'bckbone'; did you mean"),
+        ("--defence Trades --defence.weigth 3", "defence: Trades has no option 'weigth'; did you mean weight?"),
         ("--model a.b.Classifier --model.zzz x", "model: Classifier has no option 'zzz'"),
     ],
 )
@@ -71,6 +72,14 @@ def test_an_option_that_does_not_exist_is_named(words: str, mistake: str) -> Non
 def test_what_may_exist_is_left_to_the_parser(words: str) -> None:
     known = "--odd" in words
     assert bool(unknown_option(words.split(), OPTIONS, CLASSES)) == known
+
+
+def test_a_command_that_does_not_exist_is_named() -> None:
+    answers = {"train.py": "usage: train.py [-c CONFIG] {fit,test} ...", "train.py fit": "", "prepare.py mnist": ""}
+    assert unknown_command("train.py", "fti", answers) == "there is no command 'fti'; did you mean fit?"
+    assert unknown_command("train.py", "xyz", answers) == "there is no command 'xyz'; choose from fit, test"
+    assert unknown_command("prepare.py", "minst", answers) == "there is no dataset 'minst'; did you mean mnist?"
+    assert not unknown_command("train.py", "test", answers) and not unknown_command("other.py", "fit", answers)
 
 
 def test_the_class_is_that_of_the_last_file_before_the_option(tmp_path: Path) -> None:
