@@ -3,7 +3,8 @@
 import argparse
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -195,6 +196,20 @@ def parser() -> ReplayParser:
     return made
 
 
+@contextmanager
+def less_said() -> Iterator[None]:
+    """Leave out what is said of a plan that is not this command's, and of BRISQUE, which the verdict speaks of."""
+    levels = {"callbacks": logging.WARNING, "medrobust": logging.WARNING, "medrobust.metrics.brisque": logging.ERROR}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def replay(words: Sequence[str], ending: Ending) -> None:
     """Run ``evaluate.py replay``.
 
@@ -217,11 +232,8 @@ def replay(words: Sequence[str], ending: Ending) -> None:
             f"--tolerance is the largest difference that counts as none, at least 0, got {options.tolerance}"
         )
     record = find_record(folder, options.record)
-    for told in ("callbacks", "medrobust"):  # of a plan that is not this command's
-        logging.getLogger(told).setLevel(logging.WARNING)
-    logging.getLogger("medrobust.metrics.brisque").setLevel(logging.ERROR)  # the verdict says what is not compared
     for with_batch in (True,) if options.batch else (False, True):
-        with tempfile.TemporaryDirectory(prefix="replay-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="replay-") as scratch, less_said():
             asked = Asked(folder, manifest, record, Path(scratch), with_batch)
             run = _run(asked, rest, ending)
         compared = compare_record(record, run.made, options.tolerance)

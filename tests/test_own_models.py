@@ -30,7 +30,10 @@ def test_the_pages_python_runs_in_one_piece(tmp_path: Path, monkeypatch: pytest.
         for block in blocks:
             exec(block, names)
     said = capsys.readouterr().out
-    assert "pgd leaves" in said and "convert them by torch.from_numpy(images).permute(0, 3, 1, 2) / 255" in said
+    assert (
+        "an attacker who knows the model makes it wrong about" in said
+        and "convert them by torch.from_numpy(images).permute(0, 3, 1, 2) / 255" in said
+    )
     assert torch.equal((names["converted"] * 255).round(), (names["images"] * 255).round())
     reports = {path.parent.name for path in tmp_path.glob("runs/*/report.html")}
     assert reports == {"mine", "transformers", "labels", "function", "scans", "detected", "lightning"}
