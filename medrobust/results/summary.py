@@ -17,14 +17,14 @@ from medrobust.results.detection import detection, patients_of
 from medrobust.results.evaluations import evaluations_of
 from medrobust.results.formats import all_printable
 from medrobust.results.labels import label_results
-from medrobust.results.manifest import read_manifest, task_of, write_json
+from medrobust.results.manifest import check_manifest, read_manifest, task_of, write_json
 from medrobust.results.masks import mask_results
 from medrobust.results.records import read_records
 from medrobust.results.smallest import fragile_patients, smallest_of, smallest_results
 from medrobust.results.statistics import mean_interval, rate_entries
 from medrobust.results.timings import Timing, read_timings, timing_entries
 from medrobust.results.victim_curves import victim_curves
-from medrobust.results.worst_case import worst_case_results
+from medrobust.results.worst_case import clean_verdicts, worst_case_results
 
 SCHEMA = 1
 SUMMARY = "summary.json"
@@ -57,8 +57,9 @@ def summarise(
         - `rows`: first the clean row, then the noise controls, then the attacks in the manifest's order, each by
           increasing epsilon. A row's `kind` is "clean", "control" or "attack".
         - `worst_case`: for each epsilon, the accuracy if an image counts as wrong once any attack of that radius makes
-          it wrong, over the images that all of these attacks have tried. For other tasks than classification,
-          `quality` is the mean over the images of the lowest quality that any of these attacks leaves an image, with
+          it wrong, or if it is wrong from the start, over the images that all of these attacks have tried: the clean
+          image is in every ball. For other tasks than classification, `quality` is the mean over the images of the
+          lowest quality that any of these attacks leaves an image, or that it has from the start, with
           `quality_interval` over patients and `n_quality`, the number of images that have one.
         - `checks` and `flags`: the self-checks, each with its number of comparisons, and what they found.
         - `detection`: how well detectors do, see `results.detection`; empty without them.
@@ -79,7 +80,7 @@ def summarise(
         "schema": SCHEMA,
         "manifest": dict(manifest),
         "rows": rows,
-        "worst_case": _worst_case(entries, tables, QUALITIES[1] in columns_shown(manifest)),
+        "worst_case": _worst_case(records, entries, tables, QUALITIES[1] in columns_shown(manifest)),
         "checks": checks,
         "flags": flags,
         "detection": detected,
@@ -123,7 +124,7 @@ def _of_images(
     """
     smallest = smallest_of(entries, tables)
     return {
-        "worst_case_classes": worst_case_results(entries, tables, manifest),
+        "worst_case_classes": worst_case_results(entries, tables, manifest, clean_verdicts(records)),
         "smallest": smallest_results(smallest),
         "fragile_patients": fragile_patients(smallest),
         "victim_curves": victim_curves(records, manifest),
@@ -184,6 +185,7 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
             f"{path} is damaged, it has no {' and no '.join(wrong)}: evaluate that run again, which attacks no image "
             "anew"
         )
+    check_manifest(summary["manifest"], path)
     shown: dict[str, Any] = all_printable(summary)
     return shown
 
@@ -330,10 +332,10 @@ def _broken_by(table: pl.DataFrame) -> dict[str, int]:
 
 
 def _worst_case(
-    entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame], qualities: bool
+    records: pl.DataFrame, entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame], qualities: bool
 ) -> list[dict[str, Any]]:
     attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
-    worst = []
+    clean, worst = clean_verdicts(records), []
     for epsilon in sorted({entry["epsilon"] for entry in attacks}):
         at_epsilon = [entry for entry in attacks if entry["epsilon"] == epsilon]
         every = pl.concat(
@@ -346,7 +348,10 @@ def _worst_case(
             pl.col("quality_after").null_count().alias("without"),
             pl.len().alias("attempts"),
         )
-        tried = images.filter(pl.col("attempts") == len(at_epsilon)).sort("id")
+        tried = images.filter(pl.col("attempts") == len(at_epsilon)).join(clean, on="id", how="left").sort("id")
+        tried = tried.with_columns(
+            pl.col("correct_after") & pl.col("right_clean"), pl.min_horizontal("quality_after", "quality_clean")
+        )
         standing = tried["correct_after"].to_numpy()
         worst.append(
             {
@@ -362,7 +367,7 @@ def _worst_case(
 
 
 def _worst_quality(tried: pl.DataFrame) -> dict[str, Any]:
-    """Mean over the images of the lowest quality after any of some attacks; an image without one counts nowhere."""
+    """Mean over the images of the lowest quality; an image to which one of the attacks leaves none counts nowhere."""
     images = tried.filter(pl.col("without") == 0)
     return {
         "quality": images["quality_after"].mean(),

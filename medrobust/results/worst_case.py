@@ -10,31 +10,55 @@ from medrobust.results.columns import label_column, label_names
 from medrobust.results.detection import patients_of
 from medrobust.results.statistics import rate_entries
 
-NEEDED = ("id", "patient", "target", "adversarial_prediction", "correct_before", "correct_after")
+NEEDED = ("id", "patient", "target", "adversarial_prediction", "correct_after")
+
+
+def clean_verdicts(records: pl.DataFrame) -> pl.DataFrame:
+    """What the victim made of each clean image, by its first record.
+
+    Args:
+        records: All records.
+
+    Returns:
+        One row for each image: `id`, whether it is `right_clean`, its `quality_clean` and `prediction_clean`.
+    """
+    return records.unique("id", keep="first", maintain_order=True).select(
+        "id",
+        right_clean="correct_before",
+        quality_clean="quality_before",
+        prediction_clean=pl.col("clean_prediction").cast(pl.Int64),
+    )
 
 
 def worst_case_results(
-    entries: Sequence[Mapping[str, Any]], tables: Mapping[str, pl.DataFrame], manifest: Mapping[str, Any]
+    entries: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, pl.DataFrame],
+    manifest: Mapping[str, Any],
+    clean: pl.DataFrame,
 ) -> list[dict[str, Any]]:
     """What becomes of each class if an image counts as wrong as soon as any attack of a radius makes it wrong.
+
+    An image that is wrong from the start counts as wrong, too: the clean image is in every ball.
 
     Args:
         entries: The attacks of the manifest, in the order in which they are shown; controls do not count.
         tables: Records by the key of the attack.
         manifest: Its `data` names the classes or labels.
+        clean: As `clean_verdicts` gives it.
 
     Returns:
         For each radius of an attack, over the images that all attacks of the radius have tried:
 
         - `epsilon`, `attacks`, `n`, and `n_right_before`, the number of images that were right before.
         - `n_turned`, how many of these any attack makes wrong, and their share `turned`.
-        - `classes`: for each class its `n` and the share `right` of its images that no attack makes wrong. Empty where
-          no image has one true and one predicted class.
+        - `classes`: for each class its `n` and the share `right` of its images that are right and stay so under every
+          attack. Empty where no image has one true and one predicted class.
         - `confusion`: numbers of images, `[true class][predicted class]`, where an image that was made wrong counts for
-          what the first of the attacks, in their order, made of it; empty without classes.
+          what the first of the attacks, in their order, made of it, and one that only the clean victim gets wrong for
+          what that predicts; empty without classes.
         - `labels`: for each label its `n_positive` and `n_negative`, and `sensitivity` and `specificity` if an image
-          with the label counts as found only where it is found under all attacks, and one without it likewise. Empty
-          without labels.
+          with the label counts as found only where it is found in the clean image and under all attacks, and one
+          without it likewise. Empty without labels.
 
         Each share comes with its 95 % interval over patients; it is None where no image decides it.
     """
@@ -48,35 +72,45 @@ def worst_case_results(
             {
                 "epsilon": epsilon,
                 "attacks": [entry["attack"] for entry in at_epsilon],
-                **_of_radius(parts, names),
+                **_of_radius(parts, names, clean),
             }
         )
     return found
 
 
-def _of_radius(parts: Sequence[pl.DataFrame], names: Sequence[str]) -> dict[str, Any]:
+def _of_radius(parts: Sequence[pl.DataFrame], names: Sequence[str], clean: pl.DataFrame) -> dict[str, Any]:
     labels = _labels_in(parts, names)
     wanted = [*NEEDED, *(label_column(name, what) for name in labels for what in ("true", "before", "after"))]
     every = pl.concat([part.select(wanted) for part in parts])
     wrong = pl.col("adversarial_prediction").filter(~pl.col("correct_after"))
     hits = [
-        ((pl.col(label_column(name, "after")) > 0.5) == (pl.col(label_column(name, "true")) > 0)).all().alias(name)
+        pl.all_horizontal(
+            ((pl.col(label_column(name, when)) > 0.5) == (pl.col(label_column(name, "true")) > 0)).all()
+            for when in ("before", "after")
+        ).alias(name)
         for name in labels
     ]
     images = (
         every.group_by("id", maintain_order=True)
         .agg(
-            pl.col("patient", "target", "correct_before").first(),
+            pl.col("patient", "target").first(),
             pl.col("correct_after").all(),
-            pl.coalesce(wrong.first(), pl.col("target").first()).alias("prediction"),
+            wrong.first().alias("wrongly"),
             pl.len().alias("attempts"),
             *hits,
             *(pl.col(label_column(name, "true")).first() for name in labels),
         )
         .filter(pl.col("attempts") == len(parts))
+        .join(clean, on="id", how="left", maintain_order="left")
+        .with_columns(
+            pl.col("correct_after") & pl.col("right_clean"),
+            prediction=pl.coalesce(
+                "wrongly", pl.when("right_clean").then("target").otherwise("prediction_clean").cast(pl.Int64)
+            ),
+        )
     )
     patients = patients_of(images)
-    before, after = images["correct_before"].to_numpy(), images["correct_after"].to_numpy()
+    before, after = images["right_clean"].to_numpy(), images["correct_after"].to_numpy()
     return {
         "n": len(images),
         "n_right_before": int(before.sum()),

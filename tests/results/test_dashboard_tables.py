@@ -126,14 +126,14 @@ def test_classes_lose_what_any_attack_takes(tmp_path: Path) -> None:
 
 
 def test_patients_are_ordered_by_what_is_left_of_them(tmp_path: Path) -> None:
-    """p1 has two images: of run a one is left at 1/255 and none at 2/255, of run b both and one."""
+    """p1 has two images: of run a one is left at 1/255 and none at 2/255, of run b one, as the other is wrong clean."""
     patients = ["p1", "p1", "p2"]
     one = write_run(tmp_path, "a", {PGD: "101", ("pgd", TWO): "001"}, patients=patients)
-    other = write_run(tmp_path, "b", {PGD: "111", ("pgd", TWO): "101"}, "110", patients=patients)
+    other = write_run(tmp_path, "b", {PGD: "111", ("pgd", TWO): "101"}, "101", patients=patients)
     (table,) = compare_runs([one, other]).patients
     assert column(table, "patient") == ["p1", "p2"] and column(table, "images") == [2, 1]
-    assert column(table, "left") == pytest.approx([(1 / 4 + 3 / 4) / 2, 1.0])
-    assert column(table, "clean") == [1.0, 0.5]
+    assert column(table, "left") == pytest.approx([(1 / 4 + 1 / 2) / 2, 1.0])
+    assert column(table, "clean") == [0.75, 1.0]
 
 
 def judged(detector: str, attack: str, auroc: float | None, flagged: float | None, n: int) -> dict[str, Any]:
@@ -175,6 +175,15 @@ def test_the_difference_of_configurations_is_told_key_by_key(tmp_path: Path) -> 
     assert set(found) == {"train.yaml: model.lr", "evaluate.yaml: attack.steps", "manifest: victim.weights"}
     told = {(row["key"], row["value"]): row["runs"] for row in comparison.configuration.rows}
     assert told["model.lr", "0.1"] == "a, c" and told["attack.steps", "40"] == "c"
+
+
+def test_a_fraction_is_no_path_of_a_run_with_a_number_for_a_name(tmp_path: Path) -> None:
+    runs = []
+    for name in ("4", "8"):
+        runs.append(write_run(tmp_path, name, {PGD: "11"}))
+        (runs[-1] / "train.yaml").write_text(f"defence: {{epsilon: {name}/255}}\nroot: runs/{name}\n")
+    found = differing([run.configuration for run in compare_runs(runs).runs])
+    assert found["train.yaml: defence.epsilon"] == ["4/255", "8/255"] and "train.yaml: root" not in found
 
 
 def test_a_configuration_names_classes_by_their_own_key(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def _columns(group: Group, dense: bool) -> list[Column]:
     ]
 
 
-_WORST = "share of the images that no attack of this radius makes wrong"
+_WORST = "share of the images that are right and that no attack of this radius makes wrong"
 _SMALLEST = (
     "the smallest radius, or distance found by an attack that looks for the smallest, at which at least half of the "
     "images are wrong; images that are wrong from the start count as 0"
