@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,37 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, capsys: pytes
         said = capsys.readouterr().err
         assert said.startswith("error: there is no run that can be compared.") and said.count("\n") == 1
     assert not (tmp_path / "none.html").exists()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda summary: summary["manifest"].pop("data"),
+        lambda summary: summary["manifest"]["attacks"][0].pop("attack"),
+        lambda summary: summary["worst_case"][0].update(accuracy="much"),
+        lambda summary: summary["rows"][0].pop("clean_accuracy_interval"),
+    ],
+)
+def test_a_damaged_summary_keeps_no_other_run_from_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[dict[str, Any]], Any]
+) -> None:
+    runs = two_runs(tmp_path)
+    path = runs[0] / "evaluate" / "summary.json"
+    summary = json.loads(path.read_bytes())
+    harm(summary)
+    path.write_text(json.dumps(summary))
+    compare.main(["dashboard", *map(str, runs), "--out", str(tmp_path / "page.html")])
+    told = capsys.readouterr()
+    assert told.out == f"{tmp_path / 'page.html'}: 1 run\n" and re.match(r"left out: .*\ba\b.*\.\n$", told.err)
+
+
+def test_a_radius_of_0_has_no_place_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {("pgd", 0.0): "1110", PGD: "1100"})
+    none = write_run(tmp_path, "b", {("pgd", 0.0): "1110"})
+    text = Page(page_of(tmp_path, [run, none])).text
+    assert "ε = 0" in text and "ε = 1/255" in text
+    drawn = [curve_figure(one.curves[0]) for one in compare_runs([run, none]).groups]
+    assert ["ε = 1/255: 50.0" in one for one in drawn] == [True, False] and drawn[1] == ""
 
 
 def test_runs_of_schema_1_and_of_other_ranks_are_read(tmp_path: Path) -> None:

@@ -138,6 +138,11 @@ def _reason(error: Exception, place: Place) -> str:
         return f"{error.filename or place.folder}: {error.strerror or error}"
     if isinstance(error, ValueError):
         return str(error).rstrip(".")
+    return damaged(error)
+
+
+def damaged(error: Exception) -> str:
+    """What is said of a summary whose use has raised an error."""
     return (
         f"its summary.json is damaged ({type(error).__name__}: {error}); evaluate it again, which attacks no image anew"
     )

@@ -109,12 +109,14 @@ const limits = cell => {
 const draw = (holder, table, chosen, places) => {
   const old = holder.querySelector("svg"), style = holder.dataset.style || (old && old.querySelector("style").textContent);
   holder.dataset.style = style;
-  const heads = all("thead th", table).slice(1).map(head => head.textContent.replace("ε = ", ""));
-  const radii = all("thead th", table).slice(1).map(head => Number(head.dataset.radius));
+  // a radius of 0 has no place on a logarithmic axis
+  const columns = all("thead th", table).map((head, place) => ({ place, words: head.textContent.replace("ε = ", ""), radius: Number(head.dataset.radius) })).filter(one => one.radius > 0);
+  const [heads, radii] = [columns.map(one => one.words), columns.map(one => one.radius)];
   const rows = [...table.tBodies[0].rows].map(row => ({
     name: row.cells[0].querySelector("a")?.textContent ?? row.cells[0].firstChild.textContent,
-    values: [...row.cells].slice(1).map((cell, index) => ({ radius: radii[index], words: heads[index], value: cell.dataset.value, text: cell.firstChild.textContent, limits: limits(cell) })).filter(one => one.value !== ""),
+    values: columns.map(one => ({ ...one, cell: row.cells[one.place] })).map(({ radius, words, cell }) => ({ radius, words, value: cell.dataset.value, text: cell.firstChild.textContent, limits: limits(cell) })).filter(one => one.value !== ""),
   })).filter(row => row.values.length && chosen.has(row.name));
+  if (!radii.length) { holder.replaceChildren(); return; }
   const label = `Line chart, ${table.caption.textContent}; the table below it has the numbers`;
   const longest = Math.max(4, ...rows.map(row => shorten(row.name).length)), right = WIDTH - 30 - CHARACTER * longest;
   const tall = Math.max(HEIGHT, 15 * rows.length), bottom = TOP + tall;
