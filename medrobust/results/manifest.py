@@ -22,8 +22,11 @@ def replace_file(path: Path, content: bytes) -> Path:
         `path`.
 
     Raises:
+        ValueError: The path names no file.
         OSError: It cannot be written; names `path`.
     """
+    if not path.name:
+        raise ValueError(f"the name of a file to write was expected, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

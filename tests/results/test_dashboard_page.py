@@ -272,6 +272,17 @@ def test_the_list_has_a_line_for_each_run(tmp_path: Path, capsys: pytest.Capture
     assert told.err == f"left out: {tmp_path / 'trained'} has not been evaluated yet.\n"
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_run(tmp_path / place, "a", {PGD: "10"}) for place in ("x", "y")]
+    assert [run.name for run in compare_runs(runs).runs] == [f"a ({run / 'evaluate'})" for run in runs]
+    compare.main(["list", *map(str, runs)])
+    told = "".join(capsys.readouterr().out.split())
+    assert all(f"{place}/a/evaluate)" in told for place in "xy")
+    with pytest.raises(SystemExit):
+        compare.main(["dashboard", str(runs[0]), "--out", ""])
+    assert capsys.readouterr().err == "error: the name of a file to write was expected, got '.'\n"
+
+
 def test_two_runs_are_compared_in_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = two_runs(tmp_path)
     compare.main(["diff", str(first), str(second)])

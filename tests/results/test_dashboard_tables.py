@@ -88,6 +88,12 @@ def test_the_leaderboard_ranks_by_the_worst_case_of_all_attacks(tmp_path: Path) 
     assert board.rows[0][f"{worst_key(ONE)}_interval"] == rate_interval(right, np.arange(10))
 
 
+def test_the_images_of_a_worst_case_are_counted_where_not_every_attack_has_tried_all(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {PGD: "1100", ("bim", ONE): "10--"})
+    (row,) = compare_runs([run]).groups[0].leaderboard.rows
+    assert row["tried"] == "2–4 / 4" and row[f"worst_{ONE:.8g}"] == 1 / 2
+
+
 def test_the_smallest_perturbation_is_a_median_over_images(tmp_path: Path) -> None:
     """By image: 0 (wrong from the start), 1/255, 2/255, 2/255, and two that only the search breaks or nobody does."""
     attacks = {PGD: "001111", ("pgd", TWO): "000011", ("cw2", None): "000001"}

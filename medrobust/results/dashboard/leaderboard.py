@@ -14,7 +14,7 @@ from medrobust.results.dashboard.intervals import shared_intervals
 from medrobust.results.dashboard.runs import DashboardRun
 from medrobust.results.dashboard.tables import Column, Table
 from medrobust.results.defences import defences_of
-from medrobust.results.formats import capitalised, flags_told, format_epsilon
+from medrobust.results.formats import capitalised, flags_told, format_epsilon, tried_told
 from medrobust.results.wording import is_dense, quality_name
 
 REPORT = "report.html"
@@ -32,14 +32,13 @@ def leader_row(run: DashboardRun) -> dict[str, Any]:
     clean = summary["rows"][0]
     victim = run.manifest.get("victim") or {}
     defended = "; ".join(defence._replace(cost="").line() for defence in defences_of(run.manifest))
-    images = int(run.data["images"])
     attacks = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"]]
     row = {
         "run": run.name,
         "victim": str(victim.get("name", "")) or None,
         "defence": defended,
         "data": " ".join(str(run.data.get(name, "")) for name in ("name", "split")).strip() or None,
-        "tried": f"{len(outcomes.ids):,} / {images:,}",
+        "tried": tried_told(summary),
         "clean": clean["clean_accuracy"],
         "clean_interval": clean["clean_accuracy_interval"],
         **_of_classes(summary),
@@ -167,7 +166,7 @@ def _columns(group: Group, dense: bool) -> list[Column]:
         Column("run", "run"),
         Column("victim", "victim"),
         Column("data", "data"),
-        Column("tried", "tried / n", "words", "images that were attacked, of those in the split"),
+        Column("tried", "tried / n", "words", _TRIED),
         Column("clean", "clean images right" if dense else "clean accuracy", "rate", "", "low"),
         Column("auroc", "AUROC", "score", "of the clean images, in percent" if of_what else mean),
         Column("sensitivity", f"sensitivity{of_what}", "rate", mean),
@@ -189,6 +188,7 @@ def _columns(group: Group, dense: bool) -> list[Column]:
     ]
 
 
+_TRIED = "images that were attacked, of those in the split; two numbers where not every attack has tried all of them"
 _WORST = "share of the images that are right and that no attack of this radius makes wrong"
 _SMALLEST = (
     "the smallest radius, or distance found by an attack that looks for the smallest, at which at least half of the "

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from medrobust.results.dashboard.configuration import configuration_of
 from medrobust.results.dashboard.outcomes import Outcomes, read_outcomes
 from medrobust.results.dashboard.places import Place, places_of
+from medrobust.results.formats import printable
 from medrobust.results.manifest import task_of
 from medrobust.results.summary import read_summary
 
@@ -97,7 +98,9 @@ def read_runs(given: Sequence[str | Path]) -> ReadRuns:
         runs.append(run)
         left_out += said
     counts = Counter(run.name for run in runs)
-    named = [replace(run, name=f"{run.name} ({run.folder})") if counts[run.name] > 1 else run for run in runs]
+    named = [
+        replace(run, name=f"{run.name} ({printable(str(run.folder))})") if counts[run.name] > 1 else run for run in runs
+    ]
     return ReadRuns(named, left_out)
 
 
