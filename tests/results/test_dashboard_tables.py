@@ -126,14 +126,17 @@ def test_classes_lose_what_any_attack_takes(tmp_path: Path) -> None:
 
 
 def test_patients_are_ordered_by_what_is_left_of_them(tmp_path: Path) -> None:
-    """p1 has two images: of run a one is left at 1/255 and none at 2/255, of run b both and one."""
+    """p1 has two images: of run a one is left at 1/255 and none at 2/255, of run b both and one.
+
+    Run b is wrong about p2 before.
+    """
     patients = ["p1", "p1", "p2"]
     one = write_run(tmp_path, "a", {PGD: "101", ("pgd", TWO): "001"}, patients=patients)
     other = write_run(tmp_path, "b", {PGD: "111", ("pgd", TWO): "101"}, "110", patients=patients)
     (table,) = compare_runs([one, other]).patients
-    assert column(table, "patient") == ["p1", "p2"] and column(table, "images") == [2, 1]
-    assert column(table, "left") == pytest.approx([(1 / 4 + 3 / 4) / 2, 1.0])
-    assert column(table, "clean") == [1.0, 0.5]
+    assert column(table, "patient") == ["p2", "p1"] and column(table, "images") == [1, 2]
+    assert column(table, "left") == pytest.approx([(1.0 + 0.0) / 2, (1 / 4 + 3 / 4) / 2])
+    assert column(table, "clean") == [0.5, 1.0]
 
 
 def judged(detector: str, attack: str, auroc: float | None, flagged: float | None, n: int) -> dict[str, Any]:

@@ -54,10 +54,10 @@ class Outcomes:
     largest: float | None
 
     def worst(self, keys: Sequence[str]) -> tuple[Flags, Flags]:
-        """Which images all of some attacks have tried, and which of them are right after every one; each ``(N,)``."""
+        """Which images all of some attacks have tried, and which are right before and after all of them, ``(N,)``."""
         verdicts = np.stack([self.right[key] for key in keys])
         tried = (verdicts != UNTRIED).all(0)
-        return tried, tried & (verdicts == 1).all(0)
+        return tried, tried & self.clean & (verdicts == 1).all(0)
 
     def median_smallest(self) -> float | None:
         """The smallest perturbation that makes at least half of the images wrong; infinity if none does."""

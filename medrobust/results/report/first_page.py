@@ -175,7 +175,8 @@ def _of_classes(summary: Mapping[str, Any]) -> ClassTable | None:
     return ClassTable(
         "Class by class",
         "Of each class's images, the share that is taken for it: on the clean images, and if an image counts as wrong "
-        "as soon as any attack of a radius makes it wrong. In percent, with 95 % intervals.",
+        "where it is wrong without an attack, or any attack of a radius makes it wrong. In percent, with 95 % "
+        "intervals.",
         ["images", "clean", *(name for name, _ in noise), *(f"worst, {format_epsilon(radius)}" for radius in radii)],
         lines,
     )
