@@ -122,7 +122,7 @@ def _of_radius(parts: Sequence[pl.DataFrame], names: Sequence[str]) -> dict[str,
     wanted = [*NEEDED, *(label_column(name, what) for name in labels for what in ("true", "before", "after"))]
     every = pl.concat([part.select(wanted) for part in parts])
     wrong = pl.col("adversarial_prediction").filter(~pl.col("correct_after"))
-    before = pl.col("clean_prediction").filter(~pl.col("correct_before"))
+    mistaken = pl.col("clean_prediction").filter(~pl.col("correct_before"))
     hits = [
         pl.all_horizontal(
             (pl.col(label_column(name, when)) > 0.5) == (pl.col(label_column(name, "true")) > 0)
@@ -137,7 +137,7 @@ def _of_radius(parts: Sequence[pl.DataFrame], names: Sequence[str]) -> dict[str,
         .agg(
             pl.col("patient", "target", "correct_before").first(),
             (pl.col("correct_before") & pl.col("correct_after")).all().alias("correct_after"),
-            pl.coalesce(wrong.first(), before.first(), pl.col("target").first()).alias("prediction"),
+            pl.coalesce(wrong.first(), mistaken.first(), pl.col("target").first()).alias("prediction"),
             pl.len().alias("attempts"),
             *hits,
             *(pl.col(label_column(name, "true")).first() for name in labels),

@@ -10,11 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from medrobust.results.records import RECORDS
+from medrobust.results.smallest import counted_attacks, is_bounded, median_of
 
 NEEDED = ("schema", "key", "id", "correct_before", "correct_after", "linf", "l2")
 WANTED = (*NEEDED, "patient", "target", "clean_prediction", "adversarial_prediction")
 SCHEMAS = (1, 2)
-DISTANCES = {"linf": "linf", "l2": "l2"}  # column of the distance in each norm
 UNTRIED = -1
 
 Flags = NDArray[np.bool_]
@@ -63,7 +63,7 @@ class Outcomes:
         """The smallest perturbation that makes at least half of the images wrong; infinity if none does."""
         if self.smallest is None or not len(self.smallest):
             return None
-        return float(np.sort(self.smallest)[(len(self.smallest) - 1) // 2])
+        return median_of(self.smallest)
 
 
 def read_outcomes(folder: Path, attacks: Sequence[Mapping[str, Any]]) -> Outcomes:
@@ -149,24 +149,16 @@ def _smallest(
     frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]], places: Numbers, clean: Flags
 ) -> tuple[NDArray[np.float64] | None, str, float | None]:
     """The smallest perturbation of each image, its norm, and the largest radius that was tried in that norm."""
-    real = [entry for entry in attacks if not entry.get("control") and entry.get("norm", "linf") in DISTANCES]
-    if not real:
-        return None, "linf", None
-    norms = [entry.get("norm", "linf") for entry in real]
-    norm = "linf" if "linf" in norms else norms[0]
-    counted = [entry for entry in real if entry.get("norm", "linf") == norm]
-    bounded = {str(entry["key"]): float(entry["epsilon"]) for entry in counted if _is_bounded(entry)}
-    searched = [str(entry["key"]) for entry in counted if not _is_bounded(entry)]
+    norm, counted = counted_attacks(attacks)
+    if not counted:
+        return None, norm, None
+    bounded = {str(entry["key"]): float(entry["epsilon"]) for entry in counted if is_bounded(entry)}
+    searched = [str(entry["key"]) for entry in counted if not is_bounded(entry)]
     reach = frame["key"].replace_strict(bounded, default=None, return_dtype=pl.Float64)
-    own = pl.when(frame["key"].is_in(searched)).then(frame[DISTANCES[norm]].cast(pl.Float64))
+    own = pl.when(frame["key"].is_in(searched)).then(frame[norm].cast(pl.Float64))
     distance = pl.select(pl.coalesce(reach, own).fill_null(float("inf"))).to_series().to_numpy()
     wrong = ~frame["correct_after"].to_numpy()
     smallest = np.full(len(clean), np.inf)
     np.minimum.at(smallest, places[wrong], distance[wrong])
     smallest[~clean] = 0.0
     return smallest, norm, max(bounded.values(), default=None)
-
-
-def _is_bounded(entry: Mapping[str, Any]) -> bool:
-    """Whether an attack keeps to a radius that was given, rather than looking for the smallest."""
-    return entry.get("epsilon") is not None and not entry.get("minimal", False)
