@@ -198,8 +198,9 @@ def measure(count: int, images: int, rounds: int) -> list[dict[str, Any]]:
         for number in range(count):
             summary = write_run(root, number, images, template)
             template = template or summary
-            print(f"\rrun {number + 1} of {count} is made up", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
+            if sys.stderr.isatty():
+                print(f"\rrun {number + 1} of {count} is made up", end="", file=sys.stderr, flush=True)
+        print(f"\r{count} runs are made up", file=sys.stderr)
         commands = {"--help": ["--help"], "list": ["list", str(root)]}
         commands["dashboard"] = ["dashboard", str(root), "--out", str(page)]
         rows = []

@@ -7,9 +7,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 
 from medrobust.evaluation import EvaluationContext, EvaluationListener, EvaluationPlan, PlannedAttack
+from medrobust.evaluation.attack_words import attack_words
 from medrobust.evaluation.data import Batch
 from medrobust.evaluation.pace import EVERY, Pace
-from medrobust.results.formats import format_epsilon, printable
+from medrobust.results.formats import printable
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,7 @@ class ProgressLines(ProgressBar, EvaluationListener):
         if self._first is None:
             self._first, self._pace = self._batch, Pace(self._every)
         number = next(place for place, other in enumerate(plan.attacks, 1) if other.key == planned.key)
-        radius = "" if planned.epsilon is None else f" {format_epsilon(planned.epsilon)}"
-        self._share = number / len(plan.attacks)
-        self._at_work = f"{printable(planned.name)}{radius} ({number}/{len(plan.attacks)})"
+        self._share, self._at_work = number / len(plan.attacks), printable(attack_words(planned, plan))
 
     def on_adversarial_batch_end(self, *_: Any) -> None:
         """Say which attack has just run, if it is time."""

@@ -60,6 +60,7 @@ from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.attacks.budgets import Fraction
 from medrobust.defences import Defence
+from medrobust.evaluation.pace import has_bar
 from medrobust.results.report.page import finish
 from medrobust.results.writer import Writer
 
@@ -283,7 +284,7 @@ class MedRobustCLI(LightningCLI):
         if self.subcommand == "fit":
             check_modes([*callbacks, *(given if isinstance(given, list) else [given])])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in given):
-            callbacks = [*callbacks, AttackProgress() if sys.stderr.isatty() else ProgressLines()]
+            callbacks = [*callbacks, AttackProgress() if has_bar() else ProgressLines()]
         job, of_wandb = str(self.subcommand), self._get(self.config_init, "wandb")
         callbacks = [*callbacks, logged_run(self.config[job], job, self.folder, self.records, of_wandb)]
         if config["strategy"] == "ddp":  # ranks may finish hours apart

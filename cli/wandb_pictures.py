@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from medrobust.results.formats import format_epsilon, format_percent, printable
-from medrobust.results.report.panels import OVERLAYS, PANELS
+from medrobust.results.report.panels import OVERLAYS, PANELS, right_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ def chosen_panels(folder: Path, manifest: Mapping[str, Any], most: int) -> list[
 
 def outcome(panel: Mapping[str, Any]) -> str:
     """What became of an image: it was wrong before, the attack had success, or the image has withstood it."""
-    classified = "clean_prediction" in panel
-    if not (panel["clean_prediction"] == panel["target"] if classified else panel["right_before"]):
+    if not right_of(panel)[0]:
         return "wrong before"
     return "fooled" if panel["success"] else "withstood"
 

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,19 +87,25 @@ def run(folder: Path, program: str, *arguments: str) -> str:
     return printed
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What is computed in one thread, as in the processes that tests start: bits depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def run_here(folder: Path, program: str, *arguments: str) -> None:
     """Run a program's command line in this process, with one thread: without a start, whose imports take seconds."""
     import cli.main
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            patch.setattr("sys.argv", [program])
-            cli.main.main("train" if program == "train.py" else "evaluate", list(arguments))
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", [program])
+        cli.main.main("train" if program == "train.py" else "evaluate", list(arguments))
 
 
 def train(folder: Path, *more: str) -> str:

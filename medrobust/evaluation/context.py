@@ -1,7 +1,6 @@
 """All that an evaluation knows of the machine: its device, its process and its console."""
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from medrobust.evaluation.data import Batch
-from medrobust.evaluation.pace import Pace
+from medrobust.evaluation.pace import Pace, has_bar
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class EvaluationContext:
     def progress(self, items: Iterable[T], what: str) -> Iterator[T]:
         """Go through items on the first process with a progress bar, or a line now and then outside a terminal."""
         shown = self.show_progress and self.is_first
-        if not shown or sys.stderr.isatty():
+        if not shown or has_bar():
             yield from tqdm(items, what, leave=False, disable=not shown, dynamic_ncols=True)
             return
         pace, total = Pace(), len(items) if isinstance(items, Sized) else 0

@@ -1,8 +1,14 @@
 """How far something long is: when to say so again, and how long the rest will take."""
 
+import sys
 from time import monotonic
 
 EVERY = 30.0  # seconds between two lines where output does not go to a terminal
+
+
+def has_bar() -> bool:
+    """Whether a bar that redraws itself can be shown: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 class Pace:

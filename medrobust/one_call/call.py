@@ -14,11 +14,12 @@ from medrobust.evaluation import Crafter, Evaluation, EvaluationContext, Evaluat
 from medrobust.evaluation.data import DataOffered, evaluation_data
 from medrobust.evaluation.first_look import look_first
 from medrobust.evaluation.loaded_data import LoadedData
+from medrobust.evaluation.pace import has_bar
 from medrobust.evaluation.settings import CONTROL, check_settings, planned_attacks
 from medrobust.listeners import Detection, Panels, Quality, RecordJournal, Transfer
 from medrobust.networks.victim_of import task_of, victim_of
 from medrobust.networks.victims import EvaluatedVictim
-from medrobust.one_call.console_progress import ConsoleProgress, has_bar
+from medrobust.one_call.console_progress import ConsoleProgress
 from medrobust.one_call.evaluated import Evaluated
 from medrobust.one_call.judges import ModelJudges
 from medrobust.one_call.named_attacks import named_attacks, radii

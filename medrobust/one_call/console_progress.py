@@ -17,16 +17,11 @@ from medrobust.evaluation import (
 )
 from medrobust.evaluation.attack_words import attack_words, turn_words
 from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.pace import Pace, has_bar
 from medrobust.networks.victims import EvaluatedVictim
 from medrobust.results.formats import printable
 
 EVERY = 1.0  # seconds between two updates while an attack is at work
-LINES = 30.0  # seconds between two lines where there is no terminal
-
-
-def has_bar() -> bool:
-    """Whether a bar that redraws itself can be shown: on a terminal, or in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 class ConsoleProgress(EvaluationListener):
@@ -40,7 +35,7 @@ class ConsoleProgress(EvaluationListener):
         """Nothing is shown yet."""
         self.name, self._words, self._speaks = name, "", False
         self._total = self._done = 0
-        self._begun = self._shown = 0.0
+        self._shown, self._pace = 0.0, Pace()
         self._bar: tqdm[Any] | None = None
 
     def on_evaluation_identity(self, *_: Any) -> dict[str, Any]:
@@ -58,7 +53,7 @@ class ConsoleProgress(EvaluationListener):
         """Begin to count; the first process speaks for all."""
         ids = [id for id, _ in plan.images]
         self._total = sum(len(plan.pending(planned.key, ids)) for planned in plan.attacks) // context.ranks
-        self._begun = self._shown = time.monotonic()
+        self._pace = Pace()
         if context.is_first and self._total and has_bar():
             self._bar = tqdm(total=self._total, desc=self.name, unit="image", dynamic_ncols=True)
         self._speaks = context.is_first and self._total > 0
@@ -96,13 +91,11 @@ class ConsoleProgress(EvaluationListener):
         self._speaks = False
 
     def _show(self, words: str) -> None:
-        now = time.monotonic()
         if self._bar is not None:
             self._bar.set_postfix_str(words)
-            self._shown = now
-        elif self._speaks and now - self._shown >= LINES:
-            rate = self._done / (now - self._begun)
-            left = f", about {(self._total - self._done) / rate / 60:.0f} min left" if rate else ""
-            sys.stderr.write(f"{self.name}: {self._done} of {self._total} attacked images{left}; {words}\n")
+            self._shown = time.monotonic()
+        elif self._speaks and self._pace.due():
+            left = self._pace.left(self._done / self._total)
+            told = f"{self.name}: {self._done} of {self._total} attacked images{left and f', {left}'}; {words}"
+            sys.stderr.write(f"{told}\n")
             sys.stderr.flush()
-            self._shown = now

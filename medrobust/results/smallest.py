@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from medrobust.results.detection import patients_of
 from medrobust.results.statistics import rate_entries
@@ -44,15 +45,12 @@ def smallest_of(entries: Sequence[Mapping[str, Any]], tables: Mapping[str, pl.Da
     Returns:
         None where no attack has such a norm or no image was tried.
     """
-    real = [entry for entry in entries if not entry["control"] and entry.get("norm", "linf") in NORMS]
-    norms = [entry.get("norm", "linf") for entry in real]
-    if not norms:
+    norm, counted = counted_attacks(entries)
+    if not counted:
         return None
-    norm = "linf" if "linf" in norms else str(norms[0])
-    counted = [entry for entry in real if entry.get("norm", "linf") == norm]
     parts = []
     for entry in counted:
-        radius = pl.lit(float(entry["epsilon"])) if _is_bounded(entry) else pl.col(norm).cast(pl.Float64)
+        radius = pl.lit(float(entry["epsilon"])) if is_bounded(entry) else pl.col(norm).cast(pl.Float64)
         wrong = ~pl.col("correct_after")
         distance = pl.when(~pl.col("correct_before")).then(0.0).when(wrong).then(radius).otherwise(float("inf"))
         parts.append(
@@ -70,8 +68,26 @@ def smallest_of(entries: Sequence[Mapping[str, Any]], tables: Mapping[str, pl.Da
         )
         .sort("id")
     )
-    radii = [float(entry["epsilon"]) for entry in counted if _is_bounded(entry)]
+    radii = [float(entry["epsilon"]) for entry in counted if is_bounded(entry)]
     return Smallest(images, norm, max(radii, default=None)) if len(images) else None
+
+
+def counted_attacks(entries: Sequence[Mapping[str, Any]]) -> tuple[str, list[Mapping[str, Any]]]:
+    """The norm in which a run's smallest perturbations are told, and the attacks in it; controls do not count."""
+    real = [entry for entry in entries if not entry.get("control") and entry.get("norm", "linf") in NORMS]
+    norms = [str(entry.get("norm", "linf")) for entry in real]
+    norm = norms[0] if norms and "linf" not in norms else "linf"
+    return norm, [entry for entry in real if entry.get("norm", "linf") == norm]
+
+
+def is_bounded(entry: Mapping[str, Any]) -> bool:
+    """Whether an attack keeps to a radius that was given, rather than looking for the smallest."""
+    return entry.get("epsilon") is not None and not entry.get("minimal", False)
+
+
+def median_of(distances: NDArray[np.float64]) -> float:
+    """The smallest distance that at least half of some images need no more than; infinity if there is none."""
+    return float(np.sort(distances)[(len(distances) - 1) // 2])
 
 
 def smallest_results(found: Smallest | None) -> dict[str, Any]:
@@ -89,8 +105,7 @@ def smallest_results(found: Smallest | None) -> dict[str, Any]:
     if found is None:
         return {}
     distances, patients = found.images["smallest"].to_numpy(), patients_of(found.images)
-    ordered = np.sort(distances)
-    median = float(ordered[(len(ordered) - 1) // 2])
+    ordered, median = np.sort(distances), median_of(distances)
     places = np.unique(ordered[np.isfinite(ordered) & (ordered > 0)])
     if len(places) > POINTS:
         places = places[np.unique(np.linspace(0, len(places) - 1, POINTS).round().astype(int))]
@@ -141,8 +156,3 @@ def fragile_patients(found: Smallest | None) -> dict[str, Any]:
     )
     rows = table.head(PATIENTS).with_columns(pl.when(pl.col("smallest").is_finite()).then("smallest").alias("smallest"))
     return {"known": known, "n": len(table), "rows": rows.to_dicts()}
-
-
-def _is_bounded(entry: Mapping[str, Any]) -> bool:
-    """Whether an attack keeps to a radius that was given, rather than looking for the smallest."""
-    return entry.get("epsilon") is not None and not entry.get("minimal", False)

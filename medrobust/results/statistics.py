@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -82,11 +83,21 @@ def rate_interval(
     else:
         kinds, numbers = np.unique(kinds, return_counts=True)
     count = int(numbers.sum())
-    drawn = np.random.default_rng(seed).multinomial(count, numbers / count, size=resamples)
-    shares = (drawn @ (kinds // most)) / (drawn @ (kinds % most))
-    limits = [float(limit) for limit in np.percentile(shares, LIMITS)]
+    kept = tuple((kinds // most).tolist()), tuple((kinds % most).tolist()), tuple(numbers.tolist())
+    limits = list(_resampled(*kept, resamples, seed))
     least = wilson_interval(float(happened.mean()) * count, count)
     return widened(limits, least, in_any_case=count < FEWEST)
+
+
+@lru_cache(4096)  # pages show the same rate at several places
+def _resampled(
+    hits: tuple[int, ...], sizes: tuple[int, ...], numbers: tuple[int, ...], resamples: int, seed: int
+) -> tuple[float, ...]:
+    """Percentiles of the rate over resamples of patients, of whom each kind has hits, images and a number."""
+    counts = np.array(numbers)
+    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    shares = (drawn @ np.array(hits)) / (drawn @ np.array(sizes))
+    return tuple(float(limit) for limit in np.percentile(shares, LIMITS))
 
 
 def widened(limits: list[float] | None, least: Sequence[float] | None, in_any_case: bool = False) -> list[float] | None:

@@ -24,7 +24,7 @@ from medrobust.results.smallest import fragile_patients, smallest_of, smallest_r
 from medrobust.results.statistics import mean_interval, rate_entries
 from medrobust.results.timings import Timing, read_timings, timing_entries
 from medrobust.results.victim_curves import victim_curves
-from medrobust.results.worst_case import clean_verdicts, worst_case_results
+from medrobust.results.worst_case import worst_case, worst_case_results
 
 SCHEMA = 1
 SUMMARY = "summary.json"
@@ -56,11 +56,7 @@ def summarise(
         - `manifest`: a copy of the manifest.
         - `rows`: first the clean row, then the noise controls, then the attacks in the manifest's order, each by
           increasing epsilon. A row's `kind` is "clean", "control" or "attack".
-        - `worst_case`: for each epsilon, the accuracy if an image counts as wrong once any attack of that radius makes
-          it wrong, or if it is wrong from the start, over the images that all of these attacks have tried: the clean
-          image is in every ball. For other tasks than classification, `quality` is the mean over the images of the
-          lowest quality that any of these attacks leaves an image, or that it has from the start, with
-          `quality_interval` over patients and `n_quality`, the number of images that have one.
+        - `worst_case`: what is left if each image meets the attack that harms it most, see `results.worst_case`.
         - `checks` and `flags`: the self-checks, each with its number of comparisons, and what they found.
         - `detection`: how well detectors do, see `results.detection`; empty without them.
         - `classes`: confusion, sensitivity, kappa and calibration, clean and under each attack, see `results.classes`;
@@ -80,7 +76,7 @@ def summarise(
         "schema": SCHEMA,
         "manifest": dict(manifest),
         "rows": rows,
-        "worst_case": _worst_case(records, entries, tables, QUALITIES[1] in columns_shown(manifest)),
+        "worst_case": worst_case(entries, tables, QUALITIES[1] in columns_shown(manifest)),
         "checks": checks,
         "flags": flags,
         "detection": detected,
@@ -117,14 +113,14 @@ def _of_images(
 ) -> dict[str, Any]:
     """What all attacks together do to each image, and how well the clean images are told apart.
 
-    - `worst_case_classes`: the worst case class by class and label by label, see `results.worst_case`.
+    - `worst_case_classes`: the worst case class by class and label by label, see `results.worst_case` too.
     - `smallest` and `fragile_patients`: the smallest perturbations that make images wrong, and whose images take least,
       see `results.smallest`; empty without attacks that have such a norm.
     - `victim_curves`: ROC of the clean images, see `results.victim_curves`; empty without classes or labels.
     """
     smallest = smallest_of(entries, tables)
     return {
-        "worst_case_classes": worst_case_results(entries, tables, manifest, clean_verdicts(records)),
+        "worst_case_classes": worst_case_results(entries, tables, manifest),
         "smallest": smallest_results(smallest),
         "fragile_patients": fragile_patients(smallest),
         "victim_curves": victim_curves(records, manifest),
@@ -329,48 +325,3 @@ def _broken_by(table: pl.DataFrame) -> dict[str, int]:
     names = table.filter(pl.col("success"))[BROKEN_BY].drop_nulls().cast(pl.String)
     counts = names.value_counts().sort(["count", BROKEN_BY], descending=[True, False])
     return dict(counts.iter_rows())
-
-
-def _worst_case(
-    records: pl.DataFrame, entries: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame], qualities: bool
-) -> list[dict[str, Any]]:
-    attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
-    clean, worst = clean_verdicts(records), []
-    for epsilon in sorted({entry["epsilon"] for entry in attacks}):
-        at_epsilon = [entry for entry in attacks if entry["epsilon"] == epsilon]
-        every = pl.concat(
-            [tables[entry["key"]].select("id", "patient", "correct_after", "quality_after") for entry in at_epsilon]
-        )
-        images = every.group_by("id").agg(
-            pl.col("patient").first(),
-            pl.col("correct_after").all(),
-            pl.col("quality_after").min(),
-            pl.col("quality_after").null_count().alias("without"),
-            pl.len().alias("attempts"),
-        )
-        tried = images.filter(pl.col("attempts") == len(at_epsilon)).join(clean, on="id", how="left").sort("id")
-        tried = tried.with_columns(
-            pl.col("correct_after") & pl.col("right_clean"), pl.min_horizontal("quality_after", "quality_clean")
-        )
-        standing = tried["correct_after"].to_numpy()
-        worst.append(
-            {
-                "epsilon": epsilon,
-                "attacks": [entry["attack"] for entry in at_epsilon],
-                "n": len(tried),
-                "n_correct_after": int(standing.sum()),
-                **rate_entries("accuracy", standing, patients_of(tried)),
-                **(_worst_quality(tried) if qualities else {}),
-            }
-        )
-    return worst
-
-
-def _worst_quality(tried: pl.DataFrame) -> dict[str, Any]:
-    """Mean over the images of the lowest quality; an image to which one of the attacks leaves none counts nowhere."""
-    images = tried.filter(pl.col("without") == 0)
-    return {
-        "quality": images["quality_after"].mean(),
-        "quality_interval": mean_interval(images["quality_after"].to_numpy(), patients_of(images)),
-        "n_quality": len(images),
-    }

@@ -8,109 +8,142 @@ import polars as pl
 
 from medrobust.results.columns import label_column, label_names
 from medrobust.results.detection import patients_of
-from medrobust.results.statistics import rate_entries
+from medrobust.results.statistics import mean_interval, rate_entries
 
-NEEDED = ("id", "patient", "target", "adversarial_prediction", "correct_after")
+JUDGED = ("correct_before", "correct_after", "quality_before", "quality_after")
+NEEDED = ("id", "patient", "target", "clean_prediction", "adversarial_prediction", "correct_before", "correct_after")
 
 
-def clean_verdicts(records: pl.DataFrame) -> pl.DataFrame:
-    """What the victim made of each clean image, by its first record.
+def worst_case(
+    entries: Sequence[Mapping[str, Any]], tables: Mapping[str, pl.DataFrame], qualities: bool
+) -> list[dict[str, Any]]:
+    """Accuracy, and quality, if each image meets the attack of a radius that harms it most.
+
+    The clean image is within every radius: an image counts as right if it is right before and after every attack.
 
     Args:
-        records: All records.
+        entries: The attacks of the manifest; controls do not count.
+        tables: Records by the key of the attack.
+        qualities: Whether outputs are masks or boxes, whose quality says more than right and wrong.
 
     Returns:
-        One row for each image: `id`, whether it is `right_clean`, its `quality_clean` and `prediction_clean`.
+        For each radius of an attack, over the images that all attacks of the radius have tried: `epsilon`, `attacks`,
+        `n`, `n_correct_after`, and the `accuracy` with its 95 % `accuracy_interval` over patients. With qualities also
+        `quality`, the mean of the lowest quality that an image has before or after any of these attacks, with
+        `quality_interval` and `n_quality`, the number of images that have one after each attack.
     """
-    return records.unique("id", keep="first", maintain_order=True).select(
-        "id",
-        right_clean="correct_before",
-        quality_clean="quality_before",
-        prediction_clean=pl.col("clean_prediction").cast(pl.Int64),
-    )
+    worst = []
+    for epsilon, counted in _by_radius(entries):
+        every = pl.concat(tables[entry["key"]].select("id", "patient", *JUDGED) for entry in counted)
+        tried = (
+            every.group_by("id")
+            .agg(
+                pl.col("patient").first(),
+                (pl.col("correct_before") & pl.col("correct_after")).all().alias("standing"),
+                pl.min_horizontal("quality_before", "quality_after").min().alias("quality"),
+                pl.col("quality_after").null_count().alias("without"),
+                pl.len().alias("attempts"),
+            )
+            .filter(pl.col("attempts") == len(counted))
+            .sort("id")
+        )
+        standing = tried["standing"].to_numpy()
+        worst.append(
+            {
+                "epsilon": epsilon,
+                "attacks": [entry["attack"] for entry in counted],
+                "n": len(tried),
+                "n_correct_after": int(standing.sum()),
+                **rate_entries("accuracy", standing, patients_of(tried)),
+                **(_lowest_quality(tried) if qualities else {}),
+            }
+        )
+    return worst
 
 
 def worst_case_results(
-    entries: Sequence[Mapping[str, Any]],
-    tables: Mapping[str, pl.DataFrame],
-    manifest: Mapping[str, Any],
-    clean: pl.DataFrame,
+    entries: Sequence[Mapping[str, Any]], tables: Mapping[str, pl.DataFrame], manifest: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What becomes of each class if an image counts as wrong as soon as any attack of a radius makes it wrong.
-
-    An image that is wrong from the start counts as wrong, too: the clean image is in every ball.
+    """What becomes of each class if an image counts as wrong where it is wrong before, or any attack makes it wrong.
 
     Args:
         entries: The attacks of the manifest, in the order in which they are shown; controls do not count.
         tables: Records by the key of the attack.
         manifest: Its `data` names the classes or labels.
-        clean: As `clean_verdicts` gives it.
 
     Returns:
         For each radius of an attack, over the images that all attacks of the radius have tried:
 
         - `epsilon`, `attacks`, `n`, and `n_right_before`, the number of images that were right before.
         - `n_turned`, how many of these any attack makes wrong, and their share `turned`.
-        - `classes`: for each class its `n` and the share `right` of its images that are right and stay so under every
-          attack. Empty where no image has one true and one predicted class.
+        - `classes`: for each class its `n` and the share `right` of its images that are right before and that no attack
+          makes wrong. Empty where no image has one true and one predicted class.
         - `confusion`: numbers of images, `[true class][predicted class]`, where an image that was made wrong counts for
-          what the first of the attacks, in their order, made of it, and one that only the clean victim gets wrong for
-          what that predicts; empty without classes.
+          what the first of the attacks, in their order, made of it, and one that was wrong before and is right after
+          them all for what it was taken for before; empty without classes.
         - `labels`: for each label its `n_positive` and `n_negative`, and `sensitivity` and `specificity` if an image
-          with the label counts as found only where it is found in the clean image and under all attacks, and one
-          without it likewise. Empty without labels.
+          with the label counts as found only where it is found before and under all attacks, and one without it
+          likewise. Empty without labels.
 
         Each share comes with its 95 % interval over patients; it is None where no image decides it.
     """
-    attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
     names = [str(name) for name in manifest["data"].get("class_names") or []]
-    found = []
-    for epsilon in sorted({entry["epsilon"] for entry in attacks}):
-        at_epsilon = [entry for entry in attacks if entry["epsilon"] == epsilon]
-        parts = [tables[entry["key"]] for entry in at_epsilon]
-        found.append(
-            {
-                "epsilon": epsilon,
-                "attacks": [entry["attack"] for entry in at_epsilon],
-                **_of_radius(parts, names, clean),
-            }
-        )
-    return found
+    return [
+        {
+            "epsilon": epsilon,
+            "attacks": [entry["attack"] for entry in counted],
+            **_of_radius([tables[entry["key"]] for entry in counted], names),
+        }
+        for epsilon, counted in _by_radius(entries)
+    ]
 
 
-def _of_radius(parts: Sequence[pl.DataFrame], names: Sequence[str], clean: pl.DataFrame) -> dict[str, Any]:
+def _by_radius(entries: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[Mapping[str, Any]]]]:
+    """The attacks that have a radius, by increasing radius; controls do not count."""
+    attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
+    radii = sorted({float(entry["epsilon"]) for entry in attacks})
+    return [(epsilon, [entry for entry in attacks if entry["epsilon"] == epsilon]) for epsilon in radii]
+
+
+def _lowest_quality(tried: pl.DataFrame) -> dict[str, Any]:
+    """Mean over the images of their lowest quality; one to which some attack leaves none counts nowhere."""
+    images = tried.filter(pl.col("without") == 0)
+    return {
+        "quality": images["quality"].mean(),
+        "quality_interval": mean_interval(images["quality"].to_numpy(), patients_of(images)),
+        "n_quality": len(images),
+    }
+
+
+def _of_radius(parts: Sequence[pl.DataFrame], names: Sequence[str]) -> dict[str, Any]:
     labels = _labels_in(parts, names)
     wanted = [*NEEDED, *(label_column(name, what) for name in labels for what in ("true", "before", "after"))]
     every = pl.concat([part.select(wanted) for part in parts])
     wrong = pl.col("adversarial_prediction").filter(~pl.col("correct_after"))
+    mistaken = pl.col("clean_prediction").filter(~pl.col("correct_before"))
     hits = [
         pl.all_horizontal(
-            ((pl.col(label_column(name, when)) > 0.5) == (pl.col(label_column(name, "true")) > 0)).all()
+            (pl.col(label_column(name, when)) > 0.5) == (pl.col(label_column(name, "true")) > 0)
             for when in ("before", "after")
-        ).alias(name)
+        )
+        .all()
+        .alias(name)
         for name in labels
     ]
     images = (
         every.group_by("id", maintain_order=True)
         .agg(
-            pl.col("patient", "target").first(),
-            pl.col("correct_after").all(),
-            wrong.first().alias("wrongly"),
+            pl.col("patient", "target", "correct_before").first(),
+            (pl.col("correct_before") & pl.col("correct_after")).all().alias("correct_after"),
+            pl.coalesce(wrong.first(), mistaken.first(), pl.col("target").first()).alias("prediction"),
             pl.len().alias("attempts"),
             *hits,
             *(pl.col(label_column(name, "true")).first() for name in labels),
         )
         .filter(pl.col("attempts") == len(parts))
-        .join(clean, on="id", how="left", maintain_order="left")
-        .with_columns(
-            pl.col("correct_after") & pl.col("right_clean"),
-            prediction=pl.coalesce(
-                "wrongly", pl.when("right_clean").then("target").otherwise("prediction_clean").cast(pl.Int64)
-            ),
-        )
     )
     patients = patients_of(images)
-    before, after = images["right_clean"].to_numpy(), images["correct_after"].to_numpy()
+    before, after = images["correct_before"].to_numpy(), images["correct_after"].to_numpy()
     return {
         "n": len(images),
         "n_right_before": int(before.sum()),

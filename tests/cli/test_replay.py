@@ -17,7 +17,7 @@ import yaml
 import cli.main
 from medrobust.results.manifest import read_manifest
 from medrobust.results.records import read_records
-from tests.programs import run_here
+from tests.programs import one_thread, run_here
 
 CONFIG = """
 name: small
@@ -64,14 +64,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def replayed(*words: object) -> int:
     """Run a replay in this process; its exit status."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        cli.main.main("evaluate", ["replay", *map(str, words)])
+        with one_thread():
+            cli.main.main("evaluate", ["replay", *map(str, words)])
     except SystemExit as error:
         return int(error.code or 0)
-    finally:
-        torch.set_num_threads(threads)
     return 0
 
 

@@ -247,10 +247,19 @@ def looked(model: Any, given: Any = (IMAGES, TARGETS), output: Any = "logits", *
     look_first(context, victim, LoadedData(context, given, task=victim.task, **options), "test")
 
 
-def test_the_first_look_passes_what_fits() -> None:
-    looked(LinearNet(2))
-    looked(LinearNet(3), class_names=["a", "b", "c"])
-    looked(LinearNet(2), (IMAGES, torch.stack([TARGETS, -TARGETS], 1)), "label_logits")
+@pytest.mark.parametrize(
+    ("model", "given", "output", "options"),
+    [
+        (LinearNet(2), (IMAGES, TARGETS), "logits", {}),
+        (LinearNet(3), (IMAGES, TARGETS), "logits", {"class_names": ["a", "b", "c"]}),
+        (LinearNet(2), (IMAGES, torch.stack([TARGETS, -TARGETS], 1)), "label_logits", {}),
+    ],
+)
+def test_the_first_look_passes_what_fits_without_a_word(
+    model: Any, given: Any, output: Any, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    looked(model, given, output, **options)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from medrobust import as_victim, evaluate
 from medrobust.attacks import FGSM, PGD
 from medrobust.detectors import Mahalanobis
 from medrobust.evaluation import Crafter, EvaluationListener
+from medrobust.evaluation.pace import Pace
 from medrobust.listeners import Detection, Panels, Quality, RecordJournal
 from medrobust.one_call.console_progress import ConsoleProgress
 from medrobust.results.manifest import read_manifest
@@ -266,7 +267,7 @@ def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(
 ) -> None:
     evaluate(Net(), (IMAGES, TARGETS), FGSM(), 0.1, folder=tmp_path / "lines")
     assert capsys.readouterr().err == ""  # it took no half minute
-    monkeypatch.setattr("medrobust.one_call.console_progress.LINES", 0.0)
+    monkeypatch.setattr("medrobust.one_call.console_progress.Pace", lambda: Pace(0.0))
     evaluate(Net(), (IMAGES, TARGETS), FGSM(), "1/255", folder=tmp_path / "lines")
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("lines: 24 of 24 attacked images") and lines[-1].endswith("fgsm 1/255 (2/2)")
@@ -277,16 +278,17 @@ def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(
     assert capsys.readouterr().err == ""
 
 
-def test_a_closed_bar_says_nothing() -> None:
+def test_a_closed_bar_says_nothing(capsys: Any) -> None:
     progress = ConsoleProgress("run")
     progress.close()
     progress.close()
+    assert capsys.readouterr().err == ""
 
 
 def test_the_records_are_those_of_the_command_line(tmp_path: Path, run_of: Any) -> None:
     from datamodules import PhantomChestXRay
     from lightning_modules import Classifier
-    from tests.programs import run_here
+    from tests.programs import one_thread, run_here
 
     victim = Classifier("resnet10t", channels=1)
     run_of(tmp_path / "runs" / "small", victim)
@@ -306,7 +308,9 @@ def test_the_records_are_those_of_the_command_line(tmp_path: Path, run_of: Any) 
     loader = data.dataloader_of("adv_test")
     named = {"pgd": PGD(steps=3)}
     options: dict[str, Any] = {"class_names": data.class_names, "name": data.name, **QUICK}
-    result = evaluate(victim, loader, named, "2/255", folder=tmp_path / "call", **options)
+    with one_thread():
+        result = evaluate(victim, loader, named, "2/255", folder=tmp_path / "call", **options)
+        same = evaluate(victim, data, named, "2/255", folder=tmp_path / "data", seen="report", **QUICK)
     here, there = (
         frame.sort("attack", "id").drop("key", "run", "split", "patient")
         for frame in (result.records, read_records(tmp_path / "runs" / "small" / "evaluate"))
@@ -315,7 +319,6 @@ def test_the_records_are_those_of_the_command_line(tmp_path: Path, run_of: Any) 
     assert here.columns == there.columns
     assert here.equals(there)
 
-    same = evaluate(victim, data, named, "2/255", folder=tmp_path / "data", seen="report", **QUICK)
     found = read_records(tmp_path / "runs" / "small" / "evaluate")
     assert same.records.drop("run").equals(found.drop("run"))  # with their keys
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from medrobust.results.dashboard.comparison import Comparison, compare_runs
@@ -12,6 +13,7 @@ from medrobust.results.dashboard.detectors import best_detector, detector_rows
 from medrobust.results.dashboard.leaderboard import worst_key
 from medrobust.results.dashboard.tables import Column, Table, cell, interval
 from medrobust.results.statistics import rate_interval
+from medrobust.results.summary import write_summary
 from tests.made_runs import write_run
 
 ONE, TWO = 1 / 255, 2 / 255
@@ -94,6 +96,20 @@ def test_the_images_of_a_worst_case_are_counted_where_not_every_attack_has_tried
     assert row["tried"] == "2–4 / 4" and row[f"worst_{ONE:.8g}"] == 1 / 2
 
 
+def test_a_clean_image_that_two_commands_judged_otherwise_keeps_no_run_out(tmp_path: Path) -> None:
+    """A resumed evaluation may judge a clean image on the boundary otherwise, as batches round: image 0 under bim."""
+    run = write_run(tmp_path, "a", {PGD: "1100", ("bim", ONE): "1110"})
+    records = pl.read_parquet(run / "evaluate" / "records.parquet")
+    other = (pl.col("attack") == "bim") & (pl.col("id") == "0.png")
+    records.with_columns(correct_before=pl.col("correct_before") & ~other).write_parquet(
+        run / "evaluate" / "records.parquet"
+    )
+    write_summary(run / "evaluate")
+    comparison = compare_runs([run])
+    (row,) = comparison.groups[0].leaderboard.rows
+    assert not comparison.left_out and (row["clean"], row[f"worst_{ONE:.8g}"]) == (1.0, 1 / 4)
+
+
 def test_the_smallest_perturbation_is_a_median_over_images(tmp_path: Path) -> None:
     """By image: 0 (wrong from the start), 1/255, 2/255, 2/255, and two that only the search breaks or nobody does."""
     attacks = {PGD: "001111", ("pgd", TWO): "000011", ("cw2", None): "000001"}
@@ -132,14 +148,17 @@ def test_classes_lose_what_any_attack_takes(tmp_path: Path) -> None:
 
 
 def test_patients_are_ordered_by_what_is_left_of_them(tmp_path: Path) -> None:
-    """p1 has two images: of run a one is left at 1/255 and none at 2/255, of run b one, as the other is wrong clean."""
+    """p1 has two images: of run a one is left at 1/255 and none at 2/255, of run b both and one.
+
+    Run b is wrong about p2 before.
+    """
     patients = ["p1", "p1", "p2"]
     one = write_run(tmp_path, "a", {PGD: "101", ("pgd", TWO): "001"}, patients=patients)
-    other = write_run(tmp_path, "b", {PGD: "111", ("pgd", TWO): "101"}, "101", patients=patients)
+    other = write_run(tmp_path, "b", {PGD: "111", ("pgd", TWO): "101"}, "110", patients=patients)
     (table,) = compare_runs([one, other]).patients
-    assert column(table, "patient") == ["p1", "p2"] and column(table, "images") == [2, 1]
-    assert column(table, "left") == pytest.approx([(1 / 4 + 1 / 2) / 2, 1.0])
-    assert column(table, "clean") == [0.75, 1.0]
+    assert column(table, "patient") == ["p2", "p1"] and column(table, "images") == [1, 2]
+    assert column(table, "left") == pytest.approx([(1.0 + 0.0) / 2, (1 / 4 + 3 / 4) / 2])
+    assert column(table, "clean") == [0.5, 1.0]
 
 
 def judged(detector: str, attack: str, auroc: float | None, flagged: float | None, n: int) -> dict[str, Any]:

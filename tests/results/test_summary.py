@@ -187,6 +187,9 @@ def test_worst_case_counts_an_image_once_over_attacks_of_one_radius():
     ]
     worst = summary_of([one, two], rows(one, "1100") + rows(two, "01"), images=4)["worst_case"]
     assert (worst[0]["n"], worst[0]["accuracy"]) == (2, 0.0)  # only images that both have tried
+    luck = rows(other, "00")
+    luck[1] |= {"correct_before": False}  # the attack puts it right, but the clean image is in every radius
+    assert summary_of([other], luck, images=2)["worst_case"][0]["accuracy"] == 0.5
 
 
 def test_quality_before_and_after_by_hand():

@@ -102,7 +102,7 @@ def _verdicts(run: DashboardRun, number: int, radii: Sequence[float]) -> Iterato
     for epsilon in radii:
         keys = run.keys_at(epsilon)
         tried, right = outcomes.worst(keys)
-        never: Flags = np.logical_and.reduce([others, *(outcomes.prediction[key] != number for key in keys)])
+        never: Flags = others & np.logical_and.reduce([outcomes.prediction[key] != number for key in keys])
         yield f"sensitivity_{epsilon:.8g}", right, of_it & tried
         yield f"specificity_{epsilon:.8g}", never, labelled & ~of_it & tried
 

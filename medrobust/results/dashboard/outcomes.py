@@ -10,11 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from medrobust.results.records import RECORDS
+from medrobust.results.smallest import counted_attacks, is_bounded, median_of
 
 NEEDED = ("schema", "key", "id", "correct_before", "correct_after", "linf", "l2")
 WANTED = (*NEEDED, "patient", "target", "clean_prediction", "adversarial_prediction")
 SCHEMAS = (1, 2)
-DISTANCES = {"linf": "linf", "l2": "l2"}  # column of the distance in each norm
 UNTRIED = -1
 
 Flags = NDArray[np.bool_]
@@ -32,6 +32,8 @@ class Outcomes:
         target: True class of each, -1 without one, ``(N,)``.
         clean: Whether the victim is right about the clean image, ``(N,)``.
         clean_prediction: Class predicted for it, -1 without one, ``(N,)``.
+        before: By the key of an attack whether its own records say that the victim is right about the clean image: one
+            that an interrupted evaluation judged again, on another device or in another batch, may change sides.
         right: By the key of an attack whether the victim is right after it: 1, 0, or -1 where it was not tried.
         prediction: By the key of an attack the class predicted after it, -1 without one.
         smallest: The smallest radius, or distance of an attack that looks for the smallest one, at which an image is
@@ -47,6 +49,7 @@ class Outcomes:
     target: Numbers
     clean: Flags
     clean_prediction: Numbers
+    before: Mapping[str, Flags]
     right: Mapping[str, NDArray[np.int8]]
     prediction: Mapping[str, Numbers]
     smallest: NDArray[np.float64] | None
@@ -54,19 +57,17 @@ class Outcomes:
     largest: float | None
 
     def worst(self, keys: Sequence[str]) -> tuple[Flags, Flags]:
-        """Which images all of some attacks have tried, and which of them are right, clean and after every one.
-
-        Each is ``(N,)``.
-        """
+        """Which images all of some attacks have tried, and which are right before and after all of them, ``(N,)``."""
         verdicts = np.stack([self.right[key] for key in keys])
         tried = (verdicts != UNTRIED).all(0)
-        return tried, tried & self.clean & (verdicts == 1).all(0)
+        before = np.stack([self.before[key] for key in keys]).all(0)
+        return tried, tried & before & (verdicts == 1).all(0)
 
     def median_smallest(self) -> float | None:
         """The smallest perturbation that makes at least half of the images wrong; infinity if none does."""
         if self.smallest is None or not len(self.smallest):
             return None
-        return float(np.sort(self.smallest)[(len(self.smallest) - 1) // 2])
+        return median_of(self.smallest)
 
 
 def read_outcomes(folder: Path, attacks: Sequence[Mapping[str, Any]]) -> Outcomes:
@@ -117,14 +118,17 @@ def _outcomes(frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]]) -> Outc
         known = given["patient"].null_count() < count
         patients = pl.select(pl.coalesce(given["patient"], given["id"])).to_series().to_numpy().astype(object)
     of_attack = frame["key"].cast(pl.Enum(list(dict.fromkeys(keys)))).to_physical().to_numpy()
-    after, predicted = frame["correct_after"].to_numpy(), _whole(frame, "adversarial_prediction", -1)
+    known_before, after = (frame[f"correct_{when}"].to_numpy() for when in ("before", "after"))
+    predicted = _whole(frame, "adversarial_prediction", -1)
+    before: dict[str, Flags] = {}
     right: dict[str, NDArray[np.int8]] = {}
     prediction: dict[str, Numbers] = {}
     for number, key in enumerate(dict.fromkeys(keys)):
         rows = of_attack == number
         verdicts, classes = np.full(count, UNTRIED, np.int8), np.full(count, -1, np.int64)
         verdicts[places[rows]], classes[places[rows]] = after[rows], predicted[rows]
-        right[key], prediction[key] = verdicts, classes
+        right[key], prediction[key], before[key] = verdicts, classes, np.zeros(count, bool)
+        before[key][places[rows]] = known_before[rows]
     clean = first("correct_before", 0).astype(bool)
     smallest, norm, largest = _smallest(frame, attacks, places, clean)
     return Outcomes(
@@ -134,6 +138,7 @@ def _outcomes(frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]]) -> Outc
         target=first("target", -1),
         clean=clean,
         clean_prediction=first("clean_prediction", -1),
+        before=before,
         right=right,
         prediction=prediction,
         smallest=smallest,
@@ -152,24 +157,16 @@ def _smallest(
     frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]], places: Numbers, clean: Flags
 ) -> tuple[NDArray[np.float64] | None, str, float | None]:
     """The smallest perturbation of each image, its norm, and the largest radius that was tried in that norm."""
-    real = [entry for entry in attacks if not entry.get("control") and entry.get("norm", "linf") in DISTANCES]
-    if not real:
-        return None, "linf", None
-    norms = [entry.get("norm", "linf") for entry in real]
-    norm = "linf" if "linf" in norms else norms[0]
-    counted = [entry for entry in real if entry.get("norm", "linf") == norm]
-    bounded = {str(entry["key"]): float(entry["epsilon"]) for entry in counted if _is_bounded(entry)}
-    searched = [str(entry["key"]) for entry in counted if not _is_bounded(entry)]
+    norm, counted = counted_attacks(attacks)
+    if not counted:
+        return None, norm, None
+    bounded = {str(entry["key"]): float(entry["epsilon"]) for entry in counted if is_bounded(entry)}
+    searched = [str(entry["key"]) for entry in counted if not is_bounded(entry)]
     reach = frame["key"].replace_strict(bounded, default=None, return_dtype=pl.Float64)
-    own = pl.when(frame["key"].is_in(searched)).then(frame[DISTANCES[norm]].cast(pl.Float64))
+    own = pl.when(frame["key"].is_in(searched)).then(frame[norm].cast(pl.Float64))
     distance = pl.select(pl.coalesce(reach, own).fill_null(float("inf"))).to_series().to_numpy()
     wrong = ~frame["correct_after"].to_numpy()
     smallest = np.full(len(clean), np.inf)
     np.minimum.at(smallest, places[wrong], distance[wrong])
     smallest[~clean] = 0.0
     return smallest, norm, max(bounded.values(), default=None)
-
-
-def _is_bounded(entry: Mapping[str, Any]) -> bool:
-    """Whether an attack keeps to a radius that was given, rather than looking for the smallest."""
-    return entry.get("epsilon") is not None and not entry.get("minimal", False)

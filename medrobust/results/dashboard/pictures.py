@@ -46,7 +46,8 @@ class Pictures:
             `clean`, the place of the clean picture by the image, and `seen`: for each condition, for each run's place
             by name, for each image a `Seen` as a list.
         """
-        kept = {one.run.name: Kept(one.run) for condition in conditions for one in condition.verdicts}
+        shown_runs = {one.run.name: one.run for condition in conditions for one in condition.verdicts}
+        kept = {name: Kept(run) for name, run in shown_runs.items()}
         clean: dict[str, int] = {}
         seen: list[dict[int, dict[str, list[Any]]]] = [{} for _ in conditions]
         for number, condition in enumerate(conditions):

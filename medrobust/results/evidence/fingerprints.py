@@ -9,7 +9,6 @@ from typing import Any
 from medrobust.results.evidence.fields import Field, answered, either, open_field
 from medrobust.results.records import RECORDS
 
-BLOCK = 2**20  # bytes that are hashed at a time
 EARLIER = "the manifest is of a version that did not record it"
 ON_OTHERS = ("evaluations", "evaluate_on")  # folders of evaluations below that of a run
 
@@ -57,11 +56,8 @@ def run_folder(folder: Path) -> Path:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hex digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_file(asks: str, path: Path) -> Field:

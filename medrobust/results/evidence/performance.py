@@ -83,7 +83,7 @@ def calibration(summary: Mapping[str, Any], asks: str) -> Field:
 
 
 def under_attack(summary: Mapping[str, Any], asks: str) -> Field:
-    """What is left at each radius if an image counts as wrong once any attack makes it wrong, or without one."""
+    """What is left at each radius if each image meets the attack that harms it most."""
     found, words = {}, []
     for one in summary["worst_case"]:
         if one["n"] and one["accuracy"] is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-from medrobust.results.report.panels import Figure
+from medrobust.results.report.panels import Figure, right_of
 
 BUDGET = 3_000_000  # bytes of pictures in a page
 OPTION = "--panels.budget"
@@ -77,19 +77,11 @@ def fate(panels: Sequence[tuple[bool, Panel]]) -> str:
     Args:
         panels: Whether each is of a control, and the panel.
     """
-    attacked = [_right(panel) for control, panel in panels if not control] or [_right(panel) for _, panel in panels]
+    attacked = [right_of(panel) for control, panel in panels if not control] or [right_of(panel) for _, panel in panels]
     if not all(before for before, _ in attacked):
         return FATES[3]
     stood = [after for _, after in attacked]
     return FATES[1] if all(stood) else FATES[2] if any(stood) else FATES[0]
-
-
-def _right(panel: Panel) -> tuple[bool, bool]:
-    """Whether the victim was right before and after."""
-    if "right_before" in panel:
-        return bool(panel["right_before"]), bool(panel["right_after"])
-    target = panel.get("target")
-    return panel.get("clean_prediction") == target, panel.get("adversarial_prediction") == target
 
 
 def _in_turn(groups: Sequence[Group]) -> list[str]:

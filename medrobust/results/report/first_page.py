@@ -175,7 +175,7 @@ def _of_classes(summary: Mapping[str, Any]) -> ClassTable | None:
     return ClassTable(
         "Class by class",
         "Of each class's images, the share that is taken for it: on the clean images, and if an image counts as wrong "
-        "as soon as any attack of a radius makes it wrong, or if it is wrong without one. In percent, with 95 % "
+        "where it is wrong without an attack, or any attack of a radius makes it wrong. In percent, with 95 % "
         "intervals.",
         ["images", "clean", *(name for name, _ in noise), *(f"worst, {format_epsilon(radius)}" for radius in radii)],
         lines,
@@ -206,8 +206,8 @@ def _of_labels(summary: Mapping[str, Any]) -> ClassTable:
     return ClassTable(
         "Label by label",
         "Sensitivity is the share of the images with a label in which it is found, specificity that of the images "
-        "without it in which it is not; in the worst case an answer counts as right only if it is right on the clean "
-        "image and under every attack of the radius. In percent, with 95 % intervals.",
+        "without it in which it is not; in the worst case an answer counts as right only if it is right under every "
+        "attack of the radius. In percent, with 95 % intervals.",
         [
             *("images with it", "AUROC, clean", "sensitivity, clean", *(f"sensitivity, {one}" for one in at)),
             *("specificity, clean", *(f"specificity, {one}" for one in at)),

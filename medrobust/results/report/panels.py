@@ -185,3 +185,11 @@ def _with(one: Figure, judged: tuple[str, str, str] | None) -> Figure:
     return one._replace(
         alt=f"{one.alt}: {', '.join([*said, *([detail] if detail else [])])}", tone=tone, words=words, detail=detail
     )
+
+
+def right_of(panel: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether the victim was right about the image of a panel before and after the attack."""
+    if "right_before" in panel:
+        return bool(panel["right_before"]), bool(panel["right_after"])
+    target = panel.get("target")
+    return panel.get("clean_prediction") == target, panel.get("adversarial_prediction") == target
