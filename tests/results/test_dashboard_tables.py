@@ -13,7 +13,7 @@ from medrobust.results.dashboard.detectors import best_detector, detector_rows
 from medrobust.results.dashboard.leaderboard import worst_key
 from medrobust.results.dashboard.tables import Column, Table, cell, interval
 from medrobust.results.statistics import rate_interval
-from medrobust.results.summary import write_summary
+from medrobust.results.summary import read_summary, write_summary
 from tests.made_runs import write_run
 
 ONE, TWO = 1 / 255, 2 / 255
@@ -108,6 +108,17 @@ def test_a_clean_image_that_two_commands_judged_otherwise_keeps_no_run_out(tmp_p
     comparison = compare_runs([run])
     (row,) = comparison.groups[0].leaderboard.rows
     assert not comparison.left_out and (row["clean"], row[f"worst_{ONE:.8g}"]) == (1.0, 1 / 4)
+
+
+def test_images_that_no_attack_has_tried_yet_are_neither_robust_nor_of_a_patient_who_is(tmp_path: Path) -> None:
+    """Noise has tried four images and pgd two, of which it makes one wrong at 1/255."""
+    run = write_run(tmp_path, "a", {("noise", ONE): "1111", PGD: "01--", ("pgd", TWO): "01--"}, "1110")
+    comparison = compare_runs([run])
+    (row,) = comparison.groups[0].leaderboard.rows
+    assert row["smallest"] == read_summary(run)["smallest"]["median"] == pytest.approx(ONE)
+    (table,) = comparison.patients
+    assert column(table, "patient") == ["patient 0", "patient 1"] and table.title.endswith("all 2 patients")
+    assert column(table, "left") == [0.0, 1.0]
 
 
 def test_the_smallest_perturbation_is_a_median_over_images(tmp_path: Path) -> None:
