@@ -121,6 +121,16 @@ def test_images_that_no_attack_has_tried_yet_are_neither_robust_nor_of_a_patient
     assert column(table, "left") == [0.0, 1.0]
 
 
+def test_a_heading_names_no_class_that_another_run_calls_otherwise(tmp_path: Path) -> None:
+    targets = [0, 1]
+    runs = [write_run(tmp_path, "a", {PGD: "10"}, targets=targets)]
+    runs.append(write_run(tmp_path, "b", {PGD: "10"}, targets=targets, data={"class_names": ["PNEUMONIA", "NORMAL"]}))
+    for count, words in ((1, "PNEUMONIA"), (2, "the second class")):
+        (one,) = compare_runs(runs[:count]).groups
+        headings = [named.heading for named in one.leaderboard.columns]
+        assert f"sensitivity of {words}" in headings and f"specificity of {words}" in headings
+
+
 def test_the_smallest_perturbation_is_a_median_over_images(tmp_path: Path) -> None:
     """By image: 0 (wrong from the start), 1/255, 2/255, 2/255, and two that only the search breaks or nobody does."""
     attacks = {PGD: "001111", ("pgd", TWO): "000011", ("cw2", None): "000001"}

@@ -150,8 +150,10 @@ def _order(row: Mapping[str, Any], group: Group, dense: bool) -> tuple[float, ..
 def _columns(group: Group, dense: bool) -> list[Column]:
     manifest = group.runs[0].manifest
     quality = capitalised(quality_name(manifest))
-    classes = manifest["data"].get("class_names") or []
-    of_what = f" of {classes[1]}" if len(classes) == 2 and not dense else ""
+    named = {tuple(run.data.get("class_names") or ()) for run in group.runs}  # which do not make runs incomparable
+    classes = max(named, key=len)
+    second = classes[1] if len(named) == 1 and len(classes) == 2 else "the second class"
+    of_what = f" of {second}" if len(classes) == 2 and not dense else ""
     mean = "" if of_what else "mean over the classes, on the clean images"
     worst = [
         Column(worst_key(one), f"{'right, ' if dense else ''}worst case {format_epsilon(one)}", "rate", _WORST, "low")
