@@ -20,6 +20,7 @@ from medrobust.results.dashboard.embedded import Embedded
 from medrobust.results.dashboard.figure import curve_figure, style_of
 from medrobust.results.dashboard.page import ALL_PAIRS, script_json, write_dashboard
 from medrobust.results.dashboard.pictures import Pictures
+from medrobust.results.dashboard.tables import Column, cell
 from tests.made_runs import key_of, write_run
 from tests.results.test_report import Page
 
@@ -98,7 +99,9 @@ def test_what_the_script_shows_is_what_the_tables_say(tmp_path: Path) -> None:
             only, other, low, high, p, holm = numbers[-6:]
             assert (only, other) == (row["only_first"], row["only_second"])
             assert (low, high) == pytest.approx([1000 * limit for limit in row["difference_interval"]], abs=0.5)
-            assert (p, holm) == pytest.approx((1e4 * row["p"], 1e4 * row["holm"]), abs=1)
+            for chance, name in ((p, "p"), (holm, "holm")):
+                written = f"{chance / 1e4:.4f}" if chance <= 1000 else f"{(chance - 1000) / 100:.2f}"
+                assert written == cell(Column(name, "", "chance"), row)
             if step == 11:
                 names = [data["runs"][place] for place in numbers[:2]]
                 assert [*names, numbers[2]] == [row["first"], row["second"], row["n"]]
