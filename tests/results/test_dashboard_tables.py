@@ -202,6 +202,12 @@ def test_what_passes_the_best_detector_is_of_all_attacks_together() -> None:
     assert best_detector({}) == {"detector": None}
 
 
+def test_a_detector_that_has_judged_fewer_attacks_is_not_the_best() -> None:
+    rows = [judged("kd", "pgd", 0.9, 0.5, 10), judged("kd", "cw", 0.7, 0.8, 30), judged("lid", "pgd", 0.95, 1.0, 10)]
+    found = best_detector({"detection": {"rows": rows}})
+    assert found["detector"] == "kd, fitted on the same attack" and found["detector_auroc"] == pytest.approx(0.8)
+
+
 def test_the_difference_of_configurations_is_told_key_by_key(tmp_path: Path) -> None:
     places = []
     for name, rate, steps in (("a", 0.1, 20), ("b", 0.2, 20), ("c", 0.1, 40)):
