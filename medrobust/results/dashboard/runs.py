@@ -10,8 +10,8 @@ from medrobust.results.dashboard.configuration import configuration_of
 from medrobust.results.dashboard.outcomes import Outcomes, read_outcomes
 from medrobust.results.dashboard.places import Place, places_of
 from medrobust.results.formats import printable
-from medrobust.results.manifest import task_of
-from medrobust.results.summary import read_summary
+from medrobust.results.manifest import check_manifest, task_of
+from medrobust.results.summary import SUMMARY, read_summary
 
 BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError)  # what foreign contents may raise
 
@@ -106,6 +106,7 @@ def read_runs(given: Sequence[str | Path]) -> ReadRuns:
 
 def _read(place: Place) -> tuple[DashboardRun, list[str]]:
     summary = read_summary(place.folder)
+    check_manifest(summary["manifest"], place.folder / SUMMARY)
     outcomes = read_outcomes(place.folder, summary["manifest"]["attacks"])
     said = []
     try:
