@@ -57,6 +57,18 @@ def flags_told(flags: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{count} {words}" for count, words in counts if count) or "none"
 
 
+def tried_told(summary: Mapping[str, Any]) -> str:
+    """How many images of a split the victim was asked about; of how many a worst case is, where that are fewer.
+
+    >>> head = {"rows": [{"n": 196}], "manifest": {"data": {"images": 1200}}}
+    >>> tried_told(head | {"worst_case": [{"n": 84}, {"n": 196}]}), tried_told(head | {"worst_case": [{"n": 196}]})
+    ('84–196 / 1,200', '196 / 1,200')
+    """
+    count = summary["rows"][0]["n"]
+    least = min([worst["n"] for worst in summary["worst_case"]], default=count)
+    return f"{f'{least:,}–' if least < count else ''}{count:,} / {int(summary['manifest']['data']['images']):,}"
+
+
 def format_epsilon(epsilon: float | None) -> str:
     """Write a radius as papers do: "2/255", "0.3/255" or "1/256" where it is such a fraction, else with three digits.
 

@@ -22,8 +22,11 @@ def replace_file(path: Path, content: bytes) -> Path:
         `path`.
 
     Raises:
+        ValueError: The path names no file.
         OSError: It cannot be written; names `path`.
     """
+    if not path.name:
+        raise ValueError(f"the name of a file to write was expected, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -57,7 +60,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> Path:
 def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> Path:
     """Check the manifest of an evaluation as `read_manifest` does, and write it into the evaluation's folder."""
     path = Path(folder) / MANIFEST
-    _check(manifest, path)
+    check_manifest(manifest, path)
     return write_json(path, manifest)
 
 
@@ -83,7 +86,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not the folder of an evaluation: it has no {MANIFEST}") from None
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
-    _check(manifest, path)
+    check_manifest(manifest, path)
     return dict(manifest)
 
 
@@ -92,7 +95,16 @@ def task_of(manifest: Mapping[str, Any]) -> str:
     return str(manifest["data"].get("task", "classification"))
 
 
-def _check(manifest: object, path: Path) -> None:
+def check_manifest(manifest: object, path: Path) -> None:
+    """Refuse a manifest of another schema, or without what `read_manifest` says that it has.
+
+    Args:
+        manifest: The manifest.
+        path: The file that holds it.
+
+    Raises:
+        ValueError: It is none.
+    """
     if not isinstance(manifest, Mapping) or manifest.get("schema") != SCHEMA:
         schema = manifest.get("schema") if isinstance(manifest, Mapping) else None
         raise ValueError(f"{path}: this version reads manifests of schema {SCHEMA}, got {schema}")

@@ -10,6 +10,7 @@ from medrobust.results.columns import label_column, label_names
 from medrobust.results.detection import patients_of
 from medrobust.results.statistics import mean_interval, rate_entries
 
+JUDGED = ("correct_before", "correct_after", "quality_before", "quality_after")
 NEEDED = ("id", "patient", "target", "clean_prediction", "adversarial_prediction", "correct_before", "correct_after")
 
 
@@ -28,21 +29,18 @@ def worst_case(
     Returns:
         For each radius of an attack, over the images that all attacks of the radius have tried: `epsilon`, `attacks`,
         `n`, `n_correct_after`, and the `accuracy` with its 95 % `accuracy_interval` over patients. With qualities also
-        `quality`, the mean of the lowest quality that any of these attacks leaves an image, with `quality_interval`
-        and `n_quality`, the number of images that have one after each attack.
+        `quality`, the mean of the lowest quality that an image has before or after any of these attacks, with
+        `quality_interval` and `n_quality`, the number of images that have one after each attack.
     """
     worst = []
     for epsilon, counted in _by_radius(entries):
-        every = pl.concat(
-            tables[entry["key"]].select("id", "patient", "correct_before", "correct_after", "quality_after")
-            for entry in counted
-        )
+        every = pl.concat(tables[entry["key"]].select("id", "patient", *JUDGED) for entry in counted)
         tried = (
             every.group_by("id")
             .agg(
                 pl.col("patient").first(),
                 (pl.col("correct_before") & pl.col("correct_after")).all().alias("standing"),
-                pl.col("quality_after").min(),
+                pl.min_horizontal("quality_before", "quality_after").min().alias("quality"),
                 pl.col("quality_after").null_count().alias("without"),
                 pl.len().alias("attempts"),
             )
@@ -108,11 +106,11 @@ def _by_radius(entries: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[M
 
 
 def _lowest_quality(tried: pl.DataFrame) -> dict[str, Any]:
-    """Mean over the images of the lowest quality after any of some attacks; an image without one counts nowhere."""
+    """Mean over the images of their lowest quality; one to which some attack leaves none counts nowhere."""
     images = tried.filter(pl.col("without") == 0)
     return {
-        "quality": images["quality_after"].mean(),
-        "quality_interval": mean_interval(images["quality_after"].to_numpy(), patients_of(images)),
+        "quality": images["quality"].mean(),
+        "quality_interval": mean_interval(images["quality"].to_numpy(), patients_of(images)),
         "n_quality": len(images),
     }
 

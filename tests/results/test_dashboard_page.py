@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from medrobust.results.dashboard.embedded import Embedded
 from medrobust.results.dashboard.figure import curve_figure, style_of
 from medrobust.results.dashboard.page import ALL_PAIRS, script_json, write_dashboard
 from medrobust.results.dashboard.pictures import Pictures
+from medrobust.results.dashboard.tables import Column, cell
 from tests.made_runs import key_of, write_run
 from tests.results.test_report import Page
 
@@ -97,7 +99,9 @@ def test_what_the_script_shows_is_what_the_tables_say(tmp_path: Path) -> None:
             only, other, low, high, p, holm = numbers[-6:]
             assert (only, other) == (row["only_first"], row["only_second"])
             assert (low, high) == pytest.approx([1000 * limit for limit in row["difference_interval"]], abs=0.5)
-            assert (p, holm) == pytest.approx((1e4 * row["p"], 1e4 * row["holm"]), abs=1)
+            for chance, name in ((p, "p"), (holm, "holm")):
+                written = f"{chance / 1e4:.4f}" if chance <= 1000 else f"{(chance - 1000) / 100:.2f}"
+                assert written == cell(Column(name, "", "chance"), row)
             if step == 11:
                 names = [data["runs"][place] for place in numbers[:2]]
                 assert [*names, numbers[2]] == [row["first"], row["second"], row["n"]]
@@ -206,6 +210,37 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, capsys: pytes
     assert not (tmp_path / "none.html").exists()
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda summary: summary["manifest"].pop("data"),
+        lambda summary: summary["manifest"]["attacks"][0].pop("attack"),
+        lambda summary: summary["worst_case"][0].update(accuracy="much"),
+        lambda summary: summary["rows"][0].pop("clean_accuracy_interval"),
+    ],
+)
+def test_a_damaged_summary_keeps_no_other_run_from_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[dict[str, Any]], Any]
+) -> None:
+    runs = two_runs(tmp_path)
+    path = runs[0] / "evaluate" / "summary.json"
+    summary = json.loads(path.read_bytes())
+    harm(summary)
+    path.write_text(json.dumps(summary))
+    compare.main(["dashboard", *map(str, runs), "--out", str(tmp_path / "page.html")])
+    told = capsys.readouterr()
+    assert told.out == f"{tmp_path / 'page.html'}: 1 run\n" and re.match(r"left out: .*\ba\b.*\.\n$", told.err)
+
+
+def test_a_radius_of_0_has_no_place_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {("pgd", 0.0): "1110", PGD: "1100"})
+    none = write_run(tmp_path, "b", {("pgd", 0.0): "1110"})
+    text = Page(page_of(tmp_path, [run, none])).text
+    assert "ε = 0" in text and "ε = 1/255" in text
+    drawn = [curve_figure(one.curves[0]) for one in compare_runs([run, none]).groups]
+    assert ["ε = 1/255: 50.0" in one for one in drawn] == [True, False] and drawn[1] == ""
+
+
 def test_runs_of_schema_1_and_of_other_ranks_are_read(tmp_path: Path) -> None:
     """Records of an older version lack columns; those of several ranks come in any order."""
     run = write_run(tmp_path, "a", {PGD: "1100"})
@@ -238,6 +273,17 @@ def test_the_list_has_a_line_for_each_run(tmp_path: Path, capsys: pytest.Capture
     shown = ["a", "classification", "phantom adv_test", "6 / 6", "100.0 %", "33.3 % at 2/255", "2026-01-02"]
     assert [line.find(word) >= 0 for word in shown] == [True] * len(shown)
     assert told.err == f"left out: {tmp_path / 'trained'} has not been evaluated yet.\n"
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_run(tmp_path / place, "a", {PGD: "10"}) for place in ("x", "y")]
+    assert [run.name for run in compare_runs(runs).runs] == [f"a ({run / 'evaluate'})" for run in runs]
+    compare.main(["list", *map(str, runs)])
+    told = "".join(capsys.readouterr().out.split())
+    assert all(f"{place}/a/evaluate)" in told for place in "xy")
+    with pytest.raises(SystemExit):
+        compare.main(["dashboard", str(runs[0]), "--out", ""])
+    assert capsys.readouterr().err == "error: the name of a file to write was expected, got '.'\n"
 
 
 def test_two_runs_are_compared_in_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

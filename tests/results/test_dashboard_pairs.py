@@ -70,6 +70,14 @@ def test_runs_that_no_image_tells_apart_keep_a_width(tmp_path: Path) -> None:
     assert (low, high) == pytest.approx((-0.0469, 0.0469), abs=1e-4)
 
 
+def test_a_difference_that_all_images_favour_may_be_chance_all_the_same(tmp_path: Path) -> None:
+    """One of 20 images tells the runs apart: resamples never favour the other, whom p = 1 does not rule out."""
+    (row,) = compared(conditions_of(runs_of(tmp_path, a=20 * "1", b="0" + 19 * "1"))[0])
+    low, high = row["difference_interval"]
+    assert (row["only_first"], row["only_second"], row["p"]) == (1, 0, 1.0)
+    assert (low, high) == pytest.approx(paired_interval(19, 1, 0, 0)) and low < 0 < row["difference"] < high
+
+
 def test_images_of_one_patient_count_as_one_patient(tmp_path: Path) -> None:
     """Four copies of every image tell nothing new: the interval stays, where one over images would halve."""
     random = np.random.default_rng(0)

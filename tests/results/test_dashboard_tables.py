@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from medrobust.results.dashboard.comparison import Comparison, compare_runs
@@ -12,6 +13,7 @@ from medrobust.results.dashboard.detectors import best_detector, detector_rows
 from medrobust.results.dashboard.leaderboard import worst_key
 from medrobust.results.dashboard.tables import Column, Table, cell, interval
 from medrobust.results.statistics import rate_interval
+from medrobust.results.summary import read_summary, write_summary
 from tests.made_runs import write_run
 
 ONE, TWO = 1 / 255, 2 / 255
@@ -88,6 +90,47 @@ def test_the_leaderboard_ranks_by_the_worst_case_of_all_attacks(tmp_path: Path) 
     assert board.rows[0][f"{worst_key(ONE)}_interval"] == rate_interval(right, np.arange(10))
 
 
+def test_the_images_of_a_worst_case_are_counted_where_not_every_attack_has_tried_all(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {PGD: "1100", ("bim", ONE): "10--"})
+    (row,) = compare_runs([run]).groups[0].leaderboard.rows
+    assert row["tried"] == "2–4 / 4" and row[f"worst_{ONE:.8g}"] == 1 / 2
+
+
+def test_a_clean_image_that_two_commands_judged_otherwise_keeps_no_run_out(tmp_path: Path) -> None:
+    """A resumed evaluation may judge a clean image on the boundary otherwise, as batches round: image 0 under bim."""
+    run = write_run(tmp_path, "a", {PGD: "1100", ("bim", ONE): "1110"})
+    records = pl.read_parquet(run / "evaluate" / "records.parquet")
+    other = (pl.col("attack") == "bim") & (pl.col("id") == "0.png")
+    records.with_columns(correct_before=pl.col("correct_before") & ~other).write_parquet(
+        run / "evaluate" / "records.parquet"
+    )
+    write_summary(run / "evaluate")
+    comparison = compare_runs([run])
+    (row,) = comparison.groups[0].leaderboard.rows
+    assert not comparison.left_out and (row["clean"], row[f"worst_{ONE:.8g}"]) == (1.0, 1 / 4)
+
+
+def test_images_that_no_attack_has_tried_yet_are_neither_robust_nor_of_a_patient_who_is(tmp_path: Path) -> None:
+    """Noise has tried four images and pgd two, of which it makes one wrong at 1/255."""
+    run = write_run(tmp_path, "a", {("noise", ONE): "1111", PGD: "01--", ("pgd", TWO): "01--"}, "1110")
+    comparison = compare_runs([run])
+    (row,) = comparison.groups[0].leaderboard.rows
+    assert row["smallest"] == read_summary(run)["smallest"]["median"] == pytest.approx(ONE)
+    (table,) = comparison.patients
+    assert column(table, "patient") == ["patient 0", "patient 1"] and table.title.endswith("all 2 patients")
+    assert column(table, "left") == [0.0, 1.0]
+
+
+def test_a_heading_names_no_class_that_another_run_calls_otherwise(tmp_path: Path) -> None:
+    targets = [0, 1]
+    runs = [write_run(tmp_path, "a", {PGD: "10"}, targets=targets)]
+    runs.append(write_run(tmp_path, "b", {PGD: "10"}, targets=targets, data={"class_names": ["PNEUMONIA", "NORMAL"]}))
+    for count, words in ((1, "PNEUMONIA"), (2, "the second class")):
+        (one,) = compare_runs(runs[:count]).groups
+        headings = [named.heading for named in one.leaderboard.columns]
+        assert f"sensitivity of {words}" in headings and f"specificity of {words}" in headings
+
+
 def test_the_smallest_perturbation_is_a_median_over_images(tmp_path: Path) -> None:
     """By image: 0 (wrong from the start), 1/255, 2/255, 2/255, and two that only the search breaks or nobody does."""
     attacks = {PGD: "001111", ("pgd", TWO): "000011", ("cw2", None): "000001"}
@@ -159,6 +202,12 @@ def test_what_passes_the_best_detector_is_of_all_attacks_together() -> None:
     assert best_detector({}) == {"detector": None}
 
 
+def test_a_detector_that_has_judged_fewer_attacks_is_not_the_best() -> None:
+    rows = [judged("kd", "pgd", 0.9, 0.5, 10), judged("kd", "cw", 0.7, 0.8, 30), judged("lid", "pgd", 0.95, 1.0, 10)]
+    found = best_detector({"detection": {"rows": rows}})
+    assert found["detector"] == "kd, fitted on the same attack" and found["detector_auroc"] == pytest.approx(0.8)
+
+
 def test_the_difference_of_configurations_is_told_key_by_key(tmp_path: Path) -> None:
     places = []
     for name, rate, steps in (("a", 0.1, 20), ("b", 0.2, 20), ("c", 0.1, 40)):
@@ -178,6 +227,15 @@ def test_the_difference_of_configurations_is_told_key_by_key(tmp_path: Path) -> 
     assert set(found) == {"train.yaml: model.lr", "evaluate.yaml: attack.steps", "manifest: victim.weights"}
     told = {(row["key"], row["value"]): row["runs"] for row in comparison.configuration.rows}
     assert told["model.lr", "0.1"] == "a, c" and told["attack.steps", "40"] == "c"
+
+
+def test_a_fraction_is_no_path_of_a_run_with_a_number_for_a_name(tmp_path: Path) -> None:
+    runs = []
+    for name in ("4", "8"):
+        runs.append(write_run(tmp_path, name, {PGD: "11"}))
+        (runs[-1] / "train.yaml").write_text(f"defence: {{epsilon: {name}/255}}\nroot: runs/{name}\n")
+    found = differing([run.configuration for run in compare_runs(runs).runs])
+    assert found["train.yaml: defence.epsilon"] == ["4/255", "8/255"] and "train.yaml: root" not in found
 
 
 def test_a_configuration_names_classes_by_their_own_key(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_page_of_masks_has_their_numbers_and_no_word_of_classes_or_probabiliti
     for words in ("95.1", "12.3", "90.0–99.0", "left lung", "2.2", "4.5", "1.0–4.0", "n = 3", "HD95", "Dice"):
         assert words in flat, words
     assert "n = 4 HD95" not in flat and "An image counts as right where its Jaccard index is at least 50.0 %" in flat
-    assert "With the lowest quality that any of them leaves each image, the mean Jaccard is 16.7 %" in flat
+    assert "With the lowest quality that each image has before or after them, the mean Jaccard is 16.7 %" in flat
     assert not re.search(r"with the probability|true class|cross-entropy|[Aa]ccuracy under attack|mAP", flat)
     assert "right after the attack" in flat
 

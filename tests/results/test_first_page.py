@@ -65,6 +65,7 @@ def test_every_figure_has_a_description_and_its_numbers_behind_it(tmp_path: Path
     assert all(labels) and "worst case" in str(labels[0]) and "NORMAL right" in str(labels[1])
     assert all(found.get("alt") for tag, found in page.tags if tag == "img")
     assert not [found for tag, found in page.tags if "title" in found]  # which no keyboard reaches
+    assert not re.search(r"<th[^>]*></th>", html)  # a heading without words says nothing to those who hear the page
 
 
 def test_the_worst_case_has_an_interval_everywhere(tmp_path: Path) -> None:

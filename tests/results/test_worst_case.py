@@ -6,7 +6,7 @@ import polars as pl
 
 from medrobust.results.columns import label_column
 from medrobust.results.statistics import wilson_interval
-from medrobust.results.worst_case import worst_case_results
+from medrobust.results.worst_case import worst_case, worst_case_results
 from tests.sample_record import record
 
 NAMES = ["a", "b", "c"]
@@ -81,3 +81,20 @@ def test_an_answer_about_a_label_is_right_only_before_and_under_every_attack() -
     (label,) = found["labels"]
     assert (label["name"], label["n_positive"], label["n_negative"]) == ("Mass", 3, 2)
     assert (label["sensitivity"], label["specificity"]) == (1 / 3, 0.5) and found["classes"] == []
+
+
+def test_the_lowest_quality_is_that_of_the_clean_image_where_every_attack_leaves_more() -> None:
+    # before, after x, after y -> 0.5, 0.25; the third image has none after y and counts nowhere
+    given = {"1": (0.5, 0.75, 0.625), "2": (0.75, 0.5, 0.25), "3": (0.0, 0.0, None)}
+    tables = {
+        key: pl.DataFrame(
+            [
+                record(image, key, patient=image) | {"quality_before": values[0], "quality_after": values[place]}
+                for image, values in given.items()
+            ],
+            infer_schema_length=None,
+        )
+        for place, key in enumerate("xy", 1)
+    }
+    (found,) = worst_case([entry("x"), entry("y")], tables, True)
+    assert (found["n"], found["n_quality"], found["quality"]) == (3, 2, (0.5 + 0.25) / 2)

@@ -33,7 +33,7 @@ def class_table(group: Group, order: Sequence[str], radii: Sequence[float]) -> T
     if any((run.outcomes.target >= 0).any() for run in runs):
         rows, columns, note = _of_records(runs, radii), _columns(radii, _RATES, "worst case"), _NOTE
     else:
-        part = next((name for name in SUMMARISED if runs[0].summary.get(name)), None)
+        part = next((name for name in SUMMARISED if any(run.summary.get(name) for run in runs)), None)
         if part is None:
             return None
         headings = SUMMARISED[part][1]
@@ -51,9 +51,9 @@ def class_table(group: Group, order: Sequence[str], radii: Sequence[float]) -> T
 
 _RATES = {"sensitivity": "sensitivity", "specificity": "specificity"}
 _NOTE = (
-    "Worst case: of the images of a class, the share that no attack of the radius makes wrong (sensitivity), and of "
-    "all other images the share that none makes look like this class (specificity). Small: 95 % intervals over "
-    "patients."
+    "Worst case: of the images of a class, the share that is right and that no attack of the radius makes wrong "
+    "(sensitivity), and of all other images the share that neither looks like this class nor is made to by any "
+    "(specificity). Small: 95 % intervals over patients."
 )
 
 
@@ -110,7 +110,7 @@ def _verdicts(run: DashboardRun, number: int, radii: Sequence[float]) -> Iterato
 def _of_summary(run: DashboardRun, part: str, radii: Sequence[float]) -> Iterator[dict[str, Any]]:
     """Classes of victims that name several or none per image, from the summary: the lowest value under any attack."""
     entry, headings = SUMMARISED[part]
-    found = run.summary[part]
+    found = run.summary.get(part) or {"rows": []}  # which an earlier version did not write
     clean = next((row for row in found["rows"] if row["kind"] == "clean"), None)
     for place, one in enumerate(clean[entry] if clean else ()):
         name = one.get("name") or found["names"][place]

@@ -13,8 +13,8 @@ from medrobust.results.dashboard.groups import Group, groups_of, images_told
 from medrobust.results.dashboard.leaderboard import leader_row, leaderboard
 from medrobust.results.dashboard.pairs import COLUMNS, Condition, compared, conditions_of, same_images
 from medrobust.results.dashboard.patients import patient_tables
-from medrobust.results.dashboard.runs import BROKEN, DashboardRun, read_runs
-from medrobust.results.dashboard.tables import Table
+from medrobust.results.dashboard.runs import BROKEN, DashboardRun, damaged, read_runs
+from medrobust.results.dashboard.tables import Table, check_values
 from medrobust.results.dashboard.transfer import transfer_table
 
 
@@ -87,38 +87,46 @@ def compare_runs(given: Sequence[str | Path], all_radii: bool = False) -> Compar
         ValueError: If no run can be read.
     """
     runs, left_out = read_runs(given)
-    leaders: dict[str, dict[str, Any]] = {}
-    detectors: list[dict[str, Any]] = []
-    costs: list[dict[str, Any]] = []
-    kept = []
-    for run in runs:
-        try:
-            own = leader_row(run), detector_rows(run.summary), cost_rows(run.summary), transfer_table([run])
-        except BROKEN as error:
-            left_out.append(
-                f"{run.name}: its summary.json is damaged ({type(error).__name__}: {error}); evaluate it again, which "
-                "attacks no image anew."
-            )
-            continue
-        kept.append(run)
-        leaders[run.name] = own[0]
-        detectors += [{"run": run.name, **row} for row in own[1]]
-        costs += [{"run": run.name, **row} for row in own[2]]
-    if not kept:
+    try:
+        comparison = _comparison(runs, left_out, all_radii) if runs else None
+    except BROKEN:  # by a summary that is damaged, or of another version, in a way that only its use shows
+        whole = []
+        for run in runs:
+            try:
+                _comparison([run], [], all_radii)
+                whole.append(run)
+            except BROKEN as error:
+                left_out.append(f"{run.name}: {damaged(error)}.")
+        comparison = _comparison(whole, left_out, all_radii) if whole else None
+    if comparison is None:
         reasons = " ".join(left_out[:3]) + (f" And {len(left_out) - 3} more." if len(left_out) > 3 else "")
         raise ValueError(f"there is no run that can be compared. {reasons}".strip())
-    groups = [_ranked(group, leaders, all_radii) for group in groups_of(kept)]
-    return Comparison(
-        runs=kept,
+    return comparison
+
+
+def _comparison(runs: list[DashboardRun], left_out: list[str], all_radii: bool) -> Comparison:
+    """The comparison of runs that have been read."""
+    leaders = {run.name: leader_row(run) for run in runs}
+    detectors = [{"run": run.name, **row} for run in runs for row in detector_rows(run.summary)]
+    costs = [{"run": run.name, **row} for run in runs for row in cost_rows(run.summary)]
+    groups = [_ranked(group, leaders, all_radii) for group in groups_of(runs)]
+    found = Comparison(
+        runs=runs,
         left_out=left_out,
         groups=groups,
         pairs=_paired(groups),
-        patients=patient_tables(kept),
+        patients=patient_tables(runs),
         detectors=detector_table(detectors) if detectors else None,
-        transfer=transfer_table(kept),
+        transfer=transfer_table(runs),
         cost=cost_table(costs),
-        configuration=configuration_table([run.name for run in kept], [run.configuration for run in kept]),
+        configuration=configuration_table([run.name for run in runs], [run.configuration for run in runs]),
     )
+    of_summaries = [found.detectors, found.transfer, found.cost]
+    for one in groups:
+        of_summaries += [one.leaderboard, one.classes, *one.curves]
+    for table in of_summaries:
+        check_values(table.columns, table.rows) if table else None
+    return found
 
 
 def pair_table(paired: PairedRuns, place: int) -> Table:

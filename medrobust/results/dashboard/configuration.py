@@ -1,5 +1,6 @@
 """What runs were configured to do, key by key, and where that differs."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ TRAINED, EVALUATED, RECORDED = "train.yaml", "evaluate.yaml", "manifest"
 NAMES = ("name", "journal.run")
 LEFT_OUT = ("attacks", "run", "created", "command", "schema", "data.findings", "binding", "victim.quality")
 ABSENT = "not there"
+FRACTION = re.compile(r"[\d.]+/[\d.]+")  # a radius such as 8/255, which is no path of a run called 8
 LONGEST = 160  # characters of a value that is shown
 
 
@@ -91,7 +93,7 @@ def _without_names(values: Mapping[str, str], names: set[str]) -> dict[str, str]
     for key, value in values.items():
         if key in NAMES and value in names:
             continue
-        parts = value.split("/")
+        parts = [] if FRACTION.fullmatch(value) else value.split("/")
         kept[key] = "/".join("RUN" if part in names else part for part in parts) if len(parts) > 1 else value
     return kept
 

@@ -1,5 +1,6 @@
 """Runs in the console: a line for each, and two of them compared pair by pair and key by key."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from medrobust.results.dashboard.places import Place, places_of
 from medrobust.results.dashboard.tables import Column, Table, cell, interval
-from medrobust.results.formats import flags_told, format_epsilon, format_percent, printable
+from medrobust.results.formats import flags_told, format_epsilon, format_percent, printable, tried_told
 from medrobust.results.manifest import task_of
 from medrobust.results.summary import read_summary
 from medrobust.results.wording import is_dense
@@ -36,7 +37,7 @@ def list_runs(given: Sequence[str | Path]) -> tuple[Grid, list[str]]:
     lines = []
     for place in places:
         try:
-            lines.append(_line(place))
+            lines.append((_line(place), place.folder))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             reason = error if isinstance(error, ValueError) else "its summary.json is damaged, evaluate it again"
             left_out.append(f"{place.name}: {printable(str(reason)).rstrip('.')}.")
@@ -45,8 +46,9 @@ def list_runs(given: Sequence[str | Path]) -> tuple[Grid, list[str]]:
     grid = _grid()
     for number, heading in enumerate(HEADINGS):
         grid.add_column(heading, justify="right" if number in (3, 4, 5) else "left", overflow="fold")
-    for line in lines:
-        grid.add_row(*map(Text, line))
+    counts = Counter(line[0] for line, _ in lines)
+    for (name, *line), folder in lines:
+        grid.add_row(*map(Text, [f"{name} ({printable(str(folder))})" if counts[name] > 1 else name, *line]))
     return grid, left_out
 
 
@@ -64,7 +66,7 @@ def _line(place: Place) -> list[str]:
         place.name,
         task_of(manifest),
         " ".join(str(data[name]) for name in ("name", "split") if data.get(name)),
-        f"{clean['n']:,} / {data['images']:,}",
+        tried_told(summary),
         format_percent(before),
         told,
         flags_told(summary["flags"]),

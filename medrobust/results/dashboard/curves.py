@@ -36,7 +36,7 @@ def curve_tables(group: Group, leaders: Sequence[Mapping[str, Any]]) -> list[Tab
         quality = quality_name(group.runs[0].manifest)
         keys = {one: worst_key(one, "quality") for one in group.radii}
         left = {str(row["run"]): _shown(row, keys) for row in leaders}
-        note = "the lowest that any attack leaves each image"
+        note = "the lowest that each image has before or after the attacks"
         found.insert(0, _table(group, f"{quality}, the worst case", note, order, left, "rate"))
     for name, what, values in _of_attacks(group):
         found.append(_table(group, name, what, order, values, "rate"))

@@ -65,11 +65,15 @@ def pooled(shares: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def best_detector(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The detector with the highest mean AUROC over the attacks, and what passes it, as a leaderboard shows them."""
+    """The detector with the highest mean AUROC over the attacks, and what passes it, as a leaderboard shows them.
+
+    A detector that has not judged as many attacks as another is not compared with it.
+    """
     rows = [row for row in detector_rows(summary) if row["auroc"] is not None]
     if not rows:
         return {"detector": None}
-    best = rows[0]
+    most = max(row["attacks"] for row in rows)
+    best = next(row for row in rows if row["attacks"] == most)
     return {
         "detector": f"{best['detector']}, fitted on {best['fit']}",
         "detector_auroc": best["auroc"],

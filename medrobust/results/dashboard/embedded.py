@@ -33,7 +33,8 @@ class Embedded:
     def of_pairs(self, paired: PairedRuns) -> dict[str, Any]:
         """Runs, images and, for each condition that fits, all pairs and who is right about which image.
 
-        Numbers are whole: counts, tenths of percentage points, and chances in units of 1/10,000, 0 standing for less.
+        Numbers are whole and rounded as in the tables: counts, tenths of percentage points, and chances as `_chance`
+        has them.
         """
         names = [run.name for run in paired.runs]
         ids = sorted({image for run in paired.runs for image in run.outcomes.ids})
@@ -89,7 +90,7 @@ def _flat(condition: Condition, rows: Sequence[Mapping[str, Any]], names: Sequen
     numbers = [
         [
             *(row["only_first"], row["only_second"]),
-            *(round(1000 * limit) for limit in row["difference_interval"]),
+            *(round(10 * round(100 * limit, 1)) for limit in row["difference_interval"]),
             *(_chance(row[name]) for name in ("p", "holm")),
         ]
         for row in rows
@@ -112,7 +113,14 @@ def _flat(condition: Condition, rows: Sequence[Mapping[str, Any]], names: Sequen
 
 
 def _chance(p: float) -> int:
-    return 0 if p < 0.0001 else round(10_000 * p)
+    """A chance as the tables write it: below 0.1 in units of 1/10,000, 0 standing for less, else 1,000 and hundredths.
+
+    >>> [_chance(p) for p in (0.00003, 0.0625, 0.125, 1.0)]  # 0.12, as ties go to the even digit
+    [0, 625, 1012, 1100]
+    """
+    if p < 0.1:
+        return 0 if p < 0.0001 else round(10_000 * round(p, 4))
+    return 1000 + round(100 * round(p, 2))
 
 
 def _packed(flags: Flags) -> str:

@@ -1,6 +1,7 @@
 """The tables of a comparison as files: CSV, Parquet, or LaTeX for a paper."""
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,9 @@ LETTERS = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"$<$", ">": r"$>$", "−": r"$-$", "–": "--", "ε": r"$\varepsilon$", "∞": r"$\infty$", "·": r"$\cdot$"},
-    **{"\N{NO-BREAK SPACE}": "~", "\n": " ", '"': r"\textquotedbl{}"},
+    **{"\N{NO-BREAK SPACE}": "~", "\n": " ", '"': "''", "|": r"\textbar{}"},
+    **{letter: f"{{{letter}}}" for letter in "[*"},  # which a command before them would take for its own
+    "\0": "{}",
 }
 
 
@@ -115,12 +118,13 @@ def latex(table: Table) -> str:
 
 
 def escaped(words: str) -> str:
-    r"""Words as LaTeX prints them.
+    r"""Words as LaTeX prints them, in any of its font encodings.
 
-    >>> escaped("50 % of a_b ± {c}")
-    '50 \\% of a\\_b ± \\{c\\}'
+    >>> escaped("50 % of a_b ± {c}"), escaped("[run]--2")
+    ('50 \\% of a\\_b ± \\{c\\}', '{[}run]-{}-2')
     """
-    return "".join(LETTERS.get(letter, letter) for letter in words)
+    apart = re.sub("([-`'])(?=\\1)", "\\1\0", words)  # of which two would become one letter
+    return "".join(LETTERS.get(letter, letter) for letter in apart)
 
 
 def _columnar(table: Table, kind: Format) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medrobust.results.dashboard.curves import radius_key
-from medrobust.results.dashboard.tables import Table, cell, interval
+from medrobust.results.dashboard.tables import Column, Table, cell, interval
 from medrobust.results.formats import format_epsilon
 from medrobust.results.report.svg import (
     CHARACTER,
@@ -32,15 +32,15 @@ def style_of(place: int) -> str:
 
 
 def curve_figure(table: Table) -> str:
-    """The first runs of a table of curves, as inline SVG.
+    """The first runs of a table of curves, as inline SVG; a radius of 0 has no place on its logarithmic axis.
 
     Args:
         table: Runs below each other, radii beside each other.
 
     Returns:
-        An SVG element, or "" without a value.
+        An SVG element, or "" without a value at a radius above 0.
     """
-    columns = table.columns[1:]
+    columns = _drawn(table)
     rows = [(place, row) for place, row in enumerate(table.rows[:FIRST]) if _values(table, row)]
     if not rows:
         return ""
@@ -88,7 +88,12 @@ def curve_figure(table: Table) -> str:
     return figure(WIDTH, bottom + 52, f"Line chart, {table.title}; the table below it has the numbers", body)
 
 
+def _drawn(table: Table) -> list[Column]:
+    """The columns whose radius is above 0."""
+    return [column for column in table.columns[1:] if float(column.key.removeprefix("at_")) > 0]
+
+
 def _values(table: Table, row: Mapping[str, Any]) -> list[tuple[float, float]]:
     """Radii and values of a run, where it has any."""
-    found = [(float(column.key.removeprefix("at_")), row.get(column.key)) for column in table.columns[1:]]
+    found = [(float(column.key.removeprefix("at_")), row.get(column.key)) for column in _drawn(table)]
     return [(epsilon, float(value)) for epsilon, value in found if value is not None]

@@ -14,7 +14,7 @@ from medrobust.results.dashboard.intervals import shared_intervals
 from medrobust.results.dashboard.runs import DashboardRun
 from medrobust.results.dashboard.tables import Column, Table
 from medrobust.results.defences import defences_of
-from medrobust.results.formats import capitalised, flags_told, format_epsilon
+from medrobust.results.formats import capitalised, flags_told, format_epsilon, tried_told
 from medrobust.results.wording import is_dense, quality_name
 
 REPORT = "report.html"
@@ -32,14 +32,13 @@ def leader_row(run: DashboardRun) -> dict[str, Any]:
     clean = summary["rows"][0]
     victim = run.manifest.get("victim") or {}
     defended = "; ".join(defence._replace(cost="").line() for defence in defences_of(run.manifest))
-    images = int(run.data["images"])
     attacks = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"]]
     row = {
         "run": run.name,
         "victim": str(victim.get("name", "")) or None,
         "defence": defended,
         "data": " ".join(str(run.data.get(name, "")) for name in ("name", "split")).strip() or None,
-        "tried": f"{len(outcomes.ids):,} / {images:,}",
+        "tried": tried_told(summary),
         "clean": clean["clean_accuracy"],
         "clean_interval": clean["clean_accuracy_interval"],
         **_of_classes(summary),
@@ -151,8 +150,10 @@ def _order(row: Mapping[str, Any], group: Group, dense: bool) -> tuple[float, ..
 def _columns(group: Group, dense: bool) -> list[Column]:
     manifest = group.runs[0].manifest
     quality = capitalised(quality_name(manifest))
-    classes = manifest["data"].get("class_names") or []
-    of_what = f" of {classes[1]}" if len(classes) == 2 and not dense else ""
+    named = {tuple(run.data.get("class_names") or ()) for run in group.runs}  # which do not make runs incomparable
+    classes = max(named, key=len)
+    second = classes[1] if len(named) == 1 and len(classes) == 2 else "the second class"
+    of_what = f" of {second}" if len(classes) == 2 and not dense else ""
     mean = "" if of_what else "mean over the classes, on the clean images"
     worst = [
         Column(worst_key(one), f"{'right, ' if dense else ''}worst case {format_epsilon(one)}", "rate", _WORST, "low")
@@ -167,7 +168,7 @@ def _columns(group: Group, dense: bool) -> list[Column]:
         Column("run", "run"),
         Column("victim", "victim"),
         Column("data", "data"),
-        Column("tried", "tried / n", "words", "images that were attacked, of those in the split"),
+        Column("tried", "tried / n", "words", _TRIED),
         Column("clean", "clean images right" if dense else "clean accuracy", "rate", "", "low"),
         Column("auroc", "AUROC", "score", "of the clean images, in percent" if of_what else mean),
         Column("sensitivity", f"sensitivity{of_what}", "rate", mean),
@@ -189,7 +190,8 @@ def _columns(group: Group, dense: bool) -> list[Column]:
     ]
 
 
-_WORST = "share of the images that no attack of this radius makes wrong"
+_TRIED = "images that were attacked, of those in the split; two numbers where not every attack has tried all of them"
+_WORST = "share of the images that are right and that no attack of this radius makes wrong"
 _SMALLEST = (
     "the smallest radius, or distance found by an attack that looks for the smallest, at which at least half of the "
     "images are wrong; images that are wrong from the start count as 0"

@@ -32,11 +32,13 @@ class Outcomes:
         target: True class of each, -1 without one, ``(N,)``.
         clean: Whether the victim is right about the clean image, ``(N,)``.
         clean_prediction: Class predicted for it, -1 without one, ``(N,)``.
+        before: By the key of an attack whether its own records say that the victim is right about the clean image: one
+            that an interrupted evaluation judged again, on another device or in another batch, may change sides.
         right: By the key of an attack whether the victim is right after it: 1, 0, or -1 where it was not tried.
         prediction: By the key of an attack the class predicted after it, -1 without one.
         smallest: The smallest radius, or distance of an attack that looks for the smallest one, at which an image is
-            wrong: 0 for one that is wrong from the start, infinity where no attack makes it wrong. None without such
-            attacks.
+            wrong: 0 for one that is wrong from the start, infinity where no attack makes it wrong, NaN where none has
+            tried it. None without such attacks.
         norm: Norm of these distances.
         largest: The largest radius in that norm that was tried; None if none was.
     """
@@ -47,6 +49,7 @@ class Outcomes:
     target: Numbers
     clean: Flags
     clean_prediction: Numbers
+    before: Mapping[str, Flags]
     right: Mapping[str, NDArray[np.int8]]
     prediction: Mapping[str, Numbers]
     smallest: NDArray[np.float64] | None
@@ -57,13 +60,13 @@ class Outcomes:
         """Which images all of some attacks have tried, and which are right before and after all of them, ``(N,)``."""
         verdicts = np.stack([self.right[key] for key in keys])
         tried = (verdicts != UNTRIED).all(0)
-        return tried, tried & self.clean & (verdicts == 1).all(0)
+        before = np.stack([self.before[key] for key in keys]).all(0)
+        return tried, tried & before & (verdicts == 1).all(0)
 
     def median_smallest(self) -> float | None:
         """The smallest perturbation that makes at least half of the images wrong; infinity if none does."""
-        if self.smallest is None or not len(self.smallest):
-            return None
-        return median_of(self.smallest)
+        known = np.empty(0) if self.smallest is None else self.smallest[~np.isnan(self.smallest)]
+        return median_of(known) if len(known) else None
 
 
 def read_outcomes(folder: Path, attacks: Sequence[Mapping[str, Any]]) -> Outcomes:
@@ -99,7 +102,7 @@ def _outcomes(frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]]) -> Outc
     keys = [str(entry["key"]) for entry in attacks]
     frame = frame.filter(pl.col("key").is_in(keys))
     names = frame["id"].unique().sort()
-    places = frame["id"].cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+    places = _places(frame, names)
     count = len(names)
 
     def first(name: str, missing: int) -> Numbers:
@@ -114,16 +117,19 @@ def _outcomes(frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]]) -> Outc
         known = given["patient"].null_count() < count
         patients = pl.select(pl.coalesce(given["patient"], given["id"])).to_series().to_numpy().astype(object)
     of_attack = frame["key"].cast(pl.Enum(list(dict.fromkeys(keys)))).to_physical().to_numpy()
-    after, predicted = frame["correct_after"].to_numpy(), _whole(frame, "adversarial_prediction", -1)
+    known_before, after = (frame[f"correct_{when}"].to_numpy() for when in ("before", "after"))
+    predicted = _whole(frame, "adversarial_prediction", -1)
+    before: dict[str, Flags] = {}
     right: dict[str, NDArray[np.int8]] = {}
     prediction: dict[str, Numbers] = {}
     for number, key in enumerate(dict.fromkeys(keys)):
         rows = of_attack == number
         verdicts, classes = np.full(count, UNTRIED, np.int8), np.full(count, -1, np.int64)
         verdicts[places[rows]], classes[places[rows]] = after[rows], predicted[rows]
-        right[key], prediction[key] = verdicts, classes
+        right[key], prediction[key], before[key] = verdicts, classes, np.zeros(count, bool)
+        before[key][places[rows]] = known_before[rows]
     clean = first("correct_before", 0).astype(bool)
-    smallest, norm, largest = _smallest(frame, attacks, places, clean)
+    smallest, norm, largest = _smallest(frame, attacks, names)
     return Outcomes(
         ids=tuple(names.to_list()),
         patients=patients,
@@ -131,12 +137,18 @@ def _outcomes(frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]]) -> Outc
         target=first("target", -1),
         clean=clean,
         clean_prediction=first("clean_prediction", -1),
+        before=before,
         right=right,
         prediction=prediction,
         smallest=smallest,
         norm=norm,
         largest=largest,
     )
+
+
+def _places(frame: pl.DataFrame, names: pl.Series) -> Numbers:
+    """The place of each record's image among the images."""
+    return frame["id"].cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
 
 
 def _whole(frame: pl.DataFrame, name: str, missing: int) -> Numbers:
@@ -146,19 +158,20 @@ def _whole(frame: pl.DataFrame, name: str, missing: int) -> Numbers:
 
 
 def _smallest(
-    frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]], places: Numbers, clean: Flags
+    frame: pl.DataFrame, attacks: Sequence[Mapping[str, Any]], names: pl.Series
 ) -> tuple[NDArray[np.float64] | None, str, float | None]:
     """The smallest perturbation of each image, its norm, and the largest radius that was tried in that norm."""
     norm, counted = counted_attacks(attacks)
     if not counted:
         return None, norm, None
     bounded = {str(entry["key"]): float(entry["epsilon"]) for entry in counted if is_bounded(entry)}
-    searched = [str(entry["key"]) for entry in counted if not is_bounded(entry)]
-    reach = frame["key"].replace_strict(bounded, default=None, return_dtype=pl.Float64)
-    own = pl.when(frame["key"].is_in(searched)).then(frame[norm].cast(pl.Float64))
-    distance = pl.select(pl.coalesce(reach, own).fill_null(float("inf"))).to_series().to_numpy()
-    wrong = ~frame["correct_after"].to_numpy()
-    smallest = np.full(len(clean), np.inf)
-    np.minimum.at(smallest, places[wrong], distance[wrong])
-    smallest[~clean] = 0.0
+    rows = frame.filter(pl.col("key").is_in([str(entry["key"]) for entry in counted]))
+    reach = rows["key"].replace_strict(bounded, default=None, return_dtype=pl.Float64)
+    reached = pl.coalesce(reach, rows[norm].cast(pl.Float64))
+    never = pl.lit(float("inf"))
+    distance = rows.select(
+        pl.when(~pl.col("correct_before")).then(0.0).when("correct_after").then(never).otherwise(reached)
+    )
+    smallest = np.full(len(names), np.nan)
+    np.fmin.at(smallest, _places(rows, names), distance.to_series().to_numpy())
     return smallest, norm, max(bounded.values(), default=None)

@@ -189,7 +189,8 @@ def _pair(
     """One row: from the numbers of images that both get right, only the first and only the second."""
     both, only_first, only_second = counts
     interval = [float(limits[0]), float(limits[1])]
-    if patients < FEWEST or interval[0] == interval[1]:  # too few patients, or none that tells the runs apart
+    # too few patients, or none for whom one of the two runs is the better: drawing them would never draw such a patient
+    if patients < FEWEST or not (only_first and only_second) or interval[0] == interval[1]:
         share = patients / n
         least = paired_interval(*(share * one for one in (*counts, n - sum(counts))))
         interval = [min(interval[0], least[0]), max(interval[1], least[1])]

@@ -52,11 +52,14 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
             tries += np.bincount(rows, tried, len(names))
         left += np.divide(shares, tries, out=np.zeros(len(names)), where=tries > 0)
         judged += tries > 0
-        for row, distance in zip(rows, outcomes.smallest if outcomes.smallest is not None else (), strict=False):
-            reached[row].append(float(distance))
+        smallest = np.full(len(rows), np.nan) if outcomes.smallest is None else outcomes.smallest
+        known = ~np.isnan(smallest)
+        for row, distance in zip(rows[known].tolist(), smallest[known].tolist(), strict=True):
+            reached[row].append(distance)
     share = np.divide(left, judged, out=np.ones(len(names)), where=judged > 0)
     initially = clean / np.maximum(counted, 1)
-    order = np.lexsort((initially, share))[:MOST]
+    order = [place for place in np.lexsort((initially, share)) if judged[place]]
+    judged_patients, order = len(order), order[:MOST]
     largest = max((run.outcomes.largest or 0.0) for run in runs)
     above = format_epsilon(largest) if largest else ""
     table: list[dict[str, Any]] = [
@@ -73,7 +76,8 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
     ]
     known = any(run.outcomes.known for run in runs)
     data = " · ".join(str(runs[0].data[name]) for name in ("name", "split") if runs[0].data.get(name))
-    of_all = f"the {len(table)} most fragile of {len(names):,}" if len(names) > len(table) else f"all {len(names)}"
+    fewer = judged_patients > len(table)
+    of_all = f"the {len(table)} most fragile of {judged_patients:,}" if fewer else f"all {judged_patients}"
     title = f"{data}: {of_all} {'patients' if known else 'images'}"
     return Table(f"patients-{number}", title, "", _columns(known), table)
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from medrobust.results.dashboard.configuration import configuration_of
 from medrobust.results.dashboard.outcomes import Outcomes, read_outcomes
 from medrobust.results.dashboard.places import Place, places_of
-from medrobust.results.manifest import task_of
-from medrobust.results.summary import read_summary
+from medrobust.results.formats import printable
+from medrobust.results.manifest import check_manifest, task_of
+from medrobust.results.summary import SUMMARY, read_summary
 
 BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError)  # what foreign contents may raise
 
@@ -97,12 +98,15 @@ def read_runs(given: Sequence[str | Path]) -> ReadRuns:
         runs.append(run)
         left_out += said
     counts = Counter(run.name for run in runs)
-    named = [replace(run, name=f"{run.name} ({run.folder})") if counts[run.name] > 1 else run for run in runs]
+    named = [
+        replace(run, name=f"{run.name} ({printable(str(run.folder))})") if counts[run.name] > 1 else run for run in runs
+    ]
     return ReadRuns(named, left_out)
 
 
 def _read(place: Place) -> tuple[DashboardRun, list[str]]:
     summary = read_summary(place.folder)
+    check_manifest(summary["manifest"], place.folder / SUMMARY)
     outcomes = read_outcomes(place.folder, summary["manifest"]["attacks"])
     said = []
     try:
@@ -138,6 +142,11 @@ def _reason(error: Exception, place: Place) -> str:
         return f"{error.filename or place.folder}: {error.strerror or error}"
     if isinstance(error, ValueError):
         return str(error).rstrip(".")
+    return damaged(error)
+
+
+def damaged(error: Exception) -> str:
+    """What is said of a summary whose use has raised an error."""
     return (
         f"its summary.json is damaged ({type(error).__name__}: {error}); evaluate it again, which attacks no image anew"
     )

@@ -76,6 +76,19 @@ def cell(column: Column, row: Mapping[str, Any]) -> str:
     return str(value)
 
 
+def check_values(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse values that cannot be written as their column says.
+
+    Raises:
+        ValueError: One cannot.
+        TypeError: One cannot.
+    """
+    for row in rows:
+        for column in columns:
+            for written in (cell, interval, sort_value):
+                written(column, row)
+
+
 def interval(column: Column, row: Mapping[str, Any]) -> str:
     """The 95 % limits of a value as they are read; "" without any."""
     limits = row.get(f"{column.key}_interval") if has_interval(column) else None

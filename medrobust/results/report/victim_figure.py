@@ -115,7 +115,8 @@ def curve_table(summary: Mapping[str, Any]) -> FigureTable | None:
         counts = [str(one["n_positive"]), str(one["n_negative"])]
         area = [format_score(one["auroc"]), format_interval(one["auroc_interval"]) or "–"]
         lines.append([str(one["name"]), *counts, *area, *decided])
-    head = ["", "images with it", "without it", "AUROC", "95 % interval", "sensitivity", "specificity"]
+    what = "label" if is_of_labels(summary) else "class"
+    head = [what, "images with it", "without it", "AUROC", "95 % interval", "sensitivity", "specificity"]
     return FigureTable(head, lines) if lines else None
 
 

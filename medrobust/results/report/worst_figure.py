@@ -90,7 +90,7 @@ def worst_table(summary: Mapping[str, Any]) -> FigureTable:
     for row in _without_radius(summary):
         share, limits = row["accuracy_under_attack"], row["accuracy_under_attack_interval"]
         lines.append(_cells(row["attack"], None, share, limits, row["n"]))
-    return FigureTable(["", "ε", "share", "95 % interval", "n"], lines)
+    return FigureTable(["line", "ε", "share", "95 % interval", "n"], lines)
 
 
 def _cells(name: str, radius: float | None, share: float | None, limits: Sequence[float] | None, n: int) -> list[str]:

@@ -109,12 +109,14 @@ const limits = cell => {
 const draw = (holder, table, chosen, places) => {
   const old = holder.querySelector("svg"), style = holder.dataset.style || (old && old.querySelector("style").textContent);
   holder.dataset.style = style;
-  const heads = all("thead th", table).slice(1).map(head => head.textContent.replace("ε = ", ""));
-  const radii = all("thead th", table).slice(1).map(head => Number(head.dataset.radius));
+  // a radius of 0 has no place on a logarithmic axis
+  const columns = all("thead th", table).map((head, place) => ({ place, words: head.textContent.replace("ε = ", ""), radius: Number(head.dataset.radius) })).filter(one => one.radius > 0);
+  const [heads, radii] = [columns.map(one => one.words), columns.map(one => one.radius)];
   const rows = [...table.tBodies[0].rows].map(row => ({
     name: row.cells[0].querySelector("a")?.textContent ?? row.cells[0].firstChild.textContent,
-    values: [...row.cells].slice(1).map((cell, index) => ({ radius: radii[index], words: heads[index], value: cell.dataset.value, text: cell.firstChild.textContent, limits: limits(cell) })).filter(one => one.value !== ""),
+    values: columns.map(one => ({ ...one, cell: row.cells[one.place] })).map(({ radius, words, cell }) => ({ radius, words, value: cell.dataset.value, text: cell.firstChild.textContent, limits: limits(cell) })).filter(one => one.value !== ""),
   })).filter(row => row.values.length && chosen.has(row.name));
+  if (!radii.length) { holder.replaceChildren(); return; }
   const label = `Line chart, ${table.caption.textContent}; the table below it has the numbers`;
   const longest = Math.max(4, ...rows.map(row => shorten(row.name).length)), right = WIDTH - 30 - CHARACTER * longest;
   const tall = Math.max(HEIGHT, 15 * rows.length), bottom = TOP + tall;
@@ -187,7 +189,9 @@ for (const block of all("[data-curves]")) {
 
 // pairs
 const signed = tenths => (tenths > 0 ? `+${(tenths / 10).toFixed(1)}` : tenths < 0 ? `−${(-tenths / 10).toFixed(1)}` : "0.0");
-const chance = p => (p === 0 ? "< 0.0001" : p < 1000 ? (p / 10000).toFixed(4) : (p / 10000).toFixed(2));
+const chance = p => (p === 0 ? "< 0.0001" : p <= 1000 ? (p / 10000).toFixed(4) : ((p - 1000) / 100).toFixed(2));
+// one decimal, ties to the even digit as in the tables that stand here without script
+const decimal = value => (value * 4 % 4 === 1 ? value - 0.05 : value).toFixed(1);
 const decode = condition => {
   const found = [], { members, n, right, pairs } = condition;
   if (n === null) {
@@ -217,11 +221,12 @@ const pairTable = (runs, rows, title) => {
   const table = make("table", "", { class: "plain" }), head = make("tr");
   table.append(make("caption", title, { class: "unseen" }));
   ["A", "B", "n", "A right", "B right", "A − B", "A alone", "B alone", "p", "p, Holm"].forEach((words, place) => head.append(make("th", words, place < 2 ? { scope: "col" } : { scope: "col", class: "num" })));
-  const percent = (count, n) => `${(100 * count / n).toFixed(1)}\u00a0%`, body = make("tbody");
+  const percent = (count, n) => `${decimal(100 * (count / n))}\u00a0%`, body = make("tbody");
   for (const pair of rows) {
     const row = make("tr");
     row.append(make("td", runs[pair.first]), make("td", runs[pair.second]));
-    const difference = make("td", signed(Math.round(1000 * (pair.a - pair.b) / pair.n)), { class: "num" });
+    const points = 100 * ((pair.a - pair.b) / pair.n);
+    const difference = make("td", signed(Math.sign(points) * Math.round(10 * decimal(Math.abs(points)))), { class: "num" });
     difference.append(make("small", `${signed(pair.low)} to ${signed(pair.high)}`));
     const number = words => make("td", words, { class: "num" });
     row.append(number(pair.n.toLocaleString("en")), number(percent(pair.a, pair.n)), number(percent(pair.b, pair.n)), difference);
