@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,6 +254,9 @@ class _PlanTold(EvaluationListener):
         loader, images = trainer.test_dataloaders if testing else trainer.val_dataloaders, len(plan.images)
         if isinstance(loader, DataLoader) and loader.batch_size is not None:
             images = min(images, int(sum(batches)) * loader.batch_size * context.ranks)
+        elif callable(of_rank := getattr(getattr(loader, "batch_sampler", None), "of_rank", None)):
+            dealt = [islice(of_rank(rank, context.ranks), int(sum(batches))) for rank in range(context.ranks)]
+            images = min(images, sum(len(batch) for one in dealt for batch in one))
         if context.is_first:
             attacks = f"{len(plan.attacks)} attack{'' if len(plan.attacks) == 1 else 's'}"
             logger.info("%s x %d image%s", attacks, images, "" if images == 1 else "s")

@@ -98,7 +98,7 @@ def test_the_smallest_perturbation_is_a_median_over_images(tmp_path: Path) -> No
     strong = write_run(tmp_path, "b", {PGD: "1110"})
     row = compare_runs([strong]).groups[0].leaderboard.rows[0]
     assert row["smallest"] == np.inf
-    assert cell(Column("smallest", "", "radius"), row) == "> 1/255"
+    assert cell(Column("smallest", "", "linf"), row) == "> 1/255"
 
 
 def test_runs_without_a_radius_are_ranked_by_the_smallest_perturbation(tmp_path: Path) -> None:
@@ -211,8 +211,10 @@ def test_masks_are_ranked_by_their_quality(tmp_path: Path) -> None:
         ("chance", 0.00005, "< 0.0001"),
         ("chance", 0.0312, "0.0312"),
         ("chance", 0.25, "0.25"),
-        ("radius", 0.0, "0"),
-        ("radius", float("inf"), "∞"),
+        ("linf", 0.0, "0"),
+        ("linf", float("inf"), "∞"),
+        ("linf", 0.0241, "6.15/255"),
+        ("l2", 2 / 255, "0.00784"),
         ("count", 12345, "12,345"),
         ("words", None, "–"),
     ],

@@ -7,8 +7,7 @@ import numpy as np
 
 from medrobust.results.dashboard.groups import images_of
 from medrobust.results.dashboard.runs import DashboardRun
-from medrobust.results.dashboard.tables import Column, Table
-from medrobust.results.formats import format_epsilon
+from medrobust.results.dashboard.tables import NORMS, Column, Norm, Table
 
 MOST = 15  # patients of one set of images
 
@@ -37,6 +36,7 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
     images, with_runs, clean, left, judged = (np.zeros(len(names)) for _ in range(5))
     counted = np.zeros(len(names))
     reached: list[list[float]] = [[] for _ in names]
+    norm: Norm = "linf" if any(run.outcomes.norm == "linf" for run in runs) else "l2"
     for run in runs:
         outcomes = run.outcomes
         rows = np.array([places[str(name)] for name in outcomes.patients])
@@ -52,13 +52,13 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
             tries += np.bincount(rows, tried, len(names))
         left += np.divide(shares, tries, out=np.zeros(len(names)), where=tries > 0)
         judged += tries > 0
-        for row, distance in zip(rows, outcomes.smallest if outcomes.smallest is not None else (), strict=False):
+        measured = outcomes.norm == norm and outcomes.smallest is not None  # lengths in two norms have no median
+        for row, distance in zip(rows, outcomes.smallest if measured else (), strict=False):
             reached[row].append(float(distance))
     share = np.divide(left, judged, out=np.ones(len(names)), where=judged > 0)
     initially = clean / np.maximum(counted, 1)
     order = np.lexsort((initially, share))[:MOST]
-    largest = max((run.outcomes.largest or 0.0) for run in runs)
-    above = format_epsilon(largest) if largest else ""
+    above = max((run.outcomes.largest or 0.0) for run in runs if run.outcomes.norm == norm) or None
     table: list[dict[str, Any]] = [
         {
             "patient": names[place],
@@ -75,15 +75,15 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
     data = " · ".join(str(runs[0].data[name]) for name in ("name", "split") if runs[0].data.get(name))
     of_all = f"the {len(table)} most fragile of {len(names):,}" if len(names) > len(table) else f"all {len(names)}"
     title = f"{data}: {of_all} {'patients' if known else 'images'}"
-    return Table(f"patients-{number}", title, "", _columns(known), table)
+    return Table(f"patients-{number}", title, "", _columns(known, norm), table)
 
 
-def _columns(known: bool) -> tuple[Column, ...]:
+def _columns(known: bool, norm: Norm) -> tuple[Column, ...]:
     return (
         Column("patient", "patient" if known else "image"),
         Column("images", "images", "count"),
         Column("runs", "runs", "count"),
         Column("clean", "clean images right", "share", "over the runs"),
         Column("left", "left right under attack", "share", "over runs and radii", "low"),
-        Column("smallest", "median smallest perturbation", "radius", "over its images and the runs"),
+        Column("smallest", f"median smallest {NORMS[norm]} perturbation", norm, "over its images and the runs"),
     )
