@@ -125,6 +125,7 @@ def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
         ],
         tnr=tnr,
         threshold_note=threshold_note(summary),
+        detector_classes=_detector_classes(summary["manifest"]),
         headings=DETAILS,
         fewest=FEWEST,
         classes=summary.get("classes") or {},
@@ -171,6 +172,13 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "measures": MEASURES,
         "means": sorted(means, key=lambda name: order.get(name, len(order))),
     }
+
+
+def _detector_classes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What each detector is, by its name, where the name does not say so."""
+    told = ((manifest.get("listeners") or {}).get("detection") or {}).get("settings") or {}
+    kinds = {str(name): str((one or {}).get("class", "")) for name, one in told.items()}
+    return {name: kind for name, kind in kinds.items() if kind and kind != name}
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, Shown]:
