@@ -1,5 +1,6 @@
 """What a comparison says of runs: who is ranked with whom and why not, and every number of its tables by hand."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,18 @@ def test_limits_of_a_difference_have_signs() -> None:
     row = {"x": 0.1, "x_interval": [-0.02, 0.22]}
     assert interval(Column("x", "x", "difference"), row) == "−2.0 to +22.0"
     assert interval(Column("x", "x", "share"), row) == ""
+
+
+def test_lengths_in_two_norms_have_no_common_median(tmp_path: Path) -> None:
+    """The patient's image takes 0.7 in L2 in one run, which does not count, and 2/255 in L-infinity in two others."""
+    radii = {"a": TWO, "b": 0.7, "c": TWO}
+    runs = [write_run(tmp_path, name, {("pgd", radius): "0"}, patients=["anna"]) for name, radius in radii.items()]
+    path = runs[1] / "evaluate" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["attacks"] = [one | {"norm": "l2"} for one in manifest["attacks"]]
+    path.write_text(json.dumps(manifest))
+    (patients,) = compare_runs(runs).patients
+    (row,) = patients.rows
+    column = next(one for one in patients.columns if one.key == "smallest")
+    assert row["smallest"] == pytest.approx(TWO) and column.heading == "median smallest L∞ perturbation"
+    assert row["runs"] == 3 and row["smallest_above"] == pytest.approx(TWO) and cell(column, row) == "2/255"

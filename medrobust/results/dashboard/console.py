@@ -97,7 +97,11 @@ def diff_runs(first: str | Path, second: str | Path) -> Iterator[RenderableType]
     for remark in remarks:
         yield Text(printable(remark), style="yellow")
     reasons = list(differences(a, b))
-    yield Text(f"Not to be ranked together: {'; '.join(reasons)}." if reasons else "They can be ranked together.")
+    yield Text(
+        f"Not to be ranked together; of A, beside B: {'; '.join(reasons)}."
+        if reasons
+        else "They can be ranked together."
+    )
     if same_images(runs):
         rows: list[Mapping[str, Any]] = []
         conditions = conditions_of(runs)
