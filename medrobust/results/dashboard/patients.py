@@ -52,8 +52,8 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
             tries += np.bincount(rows, tried, len(names))
         left += np.divide(shares, tries, out=np.zeros(len(names)), where=tries > 0)
         judged += tries > 0
-        measured = outcomes.norm == norm and outcomes.smallest is not None  # lengths in two norms have no median
-        for row, distance in zip(rows, outcomes.smallest if measured else (), strict=False):
+        measured = outcomes.smallest if outcomes.norm == norm else None  # lengths in two norms have no median
+        for row, distance in zip(rows, () if measured is None else measured, strict=False):
             reached[row].append(float(distance))
     share = np.divide(left, judged, out=np.ones(len(names)), where=judged > 0)
     initially = clean / np.maximum(counted, 1)
