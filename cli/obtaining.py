@@ -116,11 +116,13 @@ def _download(name: str, wanted: PublicSet, root: Path, say: Say) -> None:
     if wanted.files or wanted.archive:
         return
     page = wanted.home if wanted.kaggle is None else wanted.kaggle.page
-    by_hand = f"download {page} in a browser, which may ask you for an account, and unpack it to {shown(root)}"
+    by_hand = (
+        f"open {page} in a browser, where you may need an account, download the set, and unpack it to {shown(root)}"
+    )
     if wanted.kaggle is None:
-        raise UnfinishedError(f"{name} can only be had by hand: {by_hand}, where {wanted.layout} are expected")
+        raise UnfinishedError(f"{name} can only be had by hand: {by_hand} as {wanted.layout}")
     if lacking := what_is_missing():
-        say(f"either: {by_hand}; expected there: {wanted.layout}")
+        say(f"either: {by_hand} as {wanted.layout}")
         say(f"or: let this command download it, with a free account of Kaggle: it still needs {' and '.join(lacking)}")
         raise UnfinishedError(f"{name} is not whole: get it in one of these two ways, and give this command again")
     say(f"downloading {page}")

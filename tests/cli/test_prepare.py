@@ -196,8 +196,8 @@ def test_kaggle_without_package_and_token(tmp_path: Path, run: Run, no_kaggle: N
     status, out, err = run("aptos", "--root", tmp_path / "aptos")
     assert status == 1 and err.startswith("error: aptos is not whole: get it in one of these two ways")
     by_hand, by_command = out.splitlines()[-2:]
-    assert by_hand.startswith("either: download https://www.kaggle.com/competitions/aptos2019")
-    assert "train_images/*.png" in by_hand.partition("; expected there: ")[2]
+    assert by_hand.startswith("either: open https://www.kaggle.com/competitions/aptos2019")
+    assert "train_images/*.png" in by_hand.partition(" as ")[2]
     assert by_command.startswith("or: let this command download it") and "pip install kagglehub" in by_command
     assert "kaggle.json" in by_command and "KAGGLE_USERNAME" in by_command
     assert out.startswith("missing: ") and "source: https://www.kaggle.com" in out
@@ -315,7 +315,7 @@ def test_phantoms_are_generated_and_own_images_counted(
 
 def test_what_cannot_be_downloaded_is_named(tmp_path: Path, run: Run) -> None:
     status, out, err = run("isic", "--root", tmp_path / "isic")
-    assert status == 1 and "download https://challenge.isic-archive.com" in err and "source: https" in out
+    assert status == 1 and "open https://challenge.isic-archive.com" in err and "source: https" in out
 
 
 def test_help_and_mistakes(run: Run) -> None:
