@@ -139,7 +139,7 @@ def smallest(summary: Mapping[str, Any], asks: str) -> Field:
         for row in rows
     ]
     values = {row["attack"]: {"median_l2": row["median_l2"], "median_linf": row["median_linf"]} for row in rows}
-    why = "no attack that looks for the smallest perturbation is run"
+    why = "only given radii were tried: no attack looks for the smallest change"
     answer = f"the smallest perturbations that were found, for values of an image from 0 to 1: {listed(words)}"
     return either(asks, answer if words else None, why, values)
 
