@@ -89,11 +89,14 @@ class ProgressLines(ProgressBar, EvaluationListener):
         self._batch, self._batches = batch_idx, sum(trainer.num_val_batches)
 
     def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
-        """Note which attack is at work; the time is measured from the first one."""
-        if self._first is None:
+        """Note which attack is at work; the time is measured from the first one, which is told."""
+        begins = self._first is None
+        if begins:
             self._first, self._pace = self._batch, Pace(self._every)
         number = next(place for place, other in enumerate(plan.attacks, 1) if other.key == planned.key)
         self._share, self._at_work = number / len(plan.attacks), printable(attack_words(planned, plan))
+        if begins and self._enabled:  # it may take minutes
+            _say(f"batch {self._batch + 1} of {self._batches}: {self._at_work} is at work")
 
     def on_adversarial_batch_end(self, *_: Any) -> None:
         """Say which attack has just run, if it is time."""

@@ -1,9 +1,10 @@
 """The callback that attacks a victim inside Lightning's loops: it hands them to the engine of an evaluation."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
@@ -240,6 +241,14 @@ class Robustness(Callback):
                 correct[place, 1] += len(right)
 
 
+@runtime_checkable
+class DealsImages(Protocol):
+    """A batch sampler that says which images each process gets, without asking for any."""
+
+    def of_rank(self, rank: int, world: int) -> Iterable[list[int]]:
+        """The batches of one of several processes."""
+
+
 class _PlanTold(EvaluationListener):
     """Logs how many attacks run on how many images, before anything is fitted; a limit of batches leaves some out."""
 
@@ -253,6 +262,9 @@ class _PlanTold(EvaluationListener):
         loader, images = trainer.test_dataloaders if testing else trainer.val_dataloaders, len(plan.images)
         if isinstance(loader, DataLoader) and loader.batch_size is not None:
             images = min(images, int(sum(batches)) * loader.batch_size * context.ranks)
+        elif isinstance(loader, DataLoader) and isinstance(sampler := loader.batch_sampler, DealsImages):
+            dealt = [islice(sampler.of_rank(rank, context.ranks), int(sum(batches))) for rank in range(context.ranks)]
+            images = min(images, sum(len(batch) for one in dealt for batch in one))
         if context.is_first:
             attacks = f"{len(plan.attacks)} attack{'' if len(plan.attacks) == 1 else 's'}"
             logger.info("%s x %d image%s", attacks, images, "" if images == 1 else "s")

@@ -67,6 +67,12 @@ def check_attacks_given(
     if file is None or not section.get("fit_batches") or "attacks+" in section or file.content.get("ckpt_path"):
         return  # with a checkpoint it is the configuration that an evaluation has saved
     shown = ", ".join(map(str, attacks))
+    replaced = [given.path for given, of in giving[:-1] if not of.get("fit_batches")]
+    if replaced:
+        raise ValueError(
+            f"{file.path} comes after {replaced[-1]} and replaces its attacks by {shown}, by which the training was "
+            f"watched: give -c {file.path} first"
+        )
     raise ValueError(
         f"{line_of([file], ('attack',), 'attacks')}no attack is given but {shown}, by which the training was watched "
         f"(attack.fit_batches): {SUITE}, or name these by --attack.attacks"

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cli.likeness import nearest
+from cli.likeness import nearest, no_such_file
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 COMMANDS = ("fit", "validate", "test")
@@ -215,7 +215,7 @@ def read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a YAML file: it is not text in UTF-8") from error
     except FileNotFoundError as error:
-        raise ValueError(f"there is no configuration file {path}") from error
+        raise ValueError(no_such_file(path)) from error
     except IsADirectoryError as error:
         raise ValueError(f"-c takes a configuration file, and {path} is a directory") from error
     except OSError as error:

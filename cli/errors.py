@@ -145,6 +145,9 @@ def _about_a_class(message: str, place: str) -> str:
             return f"{place}no class is configured that {given[1]} could be given to; give a class_path first"
         name = abstract[1].rpartition(".")[2]
         return f"{place}{name} only says what {kind or 'such a class'} is; name a class of that kind"
+    if lacking := re.findall(r"Requirement '([^']+)' not met", message):
+        owner = (_owners(message) or ["the class"])[0].rpartition(".")[2]
+        return f"{place}{owner} needs the package {lacking[-1]}: pip install {lacking[-1]!r}"
     if failed := re.search(IMPORT_FAILURE, message):
         owners = re.findall(CALLABLE, message) or _owners(message) or ["a class"]
         missing = failed[1].startswith("No module")

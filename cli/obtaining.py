@@ -115,12 +115,17 @@ def _download(name: str, wanted: PublicSet, root: Path, say: Say) -> None:
             place.unlink()
     if wanted.files or wanted.archive:
         return
-    by_hand = f"download it from {wanted.home} and unpack it to {shown(root)} as {wanted.layout}"
+    page = wanted.home if wanted.kaggle is None else wanted.kaggle.page
+    by_hand = (
+        f"open {page} in a browser, where you may need an account, download the set, and unpack it to {shown(root)}"
+    )
     if wanted.kaggle is None:
-        raise UnfinishedError(f"{name} cannot be downloaded from here: {by_hand}")
+        raise UnfinishedError(f"{name} can only be had by hand: {by_hand} as {wanted.layout}")
     if lacking := what_is_missing():
-        raise UnfinishedError(f"{name} comes from Kaggle, which needs {' and '.join(lacking)}; or {by_hand}")
-    say(f"downloading {wanted.kaggle.page}")
+        say(f"either: {by_hand} as {wanted.layout}")
+        say(f"or: let this command download it, with a free account of Kaggle: it still needs {' and '.join(lacking)}")
+        raise UnfinishedError(f"{name} is not whole: get it in one of these two ways, and give this command again")
+    say(f"downloading {page}")
     take_from_kaggle(wanted.kaggle, root)
 
 

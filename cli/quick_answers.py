@@ -7,14 +7,16 @@ nothing has changed that the parsers are made of; otherwise the parsers answer t
 import ast
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cli.likeness import nearest
+from cli.likeness import nearest, no_such_file
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = Path(__file__).with_suffix(".json")
@@ -34,8 +36,13 @@ def answer(program: str, words: Sequence[str]) -> None:
     """
     commands = [word for word in words[:1] if not word.startswith("-")]
     place = " ".join([program, *commands])
-    if not words or (stored := read()).get("key") != key():
+    if (stored := read()).get("key") != key():
         return
+    if not words and program != "prepare.py":
+        sys.stderr.write(
+            f"error: expected a command among {', '.join(listed_commands(stored['help'][program]))}, got none\n"
+        )
+        sys.exit(2)
     if commands and (mistake := unknown_command(program, commands[0], stored["help"])):
         sys.stderr.write(f"error: {mistake}\n")
         sys.exit(2)
@@ -47,6 +54,9 @@ def answer(program: str, words: Sequence[str]) -> None:
     options = options_in(stored["help"][place])
     if commands == ["replay"]:  # takes those of test, too
         options += options_in(stored["help"][f"{program} test"])
+    if mistake := missing_file(words[1:]):
+        sys.stderr.write(f"error: {mistake}\n")
+        sys.exit(2)
     if program == "prepare.py":
         return
     if commands and (mistake := unknown_option(words[1:], options, stored["classes"])):
@@ -63,13 +73,28 @@ def unknown_command(program: str, word: str, answers: dict[str, str]) -> str:
         answers: The stored help of programs and of their commands.
     """
     known = [place.partition(" ")[2] for place in answers if place.startswith(f"{program} ")]
-    listed = re.search(r"\{([\w,]+)\} \.\.\.", answers.get(program, ""))  # also those whose help is not stored
-    known += listed[1].split(",") if listed else []
+    known += listed_commands(answers.get(program, ""))  # also those whose help is not stored
     if word in known or not known:
         return ""
     kind = "dataset" if program == "prepare.py" else "command"
     choices = f"; choose from {', '.join(sorted(set(known)))}"
     return f"there is no {kind} {word!r}{nearest(word, known) or choices}"
+
+
+def missing_file(words: Sequence[str]) -> str:
+    """The sentence about the first configuration file that is not there; empty if all are."""
+    named = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    named += [value for word, value in pairwise(words) if word in ("-c", "--config")]
+    for path in named:
+        if not path.startswith("-") and path.strip() and "\n" not in path and not ("{" in path or os.path.exists(path)):
+            return no_such_file(path)
+    return ""
+
+
+def listed_commands(text: str) -> list[str]:
+    """The commands that a program's help lists."""
+    listed = re.search(r"\{([\w,]+)\} \.\.\.", text)
+    return listed[1].split(",") if listed else []
 
 
 def read() -> dict[str, Any]:

@@ -152,6 +152,8 @@ class ReplayParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with the sentence and exit status 2."""
+        if message.endswith("required: --record"):
+            message = "say which record: --record KEY:ID, as the report and evidence.json list some"
         raise ValueError(printable(message))
 
 

@@ -97,7 +97,7 @@ class CovidCT(SegmentationDataModule):
         table = self.root.absolute() / TABLE
         if not table.is_file():
             raise FileNotFoundError(
-                f"{self.root.absolute()}: expected CT volumes as {TABLE}, {SCANS}/*.nii.gz and {MASKS}/*.nii.gz, "
+                f"{self.root.absolute()}: expected {TABLE} and the CT volumes that it names, in {SCANS} and {MASKS}, "
                 f"found {f'no {TABLE}' if self.root.is_dir() else 'no folder'}"
             )
         rows = read_table(table, {"scan": ("ct_scan",), "mask": ("lung_mask",)}, refuse=self.refuse_row)

@@ -15,7 +15,7 @@ from datamodules.download import DownloadError
 from datamodules.scratch import scratch_beside
 
 PACKAGE = "kagglehub"  # optional: whoever downloads by hand needs none of it
-TOKEN = "an API token of Kaggle (kaggle.com/settings) in ~/.kaggle/kaggle.json or in KAGGLE_USERNAME and KAGGLE_KEY"
+TOKEN = "an API token, which kaggle.com/settings makes, as ~/.kaggle/kaggle.json (or in KAGGLE_USERNAME and KAGGLE_KEY)"
 
 
 def what_is_missing() -> list[str]:

@@ -106,7 +106,10 @@ class Classifier(VictimModule):
         compared = {"num_classes": (self.num_classes, data.num_classes), "channels": (self.channels, data.channels)}
         for name, (expected, found) in compared.items():
             if found != expected:
-                raise ValueError(f"model.{name} is {expected}, but the data set has {found}")
+                names = ", ".join(map(str, getattr(data, "class_names", ()))) if name == "num_classes" else ""
+                raise ValueError(
+                    f"model.{name} is {expected}, but the data set has {found}" + f" ({names})" * bool(names)
+                )
         self.clean_metric.names = [str(name) for name in getattr(data, "class_names", ())]
         self._compare_order(bool(getattr(data, "ordered", False)))
         if stage == "fit" and self.class_weights == "balanced":

@@ -176,11 +176,9 @@ def find_brisque(path: str | None = None, download: bool = False) -> Brisque | N
     except ValueError as error:
         logger.log(
             logging.WARNING if named or download else logging.INFO,  # nobody who asked for none is to be warned
-            "BRISQUE stays empty because %s (quality.download true lets piq download one; quality.brisque or the "
-            "environment variable %s names one: a folder with LIVE's allmodel and allrange, or piq's %s)",
+            "BRISQUE, a measure of image quality, is left out: %s (--quality.download true has piq download one; "
+            "--quality.brisque FILE takes your own)",
             error,
-            VARIABLE,
-            PIQ_WEIGHTS,
         )
         return None
 

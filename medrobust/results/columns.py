@@ -87,7 +87,7 @@ MEASURES = {
     "field_largest": ("max |B|", "largest value of the bias field, in natural logarithms of the image"),
     "field_roughness": ("roughness", "Laplacian norm of the bias field"),
     "targets": ("targets", "pixels or proposals that DAG was to turn"),
-    "targets_left": ("left", "those of them that it has not turned"),
+    "targets_left": ("targets left", "those of the targets that DAG has not turned"),
     "goal_share": ("goal share", "share of what a targeted attack on masks or boxes was to change, and has changed"),
     "warp_folds": ("folds", "share of the image where the warp folds over"),
 }

@@ -26,3 +26,12 @@ def evaluations_of(run: Path) -> list[Path]:
 def _inside(folder: Path) -> list[Path]:
     """The folders in a folder by their names; none if there is no such folder."""
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def further_name(folder: Path) -> str:
+    """Name of a run's further evaluation, which has a folder of its own; empty for the run's first one.
+
+    >>> further_name(Path("runs/demo/evaluations/hiding")), further_name(Path("runs/demo/evaluate"))
+    ('hiding', '')
+    """
+    return folder.name if folder.parent.name in ("evaluations", "evaluate_on") else ""

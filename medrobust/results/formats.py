@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 DASH = "–"
+LENGTHS = ("epsilon", "step_size")  # settings in the unit of radii
 LEVELS = {"error": "do not trust", "warning": "read with care"}  # what a flag's severity asks of the reader
 
 
@@ -89,6 +90,26 @@ def format_epsilon(epsilon: float | None) -> str:
     return f"{epsilon:.3g}"
 
 
+def format_linf(length: float | None, radii: Iterable[float | None] = ()) -> str:
+    """Write an L-infinity length in the unit of the radii that it stands beside: "2/255", "6.12/255".
+
+    Args:
+        length: In units of the [0, 1] image range; None if there is none.
+        radii: The radii of the attacks. Where there are some and all are written plainly, so is the length.
+
+    >>> [format_linf(length) for length in (2 / 255, 1 / 256, 0.0241, 0.05, 0.0, None)]
+    ['2/255', '1/256', '6.15/255', '12.8/255', '0', '–']
+    >>> format_linf(0.137, [None, 0.3]), format_linf(0.3, [0.3]), format_linf(0.137, [0.3, 8 / 255])
+    ('0.137', '0.3', '34.9/255')
+    """
+    if not length:
+        return DASH if length is None else "0"
+    words, given = format_epsilon(length), [format_epsilon(radius) for radius in radii if radius is not None]
+    if "/" in words or (given and not any("/" in one for one in given)):
+        return words
+    return f"{255 * length:.3g}/255"
+
+
 def format_percent(rate: float | None) -> str:
     """Write a rate in [0, 1] in percent with one decimal, "95.5 %"; a dash for None."""
     return DASH if rate is None else f"{100 * rate:.1f} %"
@@ -119,9 +140,15 @@ def format_parameters(value: Any) -> str:
 
     >>> format_parameters({"attack": {"class": "PGD", "objective": {"class": "Margin"}, "steps": None}, "weight": 6})
     'attack PGD (objective Margin, steps –), weight 6'
+    >>> format_parameters({"step_size": 0.5 / 255, "momentum": 0.5, "epsilon": 0.3})
+    'step_size 0.5/255, momentum 0.5, epsilon 0.3'
     """
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_inside(inner)}" for key, inner in value.items())
+        lengths = () if value.get("domain") == "log" else LENGTHS  # in which steps are no differences of grey values
+        return ", ".join(
+            f"{key} {format_epsilon(inner) if key in lengths and type(inner) is float else _inside(inner)}"
+            for key, inner in value.items()
+        )
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_inside(inner) for inner in value)
     return DASH if value is None else str(value)

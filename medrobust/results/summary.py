@@ -200,8 +200,10 @@ def _clean_row(records: pl.DataFrame, expected: int) -> dict[str, Any]:
     images = records.unique("id", keep="first")
     seen = records.drop_nulls("quality_before").unique("id", keep="first", maintain_order=True)
     head = _head("clean", None, None, None, "clean", images["correct_before"].to_numpy(), patients_of(images), expected)
+    named = images["patient"].drop_nulls().n_unique() if "patient" in images.columns else 0
     return {
         **head,
+        "n_patients": named,  # 0 where nobody says whom the images show
         **{f"accuracy_under_attack{end}": head[f"clean_accuracy{end}"] for end in ("", "_interval")},
         **{"success_rate": None, "success_rate_interval": None},
         "n_correct_after": head["n_correct_before"],

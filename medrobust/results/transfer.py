@@ -26,7 +26,7 @@ def read_summaries(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     for folder in folders:
         summary = read_summary(folder)
         if not any(row.get("transfer") for row in summary["rows"]):
-            raise ValueError(f"{folder} has no judges: evaluate it with transfer.judges, as configs/studies does")
+            raise ValueError(f"{folder} has no judges: evaluate it with --transfer.judges '{{NAME: runs/NAME}}'")
         summaries.append(summary)
     _check_comparable(summaries)
     return summaries

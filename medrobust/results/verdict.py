@@ -4,7 +4,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medrobust.results.formats import capitalised, format_epsilon, format_interval, format_measure, format_percent
+from medrobust.results.formats import (
+    capitalised,
+    format_epsilon,
+    format_interval,
+    format_linf,
+    format_measure,
+    format_percent,
+)
 from medrobust.results.manifest import task_of
 from medrobust.results.wording import is_dense, quality_name
 
@@ -244,12 +251,15 @@ def _smallest(summary: Mapping[str, Any]) -> Iterator[str]:
     found = summary.get("smallest") or {}
     if not found or found["n_wrong_before"] * 2 >= found["n"]:
         return
-    write = format_epsilon if found["norm"] == "linf" else format_measure
     norm = NORMS[found["norm"]]
+
+    def write(length: float) -> str:
+        return format_linf(length, [found["largest"]]) if found["norm"] == "linf" else format_measure(length)
+
     if found["median"] is not None:
         yield (
-            f"A perturbation of {write(found['median'])} ({norm}) is known to suffice to make half of the images "
-            "wrong, those among them that were wrong before."
+            f"A perturbation of {write(found['median'])} ({norm}) is known to suffice to make half of the images wrong"
+            f"{', counting those that were wrong before' if found['n_wrong_before'] else ''}."
         )
     elif found["largest"] is not None:
         yield (

@@ -46,13 +46,14 @@ def test_the_first_batch_says_how_long_the_rest_will_take(caplog: pytest.LogCapt
     said = evaluated(caplog, ProgressLines(every=1e6))
     assert said[0] == "3 attacks x 23 images"
     # the clock is looked at when the first attack begins, three times whether a line is due, and for what is left
-    assert said[1:] == ["batch 1 of 4 is done; about 2 min left"]
+    assert said[1:] == ["batch 1 of 4: noise 0.02 (1/3) is at work", "batch 1 of 4 is done; about 2 min left"]
 
 
 def test_lines_name_the_attack_that_has_run(caplog: pytest.LogCaptureFixture) -> None:
     said = evaluated(caplog, ProgressLines(every=0.0))
-    assert [line.split(";")[0] for line in said[:5]] == [
+    assert [line.split(";")[0] for line in said[:6]] == [
         "3 attacks x 23 images",
+        "batch 1 of 4: noise 0.02 (1/3) is at work",
         "batch 1 of 4: noise 0.02 (1/3)",
         "batch 1 of 4: fgsm 0.02 (2/3)",
         "batch 1 of 4 is done",
@@ -63,7 +64,7 @@ def test_lines_name_the_attack_that_has_run(caplog: pytest.LogCaptureFixture) ->
 
 def test_a_limit_of_batches_is_part_of_the_plan(caplog: pytest.LogCaptureFixture) -> None:
     said = evaluated(caplog, ProgressLines(every=1e6), limit_test_batches=1)
-    assert said == ["3 attacks x 7 images", "batch 1 of 1 is done"]
+    assert said == ["3 attacks x 7 images", "batch 1 of 1: noise 0.02 (1/3) is at work", "batch 1 of 1 is done"]
 
 
 def test_a_training_says_its_epoch_and_its_loss(caplog: pytest.LogCaptureFixture) -> None:

@@ -368,3 +368,14 @@ def test_an_option_before_the_command_is_not_suggested_as_itself() -> None:
     said = sentence("unrecognized arguments: --name", ["name", "runs"])
     assert said == "the option 'name' stands behind the command, as in: fit --name ..."
     assert sentence("unrecognized arguments: --nme", ["name", "runs"]) == "there is no option 'nme'; did you mean name?"
+
+
+def test_a_package_that_is_missing_is_named_with_its_class() -> None:
+    message = (
+        'Parser key "trainer.logger":\n'
+        "  Problem with given class_path 'pytorch_lightning.loggers.TensorBoardLogger':\n"
+        "    Neither `tensorboard` nor `tensorboardX` is available.\n    Requirement 'tensorboard' not met. HINT: ...\n"
+    )
+    assert sentence(message, ["name"]) == (
+        "trainer.logger: TensorBoardLogger needs the package tensorboard: pip install 'tensorboard'"
+    )

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 import cli.main
+from cli.command_checks import check_attacks_given
+from cli.config_files import ConfigFile
 from medrobust.results.evaluations import evaluations_of
 from medrobust.results.records import read_records
 from medrobust.results.summary import read_summary
@@ -161,6 +163,12 @@ def test_attacks_that_watched_the_training_are_no_evaluation(folder: Path, refus
         assert "runs/small/train.yaml, line " in said and "no attack is given but fgsm" in said
         assert "configs/attacks/*.yaml" in said and "--attack.attacks" in said
     assert not Path("runs/small/evaluate").exists() and not Path("runs/small/evaluations").exists()
+    Path("suite.yaml").write_text("attack: {attacks: {pgd: {class_path: PGD, init_args: {epsilon: 2/255}}}}\n")
+    files = [ConfigFile(path) for path in ("suite.yaml", "runs/small/train.yaml")]
+    with pytest.raises(
+        ValueError, match=r"train.yaml comes after suite.yaml and .* give -c runs/small/train.yaml first"
+    ):
+        check_attacks_given({"fgsm": {}}, 1, files, [])
     given = '{"fgsm": {"class_path": "FGSM", "init_args": {"epsilon": "2/255"}}}'
     evaluate("--attack.attacks", given, "--evaluation", "words", "--data.limit", 2, suite="")
     evaluate("--evaluation", "plus", "--data.limit", 2, suite="changed")

@@ -194,9 +194,12 @@ def aptos(folder: Path, images: int = 3) -> Path:
 
 def test_kaggle_without_package_and_token(tmp_path: Path, run: Run, no_kaggle: None) -> None:
     status, out, err = run("aptos", "--root", tmp_path / "aptos")
-    assert status == 1 and len(err.splitlines()) == 1
-    assert "pip install kagglehub" in err and "kaggle.json" in err and "KAGGLE_USERNAME" in err
-    assert "or download it from https://www.kaggle.com/competitions/aptos2019" in err and "train_images/*.png" in err
+    assert status == 1 and err.startswith("error: aptos is not whole: get it in one of these two ways")
+    by_hand, by_command = out.splitlines()[-2:]
+    assert by_hand.startswith("either: open https://www.kaggle.com/competitions/aptos2019")
+    assert "train_images/*.png" in by_hand.partition(" as ")[2]
+    assert by_command.startswith("or: let this command download it") and "pip install kagglehub" in by_command
+    assert "kaggle.json" in by_command and "KAGGLE_USERNAME" in by_command
     assert out.startswith("missing: ") and "source: https://www.kaggle.com" in out
     assert not (tmp_path / "aptos").exists()
 
@@ -282,7 +285,13 @@ def test_archives_in_parts_are_joined(tmp_path: Path, run: Run, monkeypatch: pyt
 
 def test_fewer_images_than_the_whole_set_are_not_complete(tmp_path: Path, run: Run, no_kaggle: None) -> None:
     status, out, err = run("aptos", "--root", aptos(tmp_path / "aptos"))
-    assert status == 1 and "missing: " in out and "expected 3,662 images, found 3" in out and "kagglehub" in err
+    assert (
+        status == 1
+        and "missing: " in out
+        and "expected 3,662 images, found 3" in out
+        and "kagglehub" in out
+        and "two ways" in err
+    )
 
 
 def test_phantoms_are_generated_and_own_images_counted(
@@ -306,7 +315,7 @@ def test_phantoms_are_generated_and_own_images_counted(
 
 def test_what_cannot_be_downloaded_is_named(tmp_path: Path, run: Run) -> None:
     status, out, err = run("isic", "--root", tmp_path / "isic")
-    assert status == 1 and "download it from https://challenge.isic-archive.com" in err and "source: https" in out
+    assert status == 1 and "open https://challenge.isic-archive.com" in err and "source: https" in out
 
 
 def test_help_and_mistakes(run: Run) -> None:

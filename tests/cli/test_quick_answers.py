@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from cli import quick_answers
-from cli.quick_answers import answer, key, options_in, read, signatures, unknown_command, unknown_option
+from cli.quick_answers import (
+    answer,
+    key,
+    missing_file,
+    options_in,
+    read,
+    signatures,
+    unknown_command,
+    unknown_option,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = (
@@ -132,3 +141,26 @@ def test_the_programs_answer_without_torch(tmp_path: Path) -> None:
         watched = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
         done = subprocess.run([sys.executable, "-c", watched], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.stdout.endswith("False\n") and done.returncode == (2 if "--attack.epsilon" in rest else 0)
+
+
+def test_a_configuration_file_that_is_not_there_is_named_with_its_likeness(tmp_path: Path) -> None:
+    for name in ("linf.yaml", "masks.yaml"):
+        (tmp_path / name).write_text("attack: {}\n")
+    near = f"; did you mean {tmp_path}/linf.yaml?"
+    assert (
+        missing_file(["-c", f"{tmp_path}/linff.yaml"]) == f"there is no configuration file {tmp_path}/linff.yaml{near}"
+    )
+    assert missing_file([f"--config={tmp_path}/linf"]).endswith(near)
+    assert missing_file(["-c", f"{tmp_path}/masks.yaml", "--name", "x"]) == missing_file(["--name", "-c"]) == ""
+    assert missing_file(["-c", f"{tmp_path}/gone/linf.yaml"]).endswith("gone/linf.yaml")
+
+
+def test_a_program_without_a_command_names_its_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = {"key": key(), "help": {"train.py": "usage: train.py [-h] {fit,validate,test} ..."}, "classes": {}}
+    monkeypatch.setattr(quick_answers, "read", lambda: stored)
+    with pytest.raises(SystemExit) as ended:
+        answer("train.py", [])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: expected a command among fit, validate, test, got none\n"

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import cli.main
+from cli import replay
 from medrobust.results.manifest import read_manifest
 from medrobust.results.records import read_records
 from tests.programs import one_thread, run_here
@@ -238,3 +239,8 @@ def test_help_names_replay(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main.main("evaluate", ["--help"])
     assert ended.value.code == 0 and "replay" in capsys.readouterr().out
+
+
+def test_a_replay_of_no_record_is_told_how_to_name_one() -> None:
+    with pytest.raises(ValueError, match="say which record: --record KEY:ID, as the report"):
+        replay.parser().parse_args(["runs/small/evaluate"])

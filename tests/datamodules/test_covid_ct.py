@@ -277,7 +277,7 @@ def test_masks_that_do_not_tell_the_lungs_apart_are_masks_of_lung(root: Path) ->
 
 
 def test_a_missing_table_and_bad_arguments(tmp_path: Path, root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected CT volumes as metadata.csv, .* found no folder"):
+    with pytest.raises(FileNotFoundError, match="expected metadata.csv and the CT volumes .* found no folder"):
         data(tmp_path / "nowhere")
     (root / "metadata.csv").unlink()
     with pytest.raises(FileNotFoundError, match="found no metadata.csv"):

@@ -272,6 +272,8 @@ def test_the_list_has_a_line_for_each_run(tmp_path: Path, capsys: pytest.Capture
     (line,) = [line for line in told.out.splitlines() if line.split()[:1] == ["a"]]
     shown = ["a", "classification", "phantom adv_test", "6 / 6", "100.0 %", "33.3 % at 2/255", "2026-01-02"]
     assert [line.find(word) >= 0 for word in shown] == [True] * len(shown)
+    explained = " ".join(told.out.split())
+    assert "tried / n: images that were attacked" in explained and "clean: accuracy without an attack." in explained
     assert told.err == f"left out: {tmp_path / 'trained'} has not been evaluated yet.\n"
 
 

@@ -1,5 +1,6 @@
 """What a comparison says of runs: who is ranked with whom and why not, and every number of its tables by hand."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_the_smallest_perturbation_is_a_median_over_images(tmp_path: Path) -> No
     strong = write_run(tmp_path, "b", {PGD: "1110"})
     row = compare_runs([strong]).groups[0].leaderboard.rows[0]
     assert row["smallest"] == np.inf
-    assert cell(Column("smallest", "", "radius"), row) == "> 1/255"
+    assert cell(Column("smallest", "", "linf"), row) == "> 1/255"
 
 
 def test_runs_without_a_radius_are_ranked_by_the_smallest_perturbation(tmp_path: Path) -> None:
@@ -272,8 +273,10 @@ def test_masks_are_ranked_by_their_quality(tmp_path: Path) -> None:
         ("chance", 0.00005, "< 0.0001"),
         ("chance", 0.0312, "0.0312"),
         ("chance", 0.25, "0.25"),
-        ("radius", 0.0, "0"),
-        ("radius", float("inf"), "∞"),
+        ("linf", 0.0, "0"),
+        ("linf", float("inf"), "∞"),
+        ("linf", 0.0241, "6.15/255"),
+        ("l2", 2 / 255, "0.00784"),
         ("count", 12345, "12,345"),
         ("words", None, "–"),
     ],
@@ -286,3 +289,18 @@ def test_limits_of_a_difference_have_signs() -> None:
     row = {"x": 0.1, "x_interval": [-0.02, 0.22]}
     assert interval(Column("x", "x", "difference"), row) == "−2.0 to +22.0"
     assert interval(Column("x", "x", "share"), row) == ""
+
+
+def test_lengths_in_two_norms_have_no_common_median(tmp_path: Path) -> None:
+    """The patient's image takes 0.001 in L2 in one run, which does not count, and 2/255 in L-infinity in the other."""
+    radii = {"a": TWO, "b": 0.001}
+    runs = [write_run(tmp_path, name, {("pgd", radius): "0"}, patients=["anna"]) for name, radius in radii.items()]
+    path = runs[1] / "evaluate" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["manifest"]["attacks"] = [one | {"norm": "l2"} for one in summary["manifest"]["attacks"]]
+    path.write_text(json.dumps(summary))
+    (patients,) = compare_runs(runs).patients
+    (row,) = patients.rows
+    column = next(one for one in patients.columns if one.key == "smallest")
+    assert row["smallest"] == pytest.approx(TWO) and column.heading == "median smallest L∞ perturbation"
+    assert row["runs"] == 2 and row["smallest_above"] == pytest.approx(TWO) and cell(column, row) == "2/255"

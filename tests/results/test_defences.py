@@ -101,9 +101,8 @@ def test_report_console_and_markdown_say_what_the_victim_is_defended_by(tmp_path
     for words in ("Trained byTRADES with weight 6", "against PGD at ε = 2/255, 5 steps of 0.75/255", "13.0 passes"):
         assert words in shown
     assert "Input defenceJPEG compression (quality 75)attacks see through it by straight-through" in shown
-    assert (
-        "defencedefence Trades (attack PGD (epsilon 0.00784" in shown and "{'class'" not in shown
-    )  # under What was run
+    under_what_was_run = "defencedefence Trades (attack PGD (epsilon 2/255"
+    assert under_what_was_run in shown and "{'class'" not in shown
     summary = finish(folder)
     assert markdown_table(summary).startswith(f"The victim is {TRAINED}.\n\nThe victim is {BEHIND}.\n\n| attack")
     console = Console(width=80, record=True, file=(tmp_path / "console").open("w"))

@@ -259,7 +259,7 @@ def test_pictures_say_what_is_seen(tmp_path: Path) -> None:
     for kind in kinds:
         Image.new("RGB", (8, 8), (kinds.index(kind), 0, 0)).save(tmp_path / "panels" / f"a-{kind}.png")
     key = summary["manifest"]["attacks"][1]["key"]
-    about = {"key": key, "attack": "pgd", "epsilon": 8 / 255, "id": "frame 7", "linf": 0.03, "magnification": 16}
+    about = {"key": key, "attack": "pgd", "epsilon": 8 / 255, "id": "frame 7", "linf": 8 / 255, "magnification": 16}
     about |= {"right_before": True, "quality_before": 1.0, "right_after": False, "quality_after": None}
     about |= {"boxes_lost": 2, "boxes_relabelled": 0, "boxes_invented": 1, "extras": {}}
     legend = [{"name": "spot", "colour": "#e69f00"}]
@@ -271,7 +271,7 @@ def test_pictures_say_what_is_seen(tmp_path: Path) -> None:
     changed = "image frame 7, changed by pgd at ε 8/255"
     assert alternatives == [
         "clean image frame 7",
-        "change that pgd at ε 8/255 makes to image frame 7, 16 times as strong; L∞ 0.03",
+        "change that pgd at ε 8/255 makes to image frame 7, 16 times as strong; L∞ 8/255",
         changed,
         "clean image frame 7, with what is truly there",
         "clean image frame 7, with what the victim finds, and white contours of the truth: right, boxes found 100.0 %",

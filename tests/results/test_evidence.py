@@ -237,7 +237,7 @@ def test_what_a_run_lacks_is_not_assessed(tmp_path: Path) -> None:
     }
     reasons = {
         ("iso_24029", "stability_to_noise"): "no noise was run as control (attack.controls)",
-        ("iso_24029", "smallest_perturbation"): "no attack that looks for the smallest perturbation is run",
+        ("iso_24029", "smallest_perturbation"): "only given radii were tried: no attack looks for the smallest change",
         ("fda", "model_description"): "the manifest does not describe the victim",
         ("fda", "other_sites"): "it is not known on which data the victim was trained",
         ("ai_act", "detection"): "no detector watches",

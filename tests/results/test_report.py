@@ -292,3 +292,11 @@ def test_findings_in_the_data_are_flags_and_not_facts(tmp_path):
         False,
     ]
     assert "pairs 2" not in texts["some"]
+
+
+def test_lengths_have_the_unit_of_the_radii_and_a_further_evaluation_its_name(tmp_path):
+    folder = evaluation(tmp_path / "demo" / "evaluations" / "hiding", [("pgd", 2 / 255, False, 0.5)], panels=1)
+    html, page = read(folder)
+    shown = " ".join(page.text.replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "<title>demo · hiding · robustness report</title>" in html and "<h1>demo · hiding</h1>" in html
+    assert "L∞ 2/255" in shown and "0.00784" not in shown  # in the table, below the pictures and under what was run

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from medrobust.results.report.smallest_figure import smallest_figure, smallest_words
 from medrobust.results.smallest import POINTS, fragile_patients, smallest_of, smallest_results
 from tests.sample_record import record
 
@@ -106,3 +107,18 @@ def test_without_patients_images_stand_for_them_and_equals_are_told_apart_by_att
     found = fragile_patients(smallest_of([entry("one"), entry("two")], given))
     assert not found["known"] and [row["patient"] for row in found["rows"]] == ["y", "x"]
     assert fragile_patients(smallest_of([entry("one")], {"one": table("one", WRONG)})) == {}
+
+
+@pytest.mark.parametrize(
+    ("entries", "unit", "words"),
+    [
+        ([entry("s", None, minimal=True)], "L∞ length of the perturbation · 255<", "4.97/255"),
+        ([entry("s", None, minimal=True), entry("near", 0.1)], "L∞ length of the perturbation<", "0.0195"),
+    ],
+)
+def test_the_axis_has_the_unit_of_the_words(entries: list[dict[str, Any]], unit: str, words: str) -> None:
+    """Lengths of 4.97/255 and 5.23/255, found without a radius, and beside a radius that is written as 0.1."""
+    rows = {"a": (True, False, 0.0195), "b": (True, False, 0.0205)}
+    given = {name: table(name, rows) for name in ("s", "near")}
+    found = smallest_results(smallest_of(entries, given))
+    assert unit in smallest_figure(found) and smallest_words(found).startswith(f"Median: {words}, ")

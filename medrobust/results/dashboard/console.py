@@ -15,7 +15,7 @@ from medrobust.results.dashboard.tables import Column, Table, cell, interval
 from medrobust.results.formats import flags_told, format_epsilon, format_percent, printable, tried_told
 from medrobust.results.manifest import task_of
 from medrobust.results.summary import read_summary
-from medrobust.results.wording import is_dense
+from medrobust.results.wording import is_dense, quality_name
 
 LISTED = 10  # images that changed sides, on either side
 HEADINGS = ("run", "task", "data", "tried / n", "clean", "worst case", "flags", "date")
@@ -34,16 +34,20 @@ def list_runs(given: Sequence[str | Path]) -> tuple[Grid, list[str]]:
         ValueError: If no evaluation can be read.
     """
     places, left_out = places_of(given)
-    lines = []
+    lines: list[tuple[list[str], Path]] = []
+    measured: dict[str, str] = {}
     for place in places:
         try:
-            lines.append((_line(place), place.folder))
+            summary = read_summary(place.folder)
+            lines.append((_line(place, summary), place.folder))
+            task, dense = task_of(summary["manifest"]), is_dense(summary["manifest"])
+            measured[task] = quality_name(summary["manifest"]) if dense else "accuracy"
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             reason = error if isinstance(error, ValueError) else "its summary.json is damaged, evaluate it again"
             left_out.append(f"{place.name}: {printable(str(reason)).rstrip('.')}.")
     if not lines:
         raise ValueError(f"there is no run that can be listed. {' '.join(left_out[:3])}".strip())
-    grid = _grid()
+    grid = _grid(caption=_explained(measured))
     for number, heading in enumerate(HEADINGS):
         grid.add_column(heading, justify="right" if number in (3, 4, 5) else "left", overflow="fold")
     counts = Counter(line[0] for line, _ in lines)
@@ -52,9 +56,23 @@ def list_runs(given: Sequence[str | Path]) -> tuple[Grid, list[str]]:
     return grid, left_out
 
 
-def _line(place: Place) -> list[str]:
+def _explained(measured: Mapping[str, str]) -> str:
+    """What the columns of the list mean, for the measures of its tasks.
+
+    >>> _explained({"segmentation": "mean Jaccard"}).partition("; ")[2].partition(". worst")[0]
+    'clean: mean Jaccard without an attack'
+    """
+    names = list(dict.fromkeys(measured.values()))
+    what = names[0] if len(names) == 1 else ", ".join(f"{name} ({task})" for task, name in measured.items())
+    return (
+        f"tried / n: images that were attacked, of those in the split; clean: {what} without an attack. worst case: "
+        "the same if each image meets the worst attack of a radius, at the first radius that halves it, or else at the "
+        "largest; only runs of the same data, images and attacks can be compared. flags: told in the run's report."
+    )
+
+
+def _line(place: Place, summary: Mapping[str, Any]) -> list[str]:
     """What the list says of one evaluation: of its worst cases the first that halves what was right, or the last."""
-    summary = read_summary(place.folder)
     manifest, clean = summary["manifest"], summary["rows"][0]
     data, dense = manifest["data"], is_dense(manifest)
     before, left = clean["quality_before" if dense else "clean_accuracy"], "quality" if dense else "accuracy"
@@ -99,7 +117,11 @@ def diff_runs(first: str | Path, second: str | Path) -> Iterator[RenderableType]
     for remark in remarks:
         yield Text(printable(remark), style="yellow")
     reasons = list(differences(a, b))
-    yield Text(f"Not to be ranked together: {'; '.join(reasons)}." if reasons else "They can be ranked together.")
+    yield Text(
+        f"Not to be ranked together; of A, beside B: {'; '.join(reasons)}."
+        if reasons
+        else "They can be ranked together."
+    )
     if same_images(runs):
         rows: list[Mapping[str, Any]] = []
         conditions = conditions_of(runs)

@@ -12,7 +12,7 @@ from medrobust.results.dashboard.detectors import best_detector
 from medrobust.results.dashboard.groups import Group
 from medrobust.results.dashboard.intervals import shared_intervals
 from medrobust.results.dashboard.runs import DashboardRun
-from medrobust.results.dashboard.tables import Column, Table
+from medrobust.results.dashboard.tables import NORMS, Column, Norm, Table
 from medrobust.results.defences import defences_of
 from medrobust.results.formats import capitalised, flags_told, format_epsilon, tried_told
 from medrobust.results.wording import is_dense, quality_name
@@ -44,7 +44,7 @@ def leader_row(run: DashboardRun) -> dict[str, Any]:
         **_of_classes(summary),
         **_of_dense(summary),
         "smallest": outcomes.median_smallest(),
-        "smallest_above": "" if outcomes.largest is None else format_epsilon(outcomes.largest),
+        "smallest_above": outcomes.largest,
         **best_detector(summary),
         "passes_image": _mean([row["mean_forwards"] + row["mean_backwards"] for row in attacks]),
         "seconds_image": _mean([row["mean_seconds"] for row in attacks if row.get("mean_seconds") is not None]),
@@ -159,6 +159,7 @@ def _columns(group: Group, dense: bool) -> list[Column]:
         Column(worst_key(one), f"{'right, ' if dense else ''}worst case {format_epsilon(one)}", "rate", _WORST, "low")
         for one in group.radii
     ]
+    norm: Norm = "l2" if group.runs[0].outcomes.norm == "l2" else "linf"
     qualities = [
         Column(worst_key(one, "quality"), f"{quality}, worst case {format_epsilon(one)}", "rate", "", "low")
         for one in group.radii
@@ -177,7 +178,7 @@ def _columns(group: Group, dense: bool) -> list[Column]:
         Column("map50", "mAP at IoU 0.5, clean", "rate"),
         *qualities,
         *worst,
-        Column("smallest", f"median smallest {_norm(group)}", "radius", _SMALLEST),
+        Column("smallest", f"median smallest {NORMS[norm]} perturbation", norm, _SMALLEST),
         Column(
             "detector", "best detector", "words", "the highest mean AUROC over the attacks, and what it was fitted on"
         ),
@@ -197,10 +198,6 @@ _SMALLEST = (
     "images are wrong; images that are wrong from the start count as 0"
 )
 _PASSES = "share of the successful adversarial images of all attacks that this detector does not flag at its threshold"
-
-
-def _norm(group: Group) -> str:
-    return {"linf": "L∞ perturbation", "l2": "L2 perturbation"}[group.runs[0].outcomes.norm]
 
 
 def _note(group: Group, dense: bool) -> str:

@@ -7,8 +7,7 @@ import numpy as np
 
 from medrobust.results.dashboard.groups import images_of
 from medrobust.results.dashboard.runs import DashboardRun
-from medrobust.results.dashboard.tables import Column, Table
-from medrobust.results.formats import format_epsilon
+from medrobust.results.dashboard.tables import NORMS, Column, Norm, Table
 
 MOST = 15  # patients of one set of images
 
@@ -37,6 +36,7 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
     images, with_runs, clean, left, judged = (np.zeros(len(names)) for _ in range(5))
     counted = np.zeros(len(names))
     reached: list[list[float]] = [[] for _ in names]
+    norm: Norm = "linf" if any(run.outcomes.norm == "linf" for run in runs) else "l2"
     for run in runs:
         outcomes = run.outcomes
         rows = np.array([places[str(name)] for name in outcomes.patients])
@@ -52,7 +52,8 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
             tries += np.bincount(rows, tried, len(names))
         left += np.divide(shares, tries, out=np.zeros(len(names)), where=tries > 0)
         judged += tries > 0
-        smallest = np.full(len(rows), np.nan) if outcomes.smallest is None else outcomes.smallest
+        measured = outcomes.smallest if outcomes.norm == norm else None  # lengths in two norms have no median
+        smallest = np.full(len(rows), np.nan) if measured is None else measured
         known = ~np.isnan(smallest)
         for row, distance in zip(rows[known].tolist(), smallest[known].tolist(), strict=True):
             reached[row].append(distance)
@@ -60,8 +61,7 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
     initially = clean / np.maximum(counted, 1)
     order = [place for place in np.lexsort((initially, share)) if judged[place]]
     judged_patients, order = len(order), order[:MOST]
-    largest = max((run.outcomes.largest or 0.0) for run in runs)
-    above = format_epsilon(largest) if largest else ""
+    above = max((run.outcomes.largest or 0.0) for run in runs if run.outcomes.norm == norm) or None
     table: list[dict[str, Any]] = [
         {
             "patient": names[place],
@@ -79,15 +79,15 @@ def _table(number: int, runs: Sequence[DashboardRun]) -> Table:
     fewer = judged_patients > len(table)
     of_all = f"the {len(table)} most fragile of {judged_patients:,}" if fewer else f"all {judged_patients}"
     title = f"{data}: {of_all} {'patients' if known else 'images'}"
-    return Table(f"patients-{number}", title, "", _columns(known), table)
+    return Table(f"patients-{number}", title, "", _columns(known, norm), table)
 
 
-def _columns(known: bool) -> tuple[Column, ...]:
+def _columns(known: bool, norm: Norm) -> tuple[Column, ...]:
     return (
         Column("patient", "patient" if known else "image"),
         Column("images", "images", "count"),
         Column("runs", "runs", "count"),
         Column("clean", "clean images right", "share", "over the runs"),
         Column("left", "left right under attack", "share", "over runs and radii", "low"),
-        Column("smallest", "median smallest perturbation", "radius", "over its images and the runs"),
+        Column("smallest", f"median smallest {NORMS[norm]} perturbation", norm, "over its images and the runs"),
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medrobust.results.evaluations import evaluations_of
+from medrobust.results.evaluations import evaluations_of, further_name
 from medrobust.results.formats import printable
 from medrobust.results.manifest import read_manifest
 from medrobust.results.summary import SUMMARY
@@ -68,6 +68,6 @@ def _name(run: Path, folder: Path) -> str:
     """Name of the run by the manifest, and of the evaluation where that is not the run's first one."""
     manifest: dict[str, Any] = read_manifest(folder)
     name = printable(str(manifest["run"]))
-    if folder.parent.name in ("evaluations", "evaluate_on"):
-        return f"{name} · {printable(folder.name)}"
+    if one := further_name(folder):
+        return f"{name} · {printable(one)}"
     return f"{name} · validate" if folder.name == "validate" and folder != run else name

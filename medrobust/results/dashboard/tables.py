@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from medrobust.results.formats import DASH, format_epsilon, format_interval, format_percent
+from medrobust.results.formats import DASH, format_epsilon, format_interval, format_linf, format_percent
 
-Kind = Literal["words", "count", "rate", "share", "score", "measure", "radius", "chance", "difference"]
+Kind = Literal["words", "count", "rate", "share", "score", "measure", "radius", "linf", "l2", "chance", "difference"]
+Norm = Literal["linf", "l2"]
+NORMS: dict[Norm, str] = {"linf": "L∞", "l2": "L2"}
 
 
 class Column(NamedTuple):
@@ -14,7 +16,8 @@ class Column(NamedTuple):
     Args:
         key: Entry of a row that it shows; the 95 % limits of a rate or a difference stand under ``<key>_interval``.
         heading: What stands above it.
-        kind: How its values are written.
+        kind: How its values are written; "linf" and "l2" are smallest perturbations in these norms, with the largest
+            radius that was tried under ``<key>_above``.
         note: What they mean, where the heading does not say it all.
         worse: A high value is "high" or a low one is "low" where that is bad for the victim; else "".
     """
@@ -66,7 +69,9 @@ def cell(column: Column, row: Mapping[str, Any]) -> str:
         case "difference":
             return _signed(100 * value)
         case "radius":
-            return _radius(value, str(row.get(f"{column.key}_above", "")))
+            return format_epsilon(value)
+        case "linf" | "l2":
+            return _smallest(value, row.get(f"{column.key}_above"), column.kind)
         case "chance":
             return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
         case "count":
@@ -111,8 +116,12 @@ def _signed(points: float) -> str:
     return f"−{-rounded:.1f}" if rounded < 0 else f"+{rounded:.1f}" if rounded > 0 else "0.0"
 
 
-def _radius(value: float, above: str) -> str:
-    """A radius; one that nothing has reached is infinite and written as more than the largest that was tried."""
+def _smallest(value: float, above: float | None, norm: str) -> str:
+    """The length of a smallest perturbation; an infinite one, which nobody has found, is more than the largest tried.
+
+    >>> _smallest(float("inf"), 8 / 255, "linf"), _smallest(0.0241, 8 / 255, "linf"), _smallest(0.0241, None, "l2")
+    ('> 8/255', '6.15/255', '0.0241')
+    """
     if value == float("inf"):
-        return f"> {above}" if above else "∞"
-    return "0" if value == 0 else format_epsilon(value)
+        return "∞" if above is None else f"> {_smallest(above, above, norm)}"
+    return f"{value:.3g}" if norm == "l2" else format_linf(value, [above])

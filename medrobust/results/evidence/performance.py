@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medrobust.results.evidence.fields import Field, answered, attacks_of, either, listed, named, open_field, rate
-from medrobust.results.formats import format_epsilon, format_interval, format_percent, format_score
+from medrobust.results.formats import format_epsilon, format_interval, format_linf, format_percent, format_score
 from medrobust.results.wording import is_dense, quality_name
 
 BINDING = "the victim has no way to tell which images it has seen"
@@ -133,12 +133,14 @@ def under_noise(summary: Mapping[str, Any], asks: str) -> Field:
 def smallest(summary: Mapping[str, Any], asks: str) -> Field:
     """How little a minimal-norm attack has to change."""
     rows = [row for row in attacks_of(summary) if row["entry"].get("minimal") and row["median_l2"] is not None]
+    radii = [row["epsilon"] for row in summary["rows"]]
     words = [
-        f"{named(row)}: median L2 {row['median_l2']:.3g}, median L-infinity {row['median_linf']:.3g}" for row in rows
+        f"{named(row)}: median L2 {row['median_l2']:.3g}, median L-infinity {format_linf(row['median_linf'], radii)}"
+        for row in rows
     ]
     values = {row["attack"]: {"median_l2": row["median_l2"], "median_linf": row["median_linf"]} for row in rows}
-    why = "no attack that looks for the smallest perturbation is run"
-    answer = f"the smallest perturbations that were found, in units of the [0, 1] range: {listed(words)}"
+    why = "only given radii were tried: no attack looks for the smallest change"
+    answer = f"the smallest perturbations that were found, for values of an image from 0 to 1: {listed(words)}"
     return either(asks, answer if words else None, why, values)
 
 

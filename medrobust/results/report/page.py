@@ -12,6 +12,7 @@ from markupsafe import Markup
 from medrobust.results.columns import MEASURES
 from medrobust.results.defences import defences_of
 from medrobust.results.detection import TNR
+from medrobust.results.evaluations import further_name
 from medrobust.results.evidence import EVIDENCE, evidence_shown, write_evidence
 from medrobust.results.formats import (
     DASH,
@@ -19,9 +20,11 @@ from medrobust.results.formats import (
     capitalised,
     flag_place,
     format_epsilon,
+    format_linf,
     format_measure,
     format_parameters,
     format_passes,
+    printable,
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.records import RECORDS, merge
@@ -100,6 +103,7 @@ def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
     tnr = (summary.get("detection") or {}).get("tnr", TNR)
     page = _template().render(
         manifest=summary["manifest"],
+        further=printable(further_name(folder)),
         defences=defences_of(summary["manifest"]),
         rows=summary["rows"],
         qualities=[name for name in columns_shown(summary["manifest"]) if name in QUALITIES],
@@ -121,6 +125,7 @@ def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
         ],
         tnr=tnr,
         threshold_note=threshold_note(summary),
+        detector_classes=_detector_classes(summary["manifest"]),
         headings=DETAILS,
         fewest=FEWEST,
         classes=summary.get("classes") or {},
@@ -148,6 +153,7 @@ def _template() -> Template:
         passes=format_passes,
         parameters=format_parameters,
         number=_number,
+        linf=format_linf,
         measure=format_measure,
         area_interval=area_interval,
         beside_area=beside_area,
@@ -166,6 +172,13 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "measures": MEASURES,
         "means": sorted(means, key=lambda name: order.get(name, len(order))),
     }
+
+
+def _detector_classes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What each detector is, by its name, where the name does not say so."""
+    told = ((manifest.get("listeners") or {}).get("detection") or {}).get("settings") or {}
+    kinds = {str(name): str((one or {}).get("class", "")) for name, one in told.items()}
+    return {name: kind for name, kind in kinds.items() if kind and kind != name}
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, Shown]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from medrobust.results.formats import DASH, format_epsilon, format_percent
+from medrobust.results.formats import DASH, format_epsilon, format_linf, format_percent
 from medrobust.results.wording import quality_name
 
 PANELS = "panels"
@@ -130,7 +130,7 @@ def _figures(panel: Mapping[str, Any], names: Sequence[str], quality: str) -> It
     seen = {"clean": f"clean image {image}{true}", "adversarial": f"image {image}{true}, changed by {under}"}
     for kind in ("clean", "perturbation", "adversarial"):
         if kind == "perturbation":
-            heading, detail = f"{kind} ×\N{NO-BREAK SPACE}{_times(magnification)}", f"L∞ {linf:.3g}"
+            heading, detail = f"{kind} ×\N{NO-BREAK SPACE}{_times(magnification)}", f"L∞ {format_linf(linf, [epsilon])}"
             alt = f"change that {under} makes to image {image}, {_times(magnification)} times as strong; {detail}"
             yield Figure(kind, heading, alt, detail=detail)
         else:

@@ -1,11 +1,11 @@
 """The figure of the smallest perturbations: the share of images that one of each size is known to make wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medrobust.results.formats import DASH, format_epsilon, format_interval, format_measure, format_percent
+from medrobust.results.formats import DASH, format_interval, format_linf, format_measure, format_percent
 from medrobust.results.report.behind import FigureTable
-from medrobust.results.report.figures import WIDTH, percent_axis, radius_unit, tick_marks
+from medrobust.results.report.figures import WIDTH, percent_axis, tick_marks
 from medrobust.results.report.svg import area, figure, line, marker, polyline, scale, series_style, text
 
 LOGARITHMIC = 8  # ratio of distances from which their axis is logarithmic
@@ -36,7 +36,15 @@ def distance_words(found: Found, distance: float | None) -> str:
     """A length as it is written in its norm; a dash for None."""
     if distance is None:
         return DASH
-    return format_epsilon(distance) if found["norm"] == "linf" else format_measure(distance)
+    return format_linf(distance, [found["largest"]]) if found["norm"] == "linf" else format_measure(distance)
+
+
+def _factor(found: Found, lengths: Sequence[float]) -> float:
+    """What the axis multiplies lengths by: 255 or 256 where `distance_words` writes fractions of it, else 1."""
+    written = [distance_words(found, length) for length in lengths] if found["norm"] == "linf" else []
+    if not any("/" in words for words in written):
+        return 1.0
+    return 256.0 if all(words.endswith("/256") for words in written) else 255.0
 
 
 def smallest_table(found: Found) -> FigureTable:
@@ -74,7 +82,7 @@ def smallest_figure(found: Found) -> str:
     places = [one["distance"] for one in points]
     shown = [places[round(place * (len(places) - 1) / (TICKS - 1))] for place in range(TICKS)]
     shown = sorted({*(places if len(places) <= TICKS else shown), highest})
-    factor = radius_unit(shown)[1] if found["norm"] == "linf" else 1.0
+    factor = _factor(found, shown)
     title = TITLES[found["norm"]] + (f" · {factor:.0f}" if factor != 1.0 else "")
     body = percent_axis(y, left, right)
     body += tick_marks([(x(one), f"{one * factor:.3g}") for one in shown], bottom)

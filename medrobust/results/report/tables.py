@@ -17,6 +17,7 @@ from medrobust.results.formats import (
     flag_place,
     format_epsilon,
     format_interval,
+    format_linf,
     format_measure,
     format_passes,
     format_percent,
@@ -80,9 +81,12 @@ def console_table(summary: Mapping[str, Any], width: int = 80) -> Table:
     table.add_column("", no_wrap=True)  # one mark for each flag
     rows = summary["rows"]
     swept = len({row["attack"] for row in rows}) < len(rows)
+    radii = [row["epsilon"] for row in rows]
     for index, row in enumerate(rows):
         last = index + 1 < len(rows) and _section(rows[index + 1], swept) != _section(row, swept)
-        table.add_row(*_cells(row, shown, summary["flags"], wide, wider), end_section=last, style=_style(row))
+        table.add_row(
+            *_cells(row, shown, summary["flags"], wide, radii if wider else None), end_section=last, style=_style(row)
+        )
     return table
 
 
@@ -168,19 +172,27 @@ def markdown_measures(summary: Mapping[str, Any]) -> str:
         "attack",
         "ε",
         "changed",
-        "median L∞ · 255",
+        "median L∞",
         "median L2",
         *(MEASURES.get(name, (name, ""))[0] for name in names),
     ]
-    body = []
+    body, radii = [], [row["epsilon"] for row in summary["rows"]]
     for row in summary["rows"]:
         if row["kind"] == "clean":
             continue
-        linf = None if row["median_linf"] is None else 255 * row["median_linf"]
-        norms = [DASH if norm is None else f"{norm:.3g}" for norm in (linf, row["median_l2"])]
+        norms = _norms(row, radii)
         cells = [_name(row), format_epsilon(row["epsilon"]), str(row["n_changed"]), *norms]
         body.append(cells + [format_measure(row["means"].get(name)) for name in names])
-    return markdown_lines(head, body)
+    meanings = [f"{MEASURES[name][0]}: {MEASURES[name][1]}" for name in names if name in MEASURES]
+    explained = (
+        f"\nMedians and means over the images that the attack changed. {'; '.join(meanings)}.\n" if names else ""
+    )
+    return markdown_lines(head, body) + explained
+
+
+def _norms(row: Mapping[str, Any], radii: Iterable[float | None]) -> list[str]:
+    """The medians of both lengths, L-infinity in the unit of the radii."""
+    return [format_linf(row["median_linf"], radii), DASH if row["median_l2"] is None else f"{row['median_l2']:.3g}"]
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -197,15 +209,19 @@ def _style(row: Mapping[str, Any]) -> str:
 
 
 def _cells(
-    row: Mapping[str, Any], shown: Iterable[str], flags: list[dict[str, Any]], wide: bool, wider: bool
+    row: Mapping[str, Any],
+    shown: Iterable[str],
+    flags: list[dict[str, Any]],
+    wide: bool,
+    radii: Iterable[float | None] | None,
 ) -> list[RenderableType]:
     cells: list[RenderableType] = [Text(_name(row)), format_epsilon(row["epsilon"]), _count(row)]
     for name in shown:
         cells.append(format_percent(row[name]))
         if wide:
             cells.append(format_interval(row[f"{name}_interval"]))
-    if wider:
-        cells += [DASH if row[name] is None else f"{row[name]:.3g}" for name in ("median_linf", "median_l2")]
+    if radii is not None:
+        cells += _norms(row, radii)
     raised = [flag for flag in flags if (flag["attack"], flag["epsilon"]) == (row["attack"], row["epsilon"])]
     error = any(flag["severity"] == "error" for flag in raised)
     mark = Text("!" * min(len(raised), 3), style="bold red" if error else "yellow")

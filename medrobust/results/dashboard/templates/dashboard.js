@@ -72,6 +72,18 @@ for (const table of all("table.wide")) {
   table.closest(".scroll").before(tools);
 }
 
+// tables that are wider than their boxes say so, as they do in a report
+const measure = () => all(".scroll").forEach(box => {
+  const hint = box.nextElementSibling && box.nextElementSibling.matches(".sideways") ? box.nextElementSibling : null;
+  const wider = box.scrollWidth > box.clientWidth + 1;
+  if (wider && !hint) box.after(make("p", "the table goes on sideways", { class: "sideways" }));
+  else if (!wider && hint) hint.remove();
+});
+addEventListener("resize", measure);
+addEventListener("toggle", measure, true);
+addEventListener("change", measure);
+addEventListener("load", measure);
+
 // curves, drawn from the tables below them; the first one is drawn by the same numbers without script
 const WIDTH = 760, TOP = 16, HEIGHT = 320, LEFT = 52, CHARACTER = 7.44, LABEL = 24, DRAWN = 8;
 const SHAPES = [null, [[-3.8, -3.8], [3.8, -3.8], [3.8, 3.8], [-3.8, 3.8]], [[0, -5], [4.8, 3.8], [-4.8, 3.8]], [[0, -5.4], [5.4, 0], [0, 5.4], [-5.4, 0]], [[0, 5], [4.8, -3.8], [-4.8, -3.8]]];
