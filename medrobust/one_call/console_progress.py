@@ -34,11 +34,12 @@ class ConsoleProgress(EvaluationListener):
 
     Args:
         name: Name of the run.
+        limit: How many images are attacked for now; None for all.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, limit: int | None = None) -> None:
         """Nothing is shown yet."""
-        self.name, self._words, self._speaks = name, "", False
+        self.name, self.limit, self._words, self._speaks = name, limit, "", False
         self._total = self._done = 0
         self._begun = self._shown = 0.0
         self._bar: tqdm[Any] | None = None
@@ -56,7 +57,7 @@ class ConsoleProgress(EvaluationListener):
         crafter: Crafter,
     ) -> None:
         """Begin to count; the first process speaks for all."""
-        ids = [id for id, _ in plan.images]
+        ids = [id for id, _ in plan.images][: self.limit]
         self._total = sum(len(plan.pending(planned.key, ids)) for planned in plan.attacks) // context.ranks
         self._begun = self._shown = time.monotonic()
         if context.is_first and self._total and has_bar():
