@@ -28,7 +28,7 @@ def check_command(subcommand: str, config: Namespace, files: Sequence[ConfigFile
         if config.evaluation is not None:
             raise ValueError(f"--evaluation names an evaluation, and fit is a training, got {config.evaluation!r}")
     else:
-        check_attacks_given(config.attack.attacks, files, words)
+        check_attacks_given(config.attack.attacks, config.attack.fit_batches, files, words)
         limit = "limit_val_batches" if subcommand == "validate" else "limit_test_batches"
         if config.trainer[limit] == 0:
             raise ValueError(f"no batch is asked for: trainer.{limit} is 0, so that there is nothing to evaluate")
@@ -36,7 +36,9 @@ def check_command(subcommand: str, config: Namespace, files: Sequence[ConfigFile
         raise ValueError(f"trainer.gradient_clip_val is positive, or null to clip nothing, got {clipped}")
 
 
-def check_attacks_given(attacks: Mapping[str, Any] | None, files: Sequence[ConfigFile], words: Sequence[str]) -> None:
+def check_attacks_given(
+    attacks: Mapping[str, Any] | None, fit_batches: int, files: Sequence[ConfigFile], words: Sequence[str]
+) -> None:
     """Refuse an evaluation without attacks, or with none but those that its training was configured with.
 
     Those are the attacks of a run's ``train.yaml``, and of any configuration with ``attack.fit_batches`` above 0, which
@@ -44,6 +46,7 @@ def check_attacks_given(attacks: Mapping[str, Any] | None, files: Sequence[Confi
 
     Args:
         attacks: The configured attacks by name.
+        fit_batches: Batches of each epoch that are attacked while fine-tuning; 0 where no attack watches a training.
         files: The configuration files, in the order in which they were given.
         words: Words of the command line.
 
@@ -63,7 +66,7 @@ def check_attacks_given(attacks: Mapping[str, Any] | None, files: Sequence[Confi
     file, section = giving[-1] if giving else (None, {})
     if file is None or "attacks+" in section or file.content.get("ckpt_path"):
         return  # with a checkpoint it is the configuration that an evaluation has saved
-    watched = bool(section.get("fit_batches"))
+    watched = bool(fit_batches and section.get("fit_batches"))
     if not watched and Path(file.path).name != CONFIG:
         return
     shown = ", ".join(map(str, attacks))

@@ -70,6 +70,9 @@ class Call:
         self.attacks = planned_attacks(named, *swept, self.controls, options.get("seed"))
         self.victim = victim_of(model)
         self.judges = ModelJudges(options.get("judges") or {})
+        for one in (self.victim, *self.judges.models.values()):
+            if any(parameter.is_inference() for parameter in one.parameters()):
+                raise ValueError("no gradient flows through weights made in torch.inference_mode(): load them outside")
         first = next(iter(self.victim.parameters()), None)
         device = options.get("device") or ("cpu" if first is None else first.device)
         self.shows = bool(options.get("progress", True))

@@ -1,4 +1,4 @@
-"""How far an evaluation is: a bar on a terminal or in a notebook, a line every half minute elsewhere."""
+"""How far an evaluation is: a bar on a terminal or in a notebook, lines elsewhere."""
 
 import sys
 import time
@@ -17,6 +17,7 @@ from medrobust.evaluation import (
 )
 from medrobust.evaluation.attack_words import attack_words, turn_words
 from medrobust.evaluation.data import EvaluationData
+from medrobust.evaluation.pace import duration
 from medrobust.networks.victims import EvaluatedVictim
 from medrobust.results.formats import printable
 
@@ -32,6 +33,8 @@ def has_bar() -> bool:
 class ConsoleProgress(EvaluationListener):
     """Shows how many images of how many attacks are done, which attack is at work, and the time left.
 
+    Without a terminal that is a line about the plan, one after the first batch, and one every half minute.
+
     Args:
         name: Name of the run.
         limit: How many images are attacked for now; None for all.
@@ -42,6 +45,7 @@ class ConsoleProgress(EvaluationListener):
         self.name, self.limit, self._words, self._speaks = name, limit, "", False
         self._total = self._done = 0
         self._begun = self._shown = 0.0
+        self._last = ""  # key of the last attack of the first batch
         self._bar: tqdm[Any] | None = None
 
     def on_evaluation_identity(self, *_: Any) -> dict[str, Any]:
@@ -62,7 +66,10 @@ class ConsoleProgress(EvaluationListener):
         self._begun = self._shown = time.monotonic()
         if context.is_first and self._total and has_bar():
             self._bar = tqdm(total=self._total, desc=self.name, unit="image", dynamic_ncols=True)
-        self._speaks = context.is_first and self._total > 0
+        self._speaks, self._last = context.is_first and self._total > 0, plan.attacks[-1].key
+        if self._speaks and self._bar is None:
+            attacks = f"{len(plan.attacks)} attack{'' if len(plan.attacks) == 1 else 's'}"
+            sys.stderr.write(f"{self.name}: {attacks} x {len(ids)} image{'' if len(ids) == 1 else 's'}\n")
 
     def on_attack_start(self, context: EvaluationContext, planned: PlannedAttack, plan: EvaluationPlan) -> None:
         """Show the attack's name, its radius and its number."""
@@ -83,7 +90,9 @@ class ConsoleProgress(EvaluationListener):
         self._done += len(batch)
         if self._bar is not None:
             self._bar.update(len(batch))
-        self._show(self._words)
+        self._show(self._words, now=batch.planned.key == self._last)
+        if batch.planned.key == self._last:
+            self._last = ""
 
     def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Close the bar."""
@@ -96,14 +105,15 @@ class ConsoleProgress(EvaluationListener):
             self._bar = None
         self._speaks = False
 
-    def _show(self, words: str) -> None:
-        now = time.monotonic()
+    def _show(self, words: str, now: bool = False) -> None:
+        """Show what is at work: on a bar, or in a line if it is time for one, or at once."""
+        moment = time.monotonic()
         if self._bar is not None:
             self._bar.set_postfix_str(words)
-            self._shown = now
-        elif self._speaks and now - self._shown >= LINES:
-            rate = self._done / (now - self._begun)
-            left = f", about {(self._total - self._done) / rate / 60:.0f} min left" if rate else ""
+            self._shown = moment
+        elif self._speaks and (now or moment - self._shown >= LINES):
+            rate = self._done / max(moment - self._begun, 1e-6)
+            left = f", about {duration((self._total - self._done) / rate)} left" if rate else ""
             sys.stderr.write(f"{self.name}: {self._done} of {self._total} attacked images{left}; {words}\n")
             sys.stderr.flush()
-            self._shown = now
+            self._shown = moment

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -264,8 +265,11 @@ def test_settings_are_those_of_the_command_line(tmp_path: Path) -> None:
 def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    evaluate(Net(), (IMAGES, TARGETS), FGSM(), 0.1, folder=tmp_path / "lines")
-    assert capsys.readouterr().err == ""  # it took no half minute
+    batches: dict[str, Any] = {"batch_size": 2, "limit": 8}
+    evaluate(Net(), (IMAGES, TARGETS), FGSM(), 0.1, folder=tmp_path / "lines", **batches)
+    plan, first = capsys.readouterr().err.splitlines()  # it took no half minute
+    assert plan == "lines: 2 attacks x 8 images"
+    assert re.fullmatch(r"lines: 4 of 16 attacked images, about \d+ s left; fgsm 0.1 \(2/2\)", first)
     monkeypatch.setattr("medrobust.one_call.console_progress.LINES", 0.0)
     evaluate(Net(), (IMAGES, TARGETS), FGSM(), "1/255", folder=tmp_path / "lines")
     lines = capsys.readouterr().err.splitlines()
@@ -444,3 +448,10 @@ def test_what_is_refused_names_the_options_of_python(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="no results can be written into .*file: file exists"):
         evaluate(Net(), (IMAGES, TARGETS), FGSM(), folder=tmp_path / "file", **QUICK)
+
+
+def test_weights_without_gradients_are_refused(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        net = Net()
+    with pytest.raises(ValueError, match=r"weights made in torch.inference_mode\(\): load them outside"):
+        evaluate(net, (IMAGES, TARGETS), FGSM(), folder=tmp_path, **QUICK)
