@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -249,10 +251,14 @@ class _PlanTold(EvaluationListener):
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Log it on the first process."""
         trainer, testing = self.trainer, self.stage == "test"
-        batches = trainer.num_test_batches if testing else trainer.num_val_batches
+        batches = sum(trainer.num_test_batches if testing else trainer.num_val_batches)  # infinite if nobody knows
         loader, images = trainer.test_dataloaders if testing else trainer.val_dataloaders, len(plan.images)
-        if isinstance(loader, DataLoader) and loader.batch_size is not None:
-            images = min(images, int(sum(batches)) * loader.batch_size * context.ranks)
+        if isinstance(loader, DataLoader) and isfinite(batches):
+            if loader.batch_size is not None:
+                images = min(images, int(batches) * loader.batch_size * context.ranks)
+            elif loader.batch_sampler is not None:
+                sizes = map(len, islice(loader.batch_sampler, int(batches)))
+                images = min(images, sum(sizes) * context.ranks)
         if context.is_first:
             attacks = f"{len(plan.attacks)} attack{'' if len(plan.attacks) == 1 else 's'}"
             logger.info("%s x %d image%s", attacks, images, "" if images == 1 else "s")

@@ -12,6 +12,7 @@ from medrobust.evaluation.loaded_split import LoadedSample
 from medrobust.networks.victims import EvaluatedVictim, Outputs, checked_outcome, probability_like
 
 DIFFERENCE = 1e-2  # of the largest logit, by which rounding may change another one
+SMALL = 0.1  # logits that are all smaller than this may be mostly rounding, and count as if one were as large
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +84,9 @@ def _ask_again(victim: EvaluatedVictim, images: Tensor, outputs: Outputs, ids: S
 
 def _difference(first: Tensor, second: Tensor) -> float:
     """The largest difference of two outputs as a share of the largest value; 0 where one is not finite."""
-    if first.shape != second.shape:
-        return 1.0
-    difference = float((first - second).abs().max() / first.abs().max().clamp(min=1e-6))
+    if first.shape != second.shape or not first.numel():
+        return float(first.shape != second.shape)
+    difference = float((first - second).abs().max() / first.abs().max().clamp(min=SMALL))
     return difference if difference < float("inf") else 0.0
 
 
