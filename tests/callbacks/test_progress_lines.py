@@ -80,7 +80,8 @@ def test_a_limit_counts_the_batches_of_a_batch_sampler(caplog: pytest.LogCapture
 def test_a_loader_of_unknown_length_is_planned_by_its_images(caplog: pytest.LogCaptureFixture) -> None:
     class Rows(IterableDataset[Any]):
         def __iter__(self) -> Any:
-            return iter([(torch.full((1, 8, 8), 0.1 * number), number % 2) for number in range(5)])
+            images = [torch.full((1, 8, 8), 0.1 * number) for number in range(5)]
+            return iter([{"image": image, "target": 0, "id": str(float(image.sum()))} for image in images])
 
     caplog.set_level(logging.INFO)
     trainer_of(Robustness(ATTACKS)).test(victim_of(), DataLoader(Rows(), batch_size=2), verbose=False)
