@@ -192,6 +192,9 @@ class Robustness(Callback):
     def _start(self, trainer: pl.Trainer, module: pl.LightningModule, stage: Literal["test", "val"]) -> None:
         if not self.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if (count := sum(isinstance(one, Robustness) for one in callbacks)) > 1:
+            raise ValueError(f"a trainer evaluates by one Robustness, which takes several attacks, and has {count}")
         context, victim = context_of(trainer), victim_of(module)
         if self.input_defence is not None:
             victim = defended(victim, self.input_defence)

@@ -417,7 +417,7 @@ def test_a_sigmoid_that_is_said_to_be_a_logit_is_refused_before_an_attack(tmp_pa
         ({"limit": True}, "limit is a number of images, got True"),
         ({"limit": 0}, "limit counts images and is at least 1, got 0"),
         ({"batch_size": "8"}, "batch_size is a number of images, got '8'"),
-        ({"seed": 2**70}, "seed is a whole number of at most 63 bits"),
+        ({"seed": 2**70}, "the seed of noise is a whole number of at most 63 bits"),
         ({"resume": "no"}, "resume is True or False, got 'no'"),
         ({"seen": "x"}, "seen is one of refuse, report, got 'x'"),
         ({"judges": [nn.Flatten()]}, "judges is a dictionary of models by name, got a list"),
