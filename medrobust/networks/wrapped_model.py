@@ -145,6 +145,7 @@ def _statistic(name: str, value: Any, dtype: torch.dtype, device: torch.device) 
         statistic = torch.as_tensor(value, dtype=dtype, device=device).reshape(-1, 1, 1).clone()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} is one number or one for each channel, got {value!r}") from None
-    if not len(statistic) or not bool(statistic.isfinite().all()):
+    undefined = name == "mean" and bool(statistic.isnan().any())  # of a deviation it is said that it is not positive
+    if not len(statistic) or undefined or bool(statistic.isinf().any()):
         raise ValueError(f"{name} is one finite number or one for each channel, got {value}")
     return statistic
