@@ -63,7 +63,8 @@ def data_for(
         loaders = loaders[0]
     if loaders is None or isinstance(loaders, list | tuple | Mapping):
         count = 0 if loaders is None else len(loaders)
-        raise ValueError(f"an evaluation takes its images from one loader, and the trainer has {count}")
+        given = f"a dictionary of {count}" if isinstance(loaders, Mapping) else str(count)
+        raise ValueError(f"an evaluation takes its images from one loader, and the trainer has {given}")
     name = "images" if module is None else type(module).__name__
     data = LoadedData(context, fresh(loaders), stage, name=name, task=task_of(victim))
     look_first(context, victim, data, stage)

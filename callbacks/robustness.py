@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -191,6 +192,9 @@ class Robustness(Callback):
     def _start(self, trainer: pl.Trainer, module: pl.LightningModule, stage: Literal["test", "val"]) -> None:
         if not self.attacks:
             raise ValueError("no attack is configured: add a config such as configs/attacks/linf.yaml with -c")
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if (count := sum(isinstance(one, Robustness) for one in callbacks)) > 1:
+            raise ValueError(f"a trainer evaluates by one Robustness, which takes several attacks, and has {count}")
         context, victim = context_of(trainer), victim_of(module)
         if self.input_defence is not None:
             victim = defended(victim, self.input_defence)
@@ -258,13 +262,17 @@ class _PlanTold(EvaluationListener):
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Log it on the first process."""
         trainer, testing = self.trainer, self.stage == "test"
-        batches = trainer.num_test_batches if testing else trainer.num_val_batches
+        batches = sum(trainer.num_test_batches if testing else trainer.num_val_batches)  # infinite if nobody knows
         loader, images = trainer.test_dataloaders if testing else trainer.val_dataloaders, len(plan.images)
-        if isinstance(loader, DataLoader) and loader.batch_size is not None:
-            images = min(images, int(sum(batches)) * loader.batch_size * context.ranks)
-        elif isinstance(loader, DataLoader) and isinstance(sampler := loader.batch_sampler, DealsImages):
-            dealt = [islice(sampler.of_rank(rank, context.ranks), int(sum(batches))) for rank in range(context.ranks)]
-            images = min(images, sum(len(batch) for one in dealt for batch in one))
+        if isinstance(loader, DataLoader) and isfinite(batches):
+            if loader.batch_size is not None:
+                images = min(images, int(batches) * loader.batch_size * context.ranks)
+            elif isinstance(sampler := loader.batch_sampler, DealsImages):
+                dealt = [islice(sampler.of_rank(rank, context.ranks), int(batches)) for rank in range(context.ranks)]
+                images = min(images, sum(len(batch) for one in dealt for batch in one))
+            elif loader.batch_sampler is not None:
+                sizes = map(len, islice(loader.batch_sampler, int(batches)))
+                images = min(images, sum(sizes) * context.ranks)
         if context.is_first:
             attacks = f"{len(plan.attacks)} attack{'' if len(plan.attacks) == 1 else 's'}"
             logger.info("%s x %d image%s", attacks, images, "" if images == 1 else "s")

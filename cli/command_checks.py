@@ -1,11 +1,13 @@
 """What a command is refused for before anything is built: nothing to evaluate, or options that cannot be meant."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from cli.config_files import ConfigFile, line_of
+from cli.runs import CONFIG
 
 SUITE = "add a suite such as configs/attacks/linf.yaml with -c (the others are configs/attacks/*.yaml)"
 
@@ -37,10 +39,10 @@ def check_command(subcommand: str, config: Namespace, files: Sequence[ConfigFile
 def check_attacks_given(
     attacks: Mapping[str, Any] | None, fit_batches: int, files: Sequence[ConfigFile], words: Sequence[str]
 ) -> None:
-    """Refuse an evaluation without attacks, or with none but those by which a training was watched.
+    """Refuse an evaluation without attacks, or with none but those that its training was configured with.
 
-    A configuration with ``attack.fit_batches`` above 0 attacks a few batches of each epoch; its attacks are small, and
-    are there for that.
+    Those are the attacks of a run's ``train.yaml``, and of any configuration with ``attack.fit_batches`` above 0, which
+    attacks a few batches of each epoch; its attacks are small, and are there for that.
 
     Args:
         attacks: The configured attacks by name.
@@ -53,9 +55,7 @@ def check_attacks_given(
     """
     if not attacks:
         raise ValueError(f"no attack is configured: {SUITE}")
-    if not fit_batches or any(
-        word.startswith(("--attack.attacks", "--attack=")) or word == "--attack" for word in words
-    ):
+    if any(word.startswith(("--attack.attacks", "--attack=")) or word == "--attack" for word in words):
         return
     sections = [(file, file.content.get("attack")) for file in files]
     giving = [
@@ -64,16 +64,20 @@ def check_attacks_given(
         if isinstance(section, dict) and (section.get("attacks") or section.get("attacks+"))
     ]
     file, section = giving[-1] if giving else (None, {})
-    if file is None or not section.get("fit_batches") or "attacks+" in section or file.content.get("ckpt_path"):
+    if file is None or "attacks+" in section or file.content.get("ckpt_path"):
         return  # with a checkpoint it is the configuration that an evaluation has saved
+    watched = bool(fit_batches and section.get("fit_batches"))
+    if not watched and Path(file.path).name != CONFIG:
+        return
     shown = ", ".join(map(str, attacks))
     replaced = [given.path for given, of in giving[:-1] if not of.get("fit_batches")]
-    if replaced:
+    if watched and replaced:
         raise ValueError(
             f"{file.path} comes after {replaced[-1]} and replaces its attacks by {shown}, by which the training was "
             f"watched: give -c {file.path} first"
         )
+    why = "by which the training was watched (attack.fit_batches)" if watched else "which the training was given"
     raise ValueError(
-        f"{line_of([file], ('attack',), 'attacks')}no attack is given but {shown}, by which the training was watched "
-        f"(attack.fit_batches): {SUITE}, or name these by --attack.attacks"
+        f"{line_of([file], ('attack',), 'attacks')}no attack is given but {shown}, {why}: {SUITE}, or name these by "
+        "--attack.attacks"
     )

@@ -27,7 +27,10 @@ from medrobust.results.formats import printable
 
 IMPORT_FAILURE = r"(No module named '[^']+'|cannot import name '[^']+'|module '[^']+' has no attribute '[^']+')"
 CALLABLE = r"Got value: Namespace\(class_path='([^']+)'"
-NO_CAUSE = "Expected a <class|Does not validate|Problem with given class_path|Not a valid subclass"
+NO_CAUSE = (
+    "Expected a <class|Does not validate|Problem with given class_path|Not a valid subclass|a class path|a dict with"
+)
+MISSING = r"Requirement '([^']+)' not met"  # as Lightning says which package a class needs
 LONGEST = 240  # characters of a message of the parser's that no better sentence is known for
 
 
@@ -145,9 +148,9 @@ def _about_a_class(message: str, place: str) -> str:
             return f"{place}no class is configured that {given[1]} could be given to; give a class_path first"
         name = abstract[1].rpartition(".")[2]
         return f"{place}{name} only says what {kind or 'such a class'} is; name a class of that kind"
-    if lacking := re.findall(r"Requirement '([^']+)' not met", message):
-        owner = (_owners(message) or ["the class"])[0].rpartition(".")[2]
-        return f"{place}{owner} needs the package {lacking[-1]}: pip install {lacking[-1]!r}"
+    if (lacking := re.findall(MISSING, message)) and (owners := _owners(message)):
+        wanted = " or ".join(repr(package) for package in dict.fromkeys(lacking))
+        return f"{place}{owners[-1].rpartition('.')[2]} needs a package that is not installed: pip install {wanted}"
     if failed := re.search(IMPORT_FAILURE, message):
         owners = re.findall(CALLABLE, message) or _owners(message) or ["a class"]
         missing = failed[1].startswith("No module")
@@ -199,6 +202,9 @@ def _about_a_value(message: str, place: str) -> str:
         return f"{place}expected {_type(plain[1])}, got {plain[2][:120]!r}"
     tried = re.search(r"Errors:\n(.+?)(?:\n\s*Given value|$)", message, re.DOTALL)
     causes = re.findall(rf"^\s*- (?!{NO_CAUSE})(.+)$", tried[1], re.MULTILINE) if tried else []
+    problem = re.search(r"- Problem with given class_path '([^']+)':\n +(?!-)(.+)", tried[1]) if tried else None
+    if problem and not causes:
+        return f"{place}{problem[1].rpartition('.')[2]}: {problem[2]}"
     if called := re.search(r"expects a function or a callable class: (.+?)\.* Got value", message):
         return place + re.sub(r"<class '(\w+)'>", r"\1", called[1])
     if causes:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cli.likeness import nearest, no_such_file
 
@@ -38,30 +38,48 @@ def answer(program: str, words: Sequence[str]) -> None:
     place = " ".join([program, *commands])
     if (stored := read()).get("key") != key():
         return
-    if not words and program != "prepare.py":
-        sys.stderr.write(
-            f"error: expected a command among {', '.join(listed_commands(stored['help'][program]))}, got none\n"
-        )
-        sys.exit(2)
     if commands and (mistake := unknown_command(program, commands[0], stored["help"])):
-        sys.stderr.write(f"error: {mistake}\n")
-        sys.exit(2)
+        _refuse(mistake)
     if place not in stored["help"]:
         return
+    if not words:
+        _refuse(no_command(program, stored["help"]))
     if any(word in HELP for word in words):
         sys.stdout.write(stored["help"][place])
         sys.exit(0)
-    options = options_in(stored["help"][place])
-    if commands == ["replay"]:  # takes those of test, too
-        options += options_in(stored["help"][f"{program} test"])
-    if mistake := missing_file(words[1:]):
-        sys.stderr.write(f"error: {mistake}\n")
-        sys.exit(2)
-    if program == "prepare.py":
-        return
-    if commands and (mistake := unknown_option(words[1:], options, stored["classes"])):
-        sys.stderr.write(f"error: {mistake}\n")
-        sys.exit(2)
+    places = [place]
+    if not commands:  # whose name may follow
+        places += [one for one in stored["help"] if one.startswith(f"{program} ")]
+    elif commands == ["replay"]:  # takes those of test, too
+        places.append(f"{program} test")
+    options = [name for one in places for name in options_in(stored["help"][one])]
+    if mistake := missing_file(words[len(commands) :]):
+        _refuse(mistake)
+    if program == "prepare.py" and commands != ["describe"]:
+        classes, words = {}, [word for word in words if not _abbreviates(word, options)]
+    else:
+        classes = stored["classes"]
+    if mistake := unknown_option(words[len(commands) :], options, classes):
+        _refuse(mistake)
+
+
+def _refuse(mistake: str) -> NoReturn:
+    sys.stderr.write(f"error: {mistake}\n")
+    sys.exit(2)
+
+
+def _abbreviates(word: str, options: Sequence[str]) -> bool:
+    """Whether a word begins an option's name, which the parser of a dataset takes for the whole."""
+    name = word.removeprefix("--").partition("=")[0]
+    return word.startswith("--") and any(option.startswith(name) for option in options)
+
+
+def no_command(program: str, answers: dict[str, str]) -> str:
+    """The sentence about a command line without words."""
+    listed = re.search(r"\{([\w,]+)\} \.\.\.", answers[program])
+    if listed is None:
+        return "the following arguments are required: NAME"
+    return f"expected a command among {listed[1].replace(',', ', ')}, got none"
 
 
 def unknown_command(program: str, word: str, answers: dict[str, str]) -> str:

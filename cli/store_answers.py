@@ -23,7 +23,10 @@ from medrobust.defences import Defence
 from medrobust.results.manifest import replace_file
 
 COLUMNS = "100"
-COMMANDS: dict[main.Program, tuple[str, ...]] = {"train": ("fit",), "evaluate": ("validate", "test", "replay")}
+COMMANDS: dict[main.Program, tuple[str, ...]] = {
+    "train": ("fit", "validate", "test"),
+    "evaluate": ("fit", "validate", "test", "replay"),
+}
 
 
 def made() -> dict[str, Any]:

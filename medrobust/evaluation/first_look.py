@@ -11,6 +11,9 @@ from medrobust.evaluation.loaded_data import LoadedData
 from medrobust.evaluation.loaded_split import LoadedSample
 from medrobust.networks.victims import EvaluatedVictim, Outputs, checked_outcome, probability_like
 
+DIFFERENCE = 1e-2  # of the largest logit, by which rounding may change another one
+SMALL = 0.1  # logits that are all smaller than this may be mostly rounding, and count as if one were as large
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,8 +29,8 @@ def look_first(context: EvaluationContext, victim: EvaluatedVictim, data: Loaded
         split: The split under evaluation.
 
     Raises:
-        ValueError: The victim cannot take the images, answers in another form than the targets have, or a target is
-            none of its classes.
+        ValueError: The victim cannot take the images, answers in another form than the targets have, or answers
+            otherwise when it is asked again or about an image alone; or a target is none of its classes.
     """
     first = data.split(split).first
     if first is None:  # of this process; another one looks
@@ -45,11 +48,46 @@ def look_first(context: EvaluationContext, victim: EvaluatedVictim, data: Loaded
         _compare(data, data.splits[split], outputs)
         checked_outcome(victim.outcome(outputs, targets), len(ids))
         alike = probability_like(outputs, targets)
+    _ask_again(victim, images, outputs, ids)
     if alike is not None and bool(alike.all()) and context.is_first:
         logger.warning(
             "the model's outputs look like probabilities, on which attacks are weaker than they ought to be: return "
             "logits, or wrap it by as_victim(model, output='probabilities')"
         )
+
+
+def _ask_again(victim: EvaluatedVictim, images: Tensor, outputs: Outputs, ids: Sequence[str]) -> None:
+    """Refuse a victim whose answer about an image is not always the same, or not that image's alone."""
+    if not isinstance(outputs, Tensor):  # of boxes, rounding may find one more
+        return
+    with judging(victim, ids):
+        again = victim(images)
+    if (difference := _difference(outputs, again)) > DIFFERENCE:
+        raise ValueError(
+            f"the model answers otherwise when it is shown the same images again (by {difference:.1%} of its largest "
+            "logit): its forward must not be random, as with dropout that stays in train mode, nor change anything"
+        )
+    if len(ids) < 2:
+        return
+    try:
+        with judging(victim, ids[:1]):
+            alone = victim(images[:1])
+    except Exception:  # it takes batches of some sizes only, and says so itself where another one comes
+        return
+    if (difference := _difference(outputs[:1], alone)) > DIFFERENCE:
+        raise ValueError(
+            "the model's answer about an image depends on the images beside it in the batch (by "
+            f"{difference:.1%} of its largest logit), as with a BatchNorm that goes by the statistics of the batch: "
+            "its results would be those of the batches"
+        )
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    """The largest difference of two outputs as a share of the largest value; 0 where one is not finite."""
+    if first.shape != second.shape or not first.numel():
+        return float(first.shape != second.shape)
+    difference = float((first - second).abs().max() / first.abs().max().clamp(min=SMALL))
+    return difference if difference < float("inf") else 0.0
 
 
 def _compare(data: LoadedData, samples: Sequence[LoadedSample], outputs: Outputs) -> None:

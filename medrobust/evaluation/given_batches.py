@@ -1,5 +1,6 @@
 """Batches as other people's loaders give them, read as images, targets, ids and patients, or refused in a sentence."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ IMAGES = ("image", "images", "pixel_values", "img")
 TARGETS = ("target", "targets", "label", "labels", "mask", "masks")
 IDS = ("id", "ids")
 PATIENTS = ("patient", "patients")
+LARGEST = 2.0**53  # up to which a floating point number tells one whole number from the next
 CHANNELS = (1, 3, 4)  # numbers of channels that the last dimension of an image is taken for
 
 
@@ -182,13 +184,14 @@ def read_images(value: Any) -> Tensor:
     Raises:
         ValueError: They are something else; the message says the conversion.
     """
-    name, given = "images", value
+    name, given = "images", value.detach() if isinstance(value, Tensor) else value
     if not isinstance(value, Tensor | np.ndarray):
         if not is_array(value):
             raise ValueError(f"expected float32 images (N, C, H, W) in [0, 1], got a {type(value).__name__}")
         name, given = "images.numpy()", value.numpy()
     shape = tuple(given.shape)
-    kind = str(given.dtype).removeprefix("torch.")
+    dtype: Any = given.dtype
+    kind = dtype.name if isinstance(dtype, np.dtype) else str(dtype).removeprefix("torch.")  # of either order of bytes
     tensor = name if isinstance(given, Tensor) else f"torch.from_numpy({name})"
     told = f"got {type(value).__name__} {kind} {shape}"
     if len(shape) == 3:
@@ -208,7 +211,7 @@ def read_images(value: Any) -> Tensor:
         raise ValueError(f"expected images (N, C, H, W), {told}")
     if kind not in ("float32", "float64"):
         raise ValueError(f"expected float32 images in [0, 1], {told}: convert them by {tensor}.float(){scaled}")
-    images = (given if isinstance(given, Tensor) else torch.from_numpy(np.ascontiguousarray(given))).float()
+    images = (given if isinstance(given, Tensor) else _tensor_of(given)).float()
     _check_range(images)
     return images
 
@@ -241,7 +244,10 @@ def read_targets(value: Any) -> Targets:
     if isinstance(value, list | tuple) and value and all(isinstance(one, Mapping) for one in value):
         return [dict(one) for one in value]
     if not isinstance(value, Tensor) and is_array(value):
-        value = torch.from_numpy(np.asarray(value if isinstance(value, np.ndarray) else value.numpy()))
+        array = np.asarray(value if isinstance(value, np.ndarray) else value.numpy())
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"expected targets of whole numbers, got a {type(value).__name__} of {array.dtype}")
+        value = _tensor_of(array)
     if isinstance(value, list | tuple):
         try:
             value = torch.as_tensor(value)
@@ -254,7 +260,17 @@ def read_targets(value: Any) -> Targets:
             f"expected targets of whole numbers, one class, mask or row of labels for each image, got {value.dtype} "
             f"{tuple(value.shape)} with parts of ones"
         )
+    if value.is_floating_point() and not bool((value.abs() <= LARGEST).all()):
+        raise ValueError(f"expected targets of whole numbers, got {float(value.abs().max()):g} among them")
     return value.long()
+
+
+def _tensor_of(array: np.ndarray) -> Tensor:
+    """A tensor that shares the memory of an array, where its values are laid out as torch has them."""
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing is written into it
+        return torch.from_numpy(array)
 
 
 def _texts(values: Any, what: str) -> list[str] | None:
@@ -264,4 +280,7 @@ def _texts(values: Any, what: str) -> list[str] | None:
     listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
     if not isinstance(listed, list | tuple) or not all(isinstance(one, str | int) for one in listed):
         raise ValueError(f"expected a list of texts as {what}, one for each image, got a {type(values).__name__}")
-    return [str(one) for one in listed]
+    texts = [str(one) for one in listed]
+    if unwritable := [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]:
+        raise ValueError(f"expected a text that UTF-8 can hold as {what}, got {unwritable[0]!r}")
+    return texts

@@ -8,6 +8,7 @@ from medrobust.attacks.budgets import check_radius
 from medrobust.evaluation.plan import lay_out
 
 CONTROL = "noise"  # name of the control rows
+LARGEST_SEED = 2**63 - 1  # that records can hold
 
 
 def check_settings(
@@ -66,6 +67,14 @@ def planned_attacks(
         log_epsilons: As ``check_settings``.
         controls: As ``check_settings``.
         seed: Seed of all attacks' random streams; None leaves each attack its own.
+
+    Raises:
+        ValueError: Records cannot hold a seed.
     """
     laid_out = lay_out(attacks, epsilons, controls, log_epsilons)
-    return laid_out if seed is None else [(name, replace(attack, seed=seed)) for name, attack in laid_out]
+    if seed is not None:
+        laid_out = [(name, replace(attack, seed=seed)) for name, attack in laid_out]
+    for name, attack in laid_out:
+        if not isinstance(attack.seed, int) or not -LARGEST_SEED <= attack.seed <= LARGEST_SEED:
+            raise ValueError(f"the seed of {name} is a whole number of at most 63 bits, got {attack.seed!r}")
+    return laid_out

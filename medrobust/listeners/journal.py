@@ -142,6 +142,11 @@ class RecordJournal(EvaluationListener):
         if self._writer is not None:
             self._writer.release()
 
+    def close(self) -> None:
+        """Close this process's file, also where the evaluation has not come to its end; a later one opens another."""
+        if self._journal is not None:
+            self._journal.close()
+
     def _say_unused(self, context: EvaluationContext, unused: int) -> None:
         """Warn of records that no result shows."""
         if unused and context.is_first and not (Path(self.folder) / RECORDS).is_file():

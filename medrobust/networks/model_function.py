@@ -3,20 +3,22 @@
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 CODE = 12  # hex digits that tell one function from another
+DEPTH = 4  # of containers and objects, one in the other, in which modules are looked for
 
 
 class ModelFunction(nn.Module):
     """A function of images, which holds the modules that it uses: they are frozen, moved and hashed with it.
 
     Modules are found in the function's closure, in the globals that it names, in the arguments of a ``partial``, and
-    among the attributes of the object whose method or ``__call__`` it is. Others go on as they are, in the mode in
-    which they are.
+    among the attributes of the object whose method or ``__call__`` it is; also in lists and dictionaries that are
+    found there, and in further functions. Others go on as they are, in the mode in which they are.
 
     Args:
         function: Maps images ``(N, C, H, W)`` to outputs, with a gradient.
@@ -26,7 +28,7 @@ class ModelFunction(nn.Module):
         """Find its modules."""
         super().__init__()
         self.function = function
-        found = dict.fromkeys(_modules_of(function))
+        found = dict.fromkeys(_modules_of(function, set()))
         inside = {inner for module in found for inner in module.modules() if inner is not module}
         self.used = nn.ModuleList(module for module in found if module not in inside)
 
@@ -59,36 +61,40 @@ def code_hash(function: Any) -> str:
     return digest.hexdigest()[:CODE]
 
 
-def _modules_of(function: Any) -> Iterator[nn.Module]:
-    """Modules that a function is made with, the same one perhaps several times."""
-    if isinstance(function, nn.Module):
-        yield function
+def _modules_of(value: Any, seen: set[int], depth: int = DEPTH) -> Iterator[nn.Module]:
+    """Modules that a value is made with, the same one perhaps several times; containers are opened so many times."""
+    if id(value) in seen or depth < 0:
         return
-    if isinstance(function, functools.partial):
-        for value in (function.func, *function.args, *function.keywords.values()):
-            yield from _modules_of(value)
-    elif isinstance(function, MethodType):
-        yield from _held_by(function.__self__)
-    elif isinstance(function, FunctionType):
-        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-        named = [function.__globals__.get(name) for name in _names(function.__code__)]
-        for value in (*cells, *named, *(function.__defaults__ or ())):
-            if isinstance(value, nn.Module):
-                yield value
-            elif value is not function and isinstance(value, functools.partial | MethodType):
-                yield from _modules_of(value)
-    else:
-        yield from _held_by(function)
-
-
-def _held_by(value: Any) -> Iterator[nn.Module]:
-    """An object itself, or the modules among its attributes."""
     if isinstance(value, nn.Module):
         yield value
         return
-    for held in getattr(value, "__dict__", {}).values():
-        if isinstance(held, nn.Module):
-            yield held
+    seen.add(id(value))
+    for inner in _held_by(value):
+        yield from _modules_of(inner, seen, depth - (not isinstance(value, FunctionType)))
+
+
+def _held_by(value: Any) -> Iterator[Any]:
+    """What a function, an object or a container holds, always in the same order."""
+    if isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, FunctionType):
+        if value.__module__ and value.__module__.partition(".")[0] == "torch":
+            return
+        yield from (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
+        names = sorted(_names(value.__code__))
+        named = [value.__globals__.get(name) for name in names]
+        yield from named
+        yield from (vars(one).get(name) for one in named if isinstance(one, ModuleType) for name in names)
+        yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    elif isinstance(value, list | tuple):
+        yield from value
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif not isinstance(value, type | ModuleType | Tensor):
+        yield from getattr(value, "__dict__", {}).values()
+        yield vars(type(value)).get("__call__")
 
 
 def _is_filled(cell: Any) -> bool:
@@ -105,15 +111,32 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _code_of(function: Any) -> Iterator[str]:
-    """What a function does, as text: its bytecode, constants and names."""
+    """What a function does, as text: its bytecode, constants and names, and the plain values that it is made with."""
     while isinstance(function, functools.partial):
-        yield repr([argument for argument in function.args if isinstance(argument, int | float | str)])
+        yield repr([_plain(argument) for argument in function.args])
+        yield repr([(name, _plain(value)) for name, value in sorted(function.keywords.items())])
         function = function.func
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     yield name_of(function)
     if isinstance(code, CodeType):
         yield from _text_of(code)
+    if isinstance(function, FunctionType):
+        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        yield repr([_plain(value) for value in (*cells, *(function.__defaults__ or ()))])
+        yield repr([(name, _plain(value)) for name, value in sorted((function.__kwdefaults__ or {}).items())])
+        yield repr([_plain(function.__globals__.get(name)) for name in sorted(_names(function.__code__))])
+
+
+def _plain(value: Any) -> Any:
+    """A number, a text or a tensor's content, which tells one function from another; nothing of any other value."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        return hashlib.sha256(value.detach().cpu().double().numpy().tobytes()).hexdigest()
+    if isinstance(value, np.ndarray | np.generic):
+        return hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, bool | int | float | str | None) else ""
 
 
 def _text_of(code: CodeType) -> Iterator[str]:

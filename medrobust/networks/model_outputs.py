@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,31 +79,35 @@ def tensor_in(outputs: Any) -> Tensor | None:
     return None
 
 
-def check_numbers(outputs: Any, kind: str) -> None:
+def check_numbers(outputs: Any, kind: str) -> bool:
     """Refuse probabilities that are none, and logits of one sigmoid or of labels that are probabilities.
 
-    The host waits for the device, so that it is asked once for each model.
+    The host waits for the device, so that it is asked until there is an answer for a model, and then no more.
 
     Args:
         outputs: What a model returned, as ``read_logits`` takes it.
         kind: What it is said to be.
 
+    Returns:
+        Whether there were enough numbers to tell.
+
     Raises:
         ValueError: The message says which ``output`` fits.
     """
     values = tensor_in(outputs)
-    if values is None or not values.numel() or not bool(values.isfinite().all()):
-        return  # what is not finite is refused where the image's name is known
+    few = ENOUGH if kind in ("one_logit", "label_logits") else 1
+    if values is None or values.numel() < few or not bool(values.isfinite().all()):
+        return False  # what is not finite is refused where the image's name is known
     low, high = (float(bound) for bound in torch.stack(values.detach().float().aminmax()))
     inside = low >= 0 and high <= 1
-    if kind in ("one_logit", "label_logits") and inside and values.numel() >= ENOUGH:
+    if kind in ("one_logit", "label_logits") and inside:
         meant = "one_sigmoid" if kind == "one_logit" else "label_sigmoids"
         raise ValueError(
             f"output={kind!r} is said to be logits, of which some are negative, and all {values.numel()} values that "
             f"the model returned lie between {low:.3g} and {high:.3g}: if a sigmoid has made them, say output={meant!r}"
         )
     if kind not in ("probabilities", "one_sigmoid", "label_sigmoids"):
-        return
+        return True
     if not inside:
         meant = {"probabilities": "logits", "one_sigmoid": "one_logit", "label_sigmoids": "label_logits"}[kind]
         raise ValueError(
@@ -115,6 +120,7 @@ def check_numbers(outputs: Any, kind: str) -> None:
             "output='probabilities' are those of a softmax, which sum to 1, and the model's sum to "
             f"{float(sums[0]):.3g} for the first image: sigmoids of several labels are output='label_sigmoids'"
         )
+    return True
 
 
 def check_output(output: Any) -> None:
@@ -144,7 +150,9 @@ def _fits(values: Tensor, kind: str) -> bool:
 def _unexpected(outputs: Any, found: Tensor | None, kind: str, whose: str) -> str:
     """What to say of outputs of another form."""
     received, hint = type(outputs).__name__, ""
-    if found is None and isinstance(outputs, list | tuple):
+    if isinstance(outputs, np.ndarray):
+        hint = ": attacks need the tensor itself, with its gradient"
+    elif found is None and isinstance(outputs, list | tuple):
         hint = ": say which entry holds them, such as output=lambda outputs: outputs[0]"
     elif found is None:
         hint = ": say where they are, such as output=lambda outputs: outputs.scores"

@@ -23,7 +23,7 @@ def victim_of(value: object) -> EvaluatedVictim:
         return value
     if isinstance(value, nn.Module) and getattr(value, "victim", None) is not None:
         return evaluated_victim(value.victim)
-    if hasattr(value, "outcome"):
+    if hasattr(value, "outcome") and not isinstance(value, type):
         return evaluated_victim(value)  # it is meant to be a victim, and lacks something
     if not callable(value):
         raise ValueError(

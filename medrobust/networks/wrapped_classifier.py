@@ -1,5 +1,6 @@
 """Plain models that classify, find labels or segment, wrapped so that they are attacked without Lightning."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -136,6 +137,8 @@ def as_victim(
     tensor([[ 0.0000, -0.2500],
             [ 0.0000,  0.5000]])
     """
+    if inspect.isclass(model):
+        raise ValueError(f"a model is an object, got the class {model.__name__}: write {model.__name__}(...)")
     if not callable(model):
         raise ValueError(f"a model is a torch module or a function of images, got {type(model).__name__}")
     if output == "masks":

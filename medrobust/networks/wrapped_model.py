@@ -46,11 +46,15 @@ class WrappedModel(nn.Module):
         dtype = first.dtype if first.is_floating_point() else torch.float32
         with torch.inference_mode(False):
             for name, value in (("mean", mean), ("std", std)):
-                statistic = torch.as_tensor(value, dtype=dtype, device=first.device).reshape(-1, 1, 1)
-                self.register_buffer(name, statistic.clone(), persistent=False)
+                self.register_buffer(name, _statistic(name, value, dtype, first.device), persistent=False)
         self.normalises = bool((self.mean != 0).any() or (self.std != 1).any())
         if not bool((self.std > 0).all()):
             raise ValueError(f"std divides the images and must be positive, got {std}")
+        if bool((self.mean.abs() > 1).any()):
+            raise ValueError(
+                f"mean is subtracted from images in [0, 1], got {mean}: mean and std of images in [0, 255] are to be "
+                "divided by 255"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits for images ``(N, C, H, W)`` in [0, 1].
@@ -66,12 +70,12 @@ class WrappedModel(nn.Module):
             kind = self.output
         logits = read_logits(outputs, kind)
         if not self._looked and len(logits):
-            check_numbers(outputs, kind)
-            self._looked = True
+            self._looked = check_numbers(outputs, kind)
         return logits
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network is given for images ``(N, C, H, W)`` in [0, 1]: never these, which it might change."""
+        check_given(images)
         for statistic in (self.mean, self.std):
             if len(statistic) not in (1, images.shape[1]):
                 raise ValueError(f"mean and std have {len(statistic)} channels, the images {images.shape[1]}")
@@ -110,3 +114,38 @@ class WrappedModel(nn.Module):
             "std": self.std.flatten().tolist(),
             **read,
         }
+
+
+def check_given(images: Any) -> None:
+    """Refuse what is no batch of floating point images ``(N, C, H, W)``, without looking at its values.
+
+    Raises:
+        ValueError: The message says the conversion.
+    """
+    if not isinstance(images, Tensor):
+        steps = ".permute(0, 3, 1, 2)" if getattr(images, "ndim", 0) == 4 and images.shape[3] in (1, 3) else ""
+        scaled = " / 255" if str(getattr(images, "dtype", "")).startswith(("uint", "int")) else ".float()"
+        how = f": convert them by torch.from_numpy(images){steps}{scaled}" if hasattr(images, "dtype") else ""
+        raise ValueError(f"expected a tensor of images (N, C, H, W) in [0, 1], got a {type(images).__name__}{how}")
+    told = f"got {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+    if images.ndim != 4:
+        hint = ": a batch of one image is images[None]" if images.ndim == 3 else ""
+        raise ValueError(f"expected images (N, C, H, W) in [0, 1], {told}{hint}")
+    if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3, 4):
+        raise ValueError(
+            f"expected images (N, C, H, W) with the channels second, {told}: convert them by images.permute(0, 3, 1, 2)"
+        )
+    if not images.is_floating_point():
+        raise ValueError(f"expected floating point images in [0, 1], {told}: convert them by images / 255")
+
+
+def _statistic(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A mean or a standard deviation as a buffer ``(C, 1, 1)`` of its own."""
+    try:
+        statistic = torch.as_tensor(value, dtype=dtype, device=device).reshape(-1, 1, 1).clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is one number or one for each channel, got {value!r}") from None
+    undefined = name == "mean" and bool(statistic.isnan().any())  # of a deviation it is said that it is not positive
+    if not len(statistic) or undefined or bool(statistic.isinf().any()):
+        raise ValueError(f"{name} is one finite number or one for each channel, got {value}")
+    return statistic

@@ -19,6 +19,7 @@ from medrobust.evaluation.settings import CONTROL, check_settings, planned_attac
 from medrobust.listeners import Detection, Panels, Quality, RecordJournal, Transfer
 from medrobust.networks.victim_of import task_of, victim_of
 from medrobust.networks.victims import EvaluatedVictim
+from medrobust.one_call.checked_options import checked_options
 from medrobust.one_call.console_progress import ConsoleProgress
 from medrobust.one_call.evaluated import Evaluated
 from medrobust.one_call.judges import ModelJudges
@@ -28,6 +29,13 @@ from medrobust.results.report import finish
 from medrobust.results.writer import Writer
 
 logger = logging.getLogger(__name__)
+IN_PYTHON = {  # options of the command line that sentences name, as they are written here
+    " by --evaluation NAME": "",
+    "--journal.resume false": "resume=False",
+    "journal.resume false": "resume=False",
+    "journal.probabilities": "probabilities",
+    "--attack.seen report": "seen='report'",
+}
 OF_DATA = ("reference", "class_names", "name", "batch_size", "limit")  # options that data of their own kind have not
 
 
@@ -50,13 +58,12 @@ class Call:
         self, model: object, data: Any, attacks: Any, epsilons: Any, folder: Path, options: Mapping[str, Any]
     ) -> None:
         """Check what can be checked before any image is read."""
+        options = checked_options(options)
         self.data, self.folder, self.options = data, folder, options
         self.run_name = folder.absolute().parent.name if folder.name == "evaluate" else folder.absolute().name
         self.crafter: Crafter = options.get("crafter") or Crafter()
         self.controls = bool(options.get("controls", True))
         self.limit: int | None = options.get("limit")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit counts images and is at least 1, got {self.limit}")
         named = named_attacks(attacks)
         swept = radii(epsilons, "epsilons"), radii(options.get("log_epsilons"), "log_epsilons")
         goal_file = self.crafter.goal_file
@@ -64,18 +71,27 @@ class Call:
         self.attacks = planned_attacks(named, *swept, self.controls, options.get("seed"))
         self.victim = victim_of(model)
         self.judges = ModelJudges(options.get("judges") or {})
+        for one in (self.victim, *self.judges.models.values()):
+            if any(parameter.is_inference() for parameter in one.parameters()):
+                raise ValueError("no gradient flows through weights made in torch.inference_mode(): load them outside")
         first = next(iter(self.victim.parameters()), None)
         device = options.get("device") or ("cpu" if first is None else first.device)
         self.shows = bool(options.get("progress", True))
         self.context = EvaluationContext(device, show_progress=self.shows and has_bar())
-        self.progress = ConsoleProgress(self.run_name)
+        self.progress = ConsoleProgress(self.run_name, self.limit)
+        self.journal: RecordJournal | None = None
 
     def run(self) -> Evaluated:
         """Attack what is still to be attacked, and write the report."""
         models = [self.victim, *self.judges.models.values()]
         devices = [self.context.device] if self.context.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices), on_device(models, self.context.device), self._writing():
+            with (
+                torch.random.fork_rng(devices),
+                plain_arithmetic(self.context.device),
+                on_device(models, self.context.device),
+                self._writing(),
+            ):
                 self._evaluate()
                 self.context.barrier()  # or records of other processes might be missing
                 summary = finish(self.folder) if self.context.is_first else {}
@@ -83,8 +99,14 @@ class Call:
             if self.context.is_first:
                 logger.warning("stopped: the records in %s are kept, and the same call goes on from there", self.folder)
             raise
+        except ValueError as error:
+            if (said := in_python(str(error))) != str(error):
+                raise ValueError(said) from error
+            raise
         finally:
             self.progress.close()
+            if self.journal is not None:
+                self.journal.close()
         summary = self.context.broadcast(summary)
         summary.pop("paths", None)
         return Evaluated(self.folder, read_records(self.folder), summary)
@@ -142,15 +164,16 @@ class Call:
         detectors = self.options.get("detectors")
         if detectors and any(isinstance(one, Detection) for one in given):
             raise ValueError("detectors are given twice, as detectors and in a Detection among the listeners")
+        self.journal = RecordJournal(
+            str(self.folder),
+            self.run_name,
+            bool(self.options.get("resume", True)),
+            self.options.get("seed"),
+            bool(self.options.get("probabilities", False)),
+        )
         usual: list[EvaluationListener] = [
             Detection(dict(detectors or {}), folder=str(self.folder)),
-            RecordJournal(
-                str(self.folder),
-                self.run_name,
-                bool(self.options.get("resume", True)),
-                self.options.get("seed"),
-                bool(self.options.get("probabilities", False)),
-            ),
+            self.journal,
             Panels(str(self.folder)),
             Quality(download=False),
         ]
@@ -176,14 +199,39 @@ class Call:
         if self.context.is_first:
             try:
                 writer.take()
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 refused = str(error)
+            except OSError as error:
+                refused = f"no results can be written into {self.folder}: {(error.strerror or str(error)).lower()}"
         if refused := self.context.broadcast(refused):
             raise ValueError(refused)
         try:
             yield
         finally:
             writer.release()
+
+
+def in_python(sentence: str) -> str:
+    """A sentence in which the options of the command line are called as those of ``evaluate`` are.
+
+    >>> in_python("replace the one that is there by --journal.resume false")
+    'replace the one that is there by resume=False'
+    """
+    for option, here in IN_PYTHON.items():
+        sentence = sentence.replace(option, here)
+    return sentence
+
+
+@contextmanager
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute in float32, whatever precision the caller computes in, and give that back."""
+    before = torch.get_default_dtype()
+    with torch.autocast(device.type, enabled=False):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -83,4 +83,6 @@ def evaluate(
     if unknown := [name for name in options if name not in Options.__annotations__]:
         near = difflib.get_close_matches(unknown[0], Options.__annotations__, n=1, cutoff=0.4)
         raise TypeError(f"evaluate has no option {unknown[0]!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    if not str(folder):
+        raise ValueError("folder is that of the results, such as runs/mine, got an empty text")
     return Call(model, data, attacks, epsilons, Path(folder), dict(options)).run()

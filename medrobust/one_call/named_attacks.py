@@ -2,8 +2,9 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, TypeAlias, cast
 
 from medrobust import attacks as library
 from medrobust.attacks import Attack, WorstCase
@@ -61,13 +62,18 @@ def radii(given: "Radius | Sequence[Radius] | None", what: str) -> list[float] |
     if given is None:
         return None
     try:
-        listed = [given] if isinstance(given, str | float | int) else list(given)
+        alone = isinstance(given, str | Real) or getattr(given, "ndim", 1) == 0
+        listed: list[Any] = [given] if alone else list(cast(Iterable[Any], given))
+        if isinstance(given, bytes) or any(isinstance(one, bool) for one in listed):
+            raise TypeError(f"a {type(listed[0] if listed else given).__name__} is no radius")
         return [Fraction(one) if isinstance(one, str) else float(one) for one in listed]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} are radii such as 2 / 255 or '2/255', got {given!r} ({error})") from None
 
 
 def _listed(given: Any) -> list[Any]:
+    if inspect.isclass(given):
+        return [given]
     if not isinstance(given, Sequence):
         raise ValueError(
             f"attacks are Attack objects or names, one or several or in a dictionary, got a {type(given).__name__}"

@@ -173,3 +173,10 @@ def test_records_are_named_by_the_module(tmp_path: Path) -> None:
     finish(tmp_path)
     records = read_records(tmp_path)
     assert set(records["victim"]) == {"Foreign"} and records.filter(pl.col("attack") == "noise").height == COUNT
+
+
+def test_a_second_callback_that_attacks_would_hide_the_first_ones_results(tmp_path: Path) -> None:
+    others = (Robustness(ATTACKS, epsilons=[0.1]), RecordJournal(str(tmp_path), "foreign"))
+    with pytest.raises(ValueError, match="evaluates by one Robustness, which takes several attacks, and has 2"):
+        run_on(Foreign(), loader_of(), *others)
+    assert not list(tmp_path.iterdir())

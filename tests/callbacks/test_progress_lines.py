@@ -5,6 +5,8 @@ import logging
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks import ProgressLines, Robustness
 from lightning_modules import Classifier
@@ -65,6 +67,26 @@ def test_lines_name_the_attack_that_has_run(caplog: pytest.LogCaptureFixture) ->
 def test_a_limit_of_batches_is_part_of_the_plan(caplog: pytest.LogCaptureFixture) -> None:
     said = evaluated(caplog, ProgressLines(every=1e6), limit_test_batches=1)
     assert said == ["3 attacks x 7 images", "batch 1 of 1: noise 0.02 (1/3) is at work", "batch 1 of 1 is done"]
+
+
+def test_a_limit_counts_the_batches_of_a_batch_sampler(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = [{"image": image, "target": number % 2, "id": str(number)} for number, image in enumerate(images)]
+    loader: Any = DataLoader(rows, batch_sampler=[[0, 1, 2], [3, 4], [5, 6, 7, 8, 9]])
+    trainer_of(Robustness(ATTACKS), limit_test_batches=2).test(victim_of(), loader, verbose=False)
+    assert lines(caplog)[0] == "3 attacks x 5 images"
+
+
+def test_a_loader_of_unknown_length_is_planned_by_its_images(caplog: pytest.LogCaptureFixture) -> None:
+    class Rows(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            images = [torch.full((1, 8, 8), 0.1 * number) for number in range(5)]
+            return iter([{"image": image, "target": 0, "id": str(float(image.sum()))} for image in images])
+
+    caplog.set_level(logging.INFO)
+    trainer_of(Robustness(ATTACKS)).test(victim_of(), DataLoader(Rows(), batch_size=2), verbose=False)
+    assert lines(caplog)[0] == "3 attacks x 5 images"
 
 
 def test_a_training_says_its_epoch_and_its_loss(caplog: pytest.LogCaptureFixture) -> None:

@@ -377,5 +377,36 @@ def test_a_package_that_is_missing_is_named_with_its_class() -> None:
         "    Neither `tensorboard` nor `tensorboardX` is available.\n    Requirement 'tensorboard' not met. HINT: ...\n"
     )
     assert sentence(message, ["name"]) == (
-        "trainer.logger: TensorBoardLogger needs the package tensorboard: pip install 'tensorboard'"
+        "trainer.logger: TensorBoardLogger needs a package that is not installed: pip install 'tensorboard'"
     )
+
+
+LISTED = """Does not validate against any of the Union subtypes
+Subtypes: [<class 'pytorch_lightning.loggers.logger.Logger'>, collections.abc.Iterable[x.Logger]]
+Errors:
+  - Not a valid subclass of Logger
+    Subclass types expect one of:
+    - a class path (str)
+    - a dict with class_path entry
+    - a dict without class_path but with init_args entry (class path given previously)
+  - Problem with given class_path 'pytorch_lightning.loggers.MLFlowLogger':
+      REASON
+  - Expected a <class 'bool'>
+  - Expected a <class 'NoneType'>
+Given value type: <class 'list'>
+Given value: [Namespace(class_path='pytorch_lightning.loggers.MLFlowLogger', init_args=Namespace(run_name=None))]"""
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (
+            "Requirement 'mlflow>=1.0.0' not met. HINT: Try running `pip install -U 'mlflow>=1.0.0'`",
+            "MLFlowLogger needs a package that is not installed: pip install 'mlflow>=1.0.0'",
+        ),
+        ("run_name is expected to be a name", "MLFlowLogger: run_name is expected to be a name"),
+    ],
+    ids=range(2),
+)
+def test_a_logger_in_a_list_that_cannot_be_built_says_why(reason: str, said: str) -> None:
+    assert sentence(LISTED.replace("REASON", reason), []) == said

@@ -175,6 +175,18 @@ def test_attacks_that_watched_the_training_are_no_evaluation(folder: Path, refus
     assert len(evaluations_of(Path("runs/small"))) == 2
 
 
+def test_attacks_of_a_trainings_configuration_are_no_evaluation_either(
+    folder: Path, refusal: Callable[..., str]
+) -> None:
+    saved = Path("runs/small/train.yaml")
+    saved.write_text(saved.read_text().replace("fit_batches: 1", "fit_batches: 0"))
+    said = refusal(partial(evaluate, suite=""))
+    assert (
+        "runs/small/train.yaml, line " in said and "no attack is given but fgsm, which the training was given" in said
+    )
+    assert not Path("runs/small/evaluate").exists()
+
+
 def test_a_dry_run_goes_on_with_nothing(folder: Path) -> None:
     evaluate()
     shutil.copytree("runs/small/evaluate", "runs/small/dry_run")  # as if one had been killed

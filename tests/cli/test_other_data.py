@@ -74,7 +74,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(*more: Any) -> None:
     """Evaluate the victim."""
-    command("evaluate", "test", "-c", "runs/small/train.yaml", "--ckpt_path", "best", *more)
+    command("evaluate", "test", "-c", "runs/small/train.yaml", "-c", "small.yaml", "--ckpt_path", "best", *more)
 
 
 @pytest.fixture

@@ -91,6 +91,39 @@ def test_a_command_that_does_not_exist_is_named() -> None:
     assert not unknown_command("train.py", "test", answers) and not unknown_command("other.py", "fit", answers)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train.py", "expected a command among fit, test, got none"),
+        ("train.py --hlep", "there is no option 'hlep'; did you mean help?"),
+        ("train.py -c configs/demo.yaml fit --nmae x", "there is no option 'nmae'; did you mean name?"),
+        ("prepare.py", "the following arguments are required: NAME"),
+        ("prepare.py mnist --rot x", "there is no option 'rot'; did you mean root?"),
+        ("prepare.py describe --confg x", "there is no option 'confg'; did you mean config?"),
+        ("prepare.py describe --data Phantom --data.sied 3", "data: Phantom has no option 'sied'; did you mean side?"),
+        ("prepare.py mnist --ro x", ""),
+        ("prepare.py describe -c configs/demo.yaml --data.side 3", ""),
+        ("train.py -c configs/demo.yaml fit --name x", ""),
+    ],
+)
+def test_every_program_names_a_mistake_at_once(
+    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"train.py fit": "  --name NAME\n", "train.py test": "", "prepare.py mnist": "  --root FOLDER\n"}
+    texts = {"train.py": "usage: train.py [-c CONFIG] {fit,test} ...\n  -h, --help\n  -c C, --config C\n", **options}
+    texts |= {"prepare.py": "usage: prepare.py NAME ...", "prepare.py describe": "  -c, --config C\n  --data D\n"}
+    stored = {"key": key(), "help": texts, "classes": {"Phantom": ["side"]}}
+    (tmp_path / "answers.json").write_text(json.dumps(stored))
+    monkeypatch.setattr(quick_answers, "STORED", tmp_path / "answers.json")
+    program, *words = line.split()
+    if not said:
+        answer(program, words)
+        return
+    with pytest.raises(SystemExit) as ended:
+        answer(program, words)
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {said}\n"
+
+
 def test_the_class_is_that_of_the_last_file_before_the_option(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("model: {class_path: lightning_modules.Classifier}\n")
     (tmp_path / "b.yaml").write_text("model: {class_path: Mine}\ndata: other.yaml\n")

@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small.yaml").write_text(CONFIG)
     (folder / "away.yaml").write_text(AWAY)
     run_here(folder, "train.py", "fit", "-c", "small.yaml")
-    run_here(folder, "evaluate.py", "test", "-c", "runs/small/train.yaml", "--ckpt_path", "best")
+    run_here(folder, "evaluate.py", "test", "-c", "runs/small/train.yaml", "-c", "small.yaml", "--ckpt_path", "best")
     return folder
 
 
@@ -190,7 +190,16 @@ def test_a_run_that_was_moved_and_has_lost_its_detectors(folder: Path, said: Any
 
 @pytest.mark.slow
 def test_images_of_val(folder: Path, said: Any) -> None:
-    words = ("-c", "runs/small/train.yaml", "--ckpt_path", "best", "--detection.detectors=null", "--attack.seen=report")
+    words = (
+        "-c",
+        "runs/small/train.yaml",
+        "-c",
+        "small.yaml",
+        "--ckpt_path",
+        "best",
+        "--detection.detectors=null",
+        "--attack.seen=report",
+    )
     run_here(folder, "evaluate.py", "validate", *words)
     record = rows("validate", attack="fgsm")[0]
     status, out, error = said("runs/small/validate", "--record", f"{record['key']}:{record['id']}")
@@ -199,7 +208,17 @@ def test_images_of_val(folder: Path, said: Any) -> None:
 
 @pytest.mark.slow
 def test_data_of_another_hospital(folder: Path, said: Any) -> None:
-    words = ("-c", "runs/small/train.yaml", "--ckpt_path", "best", "--data", "away.yaml", "--detection.detectors=null")
+    words = (
+        "-c",
+        "runs/small/train.yaml",
+        "-c",
+        "small.yaml",
+        "--ckpt_path",
+        "best",
+        "--data",
+        "away.yaml",
+        "--detection.detectors=null",
+    )
     run_here(folder, "evaluate.py", "test", *words)
     place = "evaluate_on/phantom_chest_xray@away"
     record = rows(place, attack="pgd")[0]

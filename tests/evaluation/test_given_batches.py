@@ -174,3 +174,28 @@ def test_a_loader_that_keeps_its_workers_is_copied() -> None:
     other = fresh(loader)
     assert other is not loader and not other.persistent_workers
     assert (other.batch_sampler, other.collate_fn, other.dataset) == (loader.batch_sampler, collated, loader.dataset)
+
+
+def test_arrays_of_other_layouts_are_understood_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    frozen = IMAGES.numpy().copy()
+    frozen.setflags(write=False)
+    for images in (frozen, IMAGES.numpy().astype(">f4"), IMAGES.clone().requires_grad_()):
+        read = read_batch((images, TARGETS.numpy().astype(">i8")), "data")
+        assert torch.equal(read.images, IMAGES) and not read.images.requires_grad
+        assert torch.equal(torch.as_tensor(read.targets), TARGETS)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("targets", "ids", "words"),
+    [
+        (np.array(["a"] * 4), None, "expected targets of whole numbers, got a ndarray of <U1"),
+        (np.array([None] * 4), None, "expected targets of whole numbers, got a ndarray of object"),
+        (torch.tensor([0, 1, 1, 1e20]), None, r"expected targets of whole numbers, got 1e\+20 among them"),
+        (TARGETS, ["a", "b", "c", "\ud800"], "expected a text that UTF-8 can hold as id, got"),
+    ],
+    ids=range(4),
+)
+def test_targets_and_ids_that_cannot_be_meant_are_refused(targets: Any, ids: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_batch((IMAGES, targets, ids), "data")

@@ -300,6 +300,26 @@ def test_the_first_look_names_what_does_not_fit(model: nn.Module, given: Any, op
     assert "\n" not in str(error.value)
 
 
+class Noisy(LinearNet):
+    """Answers otherwise each time."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + torch.randn(len(images), 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Noisy(2), "answers otherwise when it is shown the same images again"),
+        (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), LinearNet(2)), "depends on the images beside it"),
+    ],
+    ids=range(2),
+)
+def test_an_answer_is_one_of_the_image_alone(model: nn.Module, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        looked(model)
+
+
 def test_probabilities_are_warned_of_before_anything_is_attacked(caplog: pytest.LogCaptureFixture) -> None:
     looked(nn.Sequential(LinearNet(2), nn.Softmax(1)))
     assert "as_victim(model, output='probabilities')" in caplog.text

@@ -136,10 +136,68 @@ def test_modules_are_found_wherever_a_function_keeps_them() -> None:
 
     for function in (Holder(), Holder().predict, functools.partial(scaled, net), net.forward, lambda x: net(x)):
         assert list(as_victim(function).network.used) == [net], function
+    nets, named = [net], {"deep": (net,)}
+
+    def through(images: Tensor) -> Tensor:
+        return scaled(net, images)
+
+    for function in (lambda x: nets[0](x), lambda x: named["deep"][0](x), lambda x: through(x)):
+        assert list(as_victim(function).network.used) == [net]
     assert not list(as_victim(lambda images: images.flatten(1)).network.used)
     assert as_victim(scaled).description()["network"] == "scaled"
     one, other = (as_victim(f).description()["code"] for f in (lambda x: x.flatten(1), lambda x: x.flatten(1) * 2))
     assert one != other
+
+
+def test_functions_of_other_plain_values_are_other_ones() -> None:
+    def made(factor: float) -> Any:
+        return lambda images: images.flatten(1) * factor
+
+    def scaled(images: Tensor, factor: Any = 1.0) -> Tensor:
+        return images.flatten(1) * factor
+
+    partial, weights = functools.partial, torch.ones(2)
+    pairs = [(made(1.0), made(2.0)), (partial(scaled, factor=1.0), partial(scaled, factor=2.0))]
+    pairs += [(partial(scaled, factor=weights), partial(scaled, factor=2 * weights))]
+    for one, other in pairs:
+        first, second, again = (as_victim(function).description()["code"] for function in (one, other, one))
+        assert first == again != second
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        (127.5, 127.5, r"mean is subtracted from images in \[0, 1\], got 127.5: .* divided by 255"),
+        (float("nan"), 1.0, "mean is one finite number or one for each channel, got nan"),
+        ("imagenet", 1.0, "mean is one number or one for each channel, got 'imagenet'"),
+        (0.5, None, "std is one number or one for each channel, got None"),
+        (0.5, [], "std is one finite number or one for each channel"),
+    ],
+    ids=range(5),
+)
+def test_a_normalisation_that_cannot_be_meant_is_refused(mean: Any, std: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        as_victim(LinearNet(2), mean, std)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (IMAGES.numpy(), r"got a ndarray: convert them by torch.from_numpy\(images\).float\(\)"),
+        (
+            (IMAGES.permute(0, 2, 3, 1).numpy() * 255).astype("uint8"),
+            r"got a ndarray: convert them by torch.from_numpy\(images\).permute\(0, 3, 1, 2\) / 255",
+        ),
+        (IMAGES.permute(0, 2, 3, 1), r"channels second, .* by images.permute\(0, 3, 1, 2\)"),
+        ((IMAGES * 255).byte(), r"got uint8 \(6, 1, 8, 8\): convert them by images / 255"),
+        (IMAGES[0], r"got float32 \(1, 8, 8\): a batch of one image is images\[None\]"),
+        ("x.png", "got a str"),
+    ],
+    ids=range(6),
+)
+def test_a_victim_names_the_conversion_of_other_images(images: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        as_victim(LinearNet(2))(images)
 
 
 @pytest.mark.slow

@@ -124,7 +124,8 @@ def test_numbers_that_may_be_what_they_are_said_to_be_pass() -> None:
     check_numbers(LOGITS.softmax(1), "probabilities")
     check_numbers(LOGITS.softmax(1).half(), "probabilities")
     check_numbers(LOGITS.sigmoid(), "label_sigmoids")
-    check_numbers(torch.rand(1, 4), "label_logits")  # too few to tell
+    assert not check_numbers(torch.rand(1, 4), "label_logits")  # too few to tell
+    assert check_numbers(torch.linspace(-1, 1, 16), "label_logits")
     check_numbers(LOGITS, "logits")
     check_numbers(torch.full((4, 4), math.nan), "probabilities")  # refused with the image's name later
 

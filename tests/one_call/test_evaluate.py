@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -265,8 +266,11 @@ def test_settings_are_those_of_the_command_line(tmp_path: Path) -> None:
 def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    evaluate(Net(), (IMAGES, TARGETS), FGSM(), 0.1, folder=tmp_path / "lines")
-    assert capsys.readouterr().err == ""  # it took no half minute
+    batches: dict[str, Any] = {"batch_size": 2, "limit": 8}
+    evaluate(Net(), (IMAGES, TARGETS), FGSM(), 0.1, folder=tmp_path / "lines", **batches)
+    plan, first = capsys.readouterr().err.splitlines()  # it took no half minute
+    assert plan == "lines: 2 attacks x 8 images"
+    assert re.fullmatch(r"lines: 4 of 16 attacked images, about \d+ s left; fgsm 0.1 \(2/2\)", first)
     monkeypatch.setattr("medrobust.one_call.console_progress.Pace", lambda: Pace(0.0))
     evaluate(Net(), (IMAGES, TARGETS), FGSM(), "1/255", folder=tmp_path / "lines")
     lines = capsys.readouterr().err.splitlines()
@@ -385,3 +389,72 @@ def test_boxes_of_a_victim_of_the_project_in_batches_of_dictionaries(tmp_path: P
     assert [len(json.loads(row)) for row in found["boxes_true"]] == [number % 4 for number in range(1, 7)]
     assert found["quality_before"].mean() > 0.8 > found["quality_after"].mean()
     assert read_manifest(tmp_path)["data"]["task"] == "boxes" and result.summary["boxes"]["names"] == names
+
+
+def test_the_callers_precision_decides_no_record_and_is_left_alone(tmp_path: Path) -> None:
+    net, attack = Net().eval(), PGD(steps=2, random_start=True)
+    plain = evaluate(net, (IMAGES, TARGETS), attack, folder=tmp_path / "plain", **QUICK).records
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = evaluate(net, (IMAGES, TARGETS), attack, folder=tmp_path / "inside", **QUICK).records
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert inside.drop("run").equals(plain.drop("run"))
+
+
+def test_a_sigmoid_that_is_said_to_be_a_logit_is_refused_before_an_attack(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Sigmoid())
+    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match="if a sigmoid has made them, say output='one_sigmoid'"):
+        evaluate(as_victim(net, output="one_logit"), (images, torch.arange(20) % 2), "pgd", folder=tmp_path, **QUICK)
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"limit": 2.5}, "limit is a number of images, got 2.5"),
+        ({"limit": True}, "limit is a number of images, got True"),
+        ({"limit": 0}, "limit counts images and is at least 1, got 0"),
+        ({"batch_size": "8"}, "batch_size is a number of images, got '8'"),
+        ({"seed": 2**70}, "the seed of noise is a whole number of at most 63 bits"),
+        ({"resume": "no"}, "resume is True or False, got 'no'"),
+        ({"seen": "x"}, "seen is one of refuse, report, got 'x'"),
+        ({"judges": [nn.Flatten()]}, "judges is a dictionary of models by name, got a list"),
+        ({"detectors": {"a": 3}}, "detectors are Detectors by name, got a int under 'a'"),
+        ({"listeners": [3]}, "listeners derive from EvaluationListener, got a int"),
+        ({"crafter": 3}, "crafter is a Crafter, got 3"),
+        ({"class_names": "ab"}, "class_names are different texts"),
+        ({"class_names": ["a", "a"]}, "class_names are different texts"),
+        ({"device": "meta"}, "device is one that this machine has, such as cpu or cuda, got 'meta'"),
+        ({"folder": ""}, "folder is that of the results, such as runs/mine, got an empty text"),
+    ],
+    ids=str,
+)
+def test_an_option_of_another_kind_is_refused_in_a_sentence(
+    options: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"folder": "x", **QUICK, **options}
+    with pytest.raises(ValueError, match=words):
+        evaluate(Net(), (IMAGES, TARGETS), FGSM(), **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_refused_names_the_options_of_python(tmp_path: Path) -> None:
+    evaluate(Net(), (IMAGES, TARGETS), FGSM(), "8/255", folder=tmp_path / "held", **QUICK)
+    with pytest.raises(ValueError, match="of its own, which keeps both, or replace the one that is there by resume=F"):
+        evaluate(Net(), (IMAGES, TARGETS), FGSM(), "8/255", folder=tmp_path / "held", probabilities=True, **QUICK)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="no results can be written into .*file: file exists"):
+        evaluate(Net(), (IMAGES, TARGETS), FGSM(), folder=tmp_path / "file", **QUICK)
+
+
+def test_weights_without_gradients_are_refused(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        net = Net()
+    with pytest.raises(ValueError, match=r"weights made in torch.inference_mode\(\): load them outside"):
+        evaluate(net, (IMAGES, TARGETS), FGSM(), folder=tmp_path, **QUICK)
