@@ -190,23 +190,29 @@ def judged(detector: str, attack: str, auroc: float | None, flagged: float | Non
     return {**head, "auroc": auroc, "auroc_interval": None, "n_positive": n, "flagged": kinds}
 
 
-def test_what_passes_the_best_detector_is_of_all_attacks_together() -> None:
-    rows = [judged("kd", "pgd", 0.9, 0.5, 10), judged("kd", "cw", 0.7, 0.8, 30)]  # mean 0.8
-    rows += [judged("lid", "pgd", 0.95, 1.0, 10), judged("lid", "cw", 0.6, 1.0, 30)]  # mean 0.775
-    summary = {"detection": {"rows": rows}}
-    assert [row["detector"] for row in detector_rows(summary)] == ["kd", "lid"]
+def detection_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    worst = [{"epsilon": ONE, "accuracy": 0.1, "n": 10}]
+    return {"detection": {"rows": rows}, "rows": [{"clean_accuracy": 1.0}], "worst_case": worst}
+
+
+def test_the_best_detector_is_that_of_the_verdict() -> None:
+    rows = [judged("kd", "pgd", 0.9, 0.5, 10), judged("kd", "cw", 0.7, 0.8, 30)]  # half of pgd's pass it
+    rows += [judged("lid", "pgd", 0.95, 0.7, 10), judged("lid", "cw", 0.6, 0.6, 30)]  # 40 % of cw's
+    rows += [judged("maha", "pgd", 0.99, 1.0, 10)]  # has judged one attack only
+    summary = detection_summary(rows)
+    assert [row["detector"] for row in detector_rows(summary)] == ["maha", "kd", "lid"]
     best = best_detector(summary)
-    assert best["detector"] == "kd, fitted on the same attack" and best["detector_auroc"] == pytest.approx(0.8)
-    assert best["passes_detector"] == pytest.approx((5 + 6) / 40)
-    unset = [judged("kd", "pgd", 0.9, None, 10)]
-    assert best_detector({"detection": {"rows": unset}})["passes_detector"] is None
+    assert best["detector"] == "lid, fitted on the same attack" and best["detector_auroc"] == 0.6
+    assert best["passes_detector"] == pytest.approx(0.4)
     assert best_detector({}) == {"detector": None}
 
 
-def test_a_detector_that_has_judged_fewer_attacks_is_not_the_best() -> None:
-    rows = [judged("kd", "pgd", 0.9, 0.5, 10), judged("kd", "cw", 0.7, 0.8, 30), judged("lid", "pgd", 0.95, 1.0, 10)]
-    found = best_detector({"detection": {"rows": rows}})
+def test_without_thresholds_the_best_detector_has_the_highest_mean_auroc_over_all_attacks() -> None:
+    rows = [judged("kd", "pgd", 0.9, None, 10), judged("kd", "cw", 0.7, None, 30)]
+    rows += [judged("lid", "pgd", 0.95, None, 10)]
+    found = best_detector(detection_summary(rows))
     assert found["detector"] == "kd, fitted on the same attack" and found["detector_auroc"] == pytest.approx(0.8)
+    assert found["passes_detector"] is None
 
 
 def test_the_difference_of_configurations_is_told_key_by_key(tmp_path: Path) -> None:

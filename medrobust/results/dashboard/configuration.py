@@ -12,6 +12,7 @@ from medrobust.results.formats import printable
 
 TRAINED, EVALUATED, RECORDED = "train.yaml", "evaluate.yaml", "manifest"
 NAMES = ("name", "journal.run")
+FOLDERS = ("journal.folder", "panels.folder", "detection.folder")  # that of the evaluation itself
 LEFT_OUT = ("attacks", "run", "created", "command", "schema", "data.findings", "binding", "victim.quality")
 ABSENT = "not there"
 FRACTION = re.compile(r"[\d.]+/[\d.]+")  # a radius such as 8/255, which is no path of a run called 8
@@ -35,6 +36,7 @@ def configuration_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str
     trained = next((place for place in (folder.parent / TRAINED, folder.parent.parent / TRAINED) if _lies(place)), None)
     training = dict(_flat(_read(trained))) if trained else {}
     evaluating = dict(_flat(_read(folder / EVALUATED))) if (folder / EVALUATED).is_file() else {}
+    evaluating = {key: value for key, value in evaluating.items() if key not in FOLDERS}
     training = _without_names(training, {own, training.get("name", own)})
     evaluating = _without_names(evaluating, {own, evaluating.get("name", own)})
     recorded = {key: value for key, value in dict(_flat(manifest)).items() if not key.startswith(LEFT_OUT)}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medrobust.results import verdict
 from medrobust.results.dashboard.tables import Column, Table
 
 FLAGGED = {"passes": "successful", "clean_alarms": "clean", "noisy_alarms": "noisy"}
@@ -65,20 +66,25 @@ def pooled(shares: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def best_detector(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The detector with the highest mean AUROC over the attacks, and what passes it, as a leaderboard shows them.
+    """The detector of which the run's verdict speaks, and what passes it, as a leaderboard shows them.
 
-    A detector that has not judged as many attacks as another is not compared with it.
+    That is the one that lets least pass under the attack of which most passes it, at the radius of the verdict. Where
+    no threshold was set nothing is known to pass, and it is the one with the highest mean AUROC.
     """
-    rows = [row for row in detector_rows(summary) if row["auroc"] is not None]
-    if not rows:
+    rows = (summary.get("detection") or {}).get("rows") or []
+    found = verdict.best_detector(rows, verdict.decisive_radius(summary)) if rows else None
+    if found is not None:
+        fit = "the same attack" if found["fit"] == "same" else found["fit"]
+        share = found["flagged"]["successful"]["rate"]
+        shown = {"detector": f"{found['detector']}, fitted on {fit}", "detector_auroc": found["auroc"]}
+        return {**shown, "passes_detector": 1 - share}
+    judged = [row for row in detector_rows(summary) if row["auroc"] is not None]
+    if not judged:
         return {"detector": None}
-    most = max(row["attacks"] for row in rows)
-    best = next(row for row in rows if row["attacks"] == most)
-    return {
-        "detector": f"{best['detector']}, fitted on {best['fit']}",
-        "detector_auroc": best["auroc"],
-        "passes_detector": best["passes"],
-    }
+    most = max(row["attacks"] for row in judged)
+    best = next(row for row in judged if row["attacks"] == most)
+    named = f"{best['detector']}, fitted on {best['fit']}"
+    return {"detector": named, "detector_auroc": best["auroc"], "passes_detector": None}
 
 
 def detector_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -179,10 +179,8 @@ def _columns(group: Group, dense: bool) -> list[Column]:
         *qualities,
         *worst,
         Column("smallest", f"median smallest {NORMS[norm]} perturbation", norm, _SMALLEST),
-        Column(
-            "detector", "best detector", "words", "the highest mean AUROC over the attacks, and what it was fitted on"
-        ),
-        Column("detector_auroc", "its AUROC", "score", "mean over the attacks, in percent"),
+        Column("detector", "best detector", "words", _BEST),
+        Column("detector_auroc", "its AUROC", "score", "under that attack, in percent"),
         Column("passes_detector", "passes it", "rate", _PASSES, "high"),
         Column("passes_image", "passes per image", "measure", "forwards and backwards, mean over the attacks"),
         Column("seconds_image", "seconds per image", "measure", "mean over the attacks"),
@@ -197,7 +195,11 @@ _SMALLEST = (
     "the smallest radius, or distance found by an attack that looks for the smallest, at which at least half of the "
     "images are wrong; images that are wrong from the start count as 0"
 )
-_PASSES = "share of the successful adversarial images of all attacks that this detector does not flag at its threshold"
+_BEST = (
+    "of all detectors the one that lets least pass under the attack of which most passes it, at the radius of the "
+    "report's verdict; where no threshold was set, the one with the highest mean AUROC"
+)
+_PASSES = "share of the images with which that attack fools the model that this detector does not flag"
 
 
 def _note(group: Group, dense: bool) -> str:
