@@ -98,9 +98,21 @@ def worst_case_results(
     ]
 
 
+def bounded_attacks(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The attacks that have a radius and whose radii can be compared: those of one norm; controls do not count.
+
+    Where attacks have several norms, L-infinity is taken, else that of the first: a radius of the image's logarithm is
+    none of its grey values, even if the numbers are the same.
+    """
+    attacks = [entry for entry in entries if not entry.get("control") and entry.get("epsilon") is not None]
+    norms = [entry.get("norm", "linf") for entry in attacks]
+    norm = norms[0] if norms and "linf" not in norms else "linf"
+    return [entry for entry in attacks if entry.get("norm", "linf") == norm]
+
+
 def _by_radius(entries: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[Mapping[str, Any]]]]:
-    """The attacks that have a radius, by increasing radius; controls do not count."""
-    attacks = [entry for entry in entries if not entry["control"] and entry["epsilon"] is not None]
+    """The attacks of each radius, by increasing radius."""
+    attacks = bounded_attacks(entries)
     radii = sorted({float(entry["epsilon"]) for entry in attacks})
     return [(epsilon, [entry for entry in attacks if entry["epsilon"] == epsilon]) for epsilon in radii]
 

@@ -59,6 +59,14 @@ def test_radii_are_apart_and_one_that_nobody_has_tried_has_no_image() -> None:
     assert found[1]["classes"] == [] and found[1]["turned"] is None
 
 
+def test_radii_of_another_norm_are_not_mixed_with_those_of_pixels() -> None:
+    tables = {"x": table("x", X), "y": table("y", Y)}
+    logarithmic = entry("y") | {"norm": "log"}
+    names = {"data": {"class_names": NAMES}}
+    assert [one["attacks"] for one in worst_case_results([entry("x"), logarithmic], tables, names)] == [["x"]]
+    assert [one["attacks"] for one in worst_case_results([logarithmic], tables, names)] == [["y"]]
+
+
 def test_an_answer_about_a_label_is_right_only_before_and_under_every_attack() -> None:
     # of the label: there in 1, 2 and 6, which is not found before; not in 3 and 4; unknown in 5
     true = {"1": 1.0, "2": 1.0, "3": 0.0, "4": 0.0, "5": None, "6": 1.0}

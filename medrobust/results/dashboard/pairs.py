@@ -16,6 +16,7 @@ from medrobust.results.dashboard.tables import Column
 from medrobust.results.formats import format_epsilon
 from medrobust.results.separation import resampled_rates
 from medrobust.results.statistics import FEWEST, LIMITS, paired_p_value, wilson_interval
+from medrobust.results.worst_case import bounded_attacks
 
 FEW_RUNS = 12  # up to which single attacks are compared as well
 MOST_SETS = 6  # different sets of images, up to which runs are compared on those that they have in common
@@ -90,7 +91,7 @@ def conditions_of(runs: Sequence[DashboardRun]) -> list[Condition]:
 
     for run in runs:
         for epsilon in run.radii:
-            at = [entry for entry in run.attacks if entry.get("epsilon") == epsilon]
+            at = [entry for entry in bounded_attacks(run.attacks) if entry["epsilon"] == epsilon]
             terms = "\n".join(sorted(map(attack_terms, at)))
             keys = run.keys_at(epsilon)
             named = Condition(f"worst case at ε = {format_epsilon(epsilon)}", {}, [], epsilon)

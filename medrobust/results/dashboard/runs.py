@@ -12,6 +12,7 @@ from medrobust.results.dashboard.places import Place, places_of
 from medrobust.results.formats import printable
 from medrobust.results.manifest import check_manifest, task_of
 from medrobust.results.summary import SUMMARY, read_summary
+from medrobust.results.worst_case import bounded_attacks
 
 BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError)  # what foreign contents may raise
 
@@ -58,12 +59,12 @@ class DashboardRun:
 
     def keys_at(self, epsilon: float) -> list[str]:
         """Keys of the attacks of a radius, whose worst case counts."""
-        return [str(entry["key"]) for entry in self.attacks if entry.get("epsilon") == epsilon]
+        return [str(entry["key"]) for entry in bounded_attacks(self.attacks) if entry["epsilon"] == epsilon]
 
     @property
     def radii(self) -> list[float]:
         """The radii that were tried, in order."""
-        return sorted({entry["epsilon"] for entry in self.attacks if entry.get("epsilon") is not None})
+        return sorted({entry["epsilon"] for entry in bounded_attacks(self.attacks)})
 
 
 class ReadRuns(NamedTuple):
