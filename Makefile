@@ -59,3 +59,5 @@ answers: $(VENV)/ready
 
 clean:
 	rm -rf runs site data/phantom_chest_xray .pytest_cache .mypy_cache .ruff_cache
+
+include studies.mk

@@ -70,6 +70,18 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _figures(options: argparse.Namespace) -> int:
+    from medrobust.results.dashboard.places import places_of
+    from medrobust.results.figures import compare_figures
+
+    places, left_out = places_of(options.runs)
+    _say_left_out(left_out)
+    drawn = compare_figures([(place.name, place.folder) for place in places], options.out)
+    for one in drawn:
+        sys.stdout.write(f"{options.out / one.name}.svg: {one.title}\n" if one.svg else f"{one.name}: {one.note}\n")
+    return 0 if all(one.svg for one in drawn) else 1
+
+
 def _transfer(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -152,6 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("runs", nargs="+", metavar="RUN", help=many)
     export.add_argument("--format", choices=("csv", "parquet", "latex"), default="csv", help="default csv")
     export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    figures = command("figures", "draw the studies of evaluations, those of one name side by side", _figures)
+    figures.add_argument("runs", nargs="+", metavar="RUN", help=many)
+    figures.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
     _add_older(command)
     return parser
 

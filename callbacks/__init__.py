@@ -3,7 +3,7 @@
 from callbacks.averaging import AveragedWeights
 from callbacks.checkpoints import Checkpoints
 from callbacks.hardening import Hardening
-from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Transfer
+from callbacks.listening import Detection, Panels, Quality, RecordJournal, Representation, Studies, Transfer
 from callbacks.one_record import OneRecord
 from callbacks.progress import AttackProgress
 from callbacks.progress_lines import ProgressLines
@@ -22,5 +22,6 @@ __all__ = [
     "RecordJournal",
     "Representation",
     "Robustness",
+    "Studies",
     "Transfer",
 ]

@@ -28,5 +28,9 @@ class Representation(listeners.Representation, Callback):
     """Compares features before and after each attack."""
 
 
+class Studies(listeners.Studies, Callback):
+    """Lets studies look at some images, of which figures are made."""
+
+
 class Transfer(listeners.Transfer, Callback):
     """Shows every adversarial image to other victims, the judges."""

@@ -34,6 +34,7 @@ from callbacks import (
     RecordJournal,
     Representation,
     Robustness,
+    Studies,
     Transfer,
 )
 from callbacks.hardening import ROBUST_ACCURACY
@@ -157,6 +158,7 @@ class MedRobustCLI(LightningCLI):
         parser.add_lightning_class_args(Quality, "quality")
         parser.add_lightning_class_args(Transfer, "transfer")
         parser.add_lightning_class_args(Representation, "representation")
+        parser.add_lightning_class_args(Studies, "study")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.set_defaults(
             {
@@ -212,7 +214,7 @@ class MedRobustCLI(LightningCLI):
         if config.trainer.fast_dev_run and self.subcommand != "fit":
             records = self.folder / "dry_run"  # a batch is no evaluation, and must not replace one
             config.journal.resume = False  # a dry run that was killed has left nothing to go on with
-        config.journal.folder = config.panels.folder = config.detection.folder = str(records)
+        config.journal.folder = config.panels.folder = config.detection.folder = config.study.folder = str(records)
         config.attack.fitted = str(self.folder / "fitted")
         config.journal.run, config.journal.seed = config.name, config.seed_everything
         if self.subcommand != "fit" and "weights" in config.model.get("init_args", {}):

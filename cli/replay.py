@@ -84,6 +84,7 @@ class ReplayCLI(MedRobustCLI):
         config, asked = self.config[self.subcommand], self.asked
         self.records = asked.scratch / "evaluate"
         config.journal.folder = config.panels.folder = config.detection.folder = str(self.records)
+        config.study.studies = None
         config.panels.count = 0
         run = run_folder_of(asked.folder)
         config.attack.fitted = str(linked_files(run / "fitted", asked.scratch / "fitted"))

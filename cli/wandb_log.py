@@ -16,6 +16,7 @@ from medrobust.results.manifest import MANIFEST
 from medrobust.results.records import RECORDS, read_records
 from medrobust.results.report.page import REPORT
 from medrobust.results.scalars import curves, scalars
+from medrobust.results.studied import FIGURES
 from medrobust.results.summary import SUMMARY
 
 # of a summary's row, in the order of the table's columns; intervals become two columns each
@@ -67,6 +68,7 @@ def log_results(log: RunLogger, folder: Path, summary: Mapping[str, Any], step: 
     panels = chosen_panels(folder, summary["manifest"], log.options.pictures)
     pictures = [wandb.Image(picture, caption=caption) for picture, caption in map(picture_of, panels)]
     media |= {"panels": pictures} if pictures else {}
+    media |= {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / FIGURES).glob("*.png"))}
     if (folder / REPORT).is_file():
         media["report"] = wandb.Html(str(folder / REPORT), inject=False)
     headlines = {name: value for name, value in found.items() if "/" not in name}
@@ -107,6 +109,8 @@ def _log_files(run: Any, folder: Path, summary: Mapping[str, Any]) -> None:
     manifest = summary["manifest"]
     about = {"run": manifest.get("run"), "victim": (manifest.get("victim") or {}).get("weights")}
     artifact = wandb.Artifact(f"evaluation-{run.id}", type="evaluation", metadata=about)
+    if (folder / FIGURES).is_dir():
+        artifact.add_dir(str(folder / FIGURES), name=FIGURES)
     for name in (REPORT, RECORDS, SUMMARY, MANIFEST):
         if (folder / name).is_file():
             artifact.add_file(str(folder / name), name=name)

@@ -27,8 +27,13 @@ LIBRARY = {
         *("medrobust.attacks", "medrobust.detectors", "medrobust.metrics", "medrobust.networks"),
         *("medrobust.objectives", "medrobust.random_streams", "medrobust.results.records"),
     },
+    "medrobust.studies": {
+        *("medrobust.attacks", "medrobust.evaluation", "medrobust.networks", "medrobust.objectives"),
+        *("medrobust.metrics", "medrobust.random_streams", "medrobust.results.columns"),
+    },
     "medrobust.listeners": {
         *("medrobust.detectors", "medrobust.evaluation", "medrobust.metrics", "medrobust.networks"),
+        *("medrobust.results.studied", "medrobust.studies"),
         *("medrobust.results.columns", "medrobust.results.formats", "medrobust.results.manifest"),
         *("medrobust.results.records", "medrobust.results.timings", "medrobust.results.writer"),
     },

@@ -16,7 +16,7 @@ from medrobust.evaluation.first_look import look_first
 from medrobust.evaluation.loaded_data import LoadedData
 from medrobust.evaluation.pace import has_bar
 from medrobust.evaluation.settings import CONTROL, check_settings, planned_attacks
-from medrobust.listeners import Detection, Panels, Quality, RecordJournal, Transfer
+from medrobust.listeners import Detection, Panels, Quality, RecordJournal, Studies, Transfer
 from medrobust.networks.victim_of import task_of, victim_of
 from medrobust.networks.victims import EvaluatedVictim
 from medrobust.one_call.checked_options import checked_options
@@ -187,7 +187,7 @@ class Call:
 
     def _with_folder(self, listener: EvaluationListener) -> EvaluationListener:
         """A listener that writes into the folder of the results, unless it was given one."""
-        if isinstance(listener, Panels | Detection) and not listener.folder:
+        if isinstance(listener, Panels | Detection | Studies) and not listener.folder:
             listener = copy.copy(listener)
             listener.folder = str(self.folder)
         return listener

@@ -46,6 +46,7 @@ from medrobust.results.report.figures import accuracy_figure, cost_figure, quali
 from medrobust.results.report.first_page import Shown, first_page
 from medrobust.results.report.panels import read_panels
 from medrobust.results.report.roc_curves import roc_figure, roc_note
+from medrobust.results.report.studied_figures import studied_figures
 from medrobust.results.report.svg import STYLE
 from medrobust.results.report.tables import dense_tables
 from medrobust.results.report.templating import environment, glue
@@ -137,6 +138,7 @@ def write_report(folder: str | Path, budget: int = BUDGET) -> Path:
         first_class=_first_class(summary),
         **WORDS,
         evidence=evidence_shown(folder),
+        studied=studied_figures(folder, summary),
         figure_style=Markup(STYLE),
     )
     page = page.replace(f"<style>{STYLE}</style>", "")  # which every figure has, and the page now has once

@@ -1,0 +1,184 @@
+"""Writes the pages of results from stored summaries, so that no number on them is typed by hand."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from medrobust.results.formats import (
+    DASH,
+    format_epsilon,
+    format_interval,
+    format_measure,
+    format_percent,
+    format_score,
+)
+from medrobust.results.manifest import replace_file, write_json
+from medrobust.results.summary import read_summary
+
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "results"
+STORED, TEMPLATE = "stored", ".md.j2"
+DIGITS = 6  # of a stored number that are significant
+# what of a summary is stored: what pages may quote
+OF_MANIFEST = ("run", "created", "command", "code", "victim", "data", "attacks", "versions")
+OF_SUMMARY = ("rows", "worst_case", "flags", "classes", "labels", "masks", "boxes", "detection", "smallest")
+CURVES = {"roc", "reliability", "confusion", "points"}  # long, and on no page
+
+
+class Run:
+    """An evaluation as a page quotes it.
+
+    Args:
+        name: Name of its file among the stored summaries.
+        summary: What is stored of its summary.
+    """
+
+    def __init__(self, name: str, summary: Mapping[str, Any]) -> None:
+        self.name, self.summary = name, summary
+        self.clean: Mapping[str, Any] = summary["rows"][0]
+        self.images: int = summary["rows"][0]["n"]
+
+    @property
+    def attacks(self) -> list[Mapping[str, Any]]:
+        """The rows of attacks and controls, in their order."""
+        return list(self.summary["rows"][1:])
+
+    def row(self, attack: str, epsilon: str | float | None = None) -> Mapping[str, Any]:
+        """The row of an attack, at a radius such as ``1/255`` where it has several.
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        return self._only(self.summary["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
+
+    def worst(self, epsilon: str | float) -> Mapping[str, Any]:
+        """The worst case at a radius.
+
+        Raises:
+            ValueError: There is none.
+        """
+        return self._only(self.summary["worst_case"], "worst case", epsilon=epsilon)
+
+    def detected(
+        self, detector: str, attack: str, epsilon: str | float | None = None, fit: str = "same"
+    ) -> Mapping[str, Any]:
+        """The row of a detector under an attack.
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        rows = self.summary["detection"].get("rows", [])
+        return self._only(rows, f"row of {detector}", detector=detector, attack=attack, epsilon=epsilon, fit=fit)
+
+    def _only(self, rows: Sequence[Mapping[str, Any]], what: str, **wanted: Any) -> Mapping[str, Any]:
+        radius = wanted.pop("epsilon", None)
+        found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+        if radius is not None:
+            asked = radius if isinstance(radius, str) else format_epsilon(radius)
+            found = [row for row in found if format_epsilon(row["epsilon"]) == asked]
+        if len(found) != 1:
+            where = f" at {radius}" if radius is not None else ""
+            raise ValueError(f"{self.name}: expected one {what}{where}, found {len(found)}, of {wanted}")
+        return found[0]
+
+
+def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
+    """Store what pages quote of evaluations' summaries, each as RUN.json, or RUN.NAME.json of a named evaluation.
+
+    Args:
+        folders: Folders of evaluations.
+        place: Where the files go.
+
+    Raises:
+        ValueError: A folder has no summary, or the evaluation is not complete.
+    """
+    written = []
+    for folder in folders:
+        summary = read_summary(folder)
+        lacking = [row["attack"] for row in summary["rows"] if row["n"] != summary["rows"][0]["n"]]
+        if lacking:
+            raise ValueError(f"{folder}: not every image has been attacked by {lacking[0]}: let the evaluation end")
+        manifest = {name: summary["manifest"][name] for name in OF_MANIFEST if name in summary["manifest"]}
+        kept = {name: summary[name] for name in OF_SUMMARY if summary.get(name)}
+        own = folder.resolve()
+        named = f".{own.name}" if own.parent.name in ("evaluations", "evaluate_on") else ""
+        path = place / f"{manifest['run']}{named}.json"
+        written.append(write_json(path, _shortened({"manifest": manifest, "detection": {}, **kept})))
+    return written
+
+
+def read_stored(place: Path = PAGES / STORED) -> dict[str, Run]:
+    """The stored evaluations by name."""
+    return {path.stem: Run(path.stem, json.loads(path.read_bytes())) for path in sorted(place.glob("*.json"))}
+
+
+def written_page(template: Path, runs: Mapping[str, Run]) -> str:
+    """A page as its template says, with the numbers of the stored evaluations.
+
+    In a template ``run("NAME")`` is a ``Run``; ``| rate("success_rate")`` writes a rate with its interval, ``| score``
+    an area of 0 to 1, ``| epsilon`` a radius and ``| measure`` a mean.
+
+    Raises:
+        ValueError: The template asks for what is not stored.
+    """
+
+    def run(name: str) -> Run:
+        if name not in runs:
+            raise ValueError(f"{template.name} quotes {name!r}, and stored are {', '.join(sorted(runs)) or 'none'}")
+        return runs[name]
+
+    loader = jinja2.FileSystemLoader(template.parent)
+    page = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    page.trim_blocks = page.lstrip_blocks = True
+    page.filters |= {"rate": rate, "score": score, "epsilon": format_epsilon, "measure": format_measure}
+    page.filters |= {"percent": format_percent}
+    try:
+        return page.get_template(template.name).render(run=run, runs=runs)
+    except jinja2.UndefinedError as error:
+        raise ValueError(f"{template.name}: {error.message}") from error
+
+
+def rate(row: Mapping[str, Any], name: str = "accuracy_under_attack") -> str:
+    """A rate in percent with its interval, such as ``36.7 (21.1–53.6)``; a dash where it is undefined."""
+    if row[name] is None:
+        return DASH
+    interval = format_interval(row.get(f"{name}_interval"))
+    return format_score(row[name]) + (f" ({interval})" if interval else "")
+
+
+def score(row: Mapping[str, Any], name: str = "auroc") -> str:
+    """An AUROC in percent with its interval; a dash where it is undefined."""
+    return rate(row, name)
+
+
+def _shortened(value: Any) -> Any:
+    """A value without curves, and with numbers of few digits."""
+    if isinstance(value, Mapping):
+        return {name: _shortened(inner) for name, inner in value.items() if name not in CURVES}
+    if isinstance(value, list):
+        return [_shortened(inner) for inner in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def main() -> None:
+    """Store summaries, or write all pages of which there is a template."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("evaluations", nargs="*", type=Path, metavar="FOLDER", help="evaluations to store first")
+    arguments = parser.parse_args()
+    try:
+        paths = store(arguments.evaluations)
+        runs = read_stored()
+        for template in sorted(PAGES.glob(f"*{TEMPLATE}")):
+            page = template.with_name(template.name.removesuffix(".j2"))
+            paths.append(replace_file(page, written_page(template, runs).encode()))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+
+
+if __name__ == "__main__":
+    main()

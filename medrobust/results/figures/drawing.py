@@ -1,0 +1,72 @@
+"""Which figures are made of which studies, of one run or of several side by side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medrobust.results.figures.radius_sweep import radius_sweep
+from medrobust.results.figures.saliency import saliency
+from medrobust.results.figures.sheet import Drawn, NothingToDrawError, Sheet, write_sheet
+from medrobust.results.figures.studied_run import StudiedRun
+from medrobust.results.studied import FIGURES, read_studies
+from medrobust.results.summary import read_summary
+
+# by the name of a study's class
+SHEETS: dict[str, Callable[[Sequence[StudiedRun]], list[Sheet]]] = {
+    "RadiusSweep": radius_sweep,
+    "Saliency": saliency,
+}
+
+
+def write_figures(folder: str | Path, summary: Mapping[str, Any]) -> list[Drawn]:
+    """Draw the figures of an evaluation's studies into its ``figures/``.
+
+    Args:
+        folder: Folder of the evaluation.
+        summary: Its summary.
+
+    Returns:
+        The figures in the order of the studies' names; where a study has not what its figure needs, a sentence says so.
+
+    Raises:
+        ValueError: The settings of a study are damaged.
+    """
+    found = []
+    for studied in read_studies(folder):
+        run = StudiedRun(str(summary["manifest"]["run"]), summary, studied)
+        found += _drawn(Path(folder) / FIGURES, studied.name, studied.kind, [run])
+    return found
+
+
+def compare_figures(folders: Sequence[tuple[str, Path]], out: str | Path) -> list[Drawn]:
+    """Draw the studies of several evaluations, those of one name and kind side by side.
+
+    Args:
+        folders: What each evaluation is called in the figures, and its folder; those without studies are passed over.
+        out: Folder of the figures.
+
+    Raises:
+        ValueError: An evaluation cannot be read, or none has a study.
+    """
+    runs: dict[tuple[str, str], list[StudiedRun]] = {}
+    names = [name for name, _ in folders]
+    for name, folder in folders:
+        label = name if names.count(name) == 1 else f"{name} ({folder})"
+        summary = read_summary(folder)
+        for studied in read_studies(folder):
+            runs.setdefault((studied.name, studied.kind), []).append(StudiedRun(label, summary, studied))
+    if not runs:
+        raise ValueError("none of these evaluations has a study; evaluate with one, such as those of configs/studies")
+    return [one for (name, kind), own in runs.items() for one in _drawn(Path(out), name, kind, own)]
+
+
+def _drawn(folder: Path, name: str, kind: str, runs: list[StudiedRun]) -> list[Drawn]:
+    sheets = SHEETS.get(kind)
+    try:
+        if sheets is None:
+            raise NothingToDrawError(f"This version draws no study of the kind {kind}.")
+        made = sheets(runs)
+    except NothingToDrawError as error:
+        return [Drawn(name, name.replace("_", " "), "", str(error))]
+    names = [f"{name}_{sheet.name}" if len(made) > 1 else name for sheet in made]
+    return [write_sheet(folder, sheet._replace(name=own)) for own, sheet in zip(names, made, strict=True)]

@@ -1,0 +1,131 @@
+"""What studies keep of each image: arrays in a file of their own, beside what made them."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrobust.results.manifest import replace_file, write_json
+
+STUDIES, SETTINGS, ABOUT = "studies", "settings.json", "about"
+FIGURES = "figures"  # folder beside that of the studies
+
+
+class Kept(NamedTuple):
+    """What a study keeps of one image.
+
+    Args:
+        id: The image.
+        about: Plain values: of the image, and of the attack unless it is clean.
+        arrays: Arrays by name.
+    """
+
+    id: str
+    about: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+class Studied(NamedTuple):
+    """A study of an evaluation, as its folder holds it.
+
+    Args:
+        name: Its name in the configuration.
+        kind: Name of its class.
+        parameters: Its parameters.
+        images: The images that it was asked to study, in their order.
+        clean: What it kept of clean images.
+        attacked: What it kept of each attack's images, by the attack's key.
+    """
+
+    name: str
+    kind: str
+    parameters: dict[str, Any]
+    images: list[str]
+    clean: list[Kept]
+    attacked: dict[str, list[Kept]]
+
+
+def place_of_image(folder: str | Path, study: str, key: str, id: str) -> Path:
+    """The file of an image: its name is a hash of the image and of all that decides what is in it."""
+    name = hashlib.sha256(f"{key}\0{id}".encode()).hexdigest()[:32]
+    return Path(folder) / STUDIES / study / f"{name}.npz"
+
+
+def keep(
+    folder: str | Path, study: str, key: str, id: str, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> Path:
+    """Write what a study keeps of an image, atomically.
+
+    Args:
+        folder: Folder of the evaluation.
+        study: Name of the study.
+        key: Hash of what decides the arrays.
+        id: The image.
+        about: Plain values.
+        arrays: Arrays by name, none of them named ``about``.
+    """
+    buffer = io.BytesIO()
+    words = np.frombuffer(json.dumps({**about, "id": id}, allow_nan=False).encode(), np.uint8)
+    np.savez_compressed(buffer, allow_pickle=False, **{ABOUT: words, **arrays})
+    return replace_file(place_of_image(folder, study, key, id), buffer.getvalue())
+
+
+def read_image(path: Path) -> Kept | None:
+    """What a file keeps of an image; None if there is no such file or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop(ABOUT).tobytes())
+        return Kept(str(about.pop("id")), about, arrays)
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def write_settings(
+    folder: str | Path,
+    study: str,
+    kind: str,
+    parameters: Mapping[str, Any],
+    images: Sequence[str],
+    clean_key: str,
+    keys: Mapping[str, str],
+) -> None:
+    """Write what a study was asked for.
+
+    Args:
+        folder: Folder of the evaluation.
+        study: Name of the study.
+        kind: Name of its class.
+        parameters: Its parameters.
+        images: The images that it looks at.
+        clean_key: Key of what it keeps of clean images.
+        keys: Key of what it keeps of an attack's images, by the attack's key.
+    """
+    settings = {"study": kind, "parameters": dict(parameters), "images": list(images)}
+    write_json(Path(folder) / STUDIES / study / SETTINGS, {**settings, "clean_key": clean_key, "keys": dict(keys)})
+
+
+def read_studies(folder: str | Path) -> list[Studied]:
+    """The studies of an evaluation by name, with what they have kept so far; damaged files count as missing."""
+    found = []
+    for path in sorted((Path(folder) / STUDIES).glob(f"*/{SETTINGS}")):
+        try:
+            settings = json.loads(path.read_bytes())
+            name, images = path.parent.name, [str(id) for id in settings["images"]]
+            clean = _read_all(folder, name, settings["clean_key"], images)
+            attacked = {key: _read_all(folder, name, own, images) for key, own in settings["keys"].items()}
+            found.append(Studied(name, settings["study"], settings["parameters"], images, clean, attacked))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path} is damaged: evaluate that run again, which attacks no image anew") from None
+    return found
+
+
+def _read_all(folder: str | Path, study: str, key: str, images: Sequence[str]) -> list[Kept]:
+    kept = (read_image(place_of_image(folder, study, key, id)) for id in images)
+    return [one for one in kept if one is not None]

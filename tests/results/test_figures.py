@@ -1,0 +1,144 @@
+"""Figures for papers: their numbers by hand, their files, and what is said where there is nothing to draw."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from medrobust.results.figures import compare_figures, write_figures
+from medrobust.results.figures.radius_sweep import area_under, radius_sweep
+from medrobust.results.figures.sheet import COLOURS, NothingToDrawError, Sheet, inline, panels, series, write_sheet
+from medrobust.results.figures.studied_run import StudiedRun
+from medrobust.results.studied import SETTINGS, STUDIES, Studied, keep, read_studies, write_settings
+
+NONE = Studied("sweep", "RadiusSweep", {}, [], [], {})
+
+
+def row(attack: str, epsilon: float | None, accuracy: float, kind: str = "attack") -> dict[str, Any]:
+    interval = [max(accuracy - 0.1, 0.0), min(accuracy + 0.1, 1.0)]
+    key = f"{attack}-{epsilon}"
+    shown = {"accuracy_under_attack": accuracy, "accuracy_under_attack_interval": interval, "n": 10, "key": key}
+    return {"attack": attack, "epsilon": epsilon, "kind": kind, **shown}
+
+
+def summary(radii: tuple[float, ...] = (0.1, 0.2)) -> dict[str, Any]:
+    rows = [row("clean", None, 0.9, "clean")]
+    rows += [row("noise", radius, 0.8, "control") for radius in radii]
+    rows += [row(attack, radius, 0.5 - radius) for attack in ("pgd", "fgsm") for radius in radii]
+    worst = [{"epsilon": radius, "accuracy": 0.3 - radius, "accuracy_interval": [0, 1], "n": 10} for radius in radii]
+    areas = [{"key": "pgd-0.1", "auroc": 0.7}, {"key": "pgd-0.2", "auroc": 0.6}]
+    points = [(0.0, 0.1), (0.1, 0.5), (0.2, 0.7)]
+    found = [{"distance": distance, "share": share, "share_interval": [0.0, 1.0]} for distance, share in points]
+    smallest = {"norm": "linf", "largest": radii[-1], "points": found}
+    return {
+        "rows": rows,
+        "worst_case": worst,
+        "classes": {"rows": areas},
+        "smallest": smallest,
+        "manifest": {"run": "a"},
+    }
+
+
+def test_the_area_is_the_mean_of_the_steps() -> None:
+    # 0.1 on [0, 0.1), 0.5 on [0.1, 0.2): what happens at the end itself has no width
+    points = summary()["smallest"]["points"]
+    assert area_under(points, 0.2) == pytest.approx((0.1 + 0.5) / 2)
+    assert area_under(points, 0.4) == pytest.approx((0.1 + 0.5 + 2 * 0.7) / 4)
+
+
+def test_a_sweep_draws_each_attack_at_each_radius_and_the_worst_case() -> None:
+    accuracy, auroc, smallest = radius_sweep([StudiedRun("a", summary(), NONE), StudiedRun("b", summary(), NONE)])
+    own = accuracy.table.filter(pl.col("run") == "b")
+    found = {(name, radius): value for name, radius, value in own.select("attack", "epsilon", "accuracy").iter_rows()}
+    assert found["clean", 0.0] == 0.9 and found["pgd", 0.2] == pytest.approx(0.3)
+    assert found["worst case", 0.1] == pytest.approx(0.2) and len(found) == 1 + 2 + 4 + 2
+    assert auroc.table["auroc"].to_list() == [0.7, 0.6] * 2
+    assert smallest.table["area"].unique().to_list() == pytest.approx([0.3])
+    assert "b: from 20.0 % at 0.1 (worst case) to 10.0 % at 0.2 (worst case)" in accuracy.label
+
+
+def test_a_sweep_needs_two_radii() -> None:
+    with pytest.raises(NothingToDrawError, match="attacks at two radii or more: give several by attack.epsilons"):
+        radius_sweep([StudiedRun("a", summary((0.1,)), NONE)])
+
+
+def sheet(name: str = "one") -> Sheet:
+    def draw() -> Any:
+        figure, ((axis,),) = panels(1, 1, 3.4)
+        axis.plot([0, 1], [1, 2], **series(1))
+        axis.set_xlabel("epsilon")
+        return figure
+
+    return Sheet(name, "One", "Ma20", "A note.", 'a "label" & <more>', pl.DataFrame({"x": [0.0, 1.0]}), draw)
+
+
+def test_a_sheet_is_written_in_all_forms_and_always_the_same(tmp_path: Path) -> None:
+    drawn = write_sheet(tmp_path, sheet())
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"one.{kind}" for kind in ("svg", "pdf", "png", "csv", "parquet")
+    }
+    assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF") and b"PNG" in (tmp_path / "one.png").read_bytes()[:8]
+    assert pl.read_parquet(tmp_path / "one.parquet").equals(pl.read_csv(tmp_path / "one.csv"))
+    assert 'aria-label="a &quot;label&quot; &amp; &lt;more&gt;"' in drawn.svg and "epsilon" in drawn.svg
+    assert "http" not in drawn.svg.replace("http://www.w3.org", "") and "<?xml" not in drawn.svg
+    again = write_sheet(tmp_path / "again", sheet())
+    assert again.svg == drawn.svg
+    assert (tmp_path / "again" / "one.svg").read_bytes() == (tmp_path / "one.svg").read_bytes()
+
+
+def test_words_are_at_least_seven_points_at_the_width_of_a_column(tmp_path: Path) -> None:
+    import re
+
+    svg = write_sheet(tmp_path, sheet()).svg
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ?([\d.]+)px", svg)]
+    assert sizes and min(sizes) >= 7  # one px of the SVG is one point of the PDF, whose width is the column's
+
+
+def test_series_differ_in_colour_dashes_or_mark() -> None:
+    styles = [tuple(map(str, series(number).values())) for number in range(20)]
+    assert len(set(styles)) == 20 and len(set(COLOURS)) == len(COLOURS)
+
+
+def test_an_element_has_the_figures_own_box() -> None:
+    head = '<?xml version="1.0"?>\n<svg width="72pt" height="36pt" viewBox="0 0 72 36" version="1.1">'
+    file = f"{head}<metadata>x</metadata><g/></svg>"
+    assert "<metadata>" not in inline(file, "a") and 'viewBox="0 0 72 36"' in inline(file, "a")
+
+
+def evaluation(folder: Path, kind: str = "RadiusSweep", name: str = "sweep") -> None:
+    write_settings(folder, name, kind, {}, ["1"], "clean", {})
+
+
+def test_a_study_without_numbers_says_why_and_writes_nothing(tmp_path: Path) -> None:
+    evaluation(tmp_path)
+    evaluation(tmp_path, "Saliency", "saliency")
+    evaluation(tmp_path, "Unheard", "other")
+    drawn = {one.name: one for one in write_figures(tmp_path, summary((0.1,)))}
+    assert "two radii" in drawn["sweep"].note and "No image" in drawn["saliency"].note
+    assert drawn["other"].note == "This version draws no study of the kind Unheard."
+    assert not any(one.svg for one in drawn.values()) and not (tmp_path / "figures").exists()
+
+
+def test_evaluations_without_studies_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none of these evaluations has a study; evaluate with one"):
+        compare_figures([], tmp_path)
+
+
+def test_what_is_kept_comes_back_and_damage_counts_as_missing(tmp_path: Path) -> None:
+    write_settings(tmp_path, "mine", "Saliency", {"images": 2}, ["a/1", "b/2", "c/3"], "clean", {"pgd": "of pgd"})
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    keep(tmp_path, "mine", "clean", "a/1", {"target": 1}, {"map": values})
+    damaged = keep(tmp_path, "mine", "clean", "b/2", {}, {"map": values})
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    keep(tmp_path, "mine", "of pgd", "c/3", {"attack": "pgd"}, {"map": values[0]})
+    keep(tmp_path, "mine", "of an earlier one", "c/3", {}, {"map": values[0]})
+    (studied,) = read_studies(tmp_path)
+    assert (studied.name, studied.kind, studied.parameters) == ("mine", "Saliency", {"images": 2})
+    assert [one.id for one in studied.clean] == ["a/1"] and studied.clean[0].about == {"target": 1}
+    np.testing.assert_array_equal(studied.clean[0].arrays["map"], values)
+    assert [one.id for one in studied.attacked["pgd"]] == ["c/3"]
+    (tmp_path / STUDIES / "mine" / SETTINGS).write_text("{")
+    with pytest.raises(ValueError, match=r"settings.json is damaged: evaluate that run again"):
+        read_studies(tmp_path)

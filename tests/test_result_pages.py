@@ -1,0 +1,67 @@
+"""The pages of results: every number comes from a stored summary, and the pages that ship are what these give."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.result_pages import PAGES, STORED, TEMPLATE, read_stored, store, written_page
+from medrobust.results.summary import read_summary, write_summary
+from tests.made_runs import write_run
+
+PGD, BIM = ("pgd", 1 / 255), ("bim", 2 / 255)
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Path:
+    """Four images of which PGD leaves two and BIM one; all are right before."""
+    folder: Path = write_run(tmp_path, "a", {PGD: "1010", BIM: "1000"})
+    found = folder if (folder / "manifest.json").is_file() else folder / "evaluate"
+    write_summary(found)
+    return found
+
+
+def page_of(folder: Path, words: str, evaluation: Path) -> str:
+    (folder / f"one{TEMPLATE}").write_text(words)
+    return written_page(folder / f"one{TEMPLATE}", {"a": read_stored(store([evaluation], folder)[0].parent)["a"]})
+
+
+def test_a_page_quotes_rates_with_their_intervals(evaluation: Path, tmp_path: Path) -> None:
+    row = next(row for row in read_summary(evaluation)["rows"] if row["attack"] == "pgd")
+    low, high = (100 * limit for limit in row["accuracy_under_attack_interval"])
+    words = "{% set a = run('a') %}{{ a.row('pgd', '1/255') | rate }}; {{ a.worst('2/255') | rate('accuracy') }}; "
+    words += "{{ a.images }}"
+    first, second, images = page_of(tmp_path, words, evaluation).split("; ")
+    assert first == f"50.0 ({low:.1f}–{high:.1f})"
+    assert second.startswith("25.0 (") and images == "4"
+
+
+def test_what_is_not_stored_cannot_be_quoted(evaluation: Path, tmp_path: Path) -> None:
+    for words, message in (
+        ("{{ run('b').images }}", "one.md.j2 quotes 'b', and stored are a"),
+        ("{{ run('a').row('cw') | rate }}", "a: expected one row of cw, found 0"),
+        ("{{ run('a').row('pgd', '8/255') | rate }}", "a: expected one row of pgd at 8/255, found 0"),
+        ("{{ run('a').row('pgd').acuracy }}", "one.md.j2: .*acuracy"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            page_of(tmp_path, words, evaluation)
+
+
+def test_an_evaluation_that_has_not_ended_is_not_stored(evaluation: Path, tmp_path: Path) -> None:
+    path = evaluation / "summary.json"
+    summary = json.loads(path.read_bytes())
+    summary["rows"][-1]["n"] -= 1
+    path.write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match="not every image has been attacked by bim: let the evaluation end"):
+        store([evaluation], tmp_path / "stored")
+    assert not (tmp_path / "stored").exists()
+
+
+def test_the_pages_are_what_the_stored_summaries_give() -> None:
+    runs = read_stored(PAGES / STORED)
+    stale = {
+        template.name
+        for template in sorted(PAGES.glob(f"*{TEMPLATE}"))
+        if template.with_name(template.name.removesuffix(".j2")).read_text() != written_page(template, runs)
+    }
+    assert not stale, "write them again: python -m benchmarks.result_pages"
