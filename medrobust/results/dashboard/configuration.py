@@ -12,7 +12,7 @@ from medrobust.results.formats import printable
 
 TRAINED, EVALUATED, RECORDED = "train.yaml", "evaluate.yaml", "manifest"
 NAMES = ("name", "journal.run")
-FOLDERS = ("journal.folder", "panels.folder", "detection.folder")  # that of the evaluation itself
+FOLDERS = ("journal.folder", "panels.folder", "detection.folder", "study.folder")  # that of the evaluation itself
 LEFT_OUT = ("attacks", "run", "created", "command", "schema", "data.findings", "binding", "victim.quality")
 ABSENT = "not there"
 FRACTION = re.compile(r"[\d.]+/[\d.]+")  # a radius such as 8/255, which is no path of a run called 8
