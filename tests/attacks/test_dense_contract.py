@@ -132,7 +132,7 @@ def test_what_a_victim_says_of_its_stages_is_watched() -> None:
 
 def test_budgets_and_steps_of_the_studies_are_equal() -> None:
     """Every attack of a study of SMIA21 moves within one ball, and by as much in total, except DAG at its own step."""
-    files = sorted((Path(__file__).parents[2] / "configs" / "studies").glob("smia_table*.yaml"))
+    files = sorted((Path(__file__).parents[2] / "configs" / "studies").glob("smia21_table*.yaml"))
     assert len(files) == 7
     for file in files:
         configured = yaml.safe_load(file.read_text())["attack"]["attacks"]
