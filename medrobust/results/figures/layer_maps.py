@@ -146,4 +146,4 @@ def _change(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
         "Length (L2) of the difference between the adversarial and the clean map, divided by the length of the clean "
         f"one. {'; '.join(told)}."
     )
-    return Sheet("change", title, "Ma20 Fig. 10", note, f"{title}. {'; '.join(told)}.", table, draw)
+    return Sheet("change", title, "Ma20 Fig. 10", note, f"{title}. {'; '.join(told)}.", known, draw)
