@@ -47,7 +47,7 @@ def kept(id: str, target: int, arrays: dict[str, Any], right: bool = True, attac
     return Kept(id, about | ({"attack": attack, "epsilon": 0.1} if attack else {}), arrays)
 
 
-def embedded(order: int = 1, count: int = 12) -> StudiedRun:
+def embedded(order: int = 1, count: int = 16) -> StudiedRun:
     """Two classes three apart; the plain attack moves far away, the other one and noise stay."""
     random = np.random.default_rng(0)
     base = random.normal(size=(count, 5)) + 3 * (np.arange(count) % 2)[:, None]
@@ -67,7 +67,7 @@ def test_the_planes_show_each_kind_without_images_that_are_wrong_anyway(tmp_path
     pca, tsne = drawn(tmp_path, embedding([embedded()]))
     for table in (pca, tsne):
         counts = dict(table.group_by("kind").len().iter_rows())
-        assert counts == {"clean": 11, "noise like bim": 10, "bim": 11, "bim-hfc": 11}  # one perturbation is empty
+        assert counts == {"clean": 15, "noise like bim": 14, "bim": 15, "bim-hfc": 15}  # one perturbation is empty
         assert set(table["class"]) == {"ill", "well"} and "05" not in set(table["image"])
     shares = dict(pca.group_by("kind").agg(pl.col("inside").cast(pl.Float64).mean()).iter_rows())
     assert shares["bim"] == 0 and shares["bim-hfc"] == shares["clean"] >= 0.8
@@ -83,7 +83,7 @@ def test_the_planes_do_not_depend_on_the_order_of_the_images() -> None:
 def test_planes_of_two_runs_are_their_own(tmp_path: Path) -> None:
     pca, _ = drawn(tmp_path, embedding([embedded(), embedded()._replace(label="b")]))
     one, other = (pca.filter(pl.col("run") == run).drop("run") for run in "ab")
-    assert one.equals(other) and len(one) == 43
+    assert one.equals(other) and len(one) == 59
 
 
 def test_a_plane_needs_points() -> None:

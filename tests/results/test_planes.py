@@ -30,11 +30,12 @@ def test_the_ellipse_of_a_turned_gaussian() -> None:
 
 
 def test_a_class_has_a_gaussian_if_its_points_span_the_plane() -> None:
-    points = np.array([[0.0, 0], [2, 0], [0, 2], [2, 2], [5, 5], [6, 6], [7, 7], [9, 9]])
-    found = gaussians(points, ["a", "a", "a", "a", "line", "line", "line", "one"])
+    corners = [[0.0, 0], [2, 0], [0, 2], [2, 2], [1, 1], [1, 1]]
+    points = np.array([*corners, *([place, place] for place in range(6)), *corners[:5]])
+    found = gaussians(points, ["a"] * 6 + ["line"] * 6 + ["few"] * 5)
     assert list(found) == ["a"]
     np.testing.assert_allclose(found["a"].mean, [1, 1])
-    np.testing.assert_allclose(found["a"].covariance, np.diag([4 / 3, 4 / 3]))
+    np.testing.assert_allclose(found["a"].covariance, np.diag([4 / 5, 4 / 5]))
 
 
 def test_the_plane_of_pca_is_that_of_the_reference() -> None:

@@ -7,8 +7,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from medrobust.results.figures.planes import LEVEL, WITHIN, Gaussian, gaussians, inside, pca_plane, tsne_plane
-from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, series
+from medrobust.results.figures.planes import (
+    FEWEST_OF_CLASS,
+    LEVEL,
+    WITHIN,
+    Gaussian,
+    gaussians,
+    inside,
+    pca_plane,
+    tsne_plane,
+)
+from medrobust.results.figures.sheet import COLOURS, NothingToDrawError, Sheet, panels, series
 from medrobust.results.figures.studied_run import StudiedRun, attack_labels
 from medrobust.results.formats import format_percent
 from medrobust.results.hiding import hiding_terms
@@ -150,10 +159,10 @@ def _sheet(name: str, title: str, planes: Sequence[Plane], left: Sequence[int]) 
     )
     more = f" {sum(left)} further attacks are left out." if sum(left) else ""
     note = (
-        f"Each panel shows one kind of image over the clean ones in grey. The ellipses hold {LEVEL:.0%} of a Gaussian "
-        f"with the mean and the covariance of a class's clean images in this plane. {meaning} Noise is as long as "
-        f"each image's own perturbation. Images that the victim gets wrong anyway are left out.{more} Inside an "
-        f"ellipse are, {told}."
+        f"Each panel shows one kind of image over the clean ones in grey. The ellipses hold {100 * LEVEL:.0f} % of a "
+        "Gaussian with the mean and the covariance of a class's clean images in this plane; a class with fewer than "
+        f"{FEWEST_OF_CLASS} has none. {meaning} Noise is as long as each image's own perturbation. Images that the "
+        f"victim gets wrong anyway are left out.{more} Inside an ellipse are, {told}."
     )
     return Sheet(
         name, title, "Ma20 Fig. 9, HFC21 Fig. 1, 3a", note, f"{title}. Inside an ellipse are, {told}.", table, draw
@@ -168,7 +177,7 @@ def _told(plane: Plane, kinds: Sequence[str]) -> str:
         shares.append(f"{kind}{hides} {format_percent(float(own['inside'].cast(pl.Float64).to_numpy().mean()))}")
     words = f"of {plane.run}, {len(plane.table.filter(pl.col('kind') == 'clean'))} images"
     if plane.variance:
-        words += f", in {sum(plane.variance):.0%} of the variance"
+        words += f", with {100 * sum(plane.variance):.0f} % of the variance"
     return f"{words}: {', '.join(shares)}"
 
 
@@ -186,7 +195,8 @@ def _panel(axis: "Axes", plane: Plane, kind: str, classes: Sequence[str]) -> Non
         axis.scatter(points["x"], points["y"], color=style["color"], label=one, **marks)
         if gaussian := plane.gaussians.get(one):
             width, height, angle = gaussian.ellipse()
-            line: dict[str, Any] = {"fill": False, "edgecolor": style["color"], "linewidth": 0.9}
+            dashes = "-" if number < len(COLOURS) else "--"  # colours come again
+            line: dict[str, Any] = {"fill": False, "edgecolor": style["color"], "linewidth": 0.8, "linestyle": dashes}
             axis.add_patch(Ellipse(tuple(gaussian.mean), width, height, angle=angle, **line))
     axis.set_title(kind)
     axis.set_xticks([])

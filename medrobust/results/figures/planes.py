@@ -13,7 +13,7 @@ LEVEL = 0.95  # share of a Gaussian inside its ellipse
 WITHIN = -2 * math.log(1 - LEVEL)  # squared Mahalanobis distance of its edge: that of two dimensions is exponential
 PERPLEXITY = 30.0  # of t-SNE; a third of the points where these are fewer than 91
 COMPONENTS = 50  # principal components that t-SNE is given (van der Maaten and Hinton, JMLR 2008)
-FEWEST = 3  # points of a class that has a covariance
+FEWEST_OF_CLASS = 6  # points of a class that has a Gaussian: the covariance of fewer says little
 
 
 class Gaussian(NamedTuple):
@@ -47,11 +47,11 @@ class Gaussian(NamedTuple):
 
 
 def gaussians(points: Points, classes: Sequence[str]) -> dict[str, Gaussian]:
-    """The Gaussian of the points of each class, without classes that have fewer than three or have them on a line."""
+    """The Gaussian of the points of each class, without classes that have fewer than six or have them on a line."""
     found = {}
     for name in dict.fromkeys(classes):
         own = points[np.array([one == name for one in classes])]
-        if len(own) < FEWEST:
+        if len(own) < FEWEST_OF_CLASS:
             continue
         covariance = np.cov(own.T)
         if np.linalg.eigvalsh(covariance)[0] > 1e-9 * max(float(np.trace(covariance)), 1e-30):
