@@ -99,8 +99,8 @@ def _maps(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
     title = "Maps of layers, clean and adversarial"
     note = (
         "The mean over the channels of a layer's activations, below the image; in each pair of rows the clean image "
-        "first and the attacked one second, both from black to light between the 0.5th and the 99.5th percentile of "
-        f"the clean map. Layers, {named}."
+        "first and the attacked one second, both on one scale from black to light, the lowest 0.5th to the highest "
+        f"99.5th percentile of the two. Layers, {named}."
     )
     return Sheet("maps", title, "Ma20 Fig. 6, 10", note, f"{title}. {named}.", table, draw)
 
@@ -109,7 +109,8 @@ def _column(axes: Sequence["Axes"], pair: tuple[Kept, Kept], layers: Sequence[st
     for axis, one in zip(axes, pair, strict=False):
         axis.imshow(shown_image(one.arrays[IMAGE]), cmap="gray", vmin=0, vmax=1)
     for place, layer in enumerate(layers):
-        low, high = (float(end) for end in np.quantile(pair[0].arrays[layer], (0.005, 0.995)))
+        ends = np.array([np.quantile(one.arrays[layer], (0.005, 0.995)) for one in pair])
+        low, high = float(ends.min()), float(ends.max())
         for axis, one in zip(axes[2 * place + 2 :], pair, strict=False):
             axis.imshow(one.arrays[layer], cmap="magma", vmin=low, vmax=high if high > low else low + 1)
 
