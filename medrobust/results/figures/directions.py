@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WEIGHTS = "weights"
-DARK = 0.6  # cosine from which on a cell needs light words
+DARK = 0.7  # cosine from which on a cell needs light words
 
 
 def directions(runs: Sequence[StudiedRun]) -> list[Sheet]:
