@@ -85,7 +85,8 @@ def _sheet(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
             f"{one['layer']} {SIGNS[one['direction']]} from {one['clean']:.4f} to {one['adversarial']:.4f}"
             for one in own.iter_rows(named=True)
         )
-        told.append(f"{run.label} ({own['n'].min()} images, radius {format_epsilon(own['epsilon'][0])}): {words}")  # type: ignore[arg-type]
+        count, radius = min(own["n"].to_list()), format_epsilon(own["epsilon"][0])
+        told.append(f"{run.label} ({count} images, radius {radius}): {words}")
     title = "Stress test: how far the mean of a layer can be moved"
     note = (
         "Upper lines: the attack raises the mean of this layer's activations; lower lines: it lowers it; both relative "

@@ -74,6 +74,8 @@ def _iterations(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
     attacks = table["attack"].unique(maintain_order=True).to_list()
 
     def draw() -> "Figure":
+        from matplotlib.ticker import MaxNLocator
+
         figure, grid = panels(len(runs), 3, height=2.0 if len(runs) > 1 else 2.3, sharex=True)
         for row, run in zip(grid, runs, strict=True):
             own = table.filter(pl.col("run") == run.label)
@@ -86,7 +88,7 @@ def _iterations(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
                 row[0].set_title(run.label, loc="left")
         for axis in grid[-1]:
             axis.set_xlabel("iteration")
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = {label: one for row in grid for one, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4))
         return figure
