@@ -130,7 +130,8 @@ def pushed(label: str = "a") -> StudiedRun:
     """The changes under the second attack have a cosine of 0.8 with those under the first."""
     rows = [
         measured("1", "fgsm", {"direction_weights": 0.5, "psnr": 1.0}),
-        measured("2", "pgd", {"direction_weights": 0.7, "direction_fgsm_0.0312": 0.8}),
+        measured("2", "pgd", {"direction_weights": 0.7, "direction_fgsm_0.0312": 0.8, "direction_noise_0.0312": 0.1}),
+        {**measured("0", "noise", {"direction_weights": 0.2}), "kind": "control"},
     ]
     entries = [entry(row["key"], row["attack"]) for row in rows]
     return StudiedRun(label, summary(*entries, rows=rows), Studied("d", "Directions", {}, [], [], {}))
@@ -141,9 +142,11 @@ def test_directions_are_compared_with_the_weights_and_each_other(tmp_path: Path)
     assert weights.filter(pl.col("run") == "b").select("attack", "cosine", "n").rows() == [
         ("fgsm", 0.5, 9),
         ("pgd", 0.7, 9),
+        ("noise", 0.2, 9),
     ]
     assert attacks.filter(pl.col("run") == "b").select("attack", "compared_with", "cosine").rows() == [
-        ("pgd", "fgsm", 0.8)
+        ("pgd", "fgsm", 0.8),
+        ("pgd", "noise", 0.1),
     ]
 
 
@@ -160,6 +163,8 @@ def stressed(label: str = "a") -> StudiedRun:
         for key, layer, sign in objectives
     ]
     rows = [measured(one["key"], one["attack"], means) for one in entries]
+    noise = {"mean_one": 2.2, "mean_one_clean": 2.0}
+    rows.append({**measured("0", "noise", noise), "kind": "control"})
     return StudiedRun(label, summary(*entries, rows=rows), Studied("s", "StressTest", {}, [], [], {}))
 
 
@@ -170,6 +175,7 @@ def test_the_stress_test_tells_how_far_a_mean_is_moved(tmp_path: Path) -> None:
     assert own.select("place", "layer", "direction", "clean", "adversarial", "difference", "ratio").rows() == [
         (1, "one", "up", 2.0, 3.0, 1.0, 1.5),
         (2, "two", "down", 4.0, 1.0, 3.0, 0.25),
+        (1, "one", "noise", 2.0, 2.2, pytest.approx(0.2), 1.1),
     ]
 
 

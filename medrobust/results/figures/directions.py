@@ -85,7 +85,7 @@ def _weights(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
         axis.set_ylabel("cosine with the weights")
         if len(runs) > 1:
-            axis.legend(loc="best")
+            figure.legend(loc="outside lower center", ncols=2)
         return figure
 
     told = "; ".join(

@@ -1,6 +1,6 @@
 """How far attacks move the mean of a layer, medical beside natural images (HFC21 Table 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIGNS = {"up": "raised", "down": "lowered"}
+NOISE = "noise"
+TOLD = SIGNS | {NOISE: "moved by noise"}
 
 
 def stress_test(runs: Sequence[StudiedRun]) -> list[Sheet]:
@@ -41,20 +43,26 @@ def _rows(run: StudiedRun) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     for entry in run.summary["manifest"]["attacks"]:
         objective = (entry.get("parameters") or {}).get("objective")
-        if not isinstance(objective, dict) or objective.get("class") != "LayerMean" or entry["key"] not in by_key:
-            continue
-        row, layer = by_key[entry["key"]], str(objective["layer"])
-        before, after = (row["means"].get(layer_mean_column(layer, clean)) for clean in (True, False))
-        if before is None or after is None:
-            continue
-        place = places.setdefault(layer, len(places) + 1)
-        about = {"run": run.label, "place": place, "layer": layer, "direction": objective["sign"]}
-        means = {"clean": before, "adversarial": after, "difference": abs(after - before)}
-        ratio = after / before if before > 0 else None
-        rows.append({**about, "epsilon": row["epsilon"], **means, "ratio": ratio, "n": row["n_changed"]})
+        if isinstance(objective, dict) and objective.get("class") == "LayerMean" and entry["key"] in by_key:
+            layer = str(objective["layer"])
+            place = places.setdefault(layer, len(places) + 1)
+            rows += _row(run, by_key[entry["key"]], place, layer, objective["sign"])
+    controls = [row for row in run.summary["rows"] if row["kind"] == "control"]
+    for layer, place in places.items():
+        rows += [one for row in controls for one in _row(run, row, place, layer, NOISE)]
     words = {"run": pl.String, "place": pl.Int64, "layer": pl.String, "direction": pl.String}
     numbers = dict.fromkeys(("epsilon", "clean", "adversarial", "difference", "ratio"), pl.Float64)
     return pl.DataFrame(rows, schema={**words, **numbers, "n": pl.Int64})
+
+
+def _row(run: StudiedRun, row: Mapping[str, Any], place: int, layer: str, direction: str) -> list[dict[str, Any]]:
+    """What an attack or noise does to the mean of a layer; nothing if that was not measured."""
+    before, after = (row["means"].get(layer_mean_column(layer, clean)) for clean in (True, False))
+    if before is None or after is None:
+        return []
+    about = {"run": run.label, "place": place, "layer": layer, "direction": direction, "epsilon": row["epsilon"]}
+    means = {"clean": before, "adversarial": after, "difference": abs(after - before)}
+    return [{**about, **means, "ratio": after / before if before > 0 else None, "n": row["n_changed"]}]
 
 
 def _sheet(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
@@ -69,6 +77,15 @@ def _sheet(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
                 own = known.filter((pl.col("run") == run.label) & (pl.col("direction") == sign)).sort("place")
                 label = run.label if sign == "up" else None
                 axis.plot(own["place"], own["ratio"], **style, label=label)
+            noise = known.filter((pl.col("run") == run.label) & (pl.col("direction") == NOISE))
+            marks: dict[str, Any] = {
+                "linestyle": "",
+                "marker": "x",
+                "markersize": 5,
+                "zorder": 3,
+                "color": style["color"],
+            }
+            axis.plot(noise["place"], noise["ratio"], **marks)
         axis.axhline(1, color="#aaaaaa", linewidth=0.8)
         _ratios(axis)
         axis.set_xticks(sorted(known["place"].unique()))
@@ -82,7 +99,7 @@ def _sheet(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
     for run in runs:
         own = largest.filter(pl.col("run") == run.label).sort("place")
         words = ", ".join(
-            f"{one['layer']} {SIGNS[one['direction']]} from {one['clean']:.4f} to {one['adversarial']:.4f}"
+            f"{one['layer']} {TOLD[one['direction']]} from {one['clean']:.4f} to {one['adversarial']:.4f}"
             for one in own.iter_rows(named=True)
         )
         count, radius = min(own["n"].to_list()), format_epsilon(own["epsilon"][0])
@@ -90,7 +107,7 @@ def _sheet(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
     title = "Stress test: how far the mean of a layer can be moved"
     note = (
         "Upper lines: the attack raises the mean of this layer's activations; lower lines: it lowers it; both relative "
-        f"to the mean over the same clean images, drawn as 1. {'; '.join(told)}."
+        f"to the mean over the same clean images, drawn as 1. Crosses: noise of the same radius. {'; '.join(told)}."
     )
     return Sheet("stress_test", title, "HFC21 Table 1", note, f"{title}. {'; '.join(told)}.", table, draw)
 

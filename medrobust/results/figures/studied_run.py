@@ -36,6 +36,7 @@ def attack_labels(run: StudiedRun) -> dict[str, str]:
 
 
 def drawn_attacks(run: StudiedRun) -> list[Mapping[str, Any]]:
-    """Rows of the summary of the attacks that a study names, or of all; controls are none."""
+    """Rows of the summary of the attacks that a study names, or of all, behind those of the controls."""
     wanted = run.studied.parameters.get("attacks")
-    return [row for row in run.summary["rows"] if row["kind"] == "attack" and (not wanted or row["attack"] in wanted)]
+    rows = [row for row in run.summary["rows"] if row["kind"] != "clean"]
+    return [row for row in rows if row["kind"] == "control" or not wanted or row["attack"] in wanted]
