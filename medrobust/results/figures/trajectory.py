@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MEASURES = {"var": "variance of perturbation / ε", "cos": "cosine of updates"}
+MEASURES = {"var": "variance of η / ε", "cos": "cosine of updates"}
 RIGHT = "right"
 SHOWN = (1, 4, 9)  # iterations whose perturbation is kept: those of the paper
 
@@ -106,7 +106,7 @@ def _iterations(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
                 )
     title = "Perturbations against the iteration"
     note = (
-        "Left: variance over an image's values of the perturbation divided by ε. Middle: cosine between an image's "
+        "Left: variance over an image's values of the perturbation η divided by ε. Middle: cosine between an image's "
         "consecutive updates, 1 where an attack goes on as before. Both are means over the images, and bands hold the "
         "middle half of them. Right: share still right of the images that were right before. "
         f"{'; '.join(told)}."
@@ -152,14 +152,16 @@ def _perturbations(runs: Sequence[StudiedRun]) -> Sheet:
                 axis = axes[attacks.index(attack)][first + place]
                 axis.imshow(picture.astype(float).mean(0), cmap="RdBu_r", vmin=-1, vmax=1)
                 if attack == attacks[0]:
-                    axis.set_title(f"{f'{run}, ' if len(runs) > 1 and not place else ''}{SHOWN[place]}")
+                    axis.set_title(f"t = {SHOWN[place]}")
+                if attack == attacks[0] and len(runs) > 1 and not place:
+                    axis.set_title(run, loc="left", pad=14)
         for row, attack in zip(axes, attacks, strict=True):
             row[0].set_ylabel(attack)
         return figure
 
     title = "Perturbations of one image at some iterations"
     note = (
-        f"Iterations {', '.join(map(str, SHOWN))} from left to right, the mean over the colours of the perturbation "
+        f"Iterations t = {', '.join(map(str, SHOWN))} from left to right, the perturbation's mean over the colours, "
         f"divided by ε: blue -1, white 0, red 1. Images: {', '.join(f'{id} of {run.label}' for run, id in chosen)}."
     )
     return Sheet("perturbations", title, "SMIA21 Fig. 2", note, f"{title}. {note}", pl.DataFrame(rows), draw)
