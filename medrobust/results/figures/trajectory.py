@@ -151,10 +151,10 @@ def _perturbations(runs: Sequence[StudiedRun]) -> Sheet:
             for place, picture in enumerate(arrays["perturbations"]):
                 axis = axes[attacks.index(attack)][first + place]
                 axis.imshow(picture.astype(float).mean(0), cmap="RdBu_r", vmin=-1, vmax=1)
-                if attack == attacks[0]:
-                    axis.set_title(f"t = {SHOWN[place]}")
+                if attack == attacks[-1]:
+                    axis.set_xlabel(f"t = {SHOWN[place]}")
                 if attack == attacks[0] and len(runs) > 1 and not place:
-                    axis.set_title(run, loc="left", pad=14)
+                    axis.set_title(run, loc="left")
         for row, attack in zip(axes, attacks, strict=True):
             row[0].set_ylabel(attack)
         return figure
