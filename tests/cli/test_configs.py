@@ -183,6 +183,16 @@ SMALL_STUDIES = {
         "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT, 2.0),
         "bim-strong": hidden("BIM", FAR, "TypicalMargin", CONSTRAINT, 4.0),
     },
+    "hfc21_figure3a": {
+        "bim": {"class_path": "BIM", "init_args": FORTY},
+        "bim-hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
+    },
+    "hfc21_figure3b": {
+        "bim": {"class_path": "BIM", "init_args": FAR},
+        "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", FAR, "TypicalMargin", CONSTRAINT, 4.0),
+    },
     "hfc21_defender": {
         "bim": {"class_path": "BIM", "init_args": FORTY},
         "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
