@@ -33,6 +33,7 @@ def summary(fits: tuple[str, ...] = ("bim",)) -> dict[str, Any]:
         for detector in ("kd", "maha", "svm", "dnn")
     ]
     rows += [judged("bim", 4 / 256, "kd", None), judged("free", None, "kd", 0.9)]
+    rows.append(judged("bim", 1 / 256, "bu", None))
     entries = [
         {"key": key, "parameters": HIDES if key.startswith("hfc") else {}} for key in {row["key"] for row in rows}
     ]
@@ -53,7 +54,7 @@ def test_detection_is_drawn_against_the_radius_with_and_without_hiding(tmp_path:
         assert found["hfc", 2 / 256] == (pytest.approx(0.3 + 2 / 256), True)
         assert found["bim", 4 / 256] == (None, False) and "free" not in set(own["attack"])
     assert (
-        "a, bim: 80.4 at 1/256 and 80.8 at 2/256; a, hfc: 30.4 at 1/256 and 30.8 at 2/256"
+        "a, bim: 80.4 at 1/256 and 80.8 at 2/256; a, hfc: 30.4 at 1/256 and 30.8 at 2/256. Without any AUROC: bu."
         in detection_sweep([StudiedRun("a", summary(), NONE)])[0].note
     )
 

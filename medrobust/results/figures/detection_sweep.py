@@ -72,7 +72,9 @@ def _rows(run: StudiedRun) -> pl.DataFrame:
 
 
 def _sheet(fit: str, table: pl.DataFrame, runs: Sequence[StudiedRun]) -> Sheet:
-    detectors = table["detector"].unique(maintain_order=True).to_list()
+    known = table.filter(pl.col("auroc").is_not_null())
+    detectors = known["detector"].unique(maintain_order=True).to_list()
+    unknown = [name for name in table["detector"].unique(maintain_order=True) if name not in detectors]
     lines = list(table.select("run", "attack", "hides").unique(maintain_order=True).iter_rows())
 
     def draw() -> "Figure":
@@ -95,7 +97,7 @@ def _sheet(fit: str, table: pl.DataFrame, runs: Sequence[StudiedRun]) -> Sheet:
         return figure
 
     whom = "each attack itself" if fit == "same" else fit
-    told = _told(table, lines)
+    told = _told(table, lines) + (f" Without any AUROC: {', '.join(unknown)}." if unknown else "")
     title = f"Detection against the radius, detectors fitted on {whom}"
     note = (
         "Solid lines: attacks that hide; dotted lines: attacks that do not. Bands are 95 % intervals over patients. "
