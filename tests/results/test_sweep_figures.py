@@ -54,8 +54,8 @@ def test_detection_is_drawn_against_the_radius_with_and_without_hiding(tmp_path:
         assert found["hfc", 2 / 256] == (pytest.approx(0.3 + 2 / 256), True)
         assert found["bim", 4 / 256] == (None, False) and "free" not in set(own["attack"])
     assert (
-        "a, bim: 80.4 at 1/256 and 80.8 at 2/256; a, hfc: 30.4 at 1/256 and 30.8 at 2/256. Without any AUROC: bu."
-        in detection_sweep([StudiedRun("a", summary(), NONE)])[0].note
+        "a, bim: 80.4 at 1/256 (5 images) and 80.8 at 2/256 (5 images); a, hfc: 30.4 at 1/256 (5 images) and 30.8 at "
+        "2/256 (5 images). Without any AUROC: bu." in detection_sweep([StudiedRun("a", summary(), NONE)])[0].note
     )
 
 

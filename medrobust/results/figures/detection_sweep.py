@@ -127,10 +127,12 @@ def _told(table: pl.DataFrame, lines: Sequence[tuple[str, str, bool]]) -> str:
     for run, attack, _ in lines:
         own = table.filter((pl.col("run") == run) & (pl.col("attack") == attack) & pl.col("auroc").is_not_null())
         ends = dict.fromkeys((own["epsilon"].min(), own["epsilon"].max())) if len(own) else {}
-        means = [
-            f"{format_score(float(own.filter(pl.col('epsilon') == end)['auroc'].to_numpy().mean()))} at "
-            f"{format_epsilon(end)}"  # type: ignore[arg-type]
-            for end in ends
-        ]
+        means = [_mean(own.filter(pl.col("epsilon") == end)) for end in ends]
         words.append(f"{run}, {attack}: {' and '.join(means) or 'none'}")
-    return f"Mean AUROC (%) over the detectors: {'; '.join(words)}."
+    return f"Mean AUROC (%) over the detectors, and how many images were fooled: {'; '.join(words)}."
+
+
+def _mean(table: pl.DataFrame) -> str:
+    """Mean AUROC at one radius, and the most adversarial images that a detector has told from the others."""
+    mean, images = float(table["auroc"].to_numpy().mean()), max(table["n_positive"].to_list())
+    return f"{format_score(mean)} at {format_epsilon(table['epsilon'][0])} ({images} images)"
