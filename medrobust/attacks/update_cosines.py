@@ -1,7 +1,41 @@
 """How consistently an iterative attack moves: the cosine between consecutive updates (SMIA21 Table 1, Fig. 2)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Update(NamedTuple):
+    """How the images of a batch that are still attacked have moved in one step.
+
+    Args:
+        moved: ``(n, values)``.
+        rows: Places of these images in the whole batch, ``(n,)``.
+    """
+
+    moved: Tensor
+    rows: Tensor
+
+
+_HEARD: ContextVar[list[Update] | None] = ContextVar("updates that somebody listens to", default=None)
+
+
+@contextmanager
+def heard_updates() -> Iterator[list[Update]]:
+    """Every update of the attacks that run inside the ``with`` block, in their order; what they return stays the same.
+
+    Attacks of which ``cos`` is known are heard. All updates are kept, so give such an attack few images.
+    """
+    heard: list[Update] = []
+    token = _HEARD.set(heard)
+    try:
+        yield heard
+    finally:
+        _HEARD.reset(token)
 
 
 class UpdateCosines:
@@ -28,6 +62,8 @@ class UpdateCosines:
             rows: Places of these images in the whole batch, ``(n,)``; only ``keep`` may change them between calls.
         """
         updates = updates.detach().flatten(1)
+        if (heard := _HEARD.get()) is not None:
+            heard.append(Update(updates, rows))
         norms = torch.linalg.vector_norm(updates, dim=1)
         if self._last is not None and self._norms is not None:
             scale = norms * self._norms

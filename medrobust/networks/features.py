@@ -104,6 +104,13 @@ def activation_layers(network: nn.Module) -> list[str]:
     return found
 
 
+def map_layers(network: nn.Module) -> list[str]:
+    """Names of the activation layers that are maps: without timm's pooled layer and what it averages."""
+    while isinstance(network, DeployedNetwork):
+        network = network.network
+    return [name for name in activation_layers(network) if name not in _POOLED]
+
+
 @contextmanager
 def tapped(
     network: nn.Module, layers: Sequence[str], reduce: Callable[[Tensor], Tensor] = pooled

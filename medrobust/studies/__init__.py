@@ -1,7 +1,23 @@
 """Studies: what is looked at while the victim is there, and drawn when an evaluation is finished."""
 
 from medrobust.studies.base import Study
+from medrobust.studies.detection_sweep import DetectionSweep
+from medrobust.studies.directions import Directions
+from medrobust.studies.embedding import Embedding
+from medrobust.studies.layer_maps import LayerMaps
 from medrobust.studies.radius_sweep import RadiusSweep
 from medrobust.studies.saliency import Saliency
+from medrobust.studies.stress_test import StressTest
+from medrobust.studies.trajectory import Trajectory
 
-__all__ = ["RadiusSweep", "Saliency", "Study"]
+__all__ = [
+    "DetectionSweep",
+    "Directions",
+    "Embedding",
+    "LayerMaps",
+    "RadiusSweep",
+    "Saliency",
+    "StressTest",
+    "Study",
+    "Trajectory",
+]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from medrobust.attacks import BIM, FGSM, PGD
-from medrobust.attacks.update_cosines import UpdateCosines
+from medrobust.attacks.update_cosines import UpdateCosines, heard_updates
 from medrobust.networks import as_victim
 
 
@@ -54,3 +54,17 @@ def test_cosines_do_not_depend_on_compaction(conv_net: Any, images_of: Any) -> N
         alone = attack.craft(victim, images[row], targets[row]).measures
         for name in alone:
             torch.testing.assert_close(alone[name], together[name][row], equal_nan=True, atol=2e-2, rtol=0)
+
+
+def test_updates_that_are_heard_add_up_and_change_nothing(linear: Any, images_of: Any) -> None:
+    victim, images, targets = linear(), images_of(3, 1), torch.tensor([0, 1, 1])
+    attack = BIM(epsilon=0.1, steps=4, stop_when_fooled=True)
+    with heard_updates() as heard:
+        crafted = attack.craft(victim, images, targets)
+    total = torch.zeros_like(images).flatten(1)
+    for update in heard:
+        total.index_add_(0, update.rows, update.moved)
+    torch.testing.assert_close(total.view_as(images), crafted.images - images)
+    count = len(heard)
+    assert torch.equal(attack.craft(victim, images, targets).images, crafted.images)
+    assert len(heard) == count > 0  # nobody listens any more

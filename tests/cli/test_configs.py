@@ -150,7 +150,7 @@ FORTY = {"targeted": True, "epsilon": "1/256", "steps": 40, "step_size": "0.05/2
 FAR = {"targeted": True, "epsilon": "4/256", "steps": 40, "step_size": "0.2/256"}
 CONSTRAINT = {"class_path": "FeatureConstraint", "init_args": {"components": 1}}
 SMALL_STUDIES = {
-    "bias_field_table1": {
+    "sbf20_table1": {
         "bim": {"class_path": "BIM", "init_args": TENTH},
         "cw-l2": {"class_path": "CWL2", "init_args": {"search_steps": 3, "steps": 30, "initial_constant": 0.1}},
         "saliency-map": {"class_path": "JSMA", "init_args": {"pixels": 1, "space": "probabilities", "steps": 200}},
@@ -159,7 +159,7 @@ SMALL_STUDIES = {
         "sbf-literal": {"class_path": "AdvSBF", "init_args": LITERAL},
         "sbf": {"class_path": "AdvSBF"},
     },
-    "hfc_table2": {
+    "hfc21_table2": {
         "bim": {"class_path": "BIM", "init_args": FORTY},
         "bim-hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
         "bim-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
@@ -169,7 +169,7 @@ SMALL_STUDIES = {
         "cw": {"class_path": "CWLinf", "init_args": {**FORTY, "kappa": 100.0}},
         "cw-hfc": hidden("CWLinf", FORTY, "Margin", CONSTRAINT, 2.0),
     },
-    "hfc_table3": {
+    "hfc21_table3": {
         "bim": {"class_path": "BIM", "init_args": FORTY},
         "random-guide": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "RandomGuide"}),
         "closest-guide": hidden("BIM", FORTY, "CrossEntropy", {"class_path": "ClosestGuide"}),
@@ -178,12 +178,22 @@ SMALL_STUDIES = {
         "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
         "hfc-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
     },
-    "hfc_table4": {
+    "hfc21_table4": {
         "bim": {"class_path": "BIM", "init_args": FAR},
         "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT, 2.0),
         "bim-strong": hidden("BIM", FAR, "TypicalMargin", CONSTRAINT, 4.0),
     },
-    "hfc_defender": {
+    "hfc21_figure3a": {
+        "bim": {"class_path": "BIM", "init_args": FORTY},
+        "bim-hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
+    },
+    "hfc21_figure3b": {
+        "bim": {"class_path": "BIM", "init_args": FAR},
+        "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", FAR, "TypicalMargin", CONSTRAINT, 4.0),
+    },
+    "hfc21_defender": {
         "bim": {"class_path": "BIM", "init_args": FORTY},
         "hfc": hidden("BIM", FORTY, "CrossEntropy", CONSTRAINT, 2.0),
         "hfc-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
@@ -202,7 +212,7 @@ def test_a_small_study_is_what_it_was_when_its_file_held_everything(study: str, 
 
     assert config["attack"]["attacks"] == expected and list(expected) == list(config["attack"]["attacks"])
     differing = {name for name in whole if whole[name] != config[name]}
-    assert differing == {"attack", "transfer"} if study == "bias_field_table1" else differing == {"attack"}
+    assert differing == {"attack", "transfer"} if study == "sbf20_table1" else differing == {"attack"}
     assert {name for name in whole["attack"] if whole["attack"][name] != config["attack"][name]} == {"attacks"}
 
 
@@ -215,7 +225,7 @@ def test_what_hides_aims_at_the_class_that_it_resembles(path: Path, shown: Shown
     config = shown("evaluate", *options(*laid_over(path), path))["attack"]
     assert config["goals"] == "likeliest"
     untargeted = {name for name, attack in config["attacks"].items() if not attack["init_args"]["targeted"]}
-    assert untargeted == ({"hfc-untargeted", "hfc-untargeted-weight-1"} if path.stem == "hfc_ablation" else set())
+    assert untargeted == ({"hfc-untargeted", "hfc-untargeted-weight-1"} if path.stem == "hfc21_ablation" else set())
 
 
 MODES = [("hfc_paper", "CrossEntropy", 2.0), ("hfc_strong", "TypicalMargin", 4.0)]
@@ -236,7 +246,7 @@ def test_the_small_studies_are_those_that_are_pinned() -> None:
 
 
 def test_the_judges_of_the_small_bias_field_study_are_its_own(shown: Shown) -> None:
-    small = CONFIGS / "studies" / "bias_field_table1_small.yaml"
+    small = CONFIGS / "studies" / "sbf20_table1_small.yaml"
     judges = {"resnet50": "runs/xray_resnet50", "densenet121": "runs/xray_densenet121", "mobilenet": "runs/chest_xray"}
     assert shown("evaluate", *options(*laid_over(small), small))["transfer"]["judges"] == judges
 

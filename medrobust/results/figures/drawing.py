@@ -4,17 +4,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medrobust.results.figures.detection_sweep import detection_sweep
+from medrobust.results.figures.directions import directions
+from medrobust.results.figures.embedding import embedding
+from medrobust.results.figures.layer_maps import layer_maps
 from medrobust.results.figures.radius_sweep import radius_sweep
 from medrobust.results.figures.saliency import saliency
 from medrobust.results.figures.sheet import Drawn, NothingToDrawError, Sheet, write_sheet
+from medrobust.results.figures.stress_test import stress_test
 from medrobust.results.figures.studied_run import StudiedRun
+from medrobust.results.figures.trajectory import trajectory
 from medrobust.results.studied import FIGURES, read_studies
 from medrobust.results.summary import read_summary
 
 # by the name of a study's class
 SHEETS: dict[str, Callable[[Sequence[StudiedRun]], list[Sheet]]] = {
+    "DetectionSweep": detection_sweep,
+    "Directions": directions,
+    "Embedding": embedding,
+    "LayerMaps": layer_maps,
     "RadiusSweep": radius_sweep,
     "Saliency": saliency,
+    "StressTest": stress_test,
+    "Trajectory": trajectory,
 }
 
 

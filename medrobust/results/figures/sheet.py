@@ -156,21 +156,32 @@ def percent(axis: "Axes", label: str) -> None:
 
 
 def radii(axis: "Axes", values: Sequence[float], logarithmic: bool = True) -> None:
-    """Let the horizontal axis of a panel show radii in units of 1/255: those given, if it is logarithmic."""
+    """Let the horizontal axis of a panel show radii in units of 1/255 or 1/256: those given, if it is logarithmic."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-    axis.set_xlabel("ε · 255")
+    unit = unit_of_radii(values)
+    axis.set_xlabel(f"ε · {unit}")
     if not logarithmic:
-        steps = [step / 255 for step in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, 255 * max(values))]
+        steps = [step / unit for step in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, unit * max(values))]
         axis.xaxis.set_major_locator(FixedLocator([step for step in steps if step <= max(values)]))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{255 * value:.3g}"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{unit * value:.3g}"))
         return
     shown = sorted(set(values))
     axis.set_xscale("log")
     kept = [shown[place] for place in _spread(len(shown), 7)]
     axis.xaxis.set_major_locator(FixedLocator(kept))
-    axis.xaxis.set_major_formatter(FixedFormatter([f"{255 * value:.3g}" for value in kept]))
+    axis.xaxis.set_major_formatter(FixedFormatter([f"{unit * value:.3g}" for value in kept]))
     axis.xaxis.set_minor_locator(NullLocator())
+
+
+def unit_of_radii(values: Sequence[float]) -> int:
+    """What radii are multiples of: 256 where each is a multiple of 0.01/256 and not all are of 0.01/255, else 255.
+
+    >>> unit_of_radii([0.5 / 256, 4 / 256]), unit_of_radii([0.5 / 255, 0.01])
+    (256, 255)
+    """
+    told = {unit: all(abs(unit * one - round(unit * one, 2)) < 1e-6 for one in values) for unit in (255, 256)}
+    return 256 if told[256] and not told[255] else 255
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from medrobust.results.formats import format_epsilon
 from medrobust.results.studied import Studied
 
 
@@ -18,3 +19,24 @@ class StudiedRun(NamedTuple):
     label: str
     summary: Mapping[str, Any]
     studied: Studied
+
+
+def attack_labels(run: StudiedRun) -> dict[str, str]:
+    """What each attack that a study has looked at is called, by its key, in the summary's order.
+
+    It is its name, with the radius where the name has several.
+    """
+    rows = {row["key"]: row for row in run.summary["rows"] if row["key"] is not None}
+    kept = [key for key in rows if run.studied.attacked.get(key)]
+    names = [rows[key]["attack"] for key in kept]
+    return {
+        key: name if names.count(name) == 1 else f"{name} {format_epsilon(rows[key]['epsilon'])}"
+        for key, name in zip(kept, names, strict=True)
+    }
+
+
+def drawn_attacks(run: StudiedRun) -> list[Mapping[str, Any]]:
+    """Rows of the summary of the attacks that a study names, or of all, behind those of the controls."""
+    wanted = run.studied.parameters.get("attacks")
+    rows = [row for row in run.summary["rows"] if row["kind"] != "clean"]
+    return [row for row in rows if row["kind"] == "control" or not wanted or row["attack"] in wanted]
