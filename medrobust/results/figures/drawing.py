@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medrobust.results.figures.grad_cam import grad_cam
+from medrobust.results.figures.loss_landscape import loss_landscape
 from medrobust.results.figures.radius_sweep import radius_sweep
 from medrobust.results.figures.saliency import saliency
+from medrobust.results.figures.sensitive_regions import sensitive_regions
 from medrobust.results.figures.sheet import Drawn, NothingToDrawError, Sheet, write_sheet
 from medrobust.results.figures.studied_run import StudiedRun
 from medrobust.results.studied import FIGURES, read_studies
@@ -13,8 +16,11 @@ from medrobust.results.summary import read_summary
 
 # by the name of a study's class
 SHEETS: dict[str, Callable[[Sequence[StudiedRun]], list[Sheet]]] = {
+    "GradCAM": grad_cam,
+    "LossLandscape": loss_landscape,
     "RadiusSweep": radius_sweep,
     "Saliency": saliency,
+    "SensitiveRegions": sensitive_regions,
 }
 
 

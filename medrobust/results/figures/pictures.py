@@ -15,6 +15,24 @@ def shown_image(image: NDArray[Any]) -> NDArray[np.float64]:
     return values[0] if len(values) != 3 else np.moveaxis(values, 0, -1)
 
 
+def show(axis: "Axes", image: NDArray[Any]) -> "Axes":
+    """Show an image ``(C, H, W)`` in [0, 1] in a panel of its own."""
+    frame(axis).imshow(shown_image(image), cmap="gray", vmin=0, vmax=1)
+    return axis
+
+
+def show_blended(axis: "Axes", image: NDArray[Any], values: NDArray[Any]) -> "Axes":
+    """Show an image and a map ``(H, W)`` in [0, 1] over it, the more opaque the larger it is: dark 0, yellow 1."""
+    import matplotlib
+
+    show(axis, image)
+    known = np.nan_to_num(values.astype(np.float64))
+    colours = matplotlib.colormaps["inferno"](known)
+    colours[..., 3] = 0.2 + 0.6 * np.clip(known, 0, 1)
+    axis.imshow(colours)
+    return axis
+
+
 def frame(axis: "Axes") -> "Axes":
     """A panel without ticks, grid and lines around it, which keeps its label."""
     axis.set_xticks([])
