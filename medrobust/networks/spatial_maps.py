@@ -12,7 +12,7 @@ from medrobust.networks.deployment import DeployedNetwork
 from medrobust.networks.freezing import frozen
 
 PREFIXES = (0, 1, 2, 5)  # tokens before those of the patches: none; class; class and distillation; class and registers
-ATTENTION = ("attention", "attn")  # in the names of modules inside which tokens are laid out in other ways
+ATTENTION = ("attention", "attn")  # in the names of classes inside which tokens are laid out in other ways
 
 
 class Layout(NamedTuple):
@@ -72,9 +72,9 @@ Layout(kind='tokens', height=7, width=7, prefix=1))
 
 
 def own_prefixes(network: nn.Module) -> tuple[int, ...]:
-    """Numbers of tokens that stand for no patch: the network's own, if it says so, else those that are usual."""
+    """Numbers of tokens that stand for no patch: the network's own and none, or those that are usual if it has none."""
     own = getattr(network, "num_prefix_tokens", None)
-    return (own,) if isinstance(own, int) else PREFIXES
+    return (own, 0) if isinstance(own, int) else PREFIXES
 
 
 def undeployed(network: nn.Module) -> nn.Module:
@@ -107,7 +107,8 @@ def last_spatial_layer(victim: Any, images: Tensor) -> str:
     with torch.inference_mode(False), torch.enable_grad(), frozen(victim), _outputs(network) as found:
         logits = victim(probe).flatten(1)
         weights = torch.arange(1, logits.shape[1] + 1, device=logits.device, dtype=logits.dtype)
-        gradients = torch.autograd.grad((logits @ weights).sum(), [kept for _, kept, _ in found], allow_unused=True)
+        kept = [output for _, output, _ in found]
+        gradients = torch.autograd.grad((logits @ weights).sum(), kept, allow_unused=True) if kept else ()
     for (name, _, layout), gradient in zip(reversed(found), reversed(gradients), strict=True):
         if gradient is not None and bool((layout.maps(gradient) != 0).any()):
             return name
@@ -136,7 +137,8 @@ def _outputs(network: nn.Module) -> Iterator[list[tuple[str, Tensor, Layout]]]:
     for name, module in network.named_modules():
         if name and not any(name.startswith(f"{outer}.") for outer in inside):
             handles.append(module.register_forward_hook(keeping(name)))
-        if any(word in type(module).__name__.lower() for word in ATTENTION):
+        kind = type(module).__name__.lower()
+        if any(word in kind for word in ATTENTION) and "block" not in kind:
             inside.append(name)
     try:
         yield found

@@ -69,10 +69,12 @@ class GradCAM(Study):
     def of_clean(
         self, victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Sequence[str]
     ) -> dict[str, Tensor]:
-        """The image and its map ``(N, H, W)``, divided by its largest value."""
+        """The image, its map ``(N, H, W)`` divided by its largest value, and the layer's sides ``(N, 2)``."""
         with torch.no_grad():
             predictions = victim(images).argmax(1)
-        return {"image": images.half(), "map": scaled(self._maps(victim, images, targets, predictions))}
+        maps = self._maps(victim, images, targets, predictions)
+        cells = torch.tensor(maps.shape[-2:]).expand(len(images), 2)
+        return {"image": images.half(), "map": scaled(enlarged(maps, images)), "cells": cells}
 
     def of_attack(self, victim: EvaluatedVictim, batch: AdversarialBatch) -> dict[str, Tensor]:
         """The adversarial image, its map and its overlap with that of the clean image."""
@@ -86,7 +88,8 @@ class GradCAM(Study):
 
     def _both(self, victim: EvaluatedVictim, batch: AdversarialBatch) -> tuple[Tensor, Tensor]:
         clean = self._maps(victim, batch.clean, batch.targets, batch.clean_outputs.argmax(1))
-        return clean, self._maps(victim, batch.adversarial, batch.targets, batch.adversarial_outputs.argmax(1))
+        adversarial = self._maps(victim, batch.adversarial, batch.targets, batch.adversarial_outputs.argmax(1))
+        return enlarged(clean, batch.clean), enlarged(adversarial, batch.clean)
 
     def _maps(self, victim: EvaluatedVictim, images: Tensor, targets: Tensor, predictions: Tensor) -> Tensor:
         classes = predictions if self.explains == "prediction" else targets
@@ -95,7 +98,7 @@ class GradCAM(Study):
 
 
 def grad_cam(victim: EvaluatedVictim, images: Tensor, classes: Tensor, layer: str) -> Tensor:
-    """Grad-CAM maps ``(N, H, W)`` of images for a class each, as ``GradCAM`` defines them.
+    """Grad-CAM maps ``(N, h, w)`` of images for a class each, of the size of the layer's.
 
     Args:
         victim: A victim whose outputs are logits ``(N, K)``, frozen.
@@ -127,7 +130,14 @@ def grad_cam(victim: EvaluatedVictim, images: Tensor, classes: Tensor, layer: st
         maps = LayerGradCam(victim, places).attribute(seen, classes.long(), relu_attributions=True)
     finally:
         handle.remove()
-    return functional.interpolate(maps.detach(), images.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
+    found: Tensor = maps.detach().squeeze(1)
+    return found
+
+
+def enlarged(maps: Tensor, images: Tensor) -> Tensor:
+    """Maps ``(N, h, w)`` bilinearly enlarged to the size of images, ``(N, H, W)``."""
+    size = images.shape[-2:]
+    return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False).squeeze(1)
 
 
 def scaled(maps: Tensor) -> Tensor:

@@ -46,6 +46,9 @@ class SensitiveRegions(Study):
     pixels: a sum would make a mask of more than 1 / lambda_1 = 20 pixels dearer than any probability, so that M = 0
     were the minimum for every image that needs more.
 
+    Steps of 0.1 are too short: on 20 phantoms of 48 x 48 that a bias field fooled the mean of eq. 8 was 0.020 after
+    150 of them, and 0.011 after 150 that began at 0.3 as after 1,500 that began at 0.1.
+
     Args:
         images: Number of images, chosen evenly over the classes; None for all.
         attacks: Names of the attacks whose images it looks at; empty for all, without controls.
@@ -65,7 +68,7 @@ class SensitiveRegions(Study):
     iterations: int = 150
     sparsity: float = 0.05
     smoothness: float = 0.2
-    step_size: float = 0.1
+    step_size: float = 0.3
     score: Score = "probability"
     norms: Norms = "mean"
 

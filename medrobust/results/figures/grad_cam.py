@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from medrobust.results.figures.pictures import show, show_blended
+from medrobust.results.figures.pictures import name_row, show, show_blended
 from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, series
 from medrobust.results.figures.studied_run import StudiedAttack, StudiedRun, attacks_of, fooled
 
@@ -85,19 +85,29 @@ def _maps(found: Sequence[tuple[StudiedRun, list[StudiedAttack]]], table: pl.Dat
                     show_blended(axis, one.arrays["image"], one.arrays["map"])
                     overlap = _number(one.arrays["overlap"])
                     axis.set_xlabel("no IoU" if overlap is None else f"IoU {overlap:.2f}", labelpad=2)
-            for row, name in enumerate([run.label, "clean", *(attack.label for attack in attacks)]):
+            name_row(axes[top][0], run.label)
+            for row, name in enumerate(["image", "clean", *(attack.label for attack in attacks)]):
                 axes[top + row][0].set_ylabel(name)
             top += 2 + len(attacks)
         return figure
 
     title = "Grad-CAM of clean and adversarial images"
     names = ", ".join(run.label for run, _ in chosen)
+    explained = {"prediction": "class that the victim names", "truth": "true class"}
+    classes = dict.fromkeys(explained[run.studied.parameters["explains"]] for run, _ in chosen)
+    cells = "; ".join(f"{run.label}: {_cells(run)}" for run, _ in chosen)
     note = (
-        "Below each image the map of the class that the study explains, of the clean image and of the adversarial one, "
-        "each from dark, 0, to yellow, its largest value. Images that the first attack fooled come first. IoU is the "
-        "overlap of the largest tenths of both maps."
+        f"Below each image the map of the {' or '.join(classes)}, of the clean image and of the adversarial one, each "
+        "from dark, 0, to yellow, its largest value. Images that the first attack fooled come first. IoU is the "
+        f"overlap of the largest tenths of both maps. Their layers have few places. {cells}."
     )
     return Sheet("maps", title, "Ma20 Fig. 11", note, f"{title}: images of {names}.", table, draw)
+
+
+def _cells(run: StudiedRun) -> str:
+    layer = run.studied.parameters["layer"]
+    sizes = dict.fromkeys(" x ".join(map(str, one.arrays["cells"].tolist())) for one in run.studied.clean)
+    return f"{' or '.join(sizes)} of {'the last spatial layer' if layer is None else layer}"
 
 
 def _overlap(found: Sequence[tuple[StudiedRun, list[StudiedAttack]]], table: pl.DataFrame) -> Sheet:

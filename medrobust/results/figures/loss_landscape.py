@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from medrobust.results.figures.pictures import show
+from medrobust.results.figures.pictures import name_row, show
 from medrobust.results.figures.sheet import FONT, PAGE, NothingToDrawError, Sheet
 from medrobust.results.figures.studied_run import StudiedRun
 from medrobust.results.formats import format_percent
@@ -60,24 +60,25 @@ def _images(runs: Sequence[StudiedRun]) -> Sheet:
     def draw() -> "Figure":
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(PAGE, len(runs) * 4.6))
-        grid = figure.add_gridspec(3 * len(runs), SHOWN, height_ratios=[1.1, 1.7, 1.6] * len(runs))
+        figure = Figure(figsize=(PAGE, len(runs) * 4.3))
+        grid = figure.add_gridspec(3 * len(runs), SHOWN, height_ratios=[1.1, 1.5, 1.6] * len(runs))
         for place, (run, kept) in enumerate(shown):
             for column, one in enumerate(kept):
                 axis = show(figure.add_subplot(grid[3 * place, column]), one.arrays["image"])
-                axis.set_ylabel(run.label if column == 0 else "")
+                if column == 0:
+                    name_row(axis, run.label)
                 surface = figure.add_subplot(grid[3 * place + 1, column], projection="3d")
-                _surface(surface, _radii(run), one.arrays["loss"], (0, highest), "loss" if column == 0 else "")
+                _surface(surface, _radii(run), one.arrays["loss"], (0, highest), "loss" if column == 0 else "", 1.15)
                 contour = figure.add_subplot(grid[3 * place + 2, column])
                 drawn = _contour(contour, _radii(run), one.arrays["margin"], _levels(margins), column == 0)
                 if column == len(kept) - 1:
-                    figure.colorbar(drawn, ax=contour, label="margin")
+                    figure.colorbar(drawn, ax=contour, label="margin", shrink=0.8)
         return figure
 
     title = "Loss and margin around images"
     note = (
-        "Below each image the surface of its loss and the contours of its margin, along the sign of the loss's gradient "
-        f"(ε₁) and {_second(runs)} (ε₂). The victim is wrong where the margin is above 0, its thick line. All "
+        "Below each image the surface of its loss and the contours of its margin, along the sign of the loss's "
+        f"gradient (ε₁) and {_second(runs)} (ε₂). The victim is wrong where the margin is above 0, its thick line. All "
         "panels have the same scales."
     )
     names = ", ".join(run.label for run in runs)
@@ -95,19 +96,19 @@ def _mean(runs: Sequence[StudiedRun]) -> Sheet:
     def draw() -> "Figure":
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(PAGE, 2.3 * len(runs)))
-        grid = figure.add_gridspec(len(runs), 4, width_ratios=[1, 1, 1, 1])
+        figure = Figure(figsize=(PAGE, 1.9 * len(runs)))
+        grid = figure.add_gridspec(len(runs), 4, width_ratios=[1.2, 1, 1.2, 1])
         columns = {name: np.stack([mean[name] for mean in means]) for name in ("loss", "margin")}
         for row, (run, mean) in enumerate(zip(runs, means, strict=True)):
             for place, (name, values) in enumerate(columns.items()):
                 limits = (min(0.0, float(values.min())), float(values.max()))
                 surface = figure.add_subplot(grid[row, 2 * place], projection="3d")
-                _surface(surface, _radii(run), mean[name], limits, f"mean {name}")
+                _surface(surface, _radii(run), mean[name], limits, f"mean {name}", 1.0)
                 contour = figure.add_subplot(grid[row, 2 * place + 1])
                 drawn = _contour(contour, _radii(run), mean[name], _levels(values), True)
-                figure.colorbar(drawn, ax=contour, label=f"mean {name}")
-                if place == 0:
-                    surface.set_title(run.label, loc="left")
+                figure.colorbar(drawn, ax=contour, shrink=0.6, aspect=15)
+                if len(runs) > 1 and place == 0:
+                    surface.set_title(run.label, loc="left", pad=0)
         return figure
 
     told = "; ".join(_told(run, mean["loss"], share) for run, mean, share in zip(runs, means, wrong, strict=True))
@@ -148,23 +149,31 @@ def _grid(run: StudiedRun, about: dict[str, Any], values: dict[str, NDArray[Any]
 
 
 def _levels(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Levels that all panels share."""
+    """Levels that all panels share, round numbers."""
     low, high = float(values.min()), float(values.max())
-    return np.linspace(low, high if high > low else low + 1, 9)
+    from matplotlib.ticker import MaxNLocator
+
+    levels: NDArray[np.float64] = MaxNLocator(8).tick_values(low, high if high > low else low + 1)
+    return levels
 
 
 def _surface(
-    axis: Any, radii: NDArray[np.float64], values: NDArray[Any], limits: tuple[float, float], label: str
+    axis: Any,
+    radii: NDArray[np.float64],
+    values: NDArray[Any],
+    limits: tuple[float, float],
+    label: str,
+    zoom: float,
 ) -> None:
     first, second = np.meshgrid(radii, radii, indexing="ij")
     axis.plot_surface(first, second, values.astype(float), cmap=COLOURS, vmin=limits[0], vmax=limits[1], linewidth=0)
-    axis.set_zlim(*limits)
+    axis.set_zlim(limits[0], limits[1] if limits[1] > limits[0] else limits[0] + 1)
     axis.view_init(elev=25, azim=-130)
     axis.set_xlabel(FIRST, labelpad=-8)
     axis.set_ylabel(SECOND, labelpad=-8)
-    axis.set_title(label, pad=-4)
+    axis.text2D(0.02, 0.86, label, transform=axis.transAxes)
     axis.tick_params(pad=-4, labelsize=FONT - 1)
-    axis.set_box_aspect((1, 1, 0.8), zoom=0.9)
+    axis.set_box_aspect((1, 1, 0.8), zoom=zoom)
     for direction in (axis.xaxis, axis.yaxis, axis.zaxis):
         direction.set_major_locator(_few(4))
 

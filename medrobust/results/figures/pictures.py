@@ -28,9 +28,15 @@ def show_blended(axis: "Axes", image: NDArray[Any], values: NDArray[Any]) -> "Ax
     show(axis, image)
     known = np.nan_to_num(values.astype(np.float64))
     colours = matplotlib.colormaps["inferno"](known)
-    colours[..., 3] = 0.2 + 0.6 * np.clip(known, 0, 1)
+    colours[..., 3] = 0.15 + 0.5 * np.clip(known, 0, 1)
     axis.imshow(colours)
     return axis
+
+
+def name_row(axis: "Axes", label: str) -> None:
+    """Write a label above the first panel of a row, over the others too if it is long."""
+    axis.set_title(" ")  # keeps the place
+    axis.text(0, 1.04, label, transform=axis.transAxes, clip_on=False).set_in_layout(False)
 
 
 def frame(axis: "Axes") -> "Axes":

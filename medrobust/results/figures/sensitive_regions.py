@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from medrobust.results.figures.pictures import frame, show, show_blended
+from medrobust.results.figures.pictures import frame, name_row, show, show_blended
 from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, series
 from medrobust.results.figures.studied_run import StudiedRun, attacks_of, fooled
 from medrobust.results.studied import Kept
@@ -41,11 +41,10 @@ def sensitive_regions(runs: Sequence[StudiedRun]) -> list[Sheet]:
     return [_masks(found), _mean(found)]
 
 
-def _name(label: str, attack: str, found: Sequence[Masked]) -> str:
-    """What a row is called: the attack, the run, or both, whatever tells it from the others."""
-    if len({attack for _, attack, _ in found}) == 1:
-        return label
-    return attack if len({label for label, _, _ in found}) == 1 else f"{label}\n{attack}"
+def _change(one: Kept) -> NDArray[np.float64]:
+    """How far the attack has moved each pixel, the mean of the channels."""
+    moved: NDArray[np.float64] = one.arrays["adversarial"].astype(np.float64) - one.arrays["image"]
+    return np.abs(moved).mean(0)
 
 
 def _mask(one: Kept) -> NDArray[np.float64]:
@@ -78,19 +77,20 @@ def _masks(found: Sequence[Masked]) -> Sheet:
                 show(rows[0][column], one.arrays["image"])
                 show(rows[1][column], one.arrays["adversarial"])
                 show_blended(rows[2][column], one.arrays["image"], _mask(one))
-                rows[2][column].set_xlabel(f"{100 * _mask(one).mean():.0f} %", labelpad=2)
-            for row, name in zip(rows, (_name(label, attack, found), attack, "mask"), strict=True):
+                rows[2][column].set_xlabel(f"{100 * _mask(one).mean():.1f} %", labelpad=2)
+            name_row(rows[0][0], label)
+            for row, name in zip(rows, ("image", attack, "mask"), strict=True):
                 row[0].set_ylabel(name)
         return figure
 
     title = "Sensitive regions"
     told = "; ".join(
-        f"{label}, {attack}: {np.mean([_mask(one).mean() for one in own]):.1%} of an image on average, {len(own)} images"
+        f"{label}, {attack}: a mean mask of {np.mean([_mask(one).mean() for one in own]):.3f}, {len(own)} images"
         for label, attack, own in found
     )
     note = (
-        "An image, what the attack made of it, and the mask: from dark, 0, where the clean image may stay, to yellow, 1, "
-        f"where the change is needed. Below it the mean of the mask. {told}."
+        "An image, what the attack made of it, and the mask: from dark, 0, where the clean image may stay, to yellow, "
+        f"1, where the change is needed. Below it the mean of the mask. {told}."
     )
     return Sheet("masks", title, "SBF20 Fig. 4", note, f"{title}. {told}.", table, draw)
 
@@ -104,37 +104,51 @@ def _profiles(mean: NDArray[np.float64]) -> dict[str, list[float]]:
 
 
 def _mean(found: Sequence[Masked]) -> Sheet:
-    means = [np.mean([_mask(one) for one in own], 0) for _, _, own in found]
+    means = [
+        {"mask": np.mean([_mask(one) for one in own], 0), "change": np.mean([_change(one) for one in own], 0)}
+        for _, _, own in found
+    ]
     table = pl.DataFrame(
         [
-            {"run": label, "attack": attack, "images": len(own), "along": along, "band": band + 1, "mask": value}
+            {"run": label, "attack": attack, "images": len(own), "along": along, "band": band + 1}
+            | {"mask": values[band], "change": _profiles(mean["change"])[along][band]}
             for (label, attack, own), mean in zip(found, means, strict=True)
-            for along, values in _profiles(mean).items()
-            for band, value in enumerate(values)
+            for along, values in _profiles(mean["mask"]).items()
+            for band in range(BANDS)
         ]
     )
-    highest = max(float(mean.max()) for mean in means) or 1.0
+    highest = {name: max(float(mean[name].max()) for mean in means) or 1.0 for name in ("mask", "change")}
 
     def draw() -> "Figure":
-        figure, axes = panels(len(found), 3, height=2.0, width_ratios=[1, 1.1, 1.4])
+        figure, axes = panels(len(found), 4, height=1.9, width_ratios=[1, 1.2, 1.2, 1.6])
         for (label, attack, own), mean, row in zip(found, means, axes, strict=True):
             images = np.mean([one.arrays["image"].astype(np.float64) for one in own], 0)
-            show(row[0], images).set_ylabel(_name(label, attack, found))
-            drawn = frame(row[1]).imshow(mean, cmap="inferno", vmin=0, vmax=highest)
-            figure.colorbar(drawn, ax=row[1], label="mean mask")
+            name_row(show(row[0], images), f"{label}, {attack}: {len(own)} images")
+            row[0].set_xlabel("mean image")
+            for axis in row[:3]:
+                axis.set_anchor("N")
+            for axis in row[1:]:
+                axis.set_title(" ")
+            for axis, name, words in ((row[1], "change", "mean change"), (row[2], "mask", "mean mask")):
+                drawn = frame(axis).imshow(mean[name], cmap="inferno", vmin=0, vmax=highest[name])
+                axis.set_xlabel(words)
+                figure.colorbar(drawn, ax=axis, shrink=0.7)
             places = (np.arange(BANDS) + 0.5) / BANDS
-            for number, (along, values) in enumerate(_profiles(mean).items()):
-                row[2].plot(places, values, label=along, **series(number + 1))
-            row[2].set_ylim(0, None)
-            row[2].set_xlim(0, 1)
-            row[2].set_xlabel("place in the image")
-            row[2].set_ylabel("mean mask")
-            row[2].legend(loc="best")
-        axes[0][0].set_title("mean image")
-        axes[0][1].set_title("mean mask")
+            for number, (along, values) in enumerate(_profiles(mean["mask"]).items()):
+                row[3].plot(places, values, label=along, **series(number + 1))
+            row[3].set_ylim(0, None)
+            row[3].set_xlim(0, 1)
+            row[3].set_xlabel("place in the image")
+            row[3].set_ylabel("mean mask")
+        handles, labels = axes[0][3].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower right", ncols=2)
         return figure
 
     told = "; ".join(f"{label}, {attack}: {len(own)} images" for label, attack, own in found)
     title = "Sensitive regions, the mean"
-    note = f"The mean of the images that the attack fooled and of their masks, and the latter in ten bands. {told}."
+    note = (
+        "Means of the images that the attack fooled, of how far it moved their pixels (absolute values, the mean of "
+        "the channels, of images in [0, 1]), and of their masks, the latter in ten bands, too. A mask cannot lie where "
+        f"nothing was moved: compare the two maps. {told}."
+    )
     return Sheet("mean", title, "SBF20 Fig. 4", note, f"{title}. {told}.", table, draw)
