@@ -68,7 +68,7 @@ def test_grad_cam_shows_the_overlap_of_every_attack_and_the_control_last(tmp_pat
     assert own["overlap"].to_list() == [0.9, 0.2, None] and own["fooled"].to_list() == [False, True, True]
     assert "a, pgd: median 0.55 of 2 images" in overlap.note and "b, pgd: median 0.60 of 2 images" in overlap.note
     assert "1 pairs with a map that is 0 everywhere" in overlap.note
-    assert "a: 2 x 3 of the last spatial layer" in maps.note
+    assert "a: 2 x 3 of the last spatial layer" in maps.note and "fewer than 4 x 4 places" in overlap.note
     drawn([maps, overlap], tmp_path)
 
 
@@ -103,8 +103,10 @@ def test_a_landscape_has_each_point_of_its_images_and_their_mean(tmp_path: Path)
     assert images.table.filter(point)["margin"].to_list() == [0.0, 2.0]
     (corner,) = mean.table.filter((pl.col("run") == "a") & (pl.col("epsilon_1") == 0)).tail(1).to_dicts()
     assert corner["epsilon_2"] == pytest.approx(2 / 255) and corner["loss"] == 4 and corner["margin"] == -1
-    told = "a, 2 images up to 2/255: mean loss from 0 to 0 along the first, 4 along the second direction"
-    assert told in mean.note and "mean cosine of both 0.25" in mean.note and "Of 2 images the loss" in mean.note
+    told = "a, 2 images up to 2/255: mean loss 0 at the images (0.0 % wrong), 0 at the end of ε₁ (100.0 % wrong), 4 at"
+    assert (
+        told in mean.note and "mean cosine of both directions 0.25" in mean.note and "Of 2 images the loss" in mean.note
+    )
     assert "the sign of the surrogates' gradient or random signs" in mean.note
     drawn([images, mean], tmp_path)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,6 +58,23 @@ def test_it_is_its_definition_on_one_layer(layout: str) -> None:
     torch.testing.assert_close(found, expected.detach())
 
 
+def test_tokens_of_a_vision_transformer_are_the_places_of_their_patches() -> None:
+    """By autograd alone: the class token is left out, and patch 4 r + c lies in row r and column c."""
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=64).eval()
+    nn.init.normal_(network.head.weight)
+    images, classes, kept = torch.rand(2, 3, 64, 64), torch.tensor([2, 0]), []
+    handle = network.blocks[11].norm1.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    chosen = network(images).gather(1, classes[:, None]).sum()
+    handle.remove()
+    (gradients,) = torch.autograd.grad(chosen, kept)
+    weights, tokens = gradients[:, 1:].mean(1), kept[0][:, 1:]
+    expected = torch.einsum("nc,nlc->nl", weights, tokens).relu().view(2, 4, 4)
+    found = grad_cam(as_victim(network), images, classes, "blocks.11.norm1")
+    assert expected.max() > 0
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
 def test_it_does_not_change_what_the_network_computes() -> None:
     network = OneLayer("tokens")
     images = torch.rand(2, 1, 8, 8)
@@ -68,11 +86,12 @@ def test_it_does_not_change_what_the_network_computes() -> None:
 def test_a_layer_whose_output_is_changed_in_place_is_seen_as_it_leaves() -> None:
     network = OneLayer(inplace=True)
     images, classes = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 1])
-    maps = network.convolution(images).relu()
-    gradients = network.head.weight[classes][:, :, None, None].expand_as(maps) / 16
-    for layer in ("activation", "maps"):
-        found = grad_cam(as_victim(network), images, classes, layer)
-        torch.testing.assert_close(found, (gradients * maps).sum(1).relu().detach())
+    slopes = network.head.weight[classes][:, :, None, None] / 16
+    leaving = {"maps": network.convolution(images), "activation": network.convolution(images).relu()}
+    gradients = {"maps": slopes * (leaving["maps"] > 0), "activation": slopes.expand_as(leaving["maps"])}
+    for layer, maps in leaving.items():
+        expected = (gradients[layer].mean((2, 3), keepdim=True) * maps).sum(1).relu()
+        torch.testing.assert_close(grad_cam(as_victim(network), images, classes, layer), expected.detach())
 
 
 def test_a_layer_that_is_not_spread_over_the_image_is_refused() -> None:
@@ -109,6 +128,12 @@ def test_the_overlap_is_a_column_of_all_images(tmp_path: Path) -> None:
     assert {one.arrays["map"].shape for one in studied.clean} == {(8, 8)}
     assert {tuple(one.arrays["cells"]) for one in studied.clean} == {(4, 4)}
     assert all(one.arrays["map"].max() in (0, 1) for one in studied.clean)
+
+
+def test_places_behind_the_relu_do_not_overlap() -> None:
+    """Of four places two may count, but only one of each map is above 0."""
+    one, other = torch.tensor([[0.0, 0.0, 0.0, 5.0]]), torch.tensor([[0.0, 0.0, 5.0, 0.0]])
+    assert top_overlap(one, other, 0.5).item() == 0 and top_overlap(one, 2 * one, 0.5).item() == 1
 
 
 def test_the_true_class_may_be_explained_instead(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ from torch.nn import functional
 
 from medrobust.attacks import FGSM
 from medrobust.evaluation import EvaluationContext
+from medrobust.evaluation.deployment import judging
 from medrobust.listeners import Studies
 from medrobust.networks import as_victim
+from medrobust.networks.defended_victim import defended
+from medrobust.networks.input_defences import RandomResizing
 from medrobust.random_streams import per_image_uniform
 from medrobust.results.studied import read_studies
 from medrobust.studies import LossLandscape, loss_landscape
@@ -86,6 +89,23 @@ def test_memory_decides_nothing_but_how_many_are_looked_at_at_once(monkeypatch: 
     torch.testing.assert_close(parts["loss"], whole["loss"])
     one = study.of_clean(as_victim(network), images[2:3], TARGETS[2:3], IDS[2:3])
     torch.testing.assert_close(one["loss"], whole["loss"][2:3])
+
+
+def test_a_random_input_defence_draws_for_each_image_whatever_is_looked_at_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    victim, images = defended(as_victim(OfSums(2)), RandomResizing()), inner_images()
+    study = LossLandscape(points=3)
+    with judging(victim, IDS), torch.enable_grad():
+        whole = study.of_clean(victim, images, TARGETS, IDS)
+        monkeypatch.setattr(loss_landscape, "NUMBERS_AT_ONCE", 16 * 5)
+        parts = study.of_clean(victim, images, TARGETS, IDS)
+    with judging(victim, IDS[2:3]), torch.enable_grad():
+        one = study.of_clean(victim, images[2:3], TARGETS[2:3], IDS[2:3])
+    torch.testing.assert_close(parts["loss"], whole["loss"])
+    torch.testing.assert_close(one["loss"], whole["loss"][2:3])
+    plain = study.of_clean(as_victim(OfSums(2)), images, TARGETS, IDS)
+    assert not torch.allclose(plain["loss"], whole["loss"])
 
 
 def test_a_lost_gradient_gives_way_to_that_of_the_margin() -> None:

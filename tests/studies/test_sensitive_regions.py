@@ -1,6 +1,7 @@
 """Sensitive regions: eq. 8 of SBF20 against its minimum on a linear victim, and which images have a mask."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from medrobust.attacks import FGSM
 from medrobust.listeners import Studies
 from medrobust.networks import as_victim
+from medrobust.networks.defended_victim import defended
+from medrobust.networks.input_defences import RandomResizing
 from medrobust.results.studied import read_studies
 from medrobust.studies import SensitiveRegions
 from tests import recording
@@ -134,6 +137,22 @@ def test_only_images_that_were_fooled_have_a_mask(tmp_path: Path) -> None:
         assert np.isnan(one.arrays["score_masked"]) != turned
         if turned:
             assert one.arrays["score_clean"] > 0.5 > one.arrays["score_adversarial"]
+
+
+@pytest.mark.parametrize(
+    "victim", [linear_victim(), defended(linear_victim(), RandomResizing())], ids=["plain", "random"]
+)
+def test_a_mask_does_not_depend_on_batch_mates(victim: Any, tmp_path: Path) -> None:
+    masks = []
+    for batch_size in (1, 8):
+        folder = tmp_path / str(batch_size)
+        studies = Studies(str(folder), {"regions": SensitiveRegions(images=None, iterations=3)})
+        data = random_data(8, batch_size=batch_size)
+        recording.evaluate(victim, data, {"fgsm": FGSM(epsilon=0.02)}, studies)
+        (studied,) = read_studies(folder)
+        masks.append(np.stack([one.arrays["mask"] for found in studied.attacked.values() for one in found]))
+    assert 0 < np.isfinite(masks[0]).all((1, 2)).sum() < 8
+    np.testing.assert_allclose(masks[0], masks[1], atol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SHOWN, ATTACKS = 6, 2  # images of a run, and attacks beside the control
 NOISE = "#888888"
+FINE = 4  # places on each side from which a map says where
 
 
 def grad_cam(runs: Sequence[StudiedRun]) -> list[Sheet]:
@@ -78,7 +79,7 @@ def _maps(found: Sequence[tuple[StudiedRun, list[StudiedAttack]]], table: pl.Dat
                 show(own[0], clean[id].arrays["image"])
                 show_blended(own[1], clean[id].arrays["image"], clean[id].arrays["map"])
                 for axis, attack in zip(own[2:], attacks, strict=True):
-                    (one,) = [one for one in attack.kept if one.id == id] or [None]
+                    one = next((one for one in attack.kept if one.id == id), None)
                     if one is None:
                         axis.set_axis_off()
                         continue
@@ -99,9 +100,17 @@ def _maps(found: Sequence[tuple[StudiedRun, list[StudiedAttack]]], table: pl.Dat
     note = (
         f"Below each image the map of the {' or '.join(classes)}, of the clean image and of the adversarial one, each "
         "from dark, 0, to yellow, its largest value. Images that the first attack fooled come first. IoU is the "
-        f"overlap of the largest tenths of both maps. Their layers have few places. {cells}."
+        f"overlap of the largest tenths of both maps. {cells}.{_coarse(found)}"
     )
     return Sheet("maps", title, "Ma20 Fig. 11", note, f"{title}: images of {names}.", table, draw)
+
+
+def _coarse(found: Sequence[tuple[StudiedRun, list[StudiedAttack]]]) -> str:
+    """A caution where maps have few places."""
+    fewest = min(int(one.arrays["cells"].min()) for run, _ in found for one in run.studied.clean)
+    if fewest >= FINE:
+        return ""
+    return f" Maps of fewer than {FINE} x {FINE} places hardly say where: larger images, or an earlier layer, do."
 
 
 def _cells(run: StudiedRun) -> str:
@@ -146,6 +155,6 @@ def _overlap(found: Sequence[tuple[StudiedRun, list[StudiedAttack]]], table: pl.
     title = "Overlap of Grad-CAM before and after an attack"
     note = (
         "The largest tenth of the clean image's map and that of the adversarial one, of places above 0: pixels in both "
-        f"over pixels in either. {'; '.join(told)}.{zero}"
+        f"over pixels in either. {'; '.join(told)}.{zero}{_coarse(found)}"
     )
     return Sheet("overlap", title, "Ma20 Fig. 11", note, f"{title}. {'; '.join(told)}.", table, draw)

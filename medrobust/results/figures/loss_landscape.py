@@ -1,6 +1,6 @@
 """Loss and margin in a plane around images, as surfaces and contours, of some images and as a mean (Ma20 Fig. 7)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from medrobust.results.figures.pictures import name_row, show
 from medrobust.results.figures.sheet import FONT, PAGE, NothingToDrawError, Sheet
 from medrobust.results.figures.studied_run import StudiedRun
 from medrobust.results.formats import format_percent
-from medrobust.results.studied import Kept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,13 +130,13 @@ def _second(runs: Sequence[StudiedRun]) -> str:
 
 def _told(run: StudiedRun, loss: NDArray[np.float64], wrong: NDArray[np.float64]) -> str:
     epsilon = f"{_radii(run)[-1]:.3g}/255"
-    ends = f"from {loss[0, 0]:.3g} to {loss[-1, 0]:.3g} along the first, {loss[0, -1]:.3g} along the second direction"
-    rates = f"wrong {format_percent(wrong[0, 0])}, {format_percent(wrong[-1, 0])} and {format_percent(wrong[0, -1])}"
-    cosine = f"mean cosine of both {_stacked(run, 'cosine').mean():.2f}"
-    return f"{run.label}, {len(run.studied.clean)} images up to {epsilon}: mean loss {ends}; {rates}; {cosine}"
+    places = {"at the images": (0, 0), "at the end of ε₁": (-1, 0), "at that of ε₂": (0, -1)}
+    told = [f"{loss[at]:.3g} {where} ({format_percent(wrong[at])} wrong)" for where, at in places.items()]
+    cosine = f"mean cosine of both directions {_stacked(run, 'cosine').mean():.2f}"
+    return f"{run.label}, {len(run.studied.clean)} images up to {epsilon}: mean loss {', '.join(told)}, {cosine}"
 
 
-def _grid(run: StudiedRun, about: dict[str, Any], values: dict[str, NDArray[Any]] | Kept) -> pl.DataFrame:
+def _grid(run: StudiedRun, about: dict[str, Any], values: Mapping[str, NDArray[Any]]) -> pl.DataFrame:
     """A row for each point of the plane."""
     radii = _radii(run) / 255
     own = {name: np.asarray(values[name], np.float64).ravel() for name in ("loss", "margin", "wrong") if name in values}
@@ -150,11 +149,10 @@ def _grid(run: StudiedRun, about: dict[str, Any], values: dict[str, NDArray[Any]
 
 def _levels(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Levels that all panels share, round numbers."""
-    low, high = float(values.min()), float(values.max())
     from matplotlib.ticker import MaxNLocator
 
-    levels: NDArray[np.float64] = MaxNLocator(8).tick_values(low, high if high > low else low + 1)
-    return levels
+    low, high = float(values.min()), float(values.max())
+    return np.asarray(MaxNLocator(8).tick_values(low, high if high > low else low + 1), np.float64)
 
 
 def _surface(
