@@ -10,8 +10,9 @@ import pytest
 
 from medrobust.results.figures.grad_cam import grad_cam
 from medrobust.results.figures.loss_landscape import loss_landscape
+from medrobust.results.figures.pictures import show_blended
 from medrobust.results.figures.sensitive_regions import sensitive_regions
-from medrobust.results.figures.sheet import NothingToDrawError, Sheet, write_sheet
+from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, write_sheet
 from medrobust.results.figures.studied_run import StudiedRun, attacks_of
 from medrobust.results.studied import Kept, Studied
 
@@ -143,6 +144,17 @@ def test_the_mean_mask_is_that_of_the_images_that_were_fooled(tmp_path: Path) ->
     assert bands["change"].to_list() == pytest.approx([0.5] * 10)
     assert "a, sbf: a mean mask of 0.600, 2 images" in masks.note
     drawn([masks, mean], tmp_path)
+
+
+def test_a_map_lies_over_its_image_the_more_opaque_the_larger_it_is() -> None:
+    """Black at 0, with 0.15 of the sum, and 0.65 of inferno's yellow (252, 255, 164) / 255 at 1, over grey 0.4."""
+    _, ((axis,),) = panels(1, 1)
+    show_blended(axis, np.full((1, 1, 3), 0.4), np.array([[0.0, 1.0, NAN]]))
+    (seen,) = axis.images
+    shown = np.asarray(seen.get_array())
+    np.testing.assert_allclose(shown[0, 0], 0.85 * 0.4, atol=0.005)
+    np.testing.assert_allclose(shown[0, 1], 0.35 * 0.4 + 0.65 * np.array([252, 255, 164]) / 255, atol=0.005)
+    np.testing.assert_allclose(shown[0, 2], shown[0, 0])
 
 
 def test_without_a_fooled_image_there_is_no_mask_to_draw() -> None:

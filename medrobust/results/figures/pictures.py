@@ -25,11 +25,12 @@ def show_blended(axis: "Axes", image: NDArray[Any], values: NDArray[Any]) -> "Ax
     """Show an image and a map ``(H, W)`` in [0, 1] over it, the more opaque the larger it is: dark 0, yellow 1."""
     import matplotlib
 
-    show(axis, image)
-    known = np.nan_to_num(values.astype(np.float64))
-    colours = matplotlib.colormaps["inferno"](known)
-    colours[..., 3] = 0.15 + 0.5 * np.clip(known, 0, 1)
-    axis.imshow(colours)
+    known = np.clip(np.nan_to_num(values.astype(np.float64)), 0, 1)[..., None]
+    under = shown_image(image)
+    under = under if under.ndim == 3 else np.repeat(under[..., None], 3, -1)
+    opacity = 0.15 + 0.5 * known
+    colours = matplotlib.colormaps["inferno"](known[..., 0])[..., :3]
+    frame(axis).imshow((1 - opacity) * under + opacity * colours)
     return axis
 
 
