@@ -17,7 +17,8 @@ from medrobust.evaluation.crafting import Crafter
 from medrobust.evaluation.data import EvaluationData
 from medrobust.evaluation.deployment import judging
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
-from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key
+from medrobust.evaluation.other_victims import victim_beside
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key, weights_hash
 from medrobust.networks.victims import EvaluatedVictim
 from medrobust.results.studied import keep, place_of_image, read_image, write_settings
 from medrobust.studies import Study
@@ -39,8 +40,8 @@ class Studies(EvaluationListener):
         studies: Studies by name, of letters, digits, ``_`` and ``-``.
 
     Raises:
-        ValueError: A name has other characters; or (later, before images are read) an attack does not exist, or a study
-            cannot look at the victim.
+        ValueError: A name has other characters; or (later, before images are read) an attack or a surrogate does not
+            exist, or a study cannot look at the victim or the data.
     """
 
     def __init__(self, folder: str = "", studies: dict[str, Study] | None = None) -> None:
@@ -49,6 +50,8 @@ class Studies(EvaluationListener):
         for name in self.studies:
             if not NAME.fullmatch(name):
                 raise ValueError(f"a study's name is made of letters, digits, _ and -, got {name!r}")
+        self._asked = dict(self.studies)  # the same, with the further victims that they ask
+        self._others: dict[str, list[str]] = {}  # hashes of the weights of these
         self._chosen: dict[str, list[str]] = {}
         self._clean_keys: dict[str, str] = {}
         self._keys: dict[str, dict[str, str]] = {}  # by study and attack
@@ -63,24 +66,44 @@ class Studies(EvaluationListener):
         """Let the studies look at the victim, and name those that add columns.
 
         Raises:
-            ValueError: A study names an attack that does not exist, or cannot look at the victim.
+            ValueError: A study names an attack or a surrogate that does not exist, cannot look at the victim or the
+                data, or adds the columns of another one.
         """
         names = list(dict.fromkeys(attack.name for attack in attacks))
         for name, study in self.studies.items():
             for wanted in study.attacks:
                 if wanted not in names:
                     raise ValueError(f"the study {name!r} looks at the attack {wanted!r}, expected {', '.join(names)}")
+            if study.of_classes and data.task != "classification":
+                kind = type(study).__name__
+                raise ValueError(f"the study {name!r} looks at one class per image ({kind}), got the task {data.task}")
             study.check(victim)
+            others = [victim_beside(victim, path, f"a surrogate of {name}", context.device) for path in study.beside]
+            self._asked[name] = study.asking(others) if others else study
+            self._others[name] = [weights_hash(other.state_dict()) for other in others]
+        adding = [type(study).__name__ for study in self.studies.values() if study.has_columns]
+        if len(set(adding)) < len(adding):
+            raise ValueError(
+                f"studies of one kind add the same columns, got {', '.join(sorted(adding))}: keep one of each"
+            )
         return {
             f"study_{name}": {"class": type(study).__name__, **study.parameters()}
             for name, study in self.studies.items()
             if study.has_columns
         }
 
+    def other_victims(self) -> dict[str, EvaluatedVictim]:
+        """The surrogates of the studies."""
+        return {
+            f"a surrogate of the study {name} ({path})": other
+            for name, study in self._asked.items()
+            for path, other in zip(study.beside, study.others, strict=False)
+        }
+
     def on_evaluation_plan(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
         """Choose the images; those of which something is missing are attacked again."""
         for name, study in self.studies.items():
-            of_study = [DEFINITION, type(study).__name__, _deciding(study)]
+            of_study = [DEFINITION, type(study).__name__, _deciding(study), *self._others.get(name, ())]
             attacks = [planned for planned in plan.attacks if _looks_at(study, planned)]
             self._chosen[name] = chosen_images(plan.images, study.images) if attacks else []
             self._clean_keys[name] = record_key("clean", plan.victim.get("weights"), plan.data, *of_study)
@@ -107,7 +130,7 @@ class Studies(EvaluationListener):
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch
     ) -> None:
         """Let each study look at the images of a batch that it has chosen, and at all of them for its columns."""
-        for name, study in self.studies.items():
+        for name, study in self._asked.items():
             if study.has_columns:
                 with _looking(victim, batch.ids):
                     batch.columns.update(study.columns(victim, batch))
@@ -122,6 +145,10 @@ class Studies(EvaluationListener):
                     found = study.of_attack(victim, part)
                 about = {"attack": batch.planned.name, "epsilon": batch.planned.epsilon}
                 self._keep(name, own, part, found, about)
+
+    def on_evaluation_end(self, context: EvaluationContext, victim: EvaluatedVictim, plan: EvaluationPlan) -> None:
+        """Drop the surrogates."""
+        self._asked = dict(self.studies)
 
     def _keep_clean(self, name: str, study: Study, victim: EvaluatedVictim, batch: AdversarialBatch) -> None:
         key = self._clean_keys[name]

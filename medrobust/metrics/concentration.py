@@ -47,10 +47,13 @@ def top_energy(maps: Tensor, share: float = 0.01) -> Tensor:
 def top_overlap(one: Tensor, other: Tensor, share: float = 0.1) -> Tensor:
     """Intersection over union of the pixels of the largest values of two maps.
 
+    Pixels that hold a map's smallest value never count, so that a map that is 0 almost everywhere, as behind a ReLU,
+    has fewer pixels than `share` of them.
+
     Args:
         one: ``(N, ...)``.
         other: The same shape.
-        share: Which share of the pixels of each counts, rounded up to a whole number of them.
+        share: Which share of the pixels of each counts at most, rounded up to a whole number of them.
 
     Returns:
         ``(N,)`` float64 in [0, 1]; NaN where a map has one value only, so that no pixel stands out.
@@ -61,7 +64,10 @@ def top_overlap(one: Tensor, other: Tensor, share: float = 0.1) -> Tensor:
     first, second = one.flatten(1), other.flatten(1)
     count = math.ceil(share * first.shape[1])
     none = torch.zeros_like(first, dtype=torch.bool)
-    ours, theirs = (none.scatter(1, maps.topk(count, 1).indices, True) for maps in (first, second))
+    ours, theirs = (
+        none.scatter(1, maps.topk(count, 1).indices, True) & (maps > maps.amin(1, keepdim=True))
+        for maps in (first, second)
+    )
     met, both = (ours & theirs).sum(1).double(), (ours | theirs).sum(1)
     flat = torch.stack([maps.amax(1) == maps.amin(1) for maps in (first, second)]).any(0)
     return torch.where(flat, torch.nan, met / both)

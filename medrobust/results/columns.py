@@ -89,6 +89,7 @@ MEASURES = {
     "targets": ("targets", "pixels or proposals that DAG was to turn"),
     "targets_left": ("targets left", "those of the targets that DAG has not turned"),
     "goal_share": ("goal share", "share of what a targeted attack on masks or boxes was to change, and has changed"),
+    "grad_cam_overlap": ("Grad-CAM IoU", "overlap of what most moved the victim's answer before and after, 1 if equal"),
     "warp_folds": ("folds", "share of the image where the warp folds over"),
 }
 

@@ -2,8 +2,9 @@
 
 from abc import ABC
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -34,6 +35,7 @@ class Study(PlainNumbers, ABC):
     attacks: tuple[str, ...] = ()
 
     sees_controls: ClassVar[bool] = False  # whether an empty `attacks` means the controls, too
+    of_classes: ClassVar[bool] = False  # looks at one class per image, and takes no labels, masks and boxes
 
     def __post_init__(self) -> None:
         """Refuse settings that would give wrong numbers."""
@@ -46,6 +48,22 @@ class Study(PlainNumbers, ABC):
         Raises:
             ValueError: It cannot; the message says why.
         """
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Runs or checkpoints of further victims of the same task that it asks; most studies ask none."""
+        return ()
+
+    @property
+    def others(self) -> tuple[EvaluatedVictim, ...]:
+        """The victims of ``beside``, frozen; none before they are read."""
+        return self.__dict__.get("_others", ())
+
+    def asking(self, others: Sequence[EvaluatedVictim]) -> Self:
+        """A copy that asks these victims, one for each of ``beside``."""
+        study = copy(self)
+        object.__setattr__(study, "_others", tuple(others))
+        return study
 
     def of_clean(
         self, victim: EvaluatedVictim, images: Tensor, targets: Targets, ids: Sequence[str]

@@ -7,9 +7,12 @@ from typing import Any
 from medrobust.results.figures.detection_sweep import detection_sweep
 from medrobust.results.figures.directions import directions
 from medrobust.results.figures.embedding import embedding
+from medrobust.results.figures.grad_cam import grad_cam
 from medrobust.results.figures.layer_maps import layer_maps
+from medrobust.results.figures.loss_landscape import loss_landscape
 from medrobust.results.figures.radius_sweep import radius_sweep
 from medrobust.results.figures.saliency import saliency
+from medrobust.results.figures.sensitive_regions import sensitive_regions
 from medrobust.results.figures.sheet import Drawn, NothingToDrawError, Sheet, write_sheet
 from medrobust.results.figures.stress_test import stress_test
 from medrobust.results.figures.studied_run import StudiedRun
@@ -22,9 +25,12 @@ SHEETS: dict[str, Callable[[Sequence[StudiedRun]], list[Sheet]]] = {
     "DetectionSweep": detection_sweep,
     "Directions": directions,
     "Embedding": embedding,
+    "GradCAM": grad_cam,
     "LayerMaps": layer_maps,
+    "LossLandscape": loss_landscape,
     "RadiusSweep": radius_sweep,
     "Saliency": saliency,
+    "SensitiveRegions": sensitive_regions,
     "StressTest": stress_test,
     "Trajectory": trajectory,
 }

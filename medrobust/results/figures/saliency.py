@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from medrobust.results.figures.pictures import frame, shown_image
+from medrobust.results.figures.pictures import frame, name_row, shown_image
 from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, series
 from medrobust.results.figures.studied_run import StudiedRun
 
@@ -52,7 +52,8 @@ def _maps(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
                 frame(pair[0]).imshow(shown_image(one.arrays["image"]), cmap="gray", vmin=0, vmax=1)
                 values = np.abs(one.arrays["map"]).astype(float)
                 frame(pair[1]).imshow(values / (np.quantile(values, 0.995) or 1.0), cmap="magma", vmin=0, vmax=1)
-            axes[2 * place][0].set_ylabel(run.label)
+            name_row(axes[2 * place][0], run.label)
+            axes[2 * place][0].set_ylabel("image")
             axes[2 * place + 1][0].set_ylabel("saliency")
         return figure
 
