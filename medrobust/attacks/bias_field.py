@@ -58,11 +58,14 @@ def bounded(field: Tensor, max_stops: float | None) -> Tensor:
     >>> bounded(torch.tensor([0.1, 1.0, -2.0]).view(3, 1, 1, 1), 1.0).flatten()
     tensor([ 0.1000,  0.6931, -0.6931])
     """
-    if max_stops is None:
-        return field
+    return field if max_stops is None else field * _scale(field, max_stops).view(-1, 1, 1, 1)
+
+
+def _scale(field: Tensor, max_stops: float) -> Tensor:
+    """What each field is multiplied by to stay within a bound, ``(N,)``, without a gradient: 1 within it."""
     limit, rounding = max_stops * STOP, 8 * torch.finfo(field.dtype).eps
     largest = field.detach().flatten(1).abs().amax(1) * (1 + rounding)
-    return field * (limit / largest.clamp(min=limit)).view(-1, 1, 1, 1)
+    return limit / largest.clamp(min=limit)
 
 
 def check_family(degree: int, lowest_degree: int, gridsize: int) -> None:
@@ -174,7 +177,7 @@ class AdvSBF(Attack):
         steps: Number of steps; each costs one forward and one backward.
         step_size_coefficients: Length of one signed step of a, in units of the natural logarithm of an image.
         step_size_warp: Length of one signed step of theta, in units of coordinates that run from -1 to 1.
-        penalty_coefficients: lambda_a, in units of the objective.
+        penalty_coefficients: lambda_a, in units of the objective; of a bounded field its scaled coefficients count.
         penalty_warp: lambda_theta, in units of the objective.
         max_stops: Largest |B| in photographic stops of ln 2, so that no value is multiplied by more than 2^max_stops or
             less than 2^-max_stops; a larger B is scaled down as a whole. None for no bound, as in the paper, whose
@@ -257,9 +260,7 @@ class AdvSBF(Attack):
             vanished = no_slope(slopes[0]) & no_slope(slopes[1])
             vanished = vanished if step.vanished is None else vanished | step.vanished
             vanished = vanished if fooled is None else vanished & ~fooled
-            slopes = slopes if self.max_stops is None else _along_bound(slopes, variables, free, self.max_stops)
-            penalties = (self.penalty_coefficients, self.penalty_warp)
-            signs = [(s - p * v.detach().sign()).sign() for s, p, v in zip(slopes, penalties, variables, strict=True)]
+            signs = [slope.sign() for slope in self._penalised(slopes, variables, free)]
             before, vanished, broken, *signs = batch.keep(staying, before, vanished, step.broken, *signs)
             note_broken(victim, batch.ids, broken)
             batch.backwards[batch.rows] += step.backwards
@@ -279,6 +280,17 @@ class AdvSBF(Attack):
         } | batch.cosines.measures()
         made = multiplied(images, field)
         return Crafted(made, batch.forwards, batch.backwards, batch.zeros, measures, {"bias_field": field})
+
+    def _penalised(self, slopes: Sequence[Tensor], variables: Sequence[Tensor], free: Tensor) -> list[Tensor]:
+        """Slopes of the objective less the penalties; with a bound that of the coefficients of the bounded field."""
+        taken = [
+            penalty * value.detach().sign()
+            for penalty, value in zip((self.penalty_coefficients, self.penalty_warp), variables, strict=True)
+        ]
+        if self.max_stops is not None:
+            taken[0] = taken[0] * _scale(free, self.max_stops).view(-1, 1, 1)
+        left = [slope - part for slope, part in zip(slopes, taken, strict=True)]
+        return left if self.max_stops is None else _along_bound(left, variables, free, self.max_stops)
 
     def _values(self, counts: tuple[Tensor, Tensor], rows: Tensor | None = None) -> list[Tensor]:
         """Coefficients and moves of the control points after the given numbers of steps."""

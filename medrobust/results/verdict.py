@@ -41,10 +41,11 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         summary: As `summarise` returns it.
     """
     if not any(row["kind"] == "attack" and row["n"] for row in summary["rows"]):
-        return ["No attack has been recorded yet."]
+        return ["No attack has been recorded yet.", *_natural(summary)]
     radius = decisive_radius(summary)
     sentences = _unbounded(summary) if radius is None else _at_radius(summary, radius)
-    return [sentence for sentence in [*sentences, *_smallest(summary), *_detectors(summary, radius)] if sentence]
+    others = [*_natural(summary), *_smallest(summary), *_detectors(summary, radius)]
+    return [sentence for sentence in [*sentences, *others] if sentence]
 
 
 def worst_at(summary: Mapping[str, Any], radius: float | None, what: str = "worst_case") -> Row:
@@ -135,6 +136,19 @@ def _noise(summary: Mapping[str, Any], radius: float) -> str:
         name = "noise of the same size" if row["method"] == "UniformNoise" else f"the control {row['attack']}"
         told.append(f"{name} does so for {row['n_success'] or 'none'} of {row['n_correct_before']}")
     return f"; {' and '.join(told)}" if told else ""
+
+
+def _natural(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What the harshest of the controls without a radius does, such as corruptions."""
+    rows = [row for row in summary["rows"] if row["kind"] == "control" and row["n"] and row["epsilon"] is None]
+    if not rows or not any(row["n_correct_before"] for row in rows):
+        return
+    harshest = max(rows, key=lambda row: row["n_success"] / max(row["n_correct_before"], 1))
+    whose = f"the harshest of {len(rows)} controls, {harshest['attack']}," if len(rows) > 1 else harshest["attack"]
+    yield (
+        f"Without an attacker, {whose} makes it wrong about "
+        f"{_of(harshest['n_success'], harshest['n_correct_before'])} that it was right about."
+    )
 
 
 def _share(worst: Row) -> str:

@@ -573,6 +573,23 @@ def test_the_slope_along_the_bound_is_that_of_the_bounded_field(conv_net: Any) -
                 assert float(slope.flatten()[place]) == pytest.approx(difference, rel=1e-3, abs=1e-7)
 
 
+def test_a_penalty_counts_the_coefficients_of_the_bounded_field(conv_net: Any) -> None:
+    """B = a X on -1 and 1 with x = 0.5, weights 0 and 1: dJ/da = x e^B, and the penalty has the slope lambda.
+
+    The bound of 0.006 takes a tenth of a = 0.06, so that both slopes are a tenth: 0.503 against lambda, whose size the
+    scale does not change. The larger penalty takes a back to 0; of the smaller one nothing is left along the bound.
+    """
+    for penalty, expected in ((0.4, 0.006), (0.6, 0.0)):
+        attack = AdvSBF(
+            **{"degree": 1, "lowest_degree": 0, "gridsize": 2, "max_stops": 0.006 / STOP, "steps": 2},
+            objective=Cells([[0.0, 0.0], [0.0, 1.0]]),
+            **{"penalty_coefficients": penalty, "penalty_warp": 1e6},
+        )
+        attacked = attack(flat_victim(4), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0]))
+        largest = float(attacked.measures["field_largest"])
+        assert largest == pytest.approx(expected, abs=1e-6)
+
+
 def test_pieces_of_a_bounded_field_give_what_the_whole_gives(conv_net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_between(0.1, 0.9, 5, 3, 20, 13, dtype=torch.float64)
     victim, targets, attack = as_victim(conv_net().double()), torch.arange(5) % 3, AdvSBF(steps=6, max_stops=0.5)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medrobust.results.figures.bias_fields import bias_fields
+from medrobust.results.figures.corruption_sweep import corruption_sweep
 from medrobust.results.figures.radius_sweep import radius_sweep
 from medrobust.results.figures.saliency import saliency
 from medrobust.results.figures.sheet import Drawn, NothingToDrawError, Sheet, write_sheet
@@ -13,6 +15,8 @@ from medrobust.results.summary import read_summary
 
 # by the name of a study's class
 SHEETS: dict[str, Callable[[Sequence[StudiedRun]], list[Sheet]]] = {
+    "BiasFields": bias_fields,
+    "CorruptionSweep": corruption_sweep,
     "RadiusSweep": radius_sweep,
     "Saliency": saliency,
 }
