@@ -71,9 +71,11 @@ def _same_radius(one: Row, other: Row) -> bool:
 def _same_stops(evaluation: CheckedEvaluation, one: Row, other: Row) -> bool:
     """Whether two bias fields are of the same family and have the same bound."""
     first, second = (evaluation.parameters[row["key"]] for row in (one, other))
-    bounds = first.get("max_stops"), second.get("max_stops")
+    one_bound, other_bound = first.get("max_stops"), second.get("max_stops")
+    if one_bound is None or other_bound is None:
+        return False
     alike = all(first.get(name) == second.get(name) for name in ("degree", "lowest_degree"))
-    return alike and None not in bounds and math.isclose(*bounds, rel_tol=1e-6)
+    return alike and math.isclose(one_bound, other_bound, rel_tol=1e-6)
 
 
 def radius(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:

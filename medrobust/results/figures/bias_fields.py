@@ -160,7 +160,7 @@ def _contours(axis: "Axes", one: Kept) -> None:
     largest = float(np.abs(stops).max())
     if largest > 0:
         levels = largest * np.array(LEVELS)
-        outline = [patheffects.withStroke(linewidth=1.8, foreground="#000000")]
+        outline: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=1.8, foreground="#000000")]
         for chosen, colour, dashes in ((levels, BRIGHT, "solid"), (-levels[::-1], DARK, (0, (3, 1.5)))):
             inside = [level for level in chosen if stops.min() < level < stops.max()]
             if inside:
