@@ -87,16 +87,26 @@ def _at_radius(summary: Mapping[str, Any], radius: float) -> Iterator[str]:
 
 
 def _unbounded(summary: Mapping[str, Any]) -> Iterator[str]:
-    """Where all attacks look for the smallest perturbation, without a radius."""
+    """Where no attack has a radius: all look for the smallest perturbation, or bound something else."""
     attacks = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"]]
     row = min(attacks, key=lambda one: one["accuracy_under_attack"])
     yield (
-        f"Without a bound on its change of an image, {_who(summary, [row])} makes it wrong about "
+        f"{_without_radius(summary, row)}, {_who(summary, [row])} makes it wrong about "
         f"{_of(row['n_success'], row['n_correct_before'])} that it was right about, with {row['attack']}"
         f"{_distance(row)}."
     )
     yield _goals(summary, [row])
     yield _preliminary(row["n"], summary, row["n_correct_before"])
+
+
+def _without_radius(summary: Mapping[str, Any], row: Row) -> str:
+    """How far an attack without a radius may change an image."""
+    parameters = next((one.get("parameters") for one in summary["manifest"]["attacks"] if one["key"] == row["key"]), {})
+    stops = (parameters or {}).get("max_stops")
+    if stops is None:
+        return "Without a bound on its change of an image"
+    most = f"{stops:g} photographic stop{'' if stops == 1 else 's'}"
+    return f"With no value of an image brightened or darkened by more than {most}"
 
 
 def _of(count: int, all_of_them: int) -> str:

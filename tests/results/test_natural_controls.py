@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from medrobust.results.evidence.performance import under_noise
+from medrobust.results.evidence.threat_model import threat_model
 from medrobust.results.figures.bias_fields import bias_fields
 from medrobust.results.figures.corruption_sweep import corruption_sweep
 from medrobust.results.figures.sheet import NothingToDrawError, write_sheet
@@ -65,6 +66,26 @@ def test_a_verdict_tells_the_harshest_of_what_no_attacker_does() -> None:
     assert verdict(summary(nature)) == ["No attack has been recorded yet.", words]
     only = verdict(summary([row("attack", "pgd", success=75), nature[0]], worst(75)))
     assert "Without an attacker, jpeg-1 makes it wrong about 1 of the 100 images that it was right about." in only
+
+
+def test_a_bound_in_stops_is_told_as_one() -> None:
+    found = summary([row("attack", "sbf-1", None, 75, method="AdvSBF"), row("attack", "sbf", None, 60)])
+    found["manifest"]["attacks"][0]["parameters"] = {"max_stops": 1.0}
+    assert verdict(found)[0].startswith(
+        "With no value of an image brightened or darkened by more than 1 photographic stop, an attacker who knows the "
+        "model makes it wrong about 75 of the 100 images"
+    )
+    found["manifest"]["attacks"][0]["parameters"] = {"max_stops": None}
+    assert verdict(found)[0].startswith("Without a bound on its change of an image, an attacker")
+    entries = [
+        {"attack": name, "method": "AdvSBF", "key": name, "parameters": {"max_stops": stops}, "control": False}
+        for name, stops in (("sbf-1", 1.0), ("sbf", None))
+    ]
+    rest = {"control": False, "mean_forwards": 21.0, "transfer": {}}
+    shown = [row("attack", entry["attack"], None, key=entry["key"], **rest) for entry in entries]
+    budget = threat_model({"rows": shown, "manifest": {"attacks": entries}})["budget"]
+    assert "sbf-1 within 1 photographic stop, with" in budget["answer"] and "sbf without a bound" in budget["answer"]
+    assert budget["values"]["photographic_stops"] == {"sbf-1": 1.0} and list(budget["values"]["unbounded"]) == ["sbf"]
 
 
 def test_of_many_controls_the_harshest_is_a_line_across_the_figure(tmp_path: Path) -> None:

@@ -115,12 +115,13 @@ def _fields(runs: Sequence[StudiedRun]) -> Sheet | None:
 
     def draw() -> "Figure":
         figure, axes = panels(down, columns, PAGE, PAGE / columns * 1.18)
-        for row, (run, kept) in zip(axes, ((run, kept) for run, found in of_runs for kept in found), strict=True):
+        every = [(run.label if kept is found[0] else "", kept) for run, found in of_runs for kept in found]
+        for row, (name, kept) in zip(axes, every, strict=True):
             for axis in row:
                 frame(axis)
             row[0].imshow(shown_image(kept[0].arrays["clean"]), cmap="gray", vmin=0, vmax=1)
             row[0].set_xlabel("clean", fontsize=FONT - 1)
-            row[0].set_ylabel(run.label if len(of_runs) > 1 else "")
+            row[0].set_ylabel(name.replace(" \N{MIDDLE DOT} ", "\n") if len(of_runs) > 1 else "")
             for axis, one in zip(row[1:], kept, strict=False):
                 _contours(axis, one)
             for axis in row[len(kept) + 1 :]:
@@ -178,28 +179,28 @@ def _bounds(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
     free = 2 * bounds[-1] if bounds else 1.0
     ticks = [*bounds, *([free] if table["max_stops"].null_count() else [])]
     drawn = table.with_columns(pl.col("max_stops").fill_null(free).alias("place")).sort("place")
+    lines = table.sort("control", maintain_order=True)["line"].unique(maintain_order=True).to_list()
 
     def draw() -> "Figure":
-        figure, (axes,) = panels(1, len(shown), PAGE)
-        lines = list(drawn.group_by("run", "line", maintain_order=True))
-        for axis, name in zip(axes, shown, strict=True):
-            for number, ((run, line), own) in enumerate(sorted(lines, key=lambda one: bool(one[1]["control"][0]))):
-                label = " ".join([*([str(run)] if len(runs) > 1 else []), str(line)])
-                label += " (control)" if own["control"][0] else ""
-                axis.plot(own["place"], own[name], label=label, **series(number + 1))
+        figure, axes = panels(len(runs), len(shown), PAGE, sharex=True)
+        for row, run in zip(axes, runs, strict=True):
+            own = drawn.filter(pl.col("run") == run.label)
+            for axis, name in zip(row, shown, strict=True):
+                for line in lines:
+                    _line(axis, own.filter(pl.col("line") == line), name, series(lines.index(line) + 1))
+                _bound_axis(axis, ticks, bounds)
+                axis.tick_params(labelbottom=row is axes[-1])
+                axis.set_xlabel("largest change, stops" if row is axes[-1] else "")
+                axis.set_ylabel(MEASURES[name])
                 if name == "success":
-                    band = {"color": series(number + 1)["color"], "alpha": 0.12, "linewidth": 0}
-                    axis.fill_between(own["place"], own["low"], own["high"], **band)
-            _bound_axis(axis, ticks, bounds)
-            axis.set_ylabel(MEASURES[name])
-            if name == "success":
-                percent(axis, MEASURES[name])
-            if name == "brisque":
-                for run in runs:
-                    clean = table.filter(pl.col("run") == run.label)["brisque_clean"].drop_nulls()
-                    axis.axhline(clean[0], color="#777777", linewidth=0.8, linestyle=":") if len(clean) else None
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+                    percent(axis, MEASURES[name])
+                clean = own["brisque_clean"].drop_nulls()
+                if name == "brisque" and len(clean):
+                    axis.axhline(clean[0], color="#777777", linewidth=0.8, linestyle=":")
+            if len(runs) > 1:
+                row[0].set_title(run.label)
+        handles = {label: one for row in axes for one, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
         return figure
 
     title = "Bias fields against their bound"
@@ -214,6 +215,16 @@ def _bounds(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
     return Sheet("bounds", title, "", note, f"{title}: success rates. {told}.", table, draw)
 
 
+def _line(axis: "Axes", own: pl.DataFrame, name: str, style: dict[str, Any]) -> None:
+    """One family of fields, by its bound."""
+    if not len(own):
+        return
+    label = str(own["line"][0]) + (" (control)" if own["control"][0] else "")
+    axis.plot(own["place"], own[name], label=label, **style)
+    if name == "success":
+        axis.fill_between(own["place"], own["low"], own["high"], color=style["color"], alpha=0.12, linewidth=0)
+
+
 def _bound_axis(axis: "Axes", ticks: Sequence[float], bounds: Sequence[float]) -> None:
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
@@ -221,4 +232,3 @@ def _bound_axis(axis: "Axes", ticks: Sequence[float], bounds: Sequence[float]) -
     axis.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axis.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" if tick in bounds else "none" for tick in ticks]))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlabel("largest change, stops")
