@@ -101,8 +101,8 @@ def _unbounded(summary: Mapping[str, Any]) -> Iterator[str]:
 
 def _without_radius(summary: Mapping[str, Any], row: Row) -> str:
     """How far an attack without a radius may change an image."""
-    parameters = next((one.get("parameters") for one in summary["manifest"]["attacks"] if one["key"] == row["key"]), {})
-    stops = (parameters or {}).get("max_stops")
+    parameters = {one["key"]: one.get("parameters") or {} for one in summary["manifest"]["attacks"]}
+    stops = parameters.get(row["key"], {}).get("max_stops")
     if stops is None:
         return "Without a bound on its change of an image"
     most = f"{stops:g} photographic stop{'' if stops == 1 else 's'}"
