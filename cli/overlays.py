@@ -18,7 +18,8 @@ class OverlayFile(ActionConfigFile):
 
     ``attack: {attacks: ...}`` replaces them all. The parser alone would merge attacks of the same name, and a suite's
     PGD would take its radius from an earlier file's. ``attack: {attacks+: {NAME: {init_args: ...}}}`` changes the
-    attacks that it names, and leaves everything else of them, and all other attacks, as they are.
+    attacks that it names, and leaves everything else of them, and all other attacks, as they are; one of a new name
+    with a ``class_path`` joins them.
     """
 
     @staticmethod
@@ -74,14 +75,22 @@ def changed_attacks(configured: Mapping[str, Any], changes: Any) -> dict[str, An
 
     Args:
         configured: Attacks of the earlier files by name, each with its ``class_path``.
-        changes: For some of these names, ``{init_args: {...}}`` with the settings that change.
+        changes: For some of these names, ``{init_args: {...}}`` with the settings that change; for a new name an attack
+            with its ``class_path``, which comes after them.
 
     Raises:
         ValueError: A change is not of that form, or no earlier file configures an attack of its name and class.
     """
     if not isinstance(changes, dict):
         raise ValueError(f"attack.attacks+ maps names of attacks to their changes, got {changes!r}")
+    added = {
+        name: change
+        for name, change in changes.items()
+        if name not in configured and isinstance(change, dict) and change.get("class_path")
+    }
     for name, change in changes.items():
+        if name in added:
+            continue
         if name not in configured:
             hint = nearest(str(name), [str(one) for one in configured]) or "; give that file before this one, with -c"
             raise ValueError(f"attack.attacks+.{name}: no earlier file configures an attack {name!r}{hint}")
@@ -97,4 +106,4 @@ def changed_attacks(configured: Mapping[str, Any], changes: Any) -> dict[str, An
     return {
         name: {"class_path": attack.class_path, "init_args": changes.get(name, {}).get("init_args", {})}
         for name, attack in configured.items()
-    }
+    } | added

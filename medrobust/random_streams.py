@@ -33,3 +33,11 @@ def per_image_uniform(ids: Sequence[str], shape: Sequence[int], seed: int, strea
     for row, id in zip(noise, ids, strict=True):
         row.uniform_(-1, 1, generator=image_generator(seed, stream, id))
     return noise.to(like.device, like.dtype, non_blocking=True)
+
+
+def per_image_normal(ids: Sequence[str], shape: Sequence[int], seed: int, stream: str, like: Tensor) -> Tensor:
+    """Standard normal noise, ``(N, *shape)``, drawn as ``per_image_uniform`` draws its own."""
+    noise = torch.empty((len(ids), *shape), pin_memory=like.is_cuda)
+    for row, id in zip(noise, ids, strict=True):
+        row.normal_(generator=image_generator(seed, stream, id))
+    return noise.to(like.device, like.dtype, non_blocking=True)

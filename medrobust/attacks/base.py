@@ -76,6 +76,7 @@ class Attack(PlainNumbers, ABC):
     sees_through: ClassVar[bool] = True  # asks the victim behind its input defence, if there is one
     starts_clean: ClassVar[bool] = False  # begins at the clean image, and has no field that changes that
     of_classes: ClassVar[bool] = False  # moves between classes or labels, and takes no masks and no boxes
+    natural: ClassVar[bool] = False  # happens without an enemy: a control beside the attacks
     own_objective: ClassVar[bool] = False  # raises what its other fields say, and refuses an objective
 
     targeted: bool = False

@@ -19,6 +19,8 @@ from medrobust.objectives.base import Objective, Step
 from medrobust.objectives.margin import Margin
 
 IMAGES_AT_ONCE, PIXELS_AT_ONCE = 16, 2**14  # of a field in one piece: tensors of at most 12 MB at degree 10
+STOP = math.log(2)  # a photographic stop, in units of the natural logarithm: twice the light
+ROUNDING = 1e-4  # share of its two parts below which a difference of slopes is taken for none
 LARGEST = 80.0  # exp(89) is infinite in float32, and a black pixel times infinity is NaN
 
 
@@ -41,6 +43,53 @@ def roughness(field: Tensor) -> Tensor:
     inner, across, down = field[..., 1:-1, 1:-1], field[..., 1:-1, :], field[..., :, 1:-1]
     neighbours = across[..., :-2] + across[..., 2:] + down[..., :-2, :] + down[..., 2:, :]
     return (neighbours - 4 * inner).square().mean((1, 2, 3)).sqrt()
+
+
+def bounded(field: Tensor, max_stops: float | None) -> Tensor:
+    """Fields scaled down where they are larger than a bound, so that they are as smooth as before and reach it.
+
+    The scale is the same for all pixels of an image and has no gradient. Rounding never carries a value beyond the
+    bound.
+
+    Args:
+        field: ``(N, 1, H, W)``, logarithms of factors.
+        max_stops: Largest absolute value, in photographic stops of ln 2; None for no bound.
+
+    >>> bounded(torch.tensor([0.1, 1.0, -2.0]).view(3, 1, 1, 1), 1.0).flatten()
+    tensor([ 0.1000,  0.6931, -0.6931])
+    """
+    return field if max_stops is None else field * _scale(field, max_stops).view(-1, 1, 1, 1)
+
+
+def _scale(field: Tensor, max_stops: float) -> Tensor:
+    """What each field is multiplied by to stay within a bound, ``(N,)``, without a gradient: 1 within it."""
+    limit, rounding = max_stops * STOP, 8 * torch.finfo(field.dtype).eps
+    largest = field.detach().flatten(1).abs().amax(1) * (1 + rounding)
+    return limit / largest.clamp(min=limit)
+
+
+def check_family(degree: int, lowest_degree: int, gridsize: int) -> None:
+    """Refuse what is no family of polynomials.
+
+    Raises:
+        ValueError: No term is left, or there are too few control points.
+    """
+    if not 0 <= 2 * lowest_degree <= degree:
+        raise ValueError(
+            f"lowest_degree lies in [0, degree / 2], or no term is left, got {lowest_degree} for degree {degree}"
+        )
+    if gridsize < 2:
+        raise ValueError(f"gridsize counts control points per side and is at least 2, got {gridsize}")
+
+
+def check_stops(max_stops: float | None) -> None:
+    """Refuse what is no bound.
+
+    Raises:
+        ValueError: The bound is not a finite number above 0.
+    """
+    if max_stops is not None and not 0 < max_stops < math.inf:
+        raise ValueError(f"max_stops bounds the change in photographic stops and is positive, got {max_stops}")
 
 
 class Polynomials:
@@ -128,8 +177,11 @@ class AdvSBF(Attack):
         steps: Number of steps; each costs one forward and one backward.
         step_size_coefficients: Length of one signed step of a, in units of the natural logarithm of an image.
         step_size_warp: Length of one signed step of theta, in units of coordinates that run from -1 to 1.
-        penalty_coefficients: lambda_a, in units of the objective.
+        penalty_coefficients: lambda_a, in units of the objective; of a bounded field its scaled coefficients count.
         penalty_warp: lambda_theta, in units of the objective.
+        max_stops: Largest |B| in photographic stops of ln 2, so that no value is multiplied by more than 2^max_stops or
+            less than 2^-max_stops; a larger B is scaled down as a whole. None for no bound, as in the paper, whose
+            fields reach 40 times and more.
         objective: J, what is raised; None means the margin on logits without an upper bound.
         stop_when_fooled: Let an image leave the batch as soon as it fools the victim (judged on the image itself).
             With False every image runs all its steps.
@@ -150,17 +202,15 @@ class AdvSBF(Attack):
     step_size_warp: float = 0.02
     penalty_coefficients: float = 0.01
     penalty_warp: float = 0.01
+    max_stops: float | None = None
     objective: Objective | None = None
     stop_when_fooled: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that would give wrong numbers."""
         check_steps(self.steps)
-        if not 0 <= 2 * self.lowest_degree <= self.degree:
-            received = f"{self.lowest_degree} for degree {self.degree}"
-            raise ValueError(f"lowest_degree lies in [0, degree / 2], or no term is left, got {received}")
-        if self.gridsize < 2:
-            raise ValueError(f"gridsize counts control points per side and is at least 2, got {self.gridsize}")
+        check_family(self.degree, self.lowest_degree, self.gridsize)
+        check_stops(self.max_stops)
         check_radius("step_size_coefficients", self.step_size_coefficients, "the natural logarithm of an image")
         check_radius("step_size_warp", self.step_size_warp, "coordinates that run from -1 to 1")
         for name in ("penalty_coefficients", "penalty_warp"):
@@ -189,12 +239,13 @@ class AdvSBF(Attack):
             if not batch.ids:
                 break
             variables = [value.requires_grad_() for value in self._values(counts, batch.rows)]
-            field = polynomials.field(variables[0], polynomials.warped(variables[1]))
+            free = polynomials.field(variables[0], polynomials.warped(variables[1]))
+            field = bounded(free, self.max_stops)
             if before is not None:
                 batch.cosines.follow(field - before, batch.rows)
             before = field.detach()
             truths = batch.targets
-            seen = _multiplied(batch.clean, field)
+            seen = multiplied(batch.clean, field)
             step = Step(victim, seen, batch.clean, truths, batch.ids, self.targeted, objective.layers, index)
             values = objective(step)
             looks = self.stop_when_fooled or step.has_outputs
@@ -204,12 +255,12 @@ class AdvSBF(Attack):
             if staying is not None and not len(staying):
                 batch.keep(staying)
                 break
-            slopes = list(torch.autograd.grad(values.sum(), variables, materialize_grads=True))
+            kept = self.max_stops is not None  # the graph of the field
+            slopes = list(torch.autograd.grad(values.sum(), variables, retain_graph=kept, materialize_grads=True))
             vanished = no_slope(slopes[0]) & no_slope(slopes[1])
             vanished = vanished if step.vanished is None else vanished | step.vanished
             vanished = vanished if fooled is None else vanished & ~fooled
-            penalties = (self.penalty_coefficients, self.penalty_warp)
-            signs = [(s - p * v.detach().sign()).sign() for s, p, v in zip(slopes, penalties, variables, strict=True)]
+            signs = [slope.sign() for slope in self._penalised(slopes, variables, free)]
             before, vanished, broken, *signs = batch.keep(staying, before, vanished, step.broken, *signs)
             note_broken(victim, batch.ids, broken)
             batch.backwards[batch.rows] += step.backwards
@@ -219,7 +270,7 @@ class AdvSBF(Attack):
 
         coefficients, moves = self._values(counts)
         warped = polynomials.warped(moves)
-        field = polynomials.field(coefficients, warped)
+        field = bounded(polynomials.field(coefficients, warped), self.max_stops)
         if before is not None and batch.ids:
             batch.cosines.follow(field[batch.rows] - before, batch.rows)
         measures = {
@@ -227,8 +278,19 @@ class AdvSBF(Attack):
             "field_roughness": roughness(field),
             "warp_folds": folded(warped.view(-1, 2, *images.shape[-2:])),
         } | batch.cosines.measures()
-        made = _multiplied(images, field)
+        made = multiplied(images, field)
         return Crafted(made, batch.forwards, batch.backwards, batch.zeros, measures, {"bias_field": field})
+
+    def _penalised(self, slopes: Sequence[Tensor], variables: Sequence[Tensor], free: Tensor) -> list[Tensor]:
+        """Slopes of the objective less the penalties; with a bound that of the coefficients of the bounded field."""
+        taken = [
+            penalty * value.detach().sign()
+            for penalty, value in zip((self.penalty_coefficients, self.penalty_warp), variables, strict=True)
+        ]
+        if self.max_stops is not None:
+            taken[0] = taken[0] * _scale(free, self.max_stops).view(-1, 1, 1)
+        left = [slope - part for slope, part in zip(slopes, taken, strict=True)]
+        return left if self.max_stops is None else _along_bound(left, variables, free, self.max_stops)
 
     def _values(self, counts: tuple[Tensor, Tensor], rows: Tensor | None = None) -> list[Tensor]:
         """Coefficients and moves of the control points after the given numbers of steps."""
@@ -237,7 +299,31 @@ class AdvSBF(Attack):
         return [count * length for count, length in zip(chosen, lengths, strict=True)]
 
 
-def _multiplied(clean: Tensor, field: Tensor) -> Tensor:
+def _along_bound(slopes: Sequence[Tensor], variables: Sequence[Tensor], free: Tensor, max_stops: float) -> list[Tensor]:
+    """Slopes of the objective along the bound, for the fields that it scales and whose objective rises outwards.
+
+    A larger multiple of the same coefficients gives the same bounded field. So the slope r / |B| n is taken away, where
+    r is the slope along the coefficients themselves, |B| the field's largest absolute value and n its gradient: what
+    is left is the gradient of the bounded field, whose scale depends on the coefficients. A field that had better be
+    smaller than the bound keeps its slopes and comes back inside.
+
+    Args:
+        slopes: Of the objective, with the field's scale held.
+        variables: Coefficients and moves of the control points.
+        free: The field before it was bounded.
+        max_stops: The bound.
+    """
+    largest = free.flatten(1).abs().amax(1)
+    normals = torch.autograd.grad(largest.sum(), variables, materialize_grads=True)
+    outwards = (slopes[0] * variables[0].detach()).flatten(1).sum(1)
+    beyond = (largest.detach() > max_stops * STOP) & (outwards > 0)
+    share = torch.where(beyond, outwards / largest.detach(), 0).view(-1, 1, 1)
+    taken = [share * normal for normal in normals]
+    left = [slope - part for slope, part in zip(slopes, taken, strict=True)]
+    return [rest.masked_fill(rest.abs() <= ROUNDING * part.abs(), 0) for rest, part in zip(left, taken, strict=True)]
+
+
+def multiplied(clean: Tensor, field: Tensor) -> Tensor:
     """Image under a bias field, clip(x exp(B), 0, 1).
 
     The clip has no gradient, so that a white pixel could never come back. Here it keeps the slope dx_a / dB = x_a that

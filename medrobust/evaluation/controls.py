@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medrobust.attacks import Attack
 from medrobust.evaluation.plan import radius_of
-from medrobust.random_streams import image_generator, per_image_uniform
+from medrobust.random_streams import per_image_normal, per_image_uniform
 
 ROUNDS = 8  # of looking for the values that black and white cut off
 
@@ -31,10 +31,7 @@ def noise_of_length(clean: Tensor, adversarial: Tensor, ids: Sequence[str], seed
         ids: Ids of the images; each has a random stream of its own.
         seed: Seed of the noise.
     """
-    noise = torch.empty(clean.shape, pin_memory=clean.is_cuda)
-    for row, id in zip(noise, ids, strict=True):
-        row.normal_(generator=image_generator(seed, "GaussianNoise", id))
-    return _moved(clean, noise.to(clean.device, clean.dtype, non_blocking=True), adversarial)
+    return _moved(clean, per_image_normal(ids, clean.shape[1:], seed, "GaussianNoise", clean), adversarial)
 
 
 def random_signs(attack: Attack, clean: Tensor, adversarial: Tensor, ids: Sequence[str], seed: int) -> Tensor:

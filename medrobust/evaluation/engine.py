@@ -42,7 +42,7 @@ class Evaluation:
         attacks: Names and attacks in the order in which they run, as ``plan.lay_out`` gives them.
         crafter: Runs the attacks; None for one with default settings.
         listeners: The listeners, in the order in which they are called.
-        control: Name of the attacks that were added as control rows; empty if there are none.
+        control: Name of the attacks that were added as control rows, beside those that are natural; empty for none.
         checkpoint: Name of the file that the victim's weights come from, shown in the results; None if unknown.
         seen: What to do with images that the victim says it has seen in its training (``networks.SeenImages``):
             ``refuse`` them, or ``report`` their number as the first flag of the results.
@@ -216,7 +216,7 @@ class Evaluation:
                     name=name,
                     attack=attack,
                     key=record_key(name, description, fingerprint, identity, shared),
-                    control=bool(self.control) and name == self.control,
+                    control=attack.natural or (bool(self.control) and name == self.control),
                 )
                 for (name, attack), (_, identity) in zip(self.attacks, identities, strict=True)
             ],

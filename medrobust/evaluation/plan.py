@@ -21,7 +21,7 @@ class PlannedAttack:
         name: Its name in the configuration.
         attack: The attack.
         key: Hash of all that decides its records: victim, data, parameters.
-        control: Whether it was added as a control row.
+        control: Whether it is a control row: it was added as one, or happens without an enemy.
     """
 
     name: str

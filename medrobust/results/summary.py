@@ -54,7 +54,7 @@ def summarise(
 
         - `schema`: the version of this object.
         - `manifest`: a copy of the manifest.
-        - `rows`: first the clean row, then the noise controls, then the attacks in the manifest's order, each by
+        - `rows`: first the clean row, then the controls, then the attacks in the manifest's order, each by
           increasing epsilon. A row's `kind` is "clean", "control" or "attack".
         - `worst_case`: what is left if each image meets the attack that harms it most, see `results.worst_case`.
         - `checks` and `flags`: the self-checks, each with its number of comparisons, and what they found.

@@ -48,10 +48,11 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         summary: As `summarise` returns it.
     """
     if not any(row["kind"] == "attack" and row["n"] for row in summary["rows"]):
-        return ["No attack has been recorded yet."]
+        return ["No attack has been recorded yet.", *_natural(summary)]
     radius = decisive_radius(summary)
     sentences = _unbounded(summary) if radius is None else _at_radius(summary, radius)
-    return [sentence for sentence in [*sentences, *_smallest(summary), *_detectors(summary, radius)] if sentence]
+    others = [*_natural(summary), *_smallest(summary), *_detectors(summary, radius)]
+    return [sentence for sentence in [*sentences, *others] if sentence]
 
 
 def worst_at(summary: Mapping[str, Any], radius: float | None, what: str = "worst_case") -> Row:
@@ -93,16 +94,26 @@ def _at_radius(summary: Mapping[str, Any], radius: float) -> Iterator[str]:
 
 
 def _unbounded(summary: Mapping[str, Any]) -> Iterator[str]:
-    """Where all attacks look for the smallest perturbation, without a radius."""
+    """Where no attack has a radius: all look for the smallest perturbation, or bound something else."""
     attacks = [row for row in summary["rows"] if row["kind"] == "attack" and row["n"]]
     row = min(attacks, key=lambda one: one["accuracy_under_attack"])
     yield (
-        f"Without a bound on its change of an image, {_who(summary, [row])} makes it wrong about "
+        f"{_without_radius(summary, row)}, {_who(summary, [row])} makes it wrong about "
         f"{_of(row['n_success'], row['n_correct_before'])} that it was right about, with {row['attack']}"
         f"{_distance(row)}."
     )
     yield _goals(summary, [row])
     yield _preliminary(row["n"], summary, row["n_correct_before"])
+
+
+def _without_radius(summary: Mapping[str, Any], row: Row) -> str:
+    """How far an attack without a radius may change an image."""
+    parameters = {one["key"]: one.get("parameters") or {} for one in summary["manifest"]["attacks"]}
+    stops = parameters.get(row["key"], {}).get("max_stops")
+    if stops is None:
+        return "Without a bound on its change of an image"
+    most = f"{stops:g} photographic stop{'' if stops == 1 else 's'}"
+    return f"With no value of an image brightened or darkened by more than {most}"
 
 
 def _of(count: int, all_of_them: int) -> str:
@@ -142,6 +153,19 @@ def _noise(summary: Mapping[str, Any], radius: float) -> str:
         name = "noise of the same size" if row["method"] == "UniformNoise" else f"the control {row['attack']}"
         told.append(f"{name} does so for {row['n_success'] or 'none'} of {row['n_correct_before']}")
     return f"; {' and '.join(told)}" if told else ""
+
+
+def _natural(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What the harshest of the controls without a radius does, such as corruptions."""
+    rows = [row for row in summary["rows"] if row["kind"] == "control" and row["n"] and row["epsilon"] is None]
+    if not rows or not any(row["n_correct_before"] for row in rows):
+        return
+    harshest = max(rows, key=lambda row: row["n_success"] / max(row["n_correct_before"], 1))
+    whose = f"the harshest of {len(rows)} controls, {harshest['attack']}," if len(rows) > 1 else harshest["attack"]
+    yield (
+        f"Without an attacker, {whose} makes it wrong about "
+        f"{_of(harshest['n_success'], harshest['n_correct_before'])} that it was right about."
+    )
 
 
 def _share(worst: Row) -> str:

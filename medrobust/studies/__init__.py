@@ -1,6 +1,8 @@
 """Studies: what is looked at while the victim is there, and drawn when an evaluation is finished."""
 
 from medrobust.studies.base import Study
+from medrobust.studies.bias_fields import BiasFields
+from medrobust.studies.corruption_sweep import CorruptionSweep
 from medrobust.studies.detection_sweep import DetectionSweep
 from medrobust.studies.directions import Directions
 from medrobust.studies.embedding import Embedding
@@ -14,6 +16,8 @@ from medrobust.studies.stress_test import StressTest
 from medrobust.studies.trajectory import Trajectory
 
 __all__ = [
+    "BiasFields",
+    "CorruptionSweep",
     "DetectionSweep",
     "Directions",
     "Embedding",

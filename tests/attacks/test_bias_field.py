@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import medrobust.attacks.bias_field as bias_field
 from medrobust.attacks import LogDomain
-from medrobust.attacks.bias_field import AdvSBF, Polynomials, _multiplied, roughness
+from medrobust.attacks.bias_field import AdvSBF, Polynomials, multiplied, roughness
 from medrobust.attacks.thin_plate import warp_matrix
 from medrobust.networks import as_victim
 from medrobust.objectives import CrossEntropy, Margin
@@ -82,7 +82,7 @@ def test_without_coefficients_and_moves_the_image_is_unchanged(
     coefficients, moves = polynomials.start(2)
     warped = polynomials.warped(moves)
     assert torch.equal(warped, polynomials.pixels.expand_as(warped))
-    assert torch.equal(_multiplied(images, polynomials.field(coefficients, warped)), images)
+    assert torch.equal(multiplied(images, polynomials.field(coefficients, warped)), images)
 
 
 def test_the_first_step_adds_every_term_with_the_sign_of_its_slope(linear: Any, images_of: Any) -> None:
@@ -166,7 +166,7 @@ def test_slopes_agree_with_finite_differences(conv_net: Any) -> None:
 
     def objective(coefficients: Tensor, moves: Tensor) -> Tensor:
         field = polynomials.field(coefficients, polynomials.warped(moves))
-        return CrossEntropy()(Step(victim, _multiplied(images, field), images, torch.tensor([0, 1]), ["a", "b"]))
+        return CrossEntropy()(Step(victim, multiplied(images, field), images, torch.tensor([0, 1]), ["a", "b"]))
 
     def exactly(coefficients: Tensor, moves: Tensor) -> Tensor:
         field = polynomials.field(coefficients, polynomials.warped(moves))
@@ -228,11 +228,11 @@ def test_the_clip_keeps_the_slope_of_the_bound() -> None:
     """dx_a / dB = x_a: exactly the image's where nothing is clipped, 1 past white, 0 on black, and finite for any B."""
     clean = torch.tensor([0.0, 0.5, 0.5, 1.0, 1e-3]).view(1, 1, 1, 5)
     field = torch.tensor([500.0, -1.0, 3.0, 0.0, 500.0]).view(1, 1, 1, 5).requires_grad_()
-    seen = _multiplied(clean, field)
+    seen = multiplied(clean, field)
     expected = torch.tensor([0.0, 0.5 / math.e, 1.0, 1.0, 1.0]).view(1, 1, 1, 5)
     torch.testing.assert_close(seen.detach(), expected)
     torch.testing.assert_close(torch.autograd.grad(seen.sum(), field)[0], expected)
-    assert torch.equal(_multiplied(clean, field.detach()), seen.detach())
+    assert torch.equal(multiplied(clean, field.detach()), seen.detach())
 
 
 @pytest.mark.parametrize("attack", [AdvSBF(), AdvSBF(lowest_degree=0, steps=100, step_size_coefficients=1.0)])
@@ -459,6 +459,157 @@ def test_the_matrix_is_shared_by_all_batches_of_a_size(blobs: Blobs) -> None:
     assert warp_matrix.cache_info().misses == misses
 
 
+class Cells(Objective):
+    """A weighted sum of the image's pixels, whose signs may turn after some steps."""
+
+    def __init__(self, weights: list[list[float]], turn: int = 1000) -> None:
+        self.weights, self.turn = torch.tensor(weights), turn
+
+    def __call__(self, step: Step) -> Tensor:
+        sign = 1 if step.index < self.turn else -1
+        return sign * (self.weights * step.images[:, 0]).sum((1, 2)) + 0 * step.outputs[:, 0]
+
+
+STOP = math.log(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("stop", [False, True], ids=["full budget", "stop when fooled"])
+@pytest.mark.parametrize("stops", [0.1, 0.5, 1.0, 2.0])
+def test_no_field_is_beyond_its_bound_and_the_image_is_that_of_the_field(
+    stops: float, stop: bool, dtype: torch.dtype, conv_net: Any
+) -> None:
+    images = images_between(0.0, 0.2, 5, 3, 20, 13, dtype=dtype)
+    victim, targets = as_victim(conv_net().to(dtype)), torch.arange(5) % 3
+    attacked = AdvSBF(max_stops=stops, lowest_degree=0, steps=15, stop_when_fooled=stop)(victim, images, targets)
+    field = attacked.pictures["bias_field"]
+    assert float(field.abs().max()) <= stops * STOP
+    assert float(attacked.measures["field_largest"].max()) == float(field.abs().max())
+    torch.testing.assert_close(attacked.images, images * field.exp())  # 0.2 times four is not cut off
+    bright = images.flatten(1).amax(1)
+    assert bool((attacked.images.flatten(1).amax(1) <= bright * 2**stops * (1 + 1e-6)).all())
+    if not stop:
+        torch.testing.assert_close(attacked.measures["field_largest"], torch.full((5,), stops * STOP, dtype=dtype))
+
+
+def test_a_bound_that_is_not_reached_changes_nothing_at_all(conv_net: Any) -> None:
+    images = images_between(0.1, 0.9, 5, 3, 20, 13)
+    victim, targets = as_victim(conv_net()), torch.arange(5) % 3
+    free = AdvSBF(lowest_degree=0)(victim, images, targets)
+    wide = AdvSBF(lowest_degree=0, max_stops=60.0)(victim, images, targets)
+    assert float(free.measures["field_largest"].max()) < 59 * STOP
+    assert torch.equal(wide.images, free.images)
+    assert all(torch.equal(wide.measures[name], values) for name, values in free.measures.items())
+
+
+def test_a_bounded_constant_field_by_hand() -> None:
+    """Steps of 0.06 towards 0.1 stops of 0.0693: 0.06, then 0.12, beyond, where the slope along the bound is none.
+
+    The objective turns after six steps: the field of 0.12 had better be smaller, and 0.06 is inside again; then 0.
+    """
+    for steps, expected in ((1, 0.06), (2, 0.1 * STOP), (6, 0.1 * STOP), (7, 0.06), (8, 0.0), (10, -0.1 * STOP)):
+        attack = AdvSBF(
+            degree=0, lowest_degree=0, steps=steps, objective=Cells([[1.0, 1.0]] * 2, turn=6), max_stops=0.1, **FREE
+        )
+        attacked = attack(flat_victim(4), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0]))
+        largest = attacked.pictures["bias_field"].flatten().tolist()
+        assert largest == pytest.approx([expected] * 4, abs=1e-6), steps
+        assert attacked.zero_gradients.tolist() == [0]  # the victim's gradient has not vanished
+
+
+def test_at_the_bound_the_field_moves_along_it_by_hand() -> None:
+    """B = a + b X + c Y on the corners (-1, -1), (1, -1), (-1, 1), (1, 1), with weights 4, 1, 1, 1 on x = 0.5.
+
+    dJ/da = 7 x, dJ/db = dJ/dc = -3 x, so that after a step (a, b, c) = (s, -s, -s) with s = 0.06: B is 3 s, s, s, -s,
+    and the bound of 0.06 makes it s, s/3, s/3, -s/3. There dJ/da = x (4 e^s + 2 e^(s/3) + e^(-s/3)) = 7.27 x, and
+    dJ/db = dJ/dc = -x (4 e^s - e^(-s/3)) = -3.27 x, in units of the scale. Along (a, b, c) that is (7.27 + 2 * 3.27) s
+    x, and the largest value, 3 s, grows by (1, -1, -1): what is taken away is 4.60 (1, -1, -1) x. What is left is
+    (2.67, 1.33, 1.33) x, so that a grows and b and c come back: (2 s, 0, 0), the constant field, not (2 s, -2 s, -2 s).
+    """
+    stops, clean = 0.06 / STOP, torch.full((1, 1, 2, 2), 0.5)
+    fields = {"degree": 1, "lowest_degree": 0, "gridsize": 2, "max_stops": stops, "step_size_warp": 1e-9}
+    attack = AdvSBF(steps=1, objective=Cells([[4.0, 1.0], [1.0, 1.0]]), **fields, **FREE)
+    one = attack(flat_victim(4), clean, torch.tensor([0])).pictures["bias_field"].flatten()
+    torch.testing.assert_close(one, 0.06 * torch.tensor([1.0, 1 / 3, 1 / 3, -1 / 3]), atol=1e-6, rtol=0)
+    two = dataclasses.replace(attack, steps=2)(flat_victim(4), clean, torch.tensor([0]))
+    torch.testing.assert_close(two.pictures["bias_field"].flatten(), torch.full((4,), 0.06), atol=1e-6, rtol=0)
+
+
+def test_the_slope_along_the_bound_is_that_of_the_bounded_field(conv_net: Any) -> None:
+    """By finite differences of the objective on the bounded field, whose scale depends on the coefficients, too."""
+    images = images_between(0.2, 0.5, 1, 3, 9, 7, dtype=torch.float64)
+    victim, polynomials = as_victim(conv_net().double()).eval(), Polynomials(3, 0, 3, images)
+    generator = torch.Generator().manual_seed(4)
+    coefficients, moves = (
+        scale * torch.randn(start.shape, generator=generator, dtype=torch.float64)
+        for scale, start in zip((1.0, 0.02), polynomials.start(1), strict=True)
+    )
+    variables = [coefficients.requires_grad_(), moves.requires_grad_()]
+
+    @torch.no_grad()
+    def climbed(coefficients: Tensor, moves: Tensor) -> Tensor:
+        free = polynomials.field(coefficients, polynomials.warped(moves))
+        limited = free * (0.3 * STOP / free.abs().max())
+        return victim.loss(images * limited.exp(), torch.tensor([2])).sum()
+
+    for sign in (1, -1):
+        free = polynomials.field(coefficients, polynomials.warped(moves))
+        held = multiplied(images, bias_field.bounded(free, 0.3))
+        slopes = torch.autograd.grad(sign * victim.loss(held, torch.tensor([2])).sum(), variables, retain_graph=True)
+        outwards = float((slopes[0] * coefficients.detach()).sum())
+        found = bias_field._along_bound(slopes, variables, free, 0.3)
+        if outwards <= 0:
+            assert all(torch.equal(one, other) for one, other in zip(found, slopes, strict=True))
+            continue
+        for slope, variable in zip(found, variables, strict=True):
+            for place in range(variable.numel()):
+                push = torch.zeros(variable.numel(), dtype=torch.float64)
+                push[place] = 1e-6
+                ends = [
+                    climbed(*(v.detach() + step * push.view_as(v) if v is variable else v.detach() for v in variables))
+                    for step in (1, -1)
+                ]
+                difference = sign * float(ends[0] - ends[1]) / 2e-6
+                assert float(slope.flatten()[place]) == pytest.approx(difference, rel=1e-3, abs=1e-7)
+
+
+def test_a_penalty_counts_the_coefficients_of_the_bounded_field(conv_net: Any) -> None:
+    """B = a X on -1 and 1 with x = 0.5, weights 0 and 1: dJ/da = x e^B, and the penalty has the slope lambda.
+
+    The bound of 0.006 takes a tenth of a = 0.06, so that both slopes are a tenth: 0.503 against lambda, whose size the
+    scale does not change. The larger penalty takes a back to 0; of the smaller one nothing is left along the bound.
+    """
+    for penalty, expected in ((0.4, 0.006), (0.6, 0.0)):
+        attack = AdvSBF(
+            **{"degree": 1, "lowest_degree": 0, "gridsize": 2, "max_stops": 0.006 / STOP, "steps": 2},
+            objective=Cells([[0.0, 0.0], [0.0, 1.0]]),
+            **{"penalty_coefficients": penalty, "penalty_warp": 1e6},
+        )
+        attacked = attack(flat_victim(4), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0]))
+        largest = float(attacked.measures["field_largest"])
+        assert largest == pytest.approx(expected, abs=1e-6)
+
+
+def test_pieces_of_a_bounded_field_give_what_the_whole_gives(conv_net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = images_between(0.1, 0.9, 5, 3, 20, 13, dtype=torch.float64)
+    victim, targets, attack = as_victim(conv_net().double()), torch.arange(5) % 3, AdvSBF(steps=6, max_stops=0.5)
+    whole = attack(victim, images, targets)
+    monkeypatch.setattr(bias_field, "PIXELS_AT_ONCE", 37)
+    monkeypatch.setattr(bias_field, "IMAGES_AT_ONCE", 2)
+    pieces = attack(victim, images, targets)
+    torch.testing.assert_close(pieces.pictures["bias_field"], whole.pictures["bias_field"], atol=1e-12, rtol=0)
+    assert attack(victim, images[:0], targets[:0]).images.shape == (0, 3, 20, 13)
+
+
+def test_a_bounded_field_does_not_depend_on_batch_mates(conv_net: Any) -> None:
+    victim, images, targets = as_victim(conv_net()), images_between(0, 1, 6, 3, 14, 20), torch.arange(6) % 3
+    attack = AdvSBF(max_stops=0.5)
+    together = attack(victim, images, targets)
+    for rows in (slice(0, 1), slice(1, 6)):
+        apart = attack(victim, images[rows], targets[rows])
+        torch.testing.assert_close(apart.images, together.images[rows], atol=1e-5, rtol=0)
+
+
 def test_defaults_are_the_papers_but_for_the_warps_step_and_the_margin() -> None:
     attack = AdvSBF()
     assert (attack.degree, attack.lowest_degree, attack.gridsize, attack.steps) == (10, 1, 16, 10)
@@ -482,6 +633,9 @@ def test_defaults_are_the_papers_but_for_the_warps_step_and_the_margin() -> None
         ({"penalty_coefficients": -0.1}, "penalty_coefficients weighs .* not negative, got -0.1"),
         ({"penalty_warp": math.inf}, "penalty_warp weighs .* finite .* got inf"),
         ({"penalty_warp": math.nan}, "penalty_warp"),
+        ({"max_stops": 0}, "max_stops bounds the change in photographic stops and is positive, got 0"),
+        ({"max_stops": math.inf}, "max_stops .* got inf"),
+        ({"max_stops": math.nan}, "max_stops .* got nan"),
     ],
 )
 def test_a_field_out_of_range_is_refused(fields: dict[str, Any], message: str) -> None:

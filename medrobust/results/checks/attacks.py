@@ -35,7 +35,7 @@ def norm(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
 
 
 def noise(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
-    """Whether attacks do better than uniform noise of the same radius."""
+    """Whether attacks do better than random changes of the same size: uniform noise, or random bias fields."""
     for row in evaluation.attacks:
         parameters = evaluation.parameters[row["key"]]
         if parameters.get("targeted"):
@@ -43,11 +43,13 @@ def noise(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:
         if _only_moves_a_layer(parameters.get("objective")):
             continue  # it moves a layer and is not asked to fool
         for noise in evaluation.controls:
-            if not row["n"] or not noise["n"] or not _same_radius(row, noise):
+            bound = "radius" if _same_radius(row, noise) else "bound" if _same_stops(evaluation, row, noise) else ""
+            if not row["n"] or not noise["n"] or not bound:
                 continue
             blind, sighted = evaluation.deeds(noise, row)
+            what = "Uniform noise" if bound == "radius" else f"The random bias field {noise['attack']}"
             message = (
-                f"Uniform noise of the same radius {blind} and {row['attack']} {sighted.removeprefix('fools ')}: the "
+                f"{what} of the same {bound} {blind} and {row['attack']} {sighted.removeprefix('fools ')}: the "
                 "attack's gradients do not help it."
             )
             yield flag("error", row, message) if evaluation.beats(noise, row) else None
@@ -64,6 +66,16 @@ def _only_moves_a_layer(objective: Any) -> bool:
 def _same_radius(one: Row, other: Row) -> bool:
     radii = one["epsilon"], other["epsilon"]
     return None not in radii and math.isclose(*radii, rel_tol=1e-6)
+
+
+def _same_stops(evaluation: CheckedEvaluation, one: Row, other: Row) -> bool:
+    """Whether two bias fields are of the same family and have the same bound."""
+    first, second = (evaluation.parameters[row["key"]] for row in (one, other))
+    one_bound, other_bound = first.get("max_stops"), second.get("max_stops")
+    if one_bound is None or other_bound is None:
+        return False
+    alike = all(first.get(name) == second.get(name) for name in ("degree", "lowest_degree"))
+    return alike and math.isclose(one_bound, other_bound, rel_tol=1e-6)
 
 
 def radius(evaluation: CheckedEvaluation) -> Iterator[Flag | None]:

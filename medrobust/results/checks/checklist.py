@@ -72,7 +72,10 @@ CHECKS = {
         victim.weak_victim,
     ),
     "norm": Check("no perturbation is larger than its radius", attacks.norm),
-    "noise": Check("no attack is beaten by uniform noise of the same radius", attacks.noise),
+    "noise": Check(
+        "no attack is beaten by uniform noise of the same radius, or random bias fields of the same bound",
+        attacks.noise,
+    ),
     "radius": Check("no attack gets weaker with a larger radius", attacks.radius),
     "steps": Check("no attack gets weaker with more steps", attacks.steps),
     "one_step": Check("no attack of many steps is beaten by a single one of the same radius", attacks.one_step),

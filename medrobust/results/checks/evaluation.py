@@ -47,12 +47,12 @@ class CheckedEvaluation:
 
     @property
     def attacks(self) -> list[Row]:
-        """The rows of the attacks, without the noise controls."""
+        """The rows of the attacks, without the controls."""
         return [row for row in self.rows if row["kind"] == "attack"]
 
     @property
     def controls(self) -> list[Row]:
-        """The rows of the noise controls."""
+        """The rows of the controls: noise, corruptions and random bias fields."""
         return [row for row in self.rows if row["kind"] == "control"]
 
     @cached_property

@@ -110,8 +110,9 @@ def under_attack(summary: Mapping[str, Any], asks: str) -> Field:
 
 
 def under_noise(summary: Mapping[str, Any], asks: str) -> Field:
-    """What is left under uniform noise, the control: it stands for errors, not for an attacker."""
-    rows = [row for row in summary["rows"] if row["control"] and row["n"]]
+    """What is left under the controls: they stand for errors, not for an attacker."""
+    controls = [row for row in summary["rows"] if row["control"] and row["n"]]
+    rows = [row for row in controls if row["epsilon"] is not None]
     words = [
         f"{rate(row['accuracy_under_attack'], row['accuracy_under_attack_interval'])} at "
         f"{format_epsilon(row['epsilon'])}"
@@ -124,10 +125,20 @@ def under_noise(summary: Mapping[str, Any], asks: str) -> Field:
         }
         for row in rows
     }
-    answer = (
-        f"images right under uniform noise of the attacks' radius: {listed(words, 12)}; no other disturbance is tried"
-    )
-    return either(asks, answer if words else None, "no noise was run as control (attack.controls)", values)
+    parts = [f"images right under uniform noise of the attacks' radius: {listed(words, 12)}"] if words else []
+    natural = [row for row in controls if row["epsilon"] is None]
+    if natural:
+        least = min(natural, key=lambda row: row["accuracy_under_attack"])
+        left = rate(least["accuracy_under_attack"], least["accuracy_under_attack_interval"])
+        parts.append(f"images right under the harshest of {len(natural)} corruptions, {least['attack']}: {left}")
+        values |= {
+            row["attack"]: {"value": row["accuracy_under_attack"], "interval": row["accuracy_under_attack_interval"]}
+            for row in natural
+        }
+    else:
+        parts.append("no other disturbance is tried")
+    answer = "; ".join(parts) if controls else None
+    return either(asks, answer, "no noise was run as control (attack.controls)", values)
 
 
 def smallest(summary: Mapping[str, Any], asks: str) -> Field:

@@ -133,8 +133,13 @@ def _budget(rows: Sequence[Mapping[str, Any]]) -> Field:
     parts = [balls(rows)] if len(free) < len(rows) else []
     for row in free:
         length = "–" if row["median_l2"] is None else f"{row['median_l2']:.3g}"
-        parts.append(f"{row['attack']} without a bound, with a median L2 distance of {length}")
-    values = {"radii": radii_of(rows), "unbounded": {row["attack"]: row["median_l2"] for row in free}}
+        stops = parameters_of(row).get("max_stops")
+        bound = "without a bound" if stops is None else f"within {stops:g} photographic stop{'' if stops == 1 else 's'}"
+        parts.append(f"{row['attack']} {bound}, with a median L2 distance of {length}")
+    unbounded = [row for row in free if parameters_of(row).get("max_stops") is None]
+    values = {"radii": radii_of(rows), "unbounded": {row["attack"]: row["median_l2"] for row in unbounded}}
+    within = {row["attack"]: parameters_of(row)["max_stops"] for row in free if row not in unbounded}
+    values |= {"photographic_stops": within} if within else {}
     return answered(asks, "; ".join(parts) + ", in units of the [0, 1] image range", values)
 
 

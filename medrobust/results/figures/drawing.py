@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medrobust.results.figures.bias_fields import bias_fields
+from medrobust.results.figures.corruption_sweep import corruption_sweep
 from medrobust.results.figures.detection_sweep import detection_sweep
 from medrobust.results.figures.directions import directions
 from medrobust.results.figures.embedding import embedding
@@ -22,6 +24,8 @@ from medrobust.results.summary import read_summary
 
 # by the name of a study's class
 SHEETS: dict[str, Callable[[Sequence[StudiedRun]], list[Sheet]]] = {
+    "BiasFields": bias_fields,
+    "CorruptionSweep": corruption_sweep,
     "DetectionSweep": detection_sweep,
     "Directions": directions,
     "Embedding": embedding,

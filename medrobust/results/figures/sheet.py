@@ -1,6 +1,7 @@
 """A figure for a paper: drawn once, written as SVG, PDF and PNG with its numbers beside it."""
 
 import io
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -203,5 +204,11 @@ def _style(name: str) -> Iterator[Callable[["Figure"], None]]:
     """The style of all figures; what closes one when it is written."""
     import matplotlib
 
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        yield lambda figure: figure.clear()
+    fonts = logging.getLogger("fontTools")  # it logs every table of a font that it puts into a PDF
+    level = fonts.level
+    fonts.setLevel(logging.ERROR)
+    try:
+        with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+            yield lambda figure: figure.clear()
+    finally:
+        fonts.setLevel(level)

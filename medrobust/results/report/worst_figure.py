@@ -23,6 +23,7 @@ from medrobust.results.report.svg import (
 from medrobust.results.wording import is_dense, quality_name
 
 WORST = "worst case"
+CROSSWISE = 3  # controls without a radius that are drawn; of more, only the harshest
 LOGARITHMIC = 8  # ratio of radii from which their axis is logarithmic
 
 Row = Mapping[str, Any]
@@ -101,11 +102,21 @@ def _without_radius(summary: Mapping[str, Any]) -> list[Row]:
     return [row for row in summary["rows"] if row["kind"] == "control" and row["n"] and not row["epsilon"]]
 
 
+def _crosswise(summary: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Names of the lines across the figure, and the share that each control leaves right."""
+    found = [(str(row["attack"]), float(row["accuracy_under_attack"])) for row in _without_radius(summary)]
+    if len(found) <= CROSSWISE:
+        return found
+    name, share = min(found, key=lambda one: one[1])
+    return [(f"{name} (of {len(found)})", share)]
+
+
 def worst_figure(summary: Mapping[str, Any]) -> str:
     """What the worst case leaves right against the radius, with a band for its 95 % interval, and the controls.
 
     The axis of radii is logarithmic where they span more than a factor of eight; otherwise it begins at 0, with the
-    clean images. Controls without a radius, such as a corruption, are lines across the figure.
+    clean images. Controls without a radius, such as a corruption, are lines across the figure; of many it is the one
+    that leaves least right.
 
     Args:
         summary: As `summarise` returns it.
@@ -118,8 +129,8 @@ def worst_figure(summary: Mapping[str, Any]) -> str:
         return ""
     radii = sorted({point[0] for one in lines for point in one.points})
     logarithmic = radii[-1] / radii[0] > LOGARITHMIC
-    crosswise = _without_radius(summary)
-    names = [shorten(one.name, 26) for one in lines] + [shorten(row["attack"], 26) for row in crosswise]
+    crosswise = _crosswise(summary)
+    names = [shorten(name, 26) for name in (*(one.name for one in lines), *(name for name, _ in crosswise))]
     left, right, top = 52.0, WIDTH - 26 - CHARACTER * max(map(len, names)), 24.0
     bottom = top + 280
     first = radii[0] / 1.25 if logarithmic else 0.0
@@ -137,8 +148,8 @@ def worst_figure(summary: Mapping[str, Any]) -> str:
     for number, one in enumerate(lines):
         body += _drawn(one._replace(start=None) if logarithmic else one, number, x, y)
         ends.append((y(one.points[-1][1]), x(one.points[-1][0]), names[number], one.style))
-    for row, name in zip(crosswise, names[len(lines) :], strict=True):
-        height = y(row["accuracy_under_attack"])
+    for (_, share), name in zip(crosswise, names[len(lines) :], strict=True):
+        height = y(share)
         body += ['<g class="series noise">', polyline([(left, height), (right, height)]), "</g>"]
         ends.append((height, right, name, "noise"))
     heights = spread([height for height, *_ in ends], 15, top, bottom)
