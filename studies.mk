@@ -21,11 +21,13 @@ ifeq ($(SCALE),small)
 MOBILENET := --model.init_args.weights $(WEIGHTS) --data.init_args.image_size 96
 RESNET := --model.init_args.backbone resnet18 --model.init_args.options null --model.init_args.weights null \
   --data.init_args.image_size 96 --trainer.max_epochs 8
+DENSENET := $(subst resnet18,densenet121,$(RESNET))
 TEST := --trainer.limit_test_batches 2 --data.init_args.batch_size 32
 LAID_OVER := _small
 else
 MOBILENET := --data.init_args.image_size 224
 RESNET := -c configs/recipes/ma20.yaml
+DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
 LAID_OVER :=
 endif
@@ -55,6 +57,7 @@ studies = $(foreach one,$(3),$(call study,$(1),$(2),$(one)))
 # Ma20: medical images of two and more classes, natural images, two architectures
 $(call victim,chest_xray,chest_xray,chest_xray,$(MOBILENET) --model.init_args.head dense)
 $(call victim,chest_xray_resnet,chest_xray,chest_xray,$(RESNET))
+$(call victim,chest_xray_densenet,chest_xray,chest_xray,$(DENSENET))
 $(call victim,chest_xray_surrogate,chest_xray,chest_xray,$(MOBILENET) --model.init_args.head dense --seed_everything 7)
 $(call victim,ham10000,ham10000,ham10000,$(MOBILENET))
 $(call victim,cifar10,cifar10,cifar10,)
@@ -68,11 +71,14 @@ $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_figure4))
 
 # HFC21
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3)
-$(call study,chest_xray,chest_xray,hfc21_table4,,chest_xray_surrogate)
+$(call study,chest_xray,chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/chest_xray_surrogate,chest_xray_surrogate)
 $(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1)
 $(call studies,cifar10,cifar10,hfc21_figure2 hfc21_table1)
 
-# SBF20
+# SBF20: what is crafted on each of three networks is judged by all
+JUDGED := chest_xray chest_xray_resnet chest_xray_densenet
+JUDGES := --transfer.judges '{chest_xray: $(PLACE)/chest_xray, resnet: $(PLACE)/chest_xray_resnet, densenet: $(PLACE)/chest_xray_densenet}'
+$(foreach one,$(JUDGED),$(call study,$(one),chest_xray,sbf20_table1,$(JUDGES),$(JUDGED)))
 $(call studies,chest_xray,chest_xray,sbf20_table2 sbf20_figure4 sbf20_max_stops)
 $(call studies,ham10000,ham10000,sbf20_table2 sbf20_figure4 sbf20_max_stops)
 
