@@ -19,6 +19,8 @@ endif
 # what each scale changes: words of every fine-tuning, words of every evaluation, and which second file of a study
 ifeq ($(SCALE),small)
 MOBILENET := --model.init_args.weights $(WEIGHTS) --data.init_args.image_size 96
+NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
+  --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) --data.init_args.image_size 64 --trainer.max_epochs 6
 RESNET := --model.init_args.backbone resnet18 --model.init_args.options null --model.init_args.weights null \
   --data.init_args.image_size 96 --trainer.max_epochs 8
 DENSENET := $(subst resnet18,densenet121,$(RESNET))
@@ -26,6 +28,7 @@ TEST := --trainer.limit_test_batches 2 --data.init_args.batch_size 32
 LAID_OVER := _small
 else
 MOBILENET := --data.init_args.image_size 224
+NATURAL :=
 RESNET := -c configs/recipes/ma20.yaml
 DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
@@ -60,7 +63,7 @@ $(call victim,chest_xray_resnet,chest_xray,chest_xray,$(RESNET))
 $(call victim,chest_xray_densenet,chest_xray,chest_xray,$(DENSENET))
 $(call victim,chest_xray_surrogate,chest_xray,chest_xray,$(MOBILENET) --model.init_args.head dense --seed_everything 7)
 $(call victim,ham10000,ham10000,ham10000,$(MOBILENET))
-$(call victim,cifar10,cifar10,cifar10,)
+$(call victim,cifar10,cifar10,cifar10,$(NATURAL))
 $(foreach one,2 3 4,$(call victim,nih_cxr$(one),nih_cxr14,nih_cxr$(one),--model.init_args.weights $(WEIGHTS)))
 
 $(call studies,chest_xray,chest_xray,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_figure10 ma20_figure11 ma20_table4)

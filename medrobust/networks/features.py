@@ -4,6 +4,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -105,10 +106,14 @@ def activation_layers(network: nn.Module) -> list[str]:
 
 
 def map_layers(network: nn.Module) -> list[str]:
-    """Names of the activation layers that are maps: without timm's pooled layer and what it averages."""
+    """Names of the activation layers before timm's pooled layer, which are maps, without the one that it averages.
+
+    Those inside squeeze-and-excitation see one number for each channel and are left out.
+    """
     while isinstance(network, DeployedNetwork):
         network = network.network
-    return [name for name in activation_layers(network) if name not in _POOLED]
+    before = takewhile(lambda name: name not in _POOLED, activation_layers(network))
+    return [name for name in before if ".se." not in name]
 
 
 @contextmanager

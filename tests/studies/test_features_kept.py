@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_modules import Classifier
 from medrobust.attacks import FGSM, PGD, Attack
 from medrobust.evaluation.controls import noise_of_length
 from medrobust.listeners import RecordJournal, Studies
 from medrobust.networks import as_victim
+from medrobust.networks.features import map_layers
 from medrobust.results.studied import Studied, read_studies
 from medrobust.studies import Embedding, LayerMaps, Study
 from medrobust.studies.layer_maps import channel_mean
@@ -70,6 +72,15 @@ def test_the_map_of_a_layer_is_the_mean_of_its_channels(tmp_path: Path) -> None:
 def test_without_layers_a_quarter_of_the_depth_and_the_last_map_are_shown(tmp_path: Path) -> None:
     kept, _, _ = look(tmp_path, LayerMaps(images=1))
     assert [name for name in kept.clean[0].arrays if name != "image"] == ["act1", "act2"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "last"), [("resnet10t", "layer4.0.act1"), ("mobilenetv3_small_050", "blocks.4.2.bn2.act")]
+)
+@pytest.mark.parametrize("head", ["linear", "dense"])
+def test_layers_of_the_head_and_of_gates_are_no_maps(backbone: str, last: str, head: str) -> None:
+    found = map_layers(Classifier(backbone, channels=1, head=head).network)
+    assert found[-1] == last
 
 
 def test_maps_of_other_forms_have_their_places() -> None:
