@@ -14,25 +14,56 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 23  # of adv_test below: divisible neither by 2 ranks nor by the batch size
-CONFIG = """
+
+
+def small_config(
+    more: str = "",
+    *,
+    root: str = "phantom",
+    patients: int = 100,
+    side: int = 32,
+    batch_size: int = 4,
+    fractions: tuple[float, float, float, float] = (0.6, 0.1, 0.14, 0.16),
+    normalisation: str = "",
+    trainer: str = "max_epochs: 2, logger: false",
+) -> str:
+    """The configuration of a small victim of phantoms: what tests change, and what else they say.
+
+    Args:
+        more: Further sections.
+        root: Folder of the phantoms.
+        patients: Their number.
+        side: Side of the images, in pixels.
+        batch_size: Images in a batch.
+        fractions: Shares of Train, Val, AdvTrain and AdvTest.
+        normalisation: Mean and standard deviation, as ``mean: 0.4, std: 0.3``; the victim's own if empty.
+        trainer: What is special about the trainer.
+    """
+    train, val, adv_train, adv_test = fractions
+    return f"""
 name: small
 seed_everything: 7
 model:
   class_path: Classifier
-  init_args: {backbone: resnet10t, channels: 1}
+  init_args: {{backbone: resnet10t, channels: 1{normalisation and f", {normalisation}"}}}
 data:
   class_path: PhantomChestXRay
   init_args:
-    root: phantom
-    patients: 100
-    side: 32
-    image_size: 32
+    root: {root}
+    patients: {patients}
+    side: {side}
+    image_size: {side}
     channels: 1
-    batch_size: 4
-    fractions: {train: 0.6, val: 0.1, adv_train: 0.14, adv_test: 0.16}
-trainer: {max_epochs: 2, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
-quality: {download: false}
-"""
+    batch_size: {batch_size}
+    fractions: {{train: {train}, val: {val}, adv_train: {adv_train}, adv_test: {adv_test}}}
+trainer: {{{trainer}, accelerator: cpu, devices: 1, enable_progress_bar: false}}
+{more}"""
+
+
+CONFIG = small_config(
+    """quality: {download: false}
+""",
+)
 ATTACKS = """
 attack:
   attacks:

@@ -16,28 +16,19 @@ from cli.config_files import ConfigFile
 from medrobust.results.evaluations import evaluations_of
 from medrobust.results.records import read_records
 from medrobust.results.summary import read_summary
+from tests.programs import small_config
 
-CONFIG = """
-name: small
-seed_everything: 7
-model:
-  class_path: Classifier
-  init_args: {backbone: resnet10t, channels: 1, mean: 0.4, std: 0.3}
-data:
-  class_path: PhantomChestXRay
-  init_args:
-    root: home
-    patients: 40
-    side: 32
-    image_size: 32
-    channels: 1
-    batch_size: 4
-    fractions: {train: 0.5, val: 0.1, adv_train: 0.2, adv_test: 0.2}
-trainer: {max_epochs: 1, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
-attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 2/255}}}, fit_batches: 1}
+CONFIG = small_config(
+    """attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 2/255}}}, fit_batches: 1}
 quality: {download: false}
 panels: {count: 1}
-"""
+""",
+    root="home",
+    patients=40,
+    fractions=(0.5, 0.1, 0.2, 0.2),
+    normalisation="mean: 0.4, std: 0.3",
+    trainer="max_epochs: 1, logger: false",
+)
 SUITES = {
     "bim": "attack: {attacks: {bim: {class_path: BIM, init_args: {epsilon: 8/255, steps: 2}}}}",
     "fgsm": "attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 8/255}}}}",

@@ -21,28 +21,15 @@ from cli.loggers import guard, log_evaluation
 from medrobust.attacks.budgets import Fraction
 from medrobust.results.scalars import curves, scalars
 from medrobust.results.summary import read_summary
+from tests.programs import small_config
 from tests.strict_logger import StrictLogger, check_settings
 
-CONFIG = """
-name: small
-seed_everything: 7
-model:
-  class_path: Classifier
-  init_args: {backbone: resnet10t, channels: 1}
-data:
-  class_path: PhantomChestXRay
-  init_args:
-    root: phantom
-    patients: 100
-    side: 32
-    image_size: 32
-    channels: 1
-    batch_size: 4
-    fractions: {train: 0.6, val: 0.1, adv_train: 0.14, adv_test: 0.16}
-trainer: {max_epochs: 1, limit_train_batches: 3, accelerator: cpu, devices: 1, enable_progress_bar: false}
-quality: {download: false}
+CONFIG = small_config(
+    """quality: {download: false}
 panels: {count: 2}
-"""
+""",
+    trainer="max_epochs: 1, limit_train_batches: 3",
+)
 ATTACKS = """
 attack:
   attacks: {"C&W: fast": {class_path: FGSM}}

@@ -16,29 +16,20 @@ from PIL import Image
 import cli.main
 from cli.other_data import distinct_name, folder_name, name_other_data, with_data_files
 from medrobust.results.records import read_records
-from tests.programs import PAIR, run
+from tests.programs import PAIR, run, small_config
 
-CONFIG = """
-name: small
-seed_everything: 7
-model:
-  class_path: Classifier
-  init_args: {backbone: resnet10t, channels: 1, mean: 0.4, std: 0.3}
-data:
-  class_path: PhantomChestXRay
-  init_args:
-    root: home
-    patients: 60
-    side: 32
-    image_size: 32
-    channels: 1
-    batch_size: 16
-    fractions: {train: 0.5, val: 0.1, adv_train: 0.2, adv_test: 0.2}
-trainer: {max_epochs: 1, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
-attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 8/255}}}, controls: false}
+CONFIG = small_config(
+    """attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 8/255}}}, controls: false}
 quality: {download: false}
 panels: {count: 0}
-"""
+""",
+    root="home",
+    patients=60,
+    batch_size=16,
+    fractions=(0.5, 0.1, 0.2, 0.2),
+    normalisation="mean: 0.4, std: 0.3",
+    trainer="max_epochs: 1, logger: false",
+)
 AWAY = """
 name: not used
 data:

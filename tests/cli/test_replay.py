@@ -18,26 +18,10 @@ import cli.main
 from cli import replay
 from medrobust.results.manifest import read_manifest
 from medrobust.results.records import read_records
-from tests.programs import one_thread, run_here
+from tests.programs import one_thread, run_here, small_config
 
-CONFIG = """
-name: small
-seed_everything: 7
-model:
-  class_path: Classifier
-  init_args: {backbone: resnet10t, channels: 1, mean: 0.4, std: 0.3}
-data:
-  class_path: PhantomChestXRay
-  init_args:
-    root: home
-    patients: 60
-    side: 32
-    image_size: 32
-    channels: 1
-    batch_size: 6
-    fractions: {train: 0.5, val: 0.1, adv_train: 0.2, adv_test: 0.2}
-trainer: {max_epochs: 1, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
-attack:
+CONFIG = small_config(
+    """attack:
   attacks:
     fgsm: {class_path: FGSM, init_args: {epsilon: 32/255}}
     pgd: {class_path: PGD, init_args: {epsilon: 1, step_size: 0.1, steps: 8}}
@@ -48,7 +32,14 @@ detection:
   folds: 2
 quality: {download: false, ssim: false}
 panels: {count: 0}
-"""
+""",
+    root="home",
+    patients=60,
+    batch_size=6,
+    fractions=(0.5, 0.1, 0.2, 0.2),
+    normalisation="mean: 0.4, std: 0.3",
+    trainer="max_epochs: 1, logger: false",
+)
 AWAY = "data: {class_path: PhantomChestXRay, init_args: {root: away, patients: 12, side: 40, generator_seed: 5}}\n"
 
 

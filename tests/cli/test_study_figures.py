@@ -8,30 +8,23 @@ import pytest
 
 import cli.main
 from medrobust.results.records import read_records
+from tests.programs import small_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = ROOT / "configs" / "studies"
-CONFIG = """
-name: small
-seed_everything: 7
-model:
-  class_path: Classifier
-  init_args: {backbone: resnet10t, channels: 1, mean: 0.4, std: 0.3}
-data:
-  class_path: PhantomChestXRay
-  init_args:
-    root: home
-    patients: 40
-    side: 64
-    image_size: 64
-    channels: 1
-    batch_size: 4
-    fractions: {train: 0.5, val: 0.1, adv_train: 0.2, adv_test: 0.2}
-trainer: {max_epochs: 1, logger: false, accelerator: cpu, devices: 1, enable_progress_bar: false}
-attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 2/255}}}, fit_batches: 1}
+
+CONFIG = small_config(
+    """attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 2/255}}}, fit_batches: 1}
 quality: {download: false}
 panels: {count: 1}
-"""
+""",
+    root="home",
+    patients=40,
+    side=64,
+    fractions=(0.5, 0.1, 0.2, 0.2),
+    normalisation="mean: 0.4, std: 0.3",
+    trainer="max_epochs: 1, logger: false",
+)
 # what is smaller than in the configuration, and the figures
 FIGURES: dict[str, tuple[list[str], list[str]]] = {
     "ma20_figure6": ([], ["saliency_maps", "saliency_concentration"]),
