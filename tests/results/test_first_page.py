@@ -136,7 +136,9 @@ def test_a_summary_without_a_part_has_a_page(part: str, tmp_path: Path) -> None:
     for row in summary["rows"]:
         del row["mean_seconds"]
     path.write_text(json.dumps(summary))
-    Page(write_report(folder).read_text())
+    page = write_report(folder).read_text()
+    Page(page)
+    assert 'id="worst-case"' in page and 'id="all-attacks"' in page
 
 
 def test_where_no_detector_has_a_score_no_table_pretends_so(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A run whose studies are drawn, alone or beside others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from medrobust.results.formats import format_epsilon
@@ -28,11 +28,8 @@ def attack_labels(run: StudiedRun) -> dict[str, str]:
     """
     rows = {row["key"]: row for row in run.summary["rows"] if row["key"] is not None}
     kept = [key for key in rows if run.studied.attacked.get(key)]
-    names = [rows[key]["attack"] for key in kept]
-    return {
-        key: name if names.count(name) == 1 else f"{name} {format_epsilon(rows[key]['epsilon'])}"
-        for key, name in zip(kept, names, strict=True)
-    }
+    named = [(str(rows[key]["attack"]), rows[key]["epsilon"]) for key in kept]
+    return dict(zip(kept, _told_apart(named), strict=True))
 
 
 def drawn_attacks(run: StudiedRun) -> list[Mapping[str, Any]]:
@@ -62,14 +59,21 @@ def attacks_of(run: StudiedRun) -> list[StudiedAttack]:
     """The attacks of which a study has kept something, controls last."""
     rows = {row["key"]: row for row in run.summary.get("rows", [])}
     seen = [(rows.get(key, {}), kept) for key, kept in run.studied.attacked.items() if kept]
-    names = [kept[0].about["attack"] for _, kept in seen]
-    found = []
-    for (row, kept), name in zip(seen, names, strict=True):
-        epsilon = kept[0].about["epsilon"]
-        many = names.count(name) > 1 and epsilon is not None
-        label = f"{name} {format_epsilon(epsilon)}" if many else str(name)
-        found.append(StudiedAttack(label, row.get("kind") == "control", row, kept))
+    labels = _told_apart([(str(kept[0].about["attack"]), kept[0].about["epsilon"]) for _, kept in seen])
+    found = [
+        StudiedAttack(label, row.get("kind") == "control", row, kept)
+        for label, (row, kept) in zip(labels, seen, strict=True)
+    ]
     return sorted(found, key=lambda one: one.control)
+
+
+def _told_apart(named: Sequence[tuple[str, float | None]]) -> list[str]:
+    """Names of attacks, each with its radius where the name has several."""
+    names = [name for name, _ in named]
+    return [
+        f"{name} {format_epsilon(epsilon)}" if names.count(name) > 1 and epsilon is not None else name
+        for name, epsilon in named
+    ]
 
 
 def fooled(kept: Kept) -> bool:
