@@ -1,13 +1,15 @@
 # The studies of the four papers, in an order in which every victim is fine-tuned once: make studies
 #   SCALE=small     small images, and some of them: for two CPU cores; SCALE=paper has the papers' sizes, for a GPU
 #   DATA=data       folder that holds the folders of the public sets
-#   SETS="..."      the sets that are wanted, of chest_xray, nih_cxr14, ham10000 and cifar10; all by default
+#   SETS="..."      the sets that are wanted, of those below; all by default. Phantoms are painted and need no folder
 #   WEIGHTS=hub     pretrained weights of the MobileNets: timm's download, or a file
-# Runs go to runs/SCALE. What is there is not made again, and an evaluation that was stopped goes on where it was; make
-# studies-left names what is left. Files of a study are not watched: remove its folder to have it made anew.
+# Runs go to runs/SCALE. What is there is not made again; a training or an evaluation that was stopped goes on where it
+# was; make studies-left names what is left. Files of a study are not watched: remove its folder to have it made anew.
+# OMP_NUM_THREADS=1 make -j2 studies has two cores work on two of them.
 SCALE ?= small
 DATA ?= data
-SETS ?= chest_xray nih_cxr14 ham10000 cifar10
+PHANTOMS := phantom_ct phantom_endoscopy
+SETS ?= chest_xray nih_cxr14 ham10000 cifar10 covid_ct $(PHANTOMS)
 WEIGHTS ?= hub
 PLACE := runs/$(SCALE)
 STUDIES :=
@@ -16,46 +18,75 @@ VICTIMS :=
 ifeq ($(filter $(SCALE),small paper),)
 $(error SCALE is small or paper, got '$(SCALE)')
 endif
+PRETRAINED := --model.init_args.weights $(WEIGHTS)
 # what each scale changes: words of every fine-tuning, words of every evaluation, and which second file of a study
 ifeq ($(SCALE),small)
-MOBILENET := --model.init_args.weights $(WEIGHTS) --data.init_args.image_size 96
+SIZE := --data.init_args.image_size 96
+SHORT := --trainer.max_epochs 8
+NIH := --data.init_args.image_size 64 $(SHORT)
 NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) --data.init_args.image_size 64 --trainer.max_epochs 6
-RESNET := --model.init_args.backbone resnet18 --model.init_args.options null --model.init_args.weights null \
-  --data.init_args.image_size 96 --trainer.max_epochs 8
-DENSENET := $(subst resnet18,densenet121,$(RESNET))
-TEST := --trainer.limit_test_batches 2 --data.init_args.batch_size 32
+RANDOM := --model.init_args.weights null $(SIZE) --model.init_args.optimizer.init_args.lr 0.002 --trainer.max_epochs 12
+RESNET := --model.init_args.backbone resnet50 --model.init_args.options '{channels: [16, 32, 64, 128]}' $(RANDOM)
+DENSENET := --model.init_args.backbone densenet121 \
+  --model.init_args.options '{growth_rate: 12, block_config: [4, 8, 8, 6]}' $(RANDOM)
+FINER := 224
+LONGER := 16
+TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32
+COVID := --data.init_args.image_size 128
+MASKS := $(SIZE) --trainer.max_epochs 4
+BOXES := $(PRETRAINED) --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
+  --model.init_args.mean 0.5 --model.init_args.std 0.5 --model.init_args.width 64 $(SIZE) --trainer.max_epochs 4
+TEST_DENSE := --trainer.limit_test_batches 3 --data.init_args.batch_size 8
+TEST_LONG := --trainer.limit_test_batches 2 --data.init_args.batch_size 4
 LAID_OVER := _small
 else
-MOBILENET := --data.init_args.image_size 224
+SIZE := --data.init_args.image_size 224
+SHORT :=
+NIH :=
+FINER := 448
+LONGER := 40
 NATURAL :=
+COVID :=
+MASKS :=
+BOXES :=
+TEST_DENSE :=
 RESNET := -c configs/recipes/ma20.yaml
 DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
 LAID_OVER :=
 endif
 
+MOBILENET := $(PRETRAINED) $(SIZE)
+
 # $(call victim,NAME,SET,CONFIG,WORDS): a victim and how it is fine-tuned; nothing where its set is not wanted
 define victim_rule
 VICTIMS += $(PLACE)/$(1)/train.yaml
 $(PLACE)/$(1)/checkpoints/done: | studies-data
-	$$(BIN)/python train.py fit -c configs/victims/$(3).yaml --name $(1) --runs $(PLACE) --data.root $(DATA)/$(2) $(4)
+	$$(BIN)/python train.py fit -c configs/victims/$(3).yaml --name $(1) --runs $(PLACE) \
+	  --data.root $(if $(filter $(2),$(PHANTOMS)),$(PLACE)/phantoms,$(DATA))/$(2) $(4) \
+	  $$(if $$(wildcard $$(@D)/last.ckpt),--ckpt_path last)
 	@touch $$@
 endef
 victim = $(if $(filter $(2),$(SETS)),$(eval $(call victim_rule,$(1),$(2),$(3),$(4))))
 
-# $(call study,VICTIM,SET,STUDY,WORDS,NEEDS): a study of a victim; NEEDS are further victims
+# $(call study,VICTIM,SET,STUDY,WORDS,NEEDS): a study of a victim; NEEDS are further victims, studies of
+# masks and boxes look at fewer images
 define study_rule
 STUDIES += $(PLACE)/$(1)/evaluations/$(3)/done
 $(PLACE)/$(1)/evaluations/$(3)/done: $(PLACE)/$(1)/checkpoints/done $(foreach one,$(5),$(PLACE)/$(one)/checkpoints/done)
-	@echo "study $(3) of $(1): $$(words $$(filter-out $$(wildcard $$(STUDIES)),$$(STUDIES))) of $$(words $$(STUDIES)) are left"
+	@echo "study $(3) of $(1); done: $$$$(ls -d $(PLACE)/*/evaluations/*/done 2>/dev/null | wc -l) of $$(words $$(STUDIES))"
 	$$(BIN)/python evaluate.py test -c $(PLACE)/$(1)/train.yaml -c configs/studies/$(3).yaml \
 	  $(if $(LAID_OVER),$(patsubst %,-c %,$(wildcard configs/studies/$(3)$(LAID_OVER).yaml))) \
-	  --ckpt_path best --runs $(PLACE) --evaluation $(3) $(TEST) $(4)
+	  --ckpt_path best --runs $(PLACE) --evaluation $(3) $(if $(filter $(3),$(LONG)),$(TEST_LONG),$(if $(filter $(1),$(DENSE)),$(TEST_DENSE),$(TEST))) $(4)
 	@touch $$@
 endef
 study = $(if $(filter $(2),$(SETS)),$(eval $(call study_rule,$(1),$(2),$(3),$(4),$(5))))
 studies = $(foreach one,$(3),$(call study,$(1),$(2),$(one)))
+
+# victims of masks and boxes, and their longest studies
+DENSE := phantom_ct covid_ct ham10000_masks phantom_endoscopy ham10000_boxes
+LONG := smia21_table2 smia21_table3 smia21_table4
 
 # Ma20: medical images of two and more classes, natural images, two architectures
 $(call victim,chest_xray,chest_xray,chest_xray,$(MOBILENET) --model.init_args.head dense)
@@ -64,7 +95,7 @@ $(call victim,chest_xray_densenet,chest_xray,chest_xray,$(DENSENET))
 $(call victim,chest_xray_surrogate,chest_xray,chest_xray,$(MOBILENET) --model.init_args.head dense --seed_everything 7)
 $(call victim,ham10000,ham10000,ham10000,$(MOBILENET))
 $(call victim,cifar10,cifar10,cifar10,$(NATURAL))
-$(foreach one,2 3 4,$(call victim,nih_cxr$(one),nih_cxr14,nih_cxr$(one),--model.init_args.weights $(WEIGHTS)))
+$(foreach one,2 3 4,$(call victim,nih_cxr$(one),nih_cxr14,nih_cxr$(one),$(PRETRAINED) $(NIH)))
 
 $(call studies,chest_xray,chest_xray,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_figure10 ma20_figure11 ma20_table4)
 $(call studies,chest_xray_resnet,chest_xray,ma20_figure4 ma20_figure6 ma20_table4)
@@ -72,8 +103,26 @@ $(call studies,ham10000,ham10000,ma20_figure4 ma20_figure6 ma20_figure7 ma20_fig
 $(call studies,cifar10,cifar10,ma20_figure4 ma20_figure6 ma20_figure7)
 $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_figure4))
 
+# Ma20's FGSM: what leaves the X-rays right, one setting changed at a time
+DENSE_HEAD := --model.init_args.head dense
+XRAY := $(MOBILENET) $(DENSE_HEAD)
+$(call victim,chest_xray_balanced,chest_xray,chest_xray,$(XRAY) --data.init_args.balance true)
+$(call victim,chest_xray_unweighted,chest_xray,chest_xray,$(XRAY) --model.init_args.class_weights null)
+$(call victim,chest_xray_longer,chest_xray,chest_xray,$(XRAY) --trainer.max_epochs $(LONGER))
+$(call victim,chest_xray_decayed,chest_xray,chest_xray,$(XRAY) --model.init_args.optimizer.init_args.weight_decay 1.0)
+$(call victim,chest_xray_smoothed,chest_xray,chest_xray,$(XRAY) --model.init_args.label_smoothing 0.2)
+$(call victim,chest_xray_finer,chest_xray,chest_xray,$(PRETRAINED) $(DENSE_HEAD) --data.init_args.image_size $(FINER))
+$(call victim,chest_xray_random,chest_xray,chest_xray,$(SIZE) $(DENSE_HEAD) --model.init_args.weights null $(SHORT))
+$(call victim,ham10000_malignant,ham10000,ham10000,$(MOBILENET) --data.init_args.classes malignant --model.init_args.num_classes 2)
+FGSM := balanced unweighted longer decayed smoothed finer random resnet densenet
+$(call studies,chest_xray,chest_xray,ma20_fgsm)
+$(foreach one,$(FGSM),$(call studies,chest_xray_$(one),chest_xray,ma20_fgsm))
+$(foreach one,ham10000 ham10000_malignant,$(call studies,$(one),ham10000,ma20_fgsm))
+$(call studies,cifar10,cifar10,ma20_fgsm)
+$(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
+
 # HFC21
-$(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3)
+$(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
 $(call study,chest_xray,chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/chest_xray_surrogate,chest_xray_surrogate)
 $(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1)
 $(call studies,cifar10,cifar10,hfc21_figure2 hfc21_table1)
@@ -82,11 +131,25 @@ $(call studies,cifar10,cifar10,hfc21_figure2 hfc21_table1)
 JUDGED := chest_xray chest_xray_resnet chest_xray_densenet
 JUDGES := --transfer.judges '{chest_xray: $(PLACE)/chest_xray, resnet: $(PLACE)/chest_xray_resnet, densenet: $(PLACE)/chest_xray_densenet}'
 $(foreach one,$(JUDGED),$(call study,$(one),chest_xray,sbf20_table1,$(JUDGES),$(JUDGED)))
-$(call studies,chest_xray,chest_xray,sbf20_table2 sbf20_figure4 sbf20_max_stops)
-$(call studies,ham10000,ham10000,sbf20_table2 sbf20_figure4 sbf20_max_stops)
+$(call studies,chest_xray,chest_xray,sbf20_white_box sbf20_table2 sbf20_figure4 sbf20_max_stops)
+$(call studies,chest_xray_resnet,chest_xray,sbf20_white_box sbf20_table2)
+$(call studies,ham10000,ham10000,sbf20_white_box sbf20_table2 sbf20_figure4 sbf20_max_stops)
+$(call study,chest_xray,chest_xray,medmnist_c,-c configs/attacks/corruptions_xray.yaml)
+$(call study,ham10000,ham10000,medmnist_c,-c configs/attacks/corruptions_dermoscopy.yaml)
 
-# SMIA21, on seven classes
-$(call studies,ham10000,ham10000,$(foreach one,1 2 3 4 6,smia21_table$(one)_classification) smia21_figure2)
+# SMIA21, on seven classes and on two, on masks and on boxes
+SMIA := $(foreach one,1 2 3 4 6,smia21_table$(one)_classification) smia21_figure2
+$(call studies,ham10000,ham10000,$(SMIA))
+$(call studies,chest_xray,chest_xray,$(SMIA))
+$(call victim,phantom_ct,phantom_ct,phantom_ct)
+$(call victim,covid_ct,covid_ct,covid_ct,$(PRETRAINED) $(COVID))
+$(call victim,ham10000_masks,ham10000,ham10000_masks,$(PRETRAINED) $(MASKS))
+$(call victim,phantom_endoscopy,phantom_endoscopy,phantom_endoscopy)
+$(call victim,ham10000_boxes,ham10000,ham10000_boxes,$(BOXES))
+$(foreach one,phantom_ct covid_ct,$(call studies,$(one),$(one),smia21_table1_masks smia21_table6_masks))
+$(call studies,ham10000_masks,ham10000,smia21_table1_masks smia21_table6_masks)
+$(call studies,ham10000_boxes,ham10000,smia21_table1_boxes smia21_table6_boxes)
+$(call studies,phantom_endoscopy,phantom_endoscopy,smia21_table1_boxes smia21_table6_boxes smia21_table4 smia21_table3 smia21_table2)
 
 .PHONY: studies studies-left studies-data
 studies: $(STUDIES)
@@ -98,5 +161,5 @@ studies-left:
 	@printf '%s\n' $(patsubst $(PLACE)/%/done,%,$(filter-out $(wildcard $(STUDIES)),$(STUDIES)))
 
 studies-data: $(VENV)/ready
-	@for set in $(SETS); do test -d $(DATA)/$$set || { \
+	@for set in $(filter-out $(PHANTOMS),$(SETS)); do test -d $(DATA)/$$set || { \
 	  echo "error: $(DATA) has no folder $$set: python prepare.py says how to get it, or leave it out of SETS" >&2; exit 2; }; done

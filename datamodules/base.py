@@ -176,6 +176,7 @@ class MedicalDataModule(SplitLoaders[Target]):
         splits = listed
         if self.limit is not None:
             splits = {split: take(members, self.limit, self.split_seed) for split, members in splits.items()}
+        splits = self.thinned(splits)
         every = [sample for members in splits.values() for sample in members]
         self.contents = self._contents_of(every)
         self._tell_contradictions(every)
@@ -205,6 +206,10 @@ class MedicalDataModule(SplitLoaders[Target]):
     def divide(self, samples: list[Sample[Target]]) -> dict[str, list[Sample[Target]]]:
         """The splits of the samples, if no file gives them; a dataset that keeps public ones overrides this."""
         return split_by_patient(samples, self.fractions, self.split_seed)
+
+    def thinned(self, splits: dict[str, list[Sample[Target]]]) -> dict[str, list[Sample[Target]]]:
+        """The splits without images on which nothing is to be trained; a task that leaves some out overrides this."""
+        return splits
 
     def for_evaluation(self) -> "MedicalDataModule[Target] | DataBeside":
         """These data as an evaluation sees them: beside those on which something is fitted, if these are others."""

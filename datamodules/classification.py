@@ -10,6 +10,7 @@ import torch
 
 from datamodules.base import MedicalDataModule
 from datamodules.samples import Sample
+from datamodules.splits import take
 from datamodules.transforms import Scene
 
 
@@ -23,6 +24,8 @@ class ClassificationDataModule(MedicalDataModule[int]):
         root: Folder of the dataset.
         class_map: Another name for some of the dataset's classes, such as ``{covid: PNEUMONIA}``; classes of equal
             names become one, and null leaves a class out. Data that a victim is judged on take its order of classes.
+        balance: Keep as many images of each class in Train as it has of its rarest; a hash of ``split_seed`` and the
+            image's id chooses them. The other splits stay as they are.
         **kwargs: As `MedicalDataModule`.
 
     Raises:
@@ -32,9 +35,16 @@ class ClassificationDataModule(MedicalDataModule[int]):
     task: ClassVar[str] = "classification"
     ordered: bool = False
 
-    def __init__(self, root: str | Path, class_map: dict[str, str | None] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        class_map: dict[str, str | None] | None = None,
+        balance: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(root, **kwargs)
         self.class_map = class_map
+        self.balance = balance
         self._of_victim: tuple[str, ...] | None = None
 
     def take_classes_of(self, class_names: Sequence[str]) -> None:
@@ -95,6 +105,17 @@ class ClassificationDataModule(MedicalDataModule[int]):
                 )
             names = self._of_victim
         return names, [None if name is None else names.index(name) for name in new]
+
+    def thinned(self, splits: dict[str, list[Sample[int]]]) -> dict[str, list[Sample[int]]]:
+        """With ``balance``, Train with as many images of each class as of its rarest."""
+        if not self.balance or not splits.get("train"):
+            return splits
+        of_class: dict[int, list[Sample[int]]] = {}
+        for sample in splits["train"]:
+            of_class.setdefault(sample.target, []).append(sample)
+        fewest = min(map(len, of_class.values()))
+        kept = [sample for members in of_class.values() for sample in take(members, fewest, self.split_seed)]
+        return {**splits, "train": sorted(kept, key=lambda sample: sample.id)}
 
     def stratum_of(self, sample: Sample[int]) -> int:
         """The class."""
