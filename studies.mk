@@ -36,7 +36,8 @@ TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32
 COVID := --data.init_args.image_size 128
 MASKS := $(SIZE) --trainer.max_epochs 4
 BOXES := $(PRETRAINED) --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
-  --model.init_args.mean 0.5 --model.init_args.std 0.5 --model.init_args.width 64 $(SIZE) --trainer.max_epochs 4
+  --model.init_args.mean 0.5 --model.init_args.std 0.5 \
+  --model.init_args.optimizer.init_args.lr 3.0e-4 --model.init_args.width 64 $(SIZE) --trainer.max_epochs 4
 TEST_DENSE := --trainer.limit_test_batches 3 --data.init_args.batch_size 8
 TEST_LONG := --trainer.limit_test_batches 2 --data.init_args.batch_size 4
 LAID_OVER := _small
