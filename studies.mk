@@ -19,6 +19,7 @@ ifeq ($(filter $(SCALE),small paper),)
 $(error SCALE is small or paper, got '$(SCALE)')
 endif
 PRETRAINED := --model.init_args.weights $(WEIGHTS)
+DENSE_HEAD := --model.init_args.head dense
 # what each scale changes: words of every fine-tuning, words of every evaluation, and which second file of a study
 ifeq ($(SCALE),small)
 SIZE := --data.init_args.image_size 96
@@ -26,18 +27,21 @@ SHORT := --trainer.max_epochs 8
 NIH := --data.init_args.image_size 64 $(SHORT)
 NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) --data.init_args.image_size 64 --trainer.max_epochs 6
-RANDOM := --model.init_args.weights null $(SIZE) --model.init_args.optimizer.init_args.lr 0.002 --trainer.max_epochs 12
+RANDOM := --model.init_args.weights null $(DENSE_HEAD) $(SIZE) --model.init_args.optimizer.init_args.lr 0.002 --trainer.max_epochs 12
 RESNET := --model.init_args.backbone resnet50 --model.init_args.options '{channels: [16, 32, 64, 128]}' $(RANDOM)
 DENSENET := --model.init_args.backbone densenet121 \
   --model.init_args.options '{growth_rate: 12, block_config: [4, 8, 8, 6]}' $(RANDOM)
 FINER := 224
 LONGER := 16
 TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32
-COVID := --data.init_args.image_size 128
+COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.init_args.num_classes 2 \
+  --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
+  --trainer.limit_val_batches 0 --checkpoint.monitor null
 MASKS := $(SIZE) --trainer.max_epochs 4
 BOXES := $(PRETRAINED) --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.mean 0.5 --model.init_args.std 0.5 \
-  --model.init_args.optimizer.init_args.lr 3.0e-4 --model.init_args.width 64 $(SIZE) --trainer.max_epochs 4
+  --model.init_args.optimizer.init_args.lr 3.0e-4 --model.init_args.width 64 \
+  --model.init_args.num_classes 1 --data.init_args.classes lesion $(SIZE) --trainer.max_epochs 4
 TEST_DENSE := --trainer.limit_test_batches 3 --data.init_args.batch_size 8
 TEST_LONG := --trainer.limit_test_batches 2 --data.init_args.batch_size 4
 LAID_OVER := _small
@@ -58,7 +62,7 @@ TEST :=
 LAID_OVER :=
 endif
 
-MOBILENET := $(PRETRAINED) $(SIZE)
+MOBILENET := $(PRETRAINED) $(SIZE) $(DENSE_HEAD)
 
 # $(call victim,NAME,SET,CONFIG,WORDS): a victim and how it is fine-tuned; nothing where its set is not wanted
 define victim_rule
@@ -90,10 +94,10 @@ DENSE := phantom_ct covid_ct ham10000_masks phantom_endoscopy ham10000_boxes
 LONG := smia21_table2 smia21_table3 smia21_table4
 
 # Ma20: medical images of two and more classes, natural images, two architectures
-$(call victim,chest_xray,chest_xray,chest_xray,$(MOBILENET) --model.init_args.head dense)
+$(call victim,chest_xray,chest_xray,chest_xray,$(MOBILENET))
 $(call victim,chest_xray_resnet,chest_xray,chest_xray,$(RESNET))
 $(call victim,chest_xray_densenet,chest_xray,chest_xray,$(DENSENET))
-$(call victim,chest_xray_surrogate,chest_xray,chest_xray,$(MOBILENET) --model.init_args.head dense --seed_everything 7)
+$(call victim,chest_xray_surrogate,chest_xray,chest_xray,$(MOBILENET) --seed_everything 7)
 $(call victim,ham10000,ham10000,ham10000,$(MOBILENET))
 $(call victim,cifar10,cifar10,cifar10,$(NATURAL))
 $(foreach one,2 3 4,$(call victim,nih_cxr$(one),nih_cxr14,nih_cxr$(one),$(PRETRAINED) $(NIH)))
@@ -105,13 +109,11 @@ $(call studies,cifar10,cifar10,ma20_figure4 ma20_figure6 ma20_figure7)
 $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_figure4))
 
 # Ma20's FGSM: what leaves the X-rays right, one setting changed at a time
-DENSE_HEAD := --model.init_args.head dense
-XRAY := $(MOBILENET) $(DENSE_HEAD)
-$(call victim,chest_xray_balanced,chest_xray,chest_xray,$(XRAY) --data.init_args.balance true)
-$(call victim,chest_xray_unweighted,chest_xray,chest_xray,$(XRAY) --model.init_args.class_weights null)
-$(call victim,chest_xray_longer,chest_xray,chest_xray,$(XRAY) --trainer.max_epochs $(LONGER))
-$(call victim,chest_xray_decayed,chest_xray,chest_xray,$(XRAY) --model.init_args.optimizer.init_args.weight_decay 1.0)
-$(call victim,chest_xray_smoothed,chest_xray,chest_xray,$(XRAY) --model.init_args.label_smoothing 0.2)
+$(call victim,chest_xray_balanced,chest_xray,chest_xray,$(MOBILENET) --data.init_args.balance true)
+$(call victim,chest_xray_unweighted,chest_xray,chest_xray,$(MOBILENET) --model.init_args.class_weights null)
+$(call victim,chest_xray_longer,chest_xray,chest_xray,$(MOBILENET) --trainer.max_epochs $(LONGER))
+$(call victim,chest_xray_decayed,chest_xray,chest_xray,$(MOBILENET) --model.init_args.optimizer.init_args.weight_decay 1.0)
+$(call victim,chest_xray_smoothed,chest_xray,chest_xray,$(MOBILENET) --model.init_args.label_smoothing 0.2)
 $(call victim,chest_xray_finer,chest_xray,chest_xray,$(PRETRAINED) $(DENSE_HEAD) --data.init_args.image_size $(FINER))
 $(call victim,chest_xray_random,chest_xray,chest_xray,$(SIZE) $(DENSE_HEAD) --model.init_args.weights null $(SHORT))
 $(call victim,ham10000_malignant,ham10000,ham10000,$(MOBILENET) --data.init_args.classes malignant --model.init_args.num_classes 2)

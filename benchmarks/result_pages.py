@@ -2,12 +2,16 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from medrobust.results.formats import (
     DASH,
@@ -18,6 +22,7 @@ from medrobust.results.formats import (
     format_score,
 )
 from medrobust.results.manifest import replace_file, write_json
+from medrobust.results.statistics import Z95
 from medrobust.results.summary import read_summary
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -27,6 +32,7 @@ DIGITS = 6  # of a stored number that are significant
 OF_MANIFEST = ("run", "created", "command", "code", "victim", "data", "attacks", "versions")
 OF_SUMMARY = ("rows", "worst_case", "flags", "classes", "labels", "masks", "boxes", "detection", "smallest")
 CURVES = {"roc", "reliability", "confusion", "points"}  # long, and on no page
+LONGEST = 400  # rows of a figure's table that is stored; those of surfaces and scattered points have more
 
 
 class Run:
@@ -74,6 +80,60 @@ class Run:
         rows = self.summary["detection"].get("rows", [])
         return self._only(rows, f"row of {detector}", detector=detector, attack=attack, epsilon=epsilon, fit=fit)
 
+    def of_class(self, attack: str, name: str, epsilon: str | float | None = None) -> Mapping[str, Any]:
+        """What an attack leaves of a class: its ``sensitivity`` with the interval, and ``n``.
+
+        Raises:
+            ValueError: There is no such row or class.
+        """
+        row = self._only(self.summary["classes"]["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
+        names: list[str] = self.summary["classes"]["names"]
+        if name not in names:
+            raise ValueError(f"{self.name}: expected one of the classes {', '.join(names)}, got {name!r}")
+        found: Mapping[str, Any] = row["classes"][names.index(name)]
+        return found
+
+    def masks(self, attack: str, epsilon: str | float | None = None) -> Mapping[str, Any]:
+        """What an attack leaves of masks.
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        return self._only(self.summary["masks"]["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
+
+    def boxes(self, attack: str, epsilon: str | float | None = None) -> Mapping[str, Any]:
+        """What an attack leaves of boxes.
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        return self._only(self.summary["boxes"]["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
+
+    def figure(self, name: str) -> list[Mapping[str, Any]]:
+        """The numbers of a figure, such as ``saliency_concentration``; of images their means.
+
+        Raises:
+            ValueError: No such figure is stored.
+        """
+        stored = self.summary.get("figures", {})
+        if name not in stored:
+            raise ValueError(f"{self.name}: expected a stored figure, {', '.join(stored) or 'of none'}, got {name!r}")
+        found: list[Mapping[str, Any]] = stored[name]
+        return found
+
+    def drawn(self, name: str, **wanted: Any) -> Mapping[str, Any]:
+        """The one row of a figure's numbers that has the wanted values; ``epsilon`` is written as for `row`.
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        return self._only(self.figure(name), f"row of {name}", **wanted)
+
+    @property
+    def command(self) -> str:
+        """The evaluation's command."""
+        return str(self.summary["manifest"]["command"])
+
     def _only(self, rows: Sequence[Mapping[str, Any]], what: str, **wanted: Any) -> Mapping[str, Any]:
         radius = wanted.pop("epsilon", None)
         found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
@@ -107,13 +167,47 @@ def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
         own = folder.resolve()
         named = f".{own.name}" if own.parent.name in ("evaluations", "evaluate_on") else ""
         path = place / f"{manifest['run']}{named}.json"
-        written.append(write_json(path, _shortened({"manifest": manifest, "detection": {}, **kept})))
+        drawn = {"figures": figures} if (figures := _figures(own / "figures")) else {}
+        written.append(write_json(path, _shortened({"manifest": manifest, "detection": {}, **kept, **drawn})))
     return written
+
+
+def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The numbers of each figure whose table is not too long, of images their means with intervals."""
+    tables = {path.stem: _of_images(pl.read_parquet(path)) for path in sorted(folder.glob("*.parquet"))}
+    return {name: table.to_dicts() for name, table in tables.items() if 0 < len(table) <= LONGEST}
+
+
+def _of_images(table: pl.DataFrame) -> pl.DataFrame:
+    """A figure's table; where it has a row an image, means and their intervals for each of its other names."""
+    table = table.drop("run", strict=False)
+    if "image" not in table.columns:
+        return table
+    names = [name for name, kind in table.schema.items() if kind == pl.String and name != "image"]
+    names += [name for name in ("epsilon", "label", "predicted") if name in table.columns and name not in names]
+    rows = []
+    for key, found in table.group_by(names, maintain_order=True) if names else [((), table)]:
+        row: dict[str, Any] = {**dict(zip(names, key, strict=True)), "n": len(found)}
+        for name in found.columns:
+            if name not in ("image", *names) and found.schema[name].is_numeric():
+                values = found[name].cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
+                row[name] = float(values.mean()) if len(values) else None
+                row[f"{name}_interval"] = _interval(values)
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def read_stored(place: Path = PAGES / STORED) -> dict[str, Run]:
     """The stored evaluations by name."""
     return {path.stem: Run(path.stem, json.loads(path.read_bytes())) for path in sorted(place.glob("*.json"))}
+
+
+def _interval(values: NDArray[np.float64]) -> list[float] | None:
+    """The 95 % interval of a mean by its standard error; None for a single value."""
+    if len(values) < 2:
+        return None
+    half = Z95 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return [float(values.mean()) - half, float(values.mean()) + half]
 
 
 def written_page(template: Path, runs: Mapping[str, Run]) -> str:
@@ -135,7 +229,7 @@ def written_page(template: Path, runs: Mapping[str, Run]) -> str:
     page = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     page.trim_blocks = page.lstrip_blocks = True
     page.filters |= {"rate": rate, "score": score, "epsilon": format_epsilon, "measure": format_measure}
-    page.filters |= {"percent": format_percent}
+    page.filters |= {"percent": format_percent, "number": number}
     try:
         return page.get_template(template.name).render(run=run, runs=runs)
     except jinja2.UndefinedError as error:
@@ -153,6 +247,14 @@ def rate(row: Mapping[str, Any], name: str = "accuracy_under_attack") -> str:
 def score(row: Mapping[str, Any], name: str = "auroc") -> str:
     """An AUROC in percent with its interval; a dash where it is undefined."""
     return rate(row, name)
+
+
+def number(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
+    """A mean with its interval, such as ``0.43 (0.39–0.47)``; a dash where it is undefined."""
+    if row[name] is None:
+        return DASH
+    interval = row.get(f"{name}_interval")
+    return f"{row[name]:.{digits}f}" + (f" ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})" if interval else "")
 
 
 def _shortened(value: Any) -> Any:
