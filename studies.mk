@@ -5,7 +5,8 @@
 #   WEIGHTS=hub     pretrained weights of the MobileNets: timm's download, or a file
 # Runs go to runs/SCALE. What is there is not made again; a training or an evaluation that was stopped goes on where it
 # was; make studies-left names what is left. Files of a study are not watched: remove its folder to have it made anew.
-# OMP_NUM_THREADS=1 make -j2 studies has two cores work on two of them.
+# OMP_NUM_THREADS=1 make -j2 studies has two cores work on two of them; MEDROBUST_BRISQUE=FOLDER, where BRISQUE's model
+# lies, adds its column to tables.
 SCALE ?= small
 DATA ?= data
 PHANTOMS := phantom_ct phantom_endoscopy
@@ -56,6 +57,7 @@ COVID :=
 MASKS :=
 BOXES :=
 TEST_DENSE :=
+TEST_LONG :=
 RESNET := -c configs/recipes/ma20.yaml
 DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
@@ -127,7 +129,8 @@ $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
 # HFC21
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
 $(call study,chest_xray,chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/chest_xray_surrogate,chest_xray_surrogate)
-$(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1)
+$(call studies,chest_xray_resnet,chest_xray,hfc21_table2)
+$(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2)
 $(call studies,cifar10,cifar10,hfc21_figure2 hfc21_table1)
 
 # SBF20: what is crafted on each of three networks is judged by all

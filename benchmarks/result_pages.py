@@ -32,6 +32,7 @@ DIGITS = 6  # of a stored number that are significant
 OF_MANIFEST = ("run", "created", "command", "code", "victim", "data", "attacks", "versions")
 OF_SUMMARY = ("rows", "worst_case", "flags", "classes", "labels", "masks", "boxes", "detection", "smallest")
 CURVES = {"roc", "reliability", "confusion", "points"}  # long, and on no page
+OF_SUMMARY_TOO = ("_accuracy", "_auroc", "_images", "_maps")  # figures whose numbers are in the summary or another one
 LONGEST = 400  # rows of a figure's table that is stored; those of surfaces and scattered points have more
 
 
@@ -130,6 +131,22 @@ class Run:
         return self._only(self.figure(name), f"row of {name}", **wanted)
 
     @property
+    def network(self) -> str:
+        """The victim's network and its number of parameters, such as ``mobilenetv2_100, 2.4 M``."""
+        victim = self.summary["manifest"]["victim"]
+        return f"{victim['name']}, {victim['parameters'] / 1e6:.1f} M"
+
+    @property
+    def area(self) -> str:
+        """AUROC on the clean images, in percent; a dash where there is none."""
+        return format_score(self.summary["classes"]["rows"][0]["auroc"]) if self.summary.get("classes") else DASH
+
+    @property
+    def victim(self) -> str:
+        """The run that was evaluated, without the evaluation's name."""
+        return self.name.split(".")[0]
+
+    @property
     def command(self) -> str:
         """The evaluation's command."""
         return str(self.summary["manifest"]["command"])
@@ -174,7 +191,8 @@ def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
 
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The numbers of each figure whose table is not too long, of images their means with intervals."""
-    tables = {path.stem: _of_images(pl.read_parquet(path)) for path in sorted(folder.glob("*.parquet"))}
+    paths = [path for path in sorted(folder.glob("*.parquet")) if not path.stem.endswith(OF_SUMMARY_TOO)]
+    tables = {path.stem: _of_images(pl.read_parquet(path)) for path in paths}
     return {name: table.to_dicts() for name, table in tables.items() if 0 < len(table) <= LONGEST}
 
 
