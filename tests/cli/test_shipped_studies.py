@@ -58,7 +58,8 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "sbf20_figure4": {"attack": {"attacks+": {"sbf": {"init_args": {"steps": 10}}}}},
 }
-MODALITY = {"medmnist_c": "corruptions_xray"}  # what gives its attacks
+MODALITY = {"medmnist_c": "corruptions_xray"}  # what gives its attacks, beside those of the victim's file:
+OF_VICTIM = {"fgsm": {"class_path": "FGSM", "init_args": {"epsilon": "1/255"}}}
 # of each kind of study
 FIGURES = {
     "BiasFields": {"bounds", "fields"},
@@ -89,6 +90,7 @@ data:
   class_path: PhantomChestXRay
   init_args: {root: phantoms, patients: 100, side: 32, image_size: 32, channels: 1, batch_size: 8}
 trainer: {max_epochs: 10}
+attack: {attacks: {fgsm: {class_path: FGSM, init_args: {epsilon: 1/255}}}}
 """,
     "masks": """
 model:
@@ -129,11 +131,11 @@ def task_of(path: Path) -> str:
 
 
 def sections(path: Path) -> dict[str, Any]:
-    """What a study's file says, with the attacks of its images' modality if it has none."""
+    """What a study's file says; if it has no attacks, with the corruptions that join those of the victim's file."""
     given: dict[str, Any] = yaml.safe_load(path.read_text())
     if path.stem in MODALITY:
         corruptions = yaml.safe_load((CONFIGS / "attacks" / f"{MODALITY[path.stem]}.yaml").read_text())["attack"]
-        given["attack"] = {"attacks": corruptions["attacks+"]}
+        given["attack"] = {"attacks": {**OF_VICTIM, **corruptions["attacks+"]}}
     return given
 
 
@@ -243,6 +245,45 @@ def assert_studies_are_drawn(found: Path, path: Path, records: pl.DataFrame) -> 
                 assert not column.dtype.is_float() or column.drop_nulls().is_finite().all(), (one, column.name)
 
 
+def assert_fields_are_bounded(found: Path) -> None:
+    """Each bounded bias field keeps its bound in stops, and random ones are controls."""
+    summary = read_summary(found)
+    kinds = [row["kind"] for row in summary["rows"]]
+    assert (kinds.count("control"), kinds.count("attack")) == (9, 8)
+    assert {row["attack"]: row["kind"] for row in summary["rows"]}["smooth-1"] == "control"
+    bounds = pl.read_parquet(found / "figures" / "bias_fields_bounds.parquet")
+    largest = dict(bounds.select("attack", "largest").iter_rows())
+    assert all(largest[f"{name}-{stops}"] <= stops for name in ("sbf", "low", "warped") for stops in (0.5, 1, 2))
+    assert set(bounds["line"]) == {"sbf", "low", "smooth", "warped", "smooth-low"}
+    drawn = pl.read_parquet(found / "figures" / "bias_fields_fields.parquet")
+    assert len(drawn) == 2 * 6 and float(drawn.filter(pl.col("attack") == "sbf-1")["highest"].max()) <= 1
+
+
+def assert_nature_is_no_enemy(found: Path) -> None:
+    """Corruptions of five severities are controls: none is an attack, and none in the worst case."""
+    summary = read_summary(found)
+    assert [row["attack"] for row in summary["rows"] if row["kind"] == "attack"] == ["fgsm"]
+    nature = [row for row in summary["rows"] if row["attack"] not in ("clean", "noise", "fgsm")]
+    assert all(row["means"]["ssim"] < 1 and row["mean_backwards"] == 0 for row in nature)
+    assert [one["attacks"] for one in summary["worst_case"]] == [["fgsm"]]
+    swept = pl.read_parquet(found / "figures" / "corruptions_accuracy.parquet")
+    assert sorted(swept["severity"].unique()) == [1, 2, 3, 4, 5]
+
+
+def assert_maps_overlap_in_part(found: Path) -> None:
+    """The overlap of Grad-CAM's maps is a share, where both maps are above 0 anywhere."""
+    known = read_records(found)["grad_cam_overlap"].drop_nulls()
+    assert known.is_between(0, 1).all() and ("Grad-CAM IoU" in (found / "report.html").read_text()) == bool(len(known))
+
+
+# what else is known of one study
+BESIDES = {
+    "sbf20_max_stops": assert_fields_are_bounded,
+    "medmnist_c": assert_nature_is_no_enemy,
+    "ma20_figure11": assert_maps_overlap_in_part,
+}
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a victim of each task."""
@@ -268,6 +309,8 @@ def test_a_shipped_study_runs_on_two_images(path: Path, trained: Path) -> None:
     for judge in sections(whole).get("transfer", {}).get("judges", {}):
         assert records[judge_column(judge, "after")].is_not_null().all()
     assert_studies_are_drawn(found, whole, records)
+    if whole.stem in BESIDES:
+        BESIDES[whole.stem](found)
 
 
 def test_what_is_fast_has_every_kind_of_study_and_every_task() -> None:
