@@ -287,7 +287,7 @@ def test_studies_of_a_later_file_replace_those_of_earlier_ones_or_join_and_chang
 
     first = "studies: {saliency: {class_path: Saliency, init_args: {images: 3}}, radii: {class_path: RadiusSweep}}"
     replaced = studies(first, "studies: {saliency: {class_path: Saliency}}")
-    assert list(replaced) == ["saliency"] and replaced["saliency"]["init_args"]["images"] == 8  # its default, not 3
+    assert list(replaced) == ["saliency"] and replaced["saliency"]["init_args"]["images"] == 64  # its default, not 3
     change = "studies+: {saliency: {init_args: {attacks: [fgsm]}}, maps: {class_path: LayerMaps}}"
     joined = studies(first, change)
     assert list(joined) == ["saliency", "radii", "maps"] and joined["radii"]["class_path"].endswith(".RadiusSweep")

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
+from lightning_modules import Classifier
 from medrobust import attacks
 from medrobust.attacks.budgets import Fraction
 from medrobust.results.columns import COLUMNS, judge_column
@@ -39,6 +40,7 @@ SMALLER = {
 }
 # so that what four steps reach is enough for a figure at two radii; and the layers of the victim here
 LAYERS = ("layer1.0.act1", "layer2.0.act1", "layer3.0.act1", "global_pool")
+NORMS = [{"class_path": "CrossEntropy"}, {"class_path": "FeatureConstraint", "init_args": {"taps": ["*bn1", "*bn2"]}}]
 OWN: dict[str, dict[str, Any]] = {
     "hfc21_figure3b": {
         "attack": {
@@ -55,6 +57,9 @@ OWN: dict[str, dict[str, Any]] = {
             }
         },
         "representation": {"layers": list(LAYERS)},
+    },
+    "hfc21_ablation": {
+        "attack": {"attacks+": {"hfc-norms": {"init_args": {"objective": {"init_args": {"terms": NORMS}}}}}}
     },
     "sbf20_figure4": {"attack": {"attacks+": {"sbf": {"init_args": {"steps": 10}}}}},
 }
@@ -311,6 +316,29 @@ def test_a_shipped_study_runs_on_two_images(path: Path, trained: Path) -> None:
     assert_studies_are_drawn(found, whole, records)
     if whole.stem in BESIDES:
         BESIDES[whole.stem](found)
+
+
+def layers_in(value: Any) -> set[str]:
+    """The layers that a part of a configuration names."""
+    if isinstance(value, list):
+        return set().union(*map(layers_in, value))
+    if not isinstance(value, dict):
+        return set()
+    own = {one for name in ("layer", "layers", "taps") for one in _listed(value.get(name))}
+    return own.union(*(layers_in(inner) for inner in value.values()))
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+def test_layers_that_are_replaced_here_are_those_of_a_mobilenet() -> None:
+    victim = Classifier("mobilenetv2_100", channels=1, head="dense")
+    named = {path.stem: layers_in(sections(path)) - {"activations"} for path in FILES}
+    assert {name for name, layers in named.items() if layers} == {"hfc21_ablation", "hfc21_table1"}
+    for layers in named.values():
+        for layer in layers:
+            assert victim.layers_named([layer])  # refuses what it does not have
 
 
 def test_what_is_fast_has_every_kind_of_study_and_every_task() -> None:
