@@ -6,6 +6,8 @@ from importlib import import_module
 from inspect import isfunction
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from medrobust.results.figures.sheet import NothingToDrawError, Sheet
 from medrobust.results.figures.studied_run import StudiedRun
 
@@ -33,8 +35,8 @@ def sheets_of(path: str, runs: Sequence[StudiedRun]) -> list[Sheet]:
         raise
     except Exception as error:
         raise NothingToDrawError(f"{path} draws this study and has failed: {_said(error)}") from error
-    if not made or not all(isinstance(sheet, Sheet) for sheet in made):
-        raise NothingToDrawError(f"{path} draws this study and gives a list of Sheet, of which it gave none.")
+    if not made or not all(isinstance(sheet, Sheet) and isinstance(sheet.table, pl.DataFrame) for sheet in made):
+        raise NothingToDrawError(f"{path} draws this study by a list of Sheet, each with its table, and gave none.")
     return [sheet._replace(draw=_guarded(path, sheet.draw)) for sheet in made]
 
 
@@ -56,7 +58,9 @@ def _imported(path: str) -> Callable[[Sequence[StudiedRun]], Sequence[Sheet]]:
 def _guarded(path: str, draw: Callable[[], "Figure"]) -> Callable[[], "Figure"]:
     def drawn() -> "Figure":
         try:
-            return draw()
+            figure = draw()
+            figure.draw_without_rendering()  # what cannot be laid out, such as a formula, fails here
+            return figure
         except Exception as error:
             raise NothingToDrawError(f"{path} draws this study and has failed: {_said(error)}") from error
 
