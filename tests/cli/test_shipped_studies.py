@@ -149,7 +149,8 @@ def fewer(attack: dict[str, Any]) -> dict[str, Any]:
     """The settings of an attack by which it takes fewer steps."""
     given = attack.get("init_args", {})
     own = {item.name: item.default for item in fields(getattr(attacks, attack["class_path"])) if item.init}
-    found = {name: most for name, most in FEWER.items() if name in own and (given.get(name, own[name]) or 0) > most}
+    values = {name: given.get(name, own[name]) for name in FEWER if name in own}
+    found = {name: FEWER[name] for name, value in values.items() if isinstance(value, int) and value > FEWER[name]}
     if "attacks" in given:
         inner = [{**one, "init_args": {**one.get("init_args", {}), **fewer(one)}} for one in given["attacks"]]
         found["attacks"] = inner
