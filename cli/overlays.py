@@ -1,4 +1,4 @@
-"""Configuration files laid over each other: a later file replaces the attacks of the earlier ones, or changes some."""
+"""Files laid over each other: a later one replaces the attacks and studies of earlier ones, or changes some."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +11,16 @@ from cli.likeness import nearest
 from cli.suggestions import known_options, subparsers
 
 MOVED = ("attacks", "detectors")  # packages that lay at the top level once
+NAMED = (("attack", "attacks", "an attack"), ("study", "studies", "a study"))  # section, option and one of its values
 
 
 class OverlayFile(ActionConfigFile):
-    """A configuration file that says of the attacks of earlier files whether it replaces or changes them.
+    """A configuration file that says of the attacks and studies of earlier files whether it replaces or changes them.
 
     ``attack: {attacks: ...}`` replaces them all. The parser alone would merge attacks of the same name, and a suite's
     PGD would take its radius from an earlier file's. ``attack: {attacks+: {NAME: {init_args: ...}}}`` changes the
     attacks that it names, and leaves everything else of them, and all other attacks, as they are; one of a new name
-    with a ``class_path`` joins them.
+    with a ``class_path`` joins them. ``study: {studies: ...}`` and ``study: {studies+: ...}`` do the same of studies.
     """
 
     @staticmethod
@@ -33,23 +34,39 @@ class OverlayFile(ActionConfigFile):
         content: Any = file.content
         if (renamed := with_moved_classes(content)) != content:
             content, value = renamed, yaml.safe_dump(renamed, sort_keys=False)
-        attack = content.get("attack")
-        if isinstance(attack, dict) and "attacks+" in attack:
-            if "attacks" in attack:
-                raise ValueError(
-                    f"{file.path} has both attack.attacks, which replaces all attacks, and attack.attacks+, "
-                    "which changes some; give one of them"
-                )
-            try:
-                attack["attacks"] = changed_attacks(cfg.get("attack.attacks") or {}, attack.pop("attacks+"))
-            except ValueError as error:
-                named = str(error).removeprefix("attack.attacks+.").partition(":")[0].partition(" ")[0]
-                place = line_of([file], ("attack", "attacks", named)) or line_of([file], ("attack", "attacks"))
-                raise ValueError(f"{place}{error}") from error
+        joined = False
+        for section, option, one in NAMED:
+            given, name = content.get(section), f"{section}.{option}"
+            if isinstance(given, dict) and f"{option}+" in given:
+                given[option] = _laid_over(file, cfg.get(name) or {}, given, section, option, one)
+                joined = True
+            elif isinstance(given, dict) and option in given and cfg.get(name) is not None:
+                cfg[name] = None
+        if joined:
             value = yaml.safe_dump(content, sort_keys=False)  # the parser takes a file's content as well as its path
-        elif isinstance(attack, dict) and "attacks" in attack and cfg.get("attack.attacks") is not None:
-            cfg["attack.attacks"] = None
         ActionConfigFile.apply_config(parser, cfg, dest, value)
+
+
+def _laid_over(
+    file: ConfigFile, configured: Mapping[str, Any], given: dict[str, Any], section: str, option: str, one: str
+) -> dict[str, Any]:
+    """What becomes of the earlier files' attacks or studies; the changes are taken from the section ``given``.
+
+    Raises:
+        ValueError: The section replaces them, too, or a change cannot be made; the message names the line.
+    """
+    name = f"{section}.{option}"
+    if option in given:
+        raise ValueError(
+            f"{file.path} has both {name}, which replaces all {option}, and {name}+, which changes some; "
+            "give one of them"
+        )
+    try:
+        return changed(configured, given.pop(f"{option}+"), name, one)
+    except ValueError as error:
+        named = str(error).removeprefix(f"{name}+.").partition(":")[0].partition(" ")[0]
+        place = line_of([file], (section, option, named)) or line_of([file], (section, option))
+        raise ValueError(f"{place}{error}") from error
 
 
 def with_moved_classes(content: Any) -> Any:
@@ -70,19 +87,22 @@ def _own_name(class_path: Any) -> Any:
     return class_path.rpartition(".")[2] if moved else class_path
 
 
-def changed_attacks(configured: Mapping[str, Any], changes: Any) -> dict[str, Any]:
-    """Lay out all attacks for the parser, which adds the settings that they have already.
+def changed(configured: Mapping[str, Any], changes: Any, option: str, one: str) -> dict[str, Any]:
+    """Lay out all attacks, or all studies, for the parser, which adds the settings that they have already.
 
     Args:
-        configured: Attacks of the earlier files by name, each with its ``class_path``.
+        configured: Those of the earlier files by name, each with its ``class_path``.
         changes: For some of these names, ``{init_args: {...}}`` with the settings that change; for a new name an attack
-            with its ``class_path``, which comes after them.
+            or a study with its ``class_path``, which comes after them.
+        option: The option that holds them, such as ``attack.attacks``.
+        one: What one of them is called, with its article.
 
     Raises:
-        ValueError: A change is not of that form, or no earlier file configures an attack of its name and class.
+        ValueError: A change is not of that form, or no earlier file configures one of its name and class.
     """
+    kinds = option.rpartition(".")[2]
     if not isinstance(changes, dict):
-        raise ValueError(f"attack.attacks+ maps names of attacks to their changes, got {changes!r}")
+        raise ValueError(f"{option}+ maps names of {kinds} to their changes, got {changes!r}")
     added = {
         name: change
         for name, change in changes.items()
@@ -92,18 +112,20 @@ def changed_attacks(configured: Mapping[str, Any], changes: Any) -> dict[str, An
         if name in added:
             continue
         if name not in configured:
-            hint = nearest(str(name), [str(one) for one in configured]) or "; give that file before this one, with -c"
-            raise ValueError(f"attack.attacks+.{name}: no earlier file configures an attack {name!r}{hint}")
+            hint = (
+                nearest(str(name), [str(known) for known in configured]) or "; give that file before this one, with -c"
+            )
+            raise ValueError(f"{option}+.{name}: no earlier file configures {one} {name!r}{hint}")
         settings = change.get("init_args", {}) if isinstance(change, dict) else None
         if not isinstance(settings, dict) or not change.keys() <= {"class_path", "init_args"}:
-            raise ValueError(f"attack.attacks+.{name} takes {{init_args: {{...}}}} with what changes, got {change!r}")
-        method = configured[name].class_path.rpartition(".")[2]
-        if str(change.get("class_path", method)).rpartition(".")[2] != method:
+            raise ValueError(f"{option}+.{name} takes {{init_args: {{...}}}} with what changes, got {change!r}")
+        kind = configured[name].class_path.rpartition(".")[2]
+        if str(change.get("class_path", kind)).rpartition(".")[2] != kind:
             raise ValueError(
-                f"attack.attacks+.{name} cannot turn {method} into {change['class_path']}; "
-                "list all attacks under attack.attacks instead"
+                f"{option}+.{name} cannot turn {kind} into {change['class_path']}; "
+                f"list all {kinds} under {option} instead"
             )
     return {
-        name: {"class_path": attack.class_path, "init_args": changes.get(name, {}).get("init_args", {})}
-        for name, attack in configured.items()
+        name: {"class_path": found.class_path, "init_args": changes.get(name, {}).get("init_args", {})}
+        for name, found in configured.items()
     } | added

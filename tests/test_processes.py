@@ -14,12 +14,15 @@ import pytest
 import torch
 import yaml
 
+from medrobust.results.studied import read_studies
 from tests.programs import ATTACKS, CONFIG, IMAGES, PAIR, end, evaluate, members, run, run_here, start, train
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280)]
 
+# alone in its batch an image gives the same bits on any number of processes, and t-SNE the same planes
 DETECTION = """
 model: {init_args: {options: {drop_rate: 0.3}}}
+data: {init_args: {batch_size: 1}}
 attack:
   attacks:
     fgsm: {class_path: FGSM, init_args: {epsilon: 24/255}}
@@ -49,6 +52,11 @@ detection:
   fit_on: [same, fgsm]
   passes: 5
   folds: 2
+study:
+  studies:
+    embedding: {class_path: Embedding, init_args: {images: 12}}
+    grad_cam: {class_path: GradCAM, init_args: {images: 5, layer: layer2.0.act2}}
+    saliency: {class_path: Saliency, init_args: {images: 5}}
 """
 
 DEFENCE = """
@@ -106,6 +114,27 @@ def assert_same_accuracies(one: Path, other: Path) -> None:
     first, second = (json.loads((runs / "small/evaluate/summary.json").read_text())["rows"] for runs in (one, other))
     for before, after in zip(first, second, strict=True):
         assert before["accuracy_under_attack"] == after["accuracy_under_attack"]
+
+
+def assert_same_studies(one: Path, other: Path) -> None:
+    """Compare what studies kept of each image, bit by bit, and the tables of their figures, byte by byte."""
+    places = [runs / "small/evaluate" for runs in (one, other)]
+    for first, second in zip(*map(read_studies, places), strict=True):
+        assert (first.name, first.kind, first.images) == (second.name, second.kind, second.images)
+        assert first.attacked.keys() == second.attacked.keys()
+        assert len(first.clean) == len(first.images)
+        kept_of_attacks = 0 if first.kind == "Saliency" else len(first.images)
+        assert {len(kept) for kept in first.attacked.values()} == {kept_of_attacks}
+        for key in (None, *first.attacked):
+            mine, theirs = (found.clean if key is None else found.attacked[key] for found in (first, second))
+            for kept, also in zip(mine, theirs, strict=True):
+                assert (kept.id, kept.about) == (also.id, also.about) and kept.arrays.keys() == also.arrays.keys()
+                for name, values in kept.arrays.items():
+                    np.testing.assert_array_equal(values, also.arrays[name], err_msg=f"{first.name} {kept.id} {name}")
+    tables = [{path.name: path.read_bytes() for path in place.glob("figures/*.csv")} for place in places]
+    assert tables[0] == tables[1]
+    figures = ("embedding_pca", "embedding_tsne", "grad_cam_maps", "grad_cam_overlap", "saliency_maps")
+    assert {f"{name}.csv" for name in figures} <= tables[0].keys()
 
 
 def test_one_process_records_each_image_once_for_each_attack_and_radius(folder: Path) -> None:
@@ -234,7 +263,9 @@ def test_training_against_an_attack_by_two_processes_goes_on_with_the_same_curve
     assert all(torch.equal(kept[0]["state_dict"][name], first[name]) for name in first)  # the averages of the first
 
 
-def test_detectors_by_two_processes_are_those_of_one(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_detectors_and_studies_by_two_processes_are_those_of_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder / "detection.yaml").write_text(DETECTION)
     tables, cells = [], []
     one_detects, two_detect = (
@@ -255,6 +286,8 @@ def test_detectors_by_two_processes_are_those_of_one(folder: Path, caplog: pytes
     one, two = (table.sort("key", "id") for table in tables)
     for column in ("detector_dnn_same", "detector_dnn_fgsm", "detector_dnn-maps_same", "detector_dnn-maps_fgsm"):
         assert (one[column] - two[column]).abs().max() < 1e-3 * one[column].std(), column  # rounding stays rounding
+    assert one["grad_cam_overlap"].equals(two["grad_cam_overlap"]) and one["grad_cam_overlap"].is_not_null().any()
+    assert_same_studies(folder / "one-detects", folder / "two-detect")
     assert len(cells[0]) == 2 * 2 * 10  # attacks, fits and detectors
     for cell, other in zip(*cells, strict=True):
         same = ("attack", "fit", "detector", "n_positive", "n_negative")

@@ -124,7 +124,7 @@ class Studies(EvaluationListener):
         """Write down what each study was asked for."""
         for name, study in self.studies.items() if context.is_first else ():
             asked = (type(study).__name__, study.parameters(), self._chosen[name])
-            write_settings(self.folder, name, *asked, self._clean_keys[name], self._keys[name])
+            write_settings(self.folder, name, *asked, self._clean_keys[name], self._keys[name], study.drawing)
 
     def on_adversarial_batch(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch

@@ -41,6 +41,7 @@ class Studied(NamedTuple):
         images: The images that it was asked to study, in their order.
         clean: What it kept of clean images.
         attacked: What it kept of each attack's images, by the attack's key.
+        drawing: Import path of the function that draws it; empty for the one that belongs to its class here.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Studied(NamedTuple):
     images: list[str]
     clean: list[Kept]
     attacked: dict[str, list[Kept]]
+    drawing: str = ""
 
 
 def place_of_image(folder: str | Path, study: str, key: str, id: str) -> Path:
@@ -95,6 +97,7 @@ def write_settings(
     images: Sequence[str],
     clean_key: str,
     keys: Mapping[str, str],
+    drawing: str = "",
 ) -> None:
     """Write what a study was asked for.
 
@@ -106,8 +109,9 @@ def write_settings(
         images: The images that it looks at.
         clean_key: Key of what it keeps of clean images.
         keys: Key of what it keeps of an attack's images, by the attack's key.
+        drawing: Import path of the function that draws it.
     """
-    settings = {"study": kind, "parameters": dict(parameters), "images": list(images)}
+    settings = {"study": kind, "parameters": dict(parameters), "images": list(images), "drawing": drawing}
     write_json(Path(folder) / STUDIES / study / SETTINGS, {**settings, "clean_key": clean_key, "keys": dict(keys)})
 
 
@@ -120,7 +124,8 @@ def read_studies(folder: str | Path) -> list[Studied]:
             name, images = path.parent.name, [str(id) for id in settings["images"]]
             clean = _read_all(folder, name, settings["clean_key"], images)
             attacked = {key: _read_all(folder, name, own, images) for key, own in settings["keys"].items()}
-            found.append(Studied(name, settings["study"], settings["parameters"], images, clean, attacked))
+            drawing = str(settings.get("drawing", ""))
+            found.append(Studied(name, settings["study"], settings["parameters"], images, clean, attacked, drawing))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} is damaged: evaluate that run again, which attacks no image anew") from None
     return found

@@ -21,7 +21,9 @@ class Study(PlainNumbers, ABC):
     A study is a configured pure function: it keeps nothing between batches, and what it computes of an image does not
     depend on the image's batch mates. Subclasses override ``of_clean``, ``of_attack`` or ``columns``; one that
     overrides none is made of the records alone. ``medrobust.results.figures`` has a function of the same name that
-    draws what it kept.
+    draws what it kept; a class from elsewhere names its own by ``drawing``, the import path of a function of a list of
+    ``medrobust.results.figures.StudiedRun`` that gives a list of ``Sheet``, such as ``my_figures.largest_changes``. It
+    is imported when a figure is drawn, which may be long after: in a module of its own it needs no torch.
 
     Args:
         images: Number of images, chosen evenly over the classes, the same under every attack; None for all.
@@ -35,6 +37,7 @@ class Study(PlainNumbers, ABC):
     attacks: tuple[str, ...] = ()
 
     sees_controls: ClassVar[bool] = False  # whether an empty `attacks` means the controls, too
+    drawing: ClassVar[str] = ""  # import path of the function that draws it; empty for the one of this package
     of_classes: ClassVar[bool] = False  # looks at one class per image, and takes no labels, masks and boxes
 
     def __post_init__(self) -> None:

@@ -277,6 +277,23 @@ def test_a_change_reaches_into_an_objective(shown: Shown, tmp_path: Path) -> Non
     assert settings["objective"]["init_args"]["kappa"] == 2.5
 
 
+def test_studies_of_a_later_file_replace_those_of_earlier_ones_or_join_and_change_them(
+    shown: Shown, tmp_path: Path
+) -> None:
+    def studies(*texts: str) -> dict[str, Any]:
+        files = [overlay(tmp_path, f"study: {{{text}}}", f"{place}.yaml") for place, text in enumerate(texts)]
+        found: dict[str, Any] = shown("evaluate", *options(DEMO, *files))["study"]["studies"]
+        return found
+
+    first = "studies: {saliency: {class_path: Saliency, init_args: {images: 3}}, radii: {class_path: RadiusSweep}}"
+    replaced = studies(first, "studies: {saliency: {class_path: Saliency}}")
+    assert list(replaced) == ["saliency"] and replaced["saliency"]["init_args"]["images"] == 64  # its default, not 3
+    change = "studies+: {saliency: {init_args: {attacks: [fgsm]}}, maps: {class_path: LayerMaps}}"
+    joined = studies(first, change)
+    assert list(joined) == ["saliency", "radii", "maps"] and joined["radii"]["class_path"].endswith(".RadiusSweep")
+    assert joined["saliency"]["init_args"]["images"] == 3 and joined["saliency"]["init_args"]["attacks"] == ["fgsm"]
+
+
 @pytest.mark.parametrize("option", ["--attack.attacks.pgd.steps", "--attack.attacks.pgd.init_args.steps"])
 def test_an_option_changes_one_setting_of_one_attack(option: str, shown: Shown) -> None:
     before, after = shown.attacks("-c", DEMO, "-c", LINF), shown.attacks("-c", DEMO, "-c", LINF, option, "7")

@@ -225,6 +225,18 @@ def test_a_change_of_attacks_that_cannot_be_made_is_refused(complaint: Complaint
     assert re.search(expected, complaint("evaluate", "--ckpt_path", "GOOD", text=text, configs=(DEMO, LINF)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ("{maps: {init_args: {images: 3}}}", r"wrong.yaml, line 1: .*no earlier file configures a study 'maps'"),
+        ("{}, studies: {}", "wrong.yaml has both study.studies, which replaces all studies, and study.studies+"),
+    ],
+)
+def test_a_change_of_studies_that_cannot_be_made_is_refused(complaint: Complaint, changes: str, expected: str) -> None:
+    text = f"study: {{studies+: {changes}}}"
+    assert re.search(expected, complaint("evaluate", "--ckpt_path", "GOOD", text=text, configs=(DEMO, LINF)))
+
+
 def test_an_attack_named_like_the_control_is_refused(complaint: Complaint) -> None:
     text = "attack: {attacks: {noise: {class_path: FGSM}}}"
     assert "noise" in complaint("evaluate", "--ckpt_path", "GOOD", text=text)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ ATTACKS: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.05), "pgd": PGD(epsilon=0.0
 class Changes(Study):
     """Keeps how far each pixel was moved, and adds the largest as a column."""
 
+    drawing: ClassVar[str] = "my_figures.largest_changes"
     factor: float = 1.0
 
     def of_clean(self, victim: Any, images: Tensor, targets: Any, ids: Sequence[str]) -> dict[str, Tensor]:
@@ -72,6 +73,7 @@ def test_each_study_keeps_its_images_and_the_control_counts_only_where_it_is_nam
     assert study(tmp_path, {"mine": Changes(images=3)}) == {"noise": COUNT, "fgsm": COUNT, "pgd": COUNT}
     kept = only(tmp_path)
     assert len(kept.images) == len(kept.clean) == 3 and len(kept.attacked) == 2
+    assert kept.drawing == "my_figures.largest_changes"
     for found in kept.attacked.values():
         assert [one.id for one in found] == kept.images
         assert all(np.abs(one.arrays["change"]).max() == pytest.approx(0.05, abs=1e-6) for one in found)

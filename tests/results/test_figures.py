@@ -1,5 +1,7 @@
 """Figures for papers: their numbers by hand, their files, and what is said where there is nothing to draw."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from medrobust.results.figures.radius_sweep import area_under, radius_sweep
 from medrobust.results.figures.sheet import COLOURS, NothingToDrawError, Sheet, inline, panels, series, write_sheet
 from medrobust.results.figures.studied_run import StudiedRun
 from medrobust.results.studied import SETTINGS, STUDIES, Studied, keep, read_studies, write_settings
+from medrobust.results.summary import SCHEMA, SUMMARY
 
 NONE = Studied("sweep", "RadiusSweep", {}, [], [], {})
 
@@ -117,8 +120,92 @@ def test_a_study_without_numbers_says_why_and_writes_nothing(tmp_path: Path) -> 
     evaluation(tmp_path, "Unheard", "other")
     drawn = {one.name: one for one in write_figures(tmp_path, summary((0.1,)))}
     assert "two radii" in drawn["sweep"].note and "No image" in drawn["saliency"].note
-    assert drawn["other"].note == "This version draws no study of the kind Unheard."
+    assert drawn["other"].note == "This version draws no study of the kind Unheard, and its class names no drawing."
     assert not any(one.svg for one in drawn.values()) and not (tmp_path / "figures").exists()
+
+
+MINE = """
+import polars as pl
+from medrobust.results.figures import NothingToDrawError, Sheet
+from medrobust.results.figures.sheet import panels
+
+def largest(runs):
+    kept = [(run, one.arrays["change"]) for run in runs for found in run.studied.attacked.values() for one in found]
+    if not kept:
+        raise NothingToDrawError("No image has been changed yet.")
+    table = pl.DataFrame({"run": [run.label for run, _ in kept], "largest": [float(one.max()) for _, one in kept]})
+    def draw():
+        figure, ((axis,),) = panels(1, 1)
+        axis.plot(table["largest"])
+        return figure
+    return [Sheet("largest", "Largest changes", "", "By image.", "Largest changes, by image.", table, draw)]
+
+def failing(runs):
+    return [largest(runs)[0]._replace(draw=lambda: 1 / 0)]
+
+def drawing_nothing(runs):
+    return [largest(runs)[0]._replace(draw=lambda: None)]
+
+def empty(runs):
+    return []
+"""
+
+
+def test_a_class_from_elsewhere_names_its_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "figures_of_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.delitem(sys.modules, "figures_of_mine", raising=False)
+    of_pgd = ("Mine", {}, ["1"], "clean", {"pgd": "of pgd"})
+    for run, value in (("a", 0.5), ("b", 0.25)):
+        write_settings(tmp_path / run, "mine", *of_pgd, "figures_of_mine.largest")
+        keep(tmp_path / run, "mine", "of pgd", "1", {"attack": "pgd"}, {"change": np.array([0.0, value])})
+        (tmp_path / run / SUMMARY).write_text(json.dumps(summary() | {"schema": SCHEMA}))
+    (alone,) = write_figures(tmp_path / "a", summary())
+    assert alone.svg and pl.read_parquet(tmp_path / "a/figures/mine.parquet")["largest"].to_list() == [0.5]
+    (beside,) = compare_figures([("a", tmp_path / "a"), ("b", tmp_path / "b")], tmp_path / "out")
+    assert beside.table is not None and dict(beside.table.iter_rows()) == {"a": 0.5, "b": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("drawing", "said"),
+    [
+        (
+            "gone.for_good.largest",
+            "gone.for_good.largest draws this study and cannot be imported: ModuleNotFoundError: ",
+        ),
+        ("figures_of_mine.smallest", "figures_of_mine.smallest draws this study, and figures_of_mine has no function"),
+        ("figures_of_mine.largest", "No image has been changed yet."),
+        (
+            "figures_of_mine.empty",
+            "figures_of_mine.empty draws this study by a list of Sheet, each with its table, and",
+        ),
+        ("largest", "A drawing is named by its import path, MODULE.FUNCTION, and this one by 'largest'."),
+    ],
+)
+def test_a_drawing_that_is_gone_or_fails_is_one_sentence(
+    drawing: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "figures_of_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "figures_of_mine", raising=False)
+    write_settings(tmp_path, "mine", "Mine", {}, ["1"], "clean", {}, drawing)
+    (one,) = write_figures(tmp_path, summary())
+    assert one.note.startswith(said) and one.note.endswith(".") and "\n" not in one.note and not one.svg
+
+
+@pytest.mark.parametrize(("name", "said"), [("failing", "ZeroDivisionError"), ("drawing_nothing", "AttributeError")])
+def test_a_figure_that_fails_while_it_is_drawn_is_one_sentence(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "figures_of_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "figures_of_mine", raising=False)
+    write_settings(tmp_path, "mine", "Mine", {}, ["1"], "clean", {"pgd": "of pgd"}, f"figures_of_mine.{name}")
+    keep(tmp_path, "mine", "of pgd", "1", {"attack": "pgd"}, {"change": np.ones(2)})
+    (one,) = write_figures(tmp_path, summary())
+    assert one.note.startswith(f"figures_of_mine.{name} draws this study and has failed: {said}: ")
+    assert not (tmp_path / "figures").exists()
 
 
 def test_evaluations_without_studies_are_refused(tmp_path: Path) -> None:

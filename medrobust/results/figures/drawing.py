@@ -8,6 +8,7 @@ from medrobust.results.figures.bias_fields import bias_fields
 from medrobust.results.figures.corruption_sweep import corruption_sweep
 from medrobust.results.figures.detection_sweep import detection_sweep
 from medrobust.results.figures.directions import directions
+from medrobust.results.figures.elsewhere import sheets_of
 from medrobust.results.figures.embedding import embedding
 from medrobust.results.figures.grad_cam import grad_cam
 from medrobust.results.figures.layer_maps import layer_maps
@@ -83,12 +84,17 @@ def compare_figures(folders: Sequence[tuple[str, Path]], out: str | Path) -> lis
 
 
 def _drawn(folder: Path, name: str, kind: str, runs: list[StudiedRun]) -> list[Drawn]:
-    sheets = SHEETS.get(kind)
+    own = next((run.studied.drawing for run in runs if run.studied.drawing), "")
     try:
-        if sheets is None:
-            raise NothingToDrawError(f"This version draws no study of the kind {kind}.")
-        made = sheets(runs)
+        if own:
+            return _written(folder, name, sheets_of(own, runs))
+        if kind not in SHEETS:
+            raise NothingToDrawError(f"This version draws no study of the kind {kind}, and its class names no drawing.")
+        return _written(folder, name, SHEETS[kind](runs))
     except NothingToDrawError as error:
         return [Drawn(name, name.replace("_", " "), "", str(error))]
+
+
+def _written(folder: Path, name: str, made: Sequence[Sheet]) -> list[Drawn]:
     names = [f"{name}_{sheet.name}" if len(made) > 1 else name for sheet in made]
     return [write_sheet(folder, sheet._replace(name=own)) for own, sheet in zip(names, made, strict=True)]
