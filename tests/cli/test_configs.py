@@ -148,6 +148,7 @@ TENTH = {"epsilon": 0.1, "steps": 10}
 LITERAL = {"step_size_warp": 0.06, "objective": {"class_path": "CrossEntropy", "init_args": {"saturated": "keep"}}}
 FORTY = {"targeted": True, "epsilon": "1/256", "steps": 40, "step_size": "0.05/256"}
 FAR = {"targeted": True, "epsilon": "4/256", "steps": 40, "step_size": "0.2/256"}
+EVEN = {"targeted": True, "epsilon": "4/256", "steps": 40, "step_size": None}
 CONSTRAINT = {"class_path": "FeatureConstraint", "init_args": {"components": 1}}
 SMALL_STUDIES = {
     "sbf20_table1": {
@@ -189,9 +190,9 @@ SMALL_STUDIES = {
         "bim-strong": hidden("BIM", FORTY, "TypicalMargin", CONSTRAINT, 4.0),
     },
     "hfc21_figure3b": {
-        "bim": {"class_path": "BIM", "init_args": FAR},
-        "bim-hfc": hidden("BIM", FAR, "CrossEntropy", CONSTRAINT, 2.0),
-        "bim-strong": hidden("BIM", FAR, "TypicalMargin", CONSTRAINT, 4.0),
+        "bim": {"class_path": "BIM", "init_args": EVEN},
+        "bim-hfc": hidden("BIM", EVEN, "CrossEntropy", CONSTRAINT, 2.0),
+        "bim-strong": hidden("BIM", EVEN, "TypicalMargin", CONSTRAINT, 4.0),
     },
     "hfc21_defender": {
         "bim": {"class_path": "BIM", "init_args": FORTY},

@@ -307,7 +307,7 @@ def marked(path: Path) -> Any:
     return pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SLOW else ())
 
 
-@pytest.mark.parametrize("path", map(marked, FILES))
+@pytest.mark.parametrize("path", [marked(path) for path in FILES])
 def test_a_shipped_study_runs_on_two_images(path: Path, trained: Path) -> None:
     found, whole = evaluated(path, trained), whole_of(path)
     assert_every_attack_has_its_rows(found, whole)
