@@ -107,7 +107,7 @@ class Studies(EvaluationListener):
             of_study = [DEFINITION, type(study).__name__, _deciding(study), *self._others.get(name, ())]
             attacks = [planned for planned in plan.attacks if _looks_at(study, planned)]
             self._chosen[name] = chosen_images(plan.images, study.images) if attacks else []
-            self._clean_keys[name] = record_key("clean", plan.victim, plan.data, *of_study)
+            self._clean_keys[name] = record_key("clean", plan.victim, plan.data["fingerprint"], *of_study)
             self._keys[name] = {planned.key: record_key(planned.key, *of_study) for planned in attacks}
             for planned in attacks if study.keeps_attacked else ():
                 self._attack_again(name, self._keys[name][planned.key], planned, plan)
