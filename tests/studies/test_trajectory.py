@@ -103,11 +103,9 @@ def test_behind_a_random_defence_the_last_iteration_is_that_of_the_records(tmp_p
     count = TOGETHER + 3  # images of one batch
     journal = RecordJournal(str(tmp_path), "tiny", seed=1)
     studies = Studies(str(tmp_path), {"mine": Trajectory(images=None)})
-        RecordJournal(str(tmp_path), "tiny", seed=1),
-        Studies(str(tmp_path), {"mine": Trajectory(images=None)}),
-    ]
     victim = defended(linear_victim(), RandomResizing(smallest=0.5))
-    recording.evaluate(victim, random_data(count, batch_size=count), {"bim": BIM(epsilon=RADIUS, steps=3)}, journal, studies)
+    attacks: dict[str, Attack] = {"bim": BIM(epsilon=RADIUS, steps=3)}
+    recording.evaluate(victim, random_data(count, batch_size=count), attacks, journal, studies)
     (studied,) = read_studies(tmp_path)
     (found,) = studied.attacked.values()
     rows = {row["id"]: row for row in read_journal(tmp_path).iter_rows(named=True)}
