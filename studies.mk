@@ -10,7 +10,8 @@
 SCALE ?= small
 DATA ?= data
 PHANTOMS := phantom_aptos phantom_ct phantom_endoscopy
-SETS ?= chest_xray nih_cxr14 ham10000 cifar10 covid_ct $(PHANTOMS)
+EVERY_SET := chest_xray nih_cxr14 ham10000 cifar10 covid_ct $(PHANTOMS)
+SETS ?= $(EVERY_SET)
 WEIGHTS ?= hub
 PLACE := runs/$(SCALE)
 STUDIES :=
@@ -18,6 +19,9 @@ VICTIMS :=
 
 ifeq ($(filter $(SCALE),small paper),)
 $(error SCALE is small or paper, got '$(SCALE)')
+endif
+ifneq ($(if $(strip $(SETS)),$(filter-out $(EVERY_SET),$(SETS)),none),)
+$(error SETS names some of $(EVERY_SET), got '$(SETS)')
 endif
 PRETRAINED := --model.init_args.weights $(WEIGHTS)
 DENSE_HEAD := --model.init_args.head dense
@@ -37,6 +41,7 @@ DENSENET := --model.init_args.backbone densenet121 \
 FINER := 224
 LONGER := 16
 TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32
+STRESSED :=
 COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.init_args.num_classes 2 \
   --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
   --trainer.limit_val_batches 0 --checkpoint.monitor null
@@ -56,6 +61,9 @@ GRADES :=
 FINER := 448
 LONGER := 40
 NATURAL :=
+# the layers of the network that natural images have at this scale
+STRESSED := --representation.layers '[layer1.0.act1, layer2.0.act1, layer3.0.act1, global_pool]' $(foreach one,1 2 3,\
+  $(foreach way,down up,--attack.attacks.layer$(one)-$(way).objective.layer layer$(one).0.act1))
 COVID :=
 MASKS :=
 BOXES :=
@@ -74,7 +82,7 @@ define victim_rule
 VICTIMS += $(PLACE)/$(1)/train.yaml
 $(PLACE)/$(1)/checkpoints/done: | studies-data
 	$$(BIN)/python train.py fit -c configs/victims/$(3).yaml --name $(1) --runs $(PLACE) \
-	  --data.root $(if $(filter $(2),$(PHANTOMS)),$(PLACE)/phantoms,$(DATA))/$(2) $(4) \
+	  --data.root $(if $(filter $(2),$(PHANTOMS)),$(PLACE)/phantoms,'$(DATA)')/$(2) $(4) \
 	  $$(if $$(wildcard $$(@D)/last.ckpt),--ckpt_path last)
 	@touch $$@
 endef
@@ -135,7 +143,8 @@ $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a 
 $(call study,chest_xray,chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/chest_xray_surrogate,chest_xray_surrogate)
 $(call studies,chest_xray_resnet,chest_xray,hfc21_figure3b)
 $(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2)
-$(call studies,cifar10,cifar10,hfc21_figure2 hfc21_table1)
+$(call studies,cifar10,cifar10,hfc21_figure2)
+$(call study,cifar10,cifar10,hfc21_table1,$(STRESSED))
 
 # SBF20: what is crafted on each of three networks is judged by all
 JUDGED := chest_xray chest_xray_resnet chest_xray_densenet
@@ -165,13 +174,16 @@ $(call studies,phantom_endoscopy,phantom_endoscopy,smia21_table1_boxes smia21_ta
 
 .PHONY: studies studies-left studies-data
 studies: $(STUDIES)
-	@for study in $(sort $(notdir $(patsubst %/done,%,$(STUDIES)))); do \
-	  $(BIN)/python compare.py figures $(PLACE)/*/evaluations/$$study --out $(PLACE)/figures/$$study 2>/dev/null || true; done
-	@echo "figures of all victims side by side: $(PLACE)/figures"
+	@lacking=; for study in $(sort $(notdir $(patsubst %/done,%,$(STUDIES)))); do \
+	  ls $(PLACE)/*/evaluations/$$study/studies/*/settings.json >/dev/null 2>&1 || continue; \
+	  $(BIN)/python compare.py figures $(PLACE)/*/evaluations/$$study --out $(PLACE)/figures/$$study || \
+	    lacking="$$lacking $$study"; done; \
+	  echo "figures of all victims side by side: $(PLACE)/figures"; \
+	  test -z "$$lacking" || { echo "error: without all of their figures:$$lacking" >&2; exit 1; }
 
 studies-left:
 	@printf '%s\n' $(patsubst $(PLACE)/%/done,%,$(filter-out $(wildcard $(STUDIES)),$(STUDIES)))
 
 studies-data: $(VENV)/ready
-	@for set in $(filter-out $(PHANTOMS),$(SETS)); do test -d $(DATA)/$$set || { \
+	@for set in $(filter-out $(PHANTOMS),$(SETS)); do test -d '$(DATA)'/$$set || { \
 	  echo "error: $(DATA) has no folder $$set: python prepare.py says how to get it, or leave it out of SETS" >&2; exit 2; }; done

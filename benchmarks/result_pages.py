@@ -171,9 +171,9 @@ def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
         place: Where the files go.
 
     Raises:
-        ValueError: A folder has no summary, or the evaluation is not complete.
+        ValueError: A folder has no summary, the evaluation is not complete, or two have one name; nothing is stored.
     """
-    written = []
+    found: dict[Path, tuple[Path, Any]] = {}
     for folder in folders:
         summary = read_summary(folder)
         lacking = [row["attack"] for row in summary["rows"] if row["n"] != summary["rows"][0]["n"]]
@@ -184,9 +184,11 @@ def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
         own = folder.resolve()
         named = f".{own.name}" if own.parent.name in ("evaluations", "evaluate_on") else ""
         path = place / f"{manifest['run']}{named}.json"
+        if path in found and found[path][0].resolve() != own:
+            raise ValueError(f"{folder} and {found[path][0]} would both be stored as {path.name}: store one of them")
         drawn = {"figures": figures} if (figures := _figures(own / "figures")) else {}
-        written.append(write_json(path, _shortened({"manifest": manifest, "detection": {}, **kept, **drawn})))
-    return written
+        found[path] = folder, _shortened({"manifest": manifest, "detection": {}, **kept, **drawn})
+    return [write_json(path, stored) for path, (_, stored) in found.items()]
 
 
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:

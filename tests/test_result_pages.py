@@ -57,6 +57,16 @@ def test_an_evaluation_that_has_not_ended_is_not_stored(evaluation: Path, tmp_pa
     assert not (tmp_path / "stored").exists()
 
 
+def test_two_evaluations_of_one_name_are_not_stored_over_each_other(tmp_path: Path) -> None:
+    for scale in ("small", "paper"):
+        write_summary(write_run(tmp_path / scale, "a", {PGD: "1010"}) / "evaluate")
+    one, other = (tmp_path / scale / "a" / "evaluate" for scale in ("small", "paper"))
+    with pytest.raises(ValueError, match="would both be stored as a.json: store one of them"):
+        store([one, other], tmp_path / "stored")
+    assert not (tmp_path / "stored").exists()
+    assert store([one, one], tmp_path / "stored") == [tmp_path / "stored" / "a.json"]  # named twice
+
+
 def test_the_pages_are_what_the_stored_summaries_give() -> None:
     runs = read_stored(PAGES / STORED)
     stale = {

@@ -19,6 +19,7 @@ from medrobust.evaluation.deployment import judging
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key, weights_hash
+from medrobust.listeners.held_evaluation import shared_key
 from medrobust.networks.victims import EvaluatedVictim
 from medrobust.results.studied import keep, place_of_image, read_image, write_settings
 from medrobust.studies import Study
@@ -106,7 +107,7 @@ class Studies(EvaluationListener):
             of_study = [DEFINITION, type(study).__name__, _deciding(study), *self._others.get(name, ())]
             attacks = [planned for planned in plan.attacks if _looks_at(study, planned)]
             self._chosen[name] = chosen_images(plan.images, study.images) if attacks else []
-            self._clean_keys[name] = record_key("clean", plan.victim.get("weights"), plan.data, *of_study)
+            self._clean_keys[name] = record_key("clean", plan.victim, plan.data["fingerprint"], *of_study)
             self._keys[name] = {planned.key: record_key(planned.key, *of_study) for planned in attacks}
             for planned in attacks if study.keeps_attacked else ():
                 self._attack_again(name, self._keys[name][planned.key], planned, plan)
@@ -124,7 +125,8 @@ class Studies(EvaluationListener):
         """Write down what each study was asked for."""
         for name, study in self.studies.items() if context.is_first else ():
             asked = (type(study).__name__, study.parameters(), self._chosen[name])
-            write_settings(self.folder, name, *asked, self._clean_keys[name], self._keys[name], study.drawing)
+            keys = (self._clean_keys[name], self._keys[name])
+            write_settings(self.folder, name, *asked, *keys, drawing=study.drawing, shared=shared_key(plan))
 
     def on_adversarial_batch(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch

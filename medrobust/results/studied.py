@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from medrobust.results.manifest import replace_file, write_json
 
 STUDIES, SETTINGS, ABOUT = "studies", "settings.json", "about"
 FIGURES = "figures"  # folder beside that of the studies
+KINDS = (".svg", ".pdf", ".png", ".parquet", ".csv")  # files of a figure
 
 
 class Kept(NamedTuple):
@@ -98,6 +99,7 @@ def write_settings(
     clean_key: str,
     keys: Mapping[str, str],
     drawing: str = "",
+    shared: str = "",
 ) -> None:
     """Write what a study was asked for.
 
@@ -110,25 +112,51 @@ def write_settings(
         clean_key: Key of what it keeps of clean images.
         keys: Key of what it keeps of an attack's images, by the attack's key.
         drawing: Import path of the function that draws it.
+        shared: Hash of what all records of the evaluation share, as its manifest has it.
     """
     settings = {"study": kind, "parameters": dict(parameters), "images": list(images), "drawing": drawing}
-    write_json(Path(folder) / STUDIES / study / SETTINGS, {**settings, "clean_key": clean_key, "keys": dict(keys)})
+    settings |= {"clean_key": clean_key, "keys": dict(keys), "shared": shared}
+    write_json(Path(folder) / STUDIES / study / SETTINGS, settings)
 
 
-def read_studies(folder: str | Path) -> list[Studied]:
-    """The studies of an evaluation by name, with what they have kept so far; damaged files count as missing."""
+def read_studies(folder: str | Path, manifest: Mapping[str, Any] | None = None) -> list[Studied]:
+    """The studies of an evaluation by name, with what they have kept so far; damaged files count as missing.
+
+    An evaluation that was replaced leaves its studies behind: those of another victim, other images or settings than
+    the manifest's are passed over, and so is what a study has kept of attacks that the manifest does not name.
+
+    Args:
+        folder: Folder of the evaluation.
+        manifest: Its manifest; None to read whatever is there.
+
+    Raises:
+        ValueError: The settings of a study are damaged.
+    """
     found = []
+    shared = (manifest or {}).get("shared")
+    entries = (manifest or {}).get("attacks")
+    planned = None if entries is None else {entry["key"] for entry in entries}
     for path in sorted((Path(folder) / STUDIES).glob(f"*/{SETTINGS}")):
         try:
             settings = json.loads(path.read_bytes())
+            if shared and (settings.get("shared") or shared) != shared:
+                continue
             name, images = path.parent.name, [str(id) for id in settings["images"]]
             clean = _read_all(folder, name, settings["clean_key"], images)
-            attacked = {key: _read_all(folder, name, own, images) for key, own in settings["keys"].items()}
+            keys = {key: own for key, own in settings["keys"].items() if planned is None or key in planned}
+            attacked = {key: _read_all(folder, name, own, images) for key, own in keys.items()}
             drawing = str(settings.get("drawing", ""))
             found.append(Studied(name, settings["study"], settings["parameters"], images, clean, attacked, drawing))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} is damaged: evaluate that run again, which attacks no image anew") from None
     return found
+
+
+def remove_other_figures(folder: str | Path, names: Collection[str]) -> None:
+    """Remove the figures of an evaluation that are not among those that it has now."""
+    for path in sorted((Path(folder) / FIGURES).glob("*")):
+        if path.suffix in KINDS and path.stem not in names:
+            path.unlink(missing_ok=True)
 
 
 def _read_all(folder: str | Path, study: str, key: str, images: Sequence[str]) -> list[Kept]:

@@ -12,7 +12,9 @@ from medrobust.attacks import DAG, Attack
 from medrobust.attacks.sign_gradient import SignGradient
 from medrobust.attacks.update_cosines import Update, heard_updates
 from medrobust.evaluation.batch import AdversarialBatch
+from medrobust.networks.defended_victim import drawn_by
 from medrobust.networks.victims import EvaluatedVictim
+from medrobust.objectives.clean_features import patterns_wanted
 from medrobust.studies.base import Study
 
 SHOWN = (1, 4, 9)  # iterations whose perturbation is kept, those of SMIA21 Fig. 2
@@ -25,7 +27,8 @@ class Trajectory(Study):
 
     The images are attacked once more, by the same attack on the victim itself in float32, and each update is kept. An
     image that leaves an attack early stays where it is. Attacks that are not of the sign-gradient family, nor DAG, are
-    passed over, and so are restarts, an attack on logarithms, and one without a radius.
+    passed over, and so are restarts, an attack on logarithms, one without a radius, and one whose objective is fitted
+    to clean images first.
 
     Args:
         images: Number of images, chosen evenly over the classes; None for all.
@@ -49,10 +52,11 @@ class Trajectory(Study):
             rows = slice(first, first + TOGETHER)
             goals = batch.targets if batch.goals is None else batch.goals
             clean, ids = batch.clean[rows], batch.ids[rows]
-            with heard_updates() as heard:
-                final = attack.craft(victim, clean, goals[rows], ids).images
-            moved = padded(heard, attack.steps, final - clean)
-            part = _measured(victim, clean, batch.targets[rows], final, moved, float(attack.epsilon))
+            with drawn_by(victim, ids):
+                with heard_updates() as heard:
+                    final = attack.craft(victim, clean, goals[rows], ids).images
+                moved = padded(heard, attack.steps, final - clean)
+                part = _measured(victim, clean, batch.targets[rows], final, moved, float(attack.epsilon))
             for name, values in part.items():
                 found.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in found.items()}
@@ -62,7 +66,7 @@ def has_iterations(attack: Attack) -> bool:
     """Whether an attack is a sum of steps from the clean image or a random start, inside a ball."""
     settings: Any = attack
     in_steps = isinstance(attack, SignGradient | DAG) and getattr(settings, "restarts", 1) == 1
-    return in_steps and attack.norm == "linf" and bool(settings.epsilon)
+    return in_steps and attack.norm == "linf" and bool(settings.epsilon) and not patterns_wanted(attack)
 
 
 def padded(heard: Sequence[Update], steps: int, change: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from medrobust.evaluation import AdversarialBatch
 from medrobust.listeners import RecordJournal, Studies
 from medrobust.listeners.studies import chosen_images
 from medrobust.metrics.concentration import gini, top_energy, top_overlap
+from medrobust.networks import GaussianSmoothing, defended
 from medrobust.results.records import read_journal
 from medrobust.results.studied import Studied, read_studies
 from medrobust.studies import Saliency, Study
@@ -160,3 +161,19 @@ def test_maps_without_anything_on_them_have_no_concentration() -> None:
     assert gini(one).item() == pytest.approx(15 / 16) and top_energy(one).item() == 1
     same = torch.arange(16.0).view(1, 4, 4)
     assert top_overlap(same, 2 * same).item() == 1 and top_overlap(same, -same).item() == 0
+
+
+def test_a_victim_behind_a_defence_is_looked_at_anew(tmp_path: Path) -> None:
+    victim = linear_victim()
+
+    def maps(victim: Any) -> list[np.ndarray]:
+        listeners = [
+            RecordJournal(str(tmp_path), "tiny", seed=1, resume=False),
+            Studies(str(tmp_path), {"saliency": Saliency(images=3)}),
+        ]
+        recording.evaluate(victim, data_of(), ATTACKS, *listeners)
+        return [one.arrays["map"] for one in only(tmp_path).clean]
+
+    before = maps(victim)
+    behind = maps(defended(victim, GaussianSmoothing(sigma=2.0)))  # it has the same weights
+    assert all(np.abs(one - other).max() > 1e-3 for one, other in zip(before, behind, strict=True))

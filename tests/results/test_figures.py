@@ -10,12 +10,16 @@ import polars as pl
 import pytest
 
 from medrobust.results.figures import compare_figures, write_figures
+from medrobust.results.figures.drawing import _free_name
 from medrobust.results.figures.radius_sweep import area_under, radius_sweep
 from medrobust.results.figures.sheet import COLOURS, NothingToDrawError, Sheet, inline, panels, series, write_sheet
 from medrobust.results.figures.studied_run import StudiedRun
+from medrobust.results.report.studied_figures import studied_figures
 from medrobust.results.studied import SETTINGS, STUDIES, Studied, keep, read_studies, write_settings
 from medrobust.results.summary import SCHEMA, SUMMARY
 
+BLUR = {"modality": "xray", "kind": "gaussian_blur", "severity": 1, "strength": 1.0}
+CORRUPTION = {"key": "blur", "attack": "blur", "method": "Corruption", "parameters": BLUR}
 NONE = Studied("sweep", "RadiusSweep", {}, [], [], {})
 
 
@@ -229,3 +233,64 @@ def test_what_is_kept_comes_back_and_damage_counts_as_missing(tmp_path: Path) ->
     (tmp_path / STUDIES / "mine" / SETTINGS).write_text("{")
     with pytest.raises(ValueError, match=r"settings.json is damaged: evaluate that run again"):
         read_studies(tmp_path)
+
+
+def test_names_with_dollars_are_words_and_no_formulas(tmp_path: Path) -> None:
+    def draw() -> Any:
+        figure, ((axis,),) = panels(1, 1, 3.4)
+        axis.set_title(r"$\alpha_$ of $100")
+        return figure
+
+    assert r"$\alpha_$ of $100" in write_sheet(tmp_path, sheet()._replace(draw=draw)).svg
+
+
+def sweep(folder: Path, name: str, kind: str = "RadiusSweep", shared: str = "this") -> None:
+    write_settings(folder, name, kind, {}, ["1"], "clean", {}, shared)
+
+
+CORRUPTED = {**row("blur", None, 0.7, "control"), "key": "blur", "means": {}, "success_rate": 0.2}
+
+
+def test_no_figure_takes_the_files_of_another(tmp_path: Path) -> None:
+    sweep(tmp_path, "sweep")
+    sweep(tmp_path, "Sweep_accuracy", "CorruptionSweep")
+    made = summary() | {"manifest": {"run": "a", "attacks": [CORRUPTION]}}
+    made["rows"] = [{**made["rows"][0], "clean_accuracy": 0.9}, *made["rows"][1:], CORRUPTED]
+    names = [one.name for one in write_figures(tmp_path, made) if one.svg]
+    assert names == ["Sweep_accuracy", "sweep_accuracy-2", "sweep_auroc", "sweep_smallest"]
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == set(names)
+    assert _free_name("sweep_pgd 1/255", []) == "sweep_pgd_1_255"
+
+
+def test_the_studies_of_an_evaluation_that_was_replaced_are_passed_over(tmp_path: Path) -> None:
+    sweep(tmp_path, "old", shared="that")
+    keys = {"here": "own", "gone": "other"}
+    write_settings(tmp_path, "own", "Saliency", {}, ["1"], "clean", keys, "this")
+    write_settings(tmp_path, "unsaid", "Saliency", {}, ["1"], "clean", {})  # by an earlier version
+    manifest = {"shared": "this", "attacks": [{"key": "here"}]}
+    found = {one.name: one for one in read_studies(tmp_path, manifest)}
+    assert list(found) == ["own", "unsaid"] and list(found["own"].attacked) == ["here"]
+    assert [one.name for one in read_studies(tmp_path)] == ["old", "own", "unsaid"]
+
+
+def test_a_figure_that_is_drawn_no_longer_leaves_no_file(tmp_path: Path) -> None:
+    sweep(tmp_path, "sweep")
+    assert [one.name for one in studied_figures(tmp_path, summary()) if one.figure][0] == "sweep_accuracy"
+    (tmp_path / "figures" / "mine.txt").write_text("kept")
+    studied_figures(tmp_path, summary((0.1,)))  # one radius is no sweep
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.txt"]
+    studied_figures(tmp_path, summary())
+    (tmp_path / STUDIES / "sweep" / SETTINGS).unlink()
+    assert studied_figures(tmp_path, summary()) == []
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.txt"]
+
+
+def test_radii_of_two_norms_do_not_share_an_axis() -> None:
+    made = summary()
+    made["rows"] += [row("pgd-l2", radius, 0.1) for radius in (0.5, 1.0)]
+    entries = [{"key": one["key"], "attack": one["attack"], "epsilon": one["epsilon"]} for one in made["rows"][1:]]
+    entries = [{**one, "norm": "l2" if one["attack"] == "pgd-l2" else "linf"} for one in entries]
+    made["manifest"] = {"run": "a", "attacks": entries}
+    accuracy = radius_sweep([StudiedRun("a", made, NONE)])[0]
+    assert "pgd-l2" not in accuracy.table["attack"].to_list() and accuracy.table["epsilon"].max() == 0.2
+    assert "another norm: pgd-l2 (l2)." in accuracy.note

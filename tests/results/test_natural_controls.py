@@ -172,3 +172,18 @@ def test_fields_are_drawn_over_images_and_success_against_the_bound(tmp_path: Pa
     assert [one.name for one in bias_fields([StudiedRun("a", found, NONE)])] == ["bounds"]
     with pytest.raises(NothingToDrawError, match="No attack makes a bias field"):
         bias_fields([StudiedRun("a", told([attack("pgd")], [0.5]), NONE)])
+
+
+def test_what_differs_by_more_than_its_bound_or_severity_is_another_line() -> None:
+    entries = [
+        attack(f"jpeg-{modality}-{one}", None, True, method="Corruption")
+        | {"parameters": {"modality": modality, "kind": "jpeg", "severity": one, "strength": one / 10}}
+        for modality in ("xray", "dermoscopy")
+        for one in (1, 2)
+    ]
+    (accuracy,) = corruption_sweep([StudiedRun("a", told(entries, [0.9, 0.5, 0.8, 0.6]), NONE)])
+    shown = accuracy.table.filter(accuracy.table["kind"] == "jpeg (dermoscopy)").sort("severity")
+    assert shown["accuracy"].to_list() == [0.8, 0.6] and "jpeg (xray) of severity 2" in accuracy.label
+    fields = [field("sbf-1", 1.0), field("sbf-2", 2.0), field("sbf-3", 1.0, lowest=0), field("sbf-4", 2.0, lowest=0)]
+    (bounds,) = bias_fields([StudiedRun("a", told(fields, [0.9, 0.8, 0.4, 0.3], ssim=0.9), NONE)])
+    assert bounds.table["line"].to_list() == ["sbf-1, sbf-2"] * 2 + ["sbf-3, sbf-4"] * 2

@@ -7,10 +7,12 @@ import pytest
 
 from medrobust.attacks import APGD, BIM, DAG, FGSM, PGD, SMIA, Attack, DeepFool
 from medrobust.listeners import RecordJournal, Studies
+from medrobust.networks import RandomResizing, defended
+from medrobust.objectives import CrossEntropy, FeatureConstraint
 from medrobust.results.records import read_journal
 from medrobust.results.studied import Kept, read_studies
 from medrobust.studies import Trajectory
-from medrobust.studies.trajectory import has_iterations
+from medrobust.studies.trajectory import TOGETHER, has_iterations
 from tests import recording
 from tests.in_memory import InMemoryData, random_data
 from tests.tiny_networks import linear_victim
@@ -88,12 +90,29 @@ WITHOUT: list[Attack] = [
     DAG(),
     BIM(epsilon=0.0),
     BIM(domain="log", epsilon=0.1),
+    BIM(objective=CrossEntropy() + FeatureConstraint()),  # fitted to clean images where the attack itself runs
 ]
 
 
 @pytest.mark.parametrize("attack", WITHOUT, ids=repr)
 def test_attacks_without_iterations_of_one_length_are_passed_over(attack: Attack) -> None:
     assert not has_iterations(attack)
+
+
+def test_behind_a_random_defence_the_last_iteration_is_that_of_the_records(tmp_path: Path) -> None:
+    count = TOGETHER + 3  # images of one batch
+    journal = RecordJournal(str(tmp_path), "tiny", seed=1)
+    studies = Studies(str(tmp_path), {"mine": Trajectory(images=None)})
+    victim = defended(linear_victim(), RandomResizing(smallest=0.5))
+    attacks: dict[str, Attack] = {"bim": BIM(epsilon=RADIUS, steps=3)}
+    recording.evaluate(victim, random_data(count, batch_size=count), attacks, journal, studies)
+    (studied,) = read_studies(tmp_path)
+    (found,) = studied.attacked.values()
+    rows = {row["id"]: row for row in read_journal(tmp_path).iter_rows(named=True)}
+    assert len(found) == count
+    for one in found:
+        assert bool(one.arrays["right"][-1]) == rows[one.id]["correct_after"]
+        assert one.arrays["l2"][-1] == pytest.approx(rows[one.id]["l2"], rel=1e-4)
 
 
 def test_one_step_is_the_whole_perturbation(tmp_path: Path) -> None:

@@ -53,16 +53,18 @@ def _rows(run: StudiedRun) -> list[dict[str, Any]]:
     lines: dict[str, list[str]] = {}
     for entry in entries:
         lines.setdefault(_but_its_bound(entry), []).append(entry["attack"])
+    starts = {family: _common_start(own) or own[0] for family, own in lines.items()}
+    shared = {start for start in starts.values() if list(starts.values()).count(start) > 1}
     found = []
     for entry in entries:
-        row, own = rows[entry["key"]], lines[_but_its_bound(entry)]
+        row, family = rows[entry["key"]], _but_its_bound(entry)
         low, high = row["success_rate_interval"] or (None, None)
         means = {name: row["means"].get(name) for name in ("ssim", "brisque", "brisque_clean", "psnr")}
         largest = row["means"].get("field_largest")
         found.append(
             {
                 "run": run.label,
-                "line": _common_start(own) or own[0],
+                "line": ", ".join(lines[family]) if starts[family] in shared else starts[family],
                 "attack": entry["attack"],
                 "control": bool(entry.get("control")),
                 "max_stops": entry["parameters"].get("max_stops"),

@@ -35,6 +35,10 @@ def corruption_sweep(runs: Sequence[StudiedRun]) -> list[Sheet]:
     counts = {"severity": pl.Int64, **numbers, "n": pl.Int64}
     names = dict.fromkeys(("run", "modality", "kind", "attack"), pl.String)
     table = pl.DataFrame(rows, schema={**names, **counts})
+    several = pl.col("modality").n_unique().over("run", "kind") > 1  # whose strengths are others
+    table = table.with_columns(
+        pl.when(several).then(pl.format("{} ({})", "kind", "modality")).otherwise("kind").alias("kind")
+    )
     sheets = [_sheet("accuracy", "Accuracy under corruptions", "accuracy", table, runs)]
     if table["ssim"].drop_nulls().len():
         sheets.append(_sheet("ssim", "What corruptions leave of an image", "ssim", table, runs))

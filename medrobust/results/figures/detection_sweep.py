@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, radii, series
-from medrobust.results.figures.studied_run import StudiedRun
+from medrobust.results.figures.studied_run import StudiedRun, of_other_norms, said_of_other_norms
 from medrobust.results.formats import format_epsilon, format_score
 from medrobust.results.hiding import hiding_terms
 
@@ -44,9 +44,9 @@ def _rows(run: StudiedRun) -> pl.DataFrame:
     entries: Sequence[Mapping[str, Any]] = run.summary["manifest"]["attacks"]
     hiding = {entry["key"] for entry in entries if hiding_terms(entry.get("parameters") or {})}
     wanted = run.studied.parameters.get("attacks")
-    rows = []
+    rows, others = [], of_other_norms(run)
     for row in (run.summary.get("detection") or {}).get("rows", []):
-        if row["epsilon"] is None or (wanted and row["attack"] not in wanted):
+        if row["epsilon"] is None or row["key"] in others or (wanted and row["attack"] not in wanted):
             continue
         low, high = row["auroc_interval"] or (None, None)
         rows.append(
@@ -102,7 +102,7 @@ def _sheet(fit: str, table: pl.DataFrame, runs: Sequence[StudiedRun]) -> Sheet:
     note = (
         "Solid lines: attacks that hide; dotted lines: attacks that do not. Bands are 95 % intervals over patients. "
         "Grey: chance; far below it a detector finds the images for whoever turns it round. A radius at which an "
-        f"attack fools nobody has no AUROC. {told}"
+        f"attack fools nobody has no AUROC. {told}{said_of_other_norms(runs)}"
     )
     return Sheet(fit, title, "HFC21 Fig. 3b", note, f"{title}. {told}", table, draw)
 

@@ -1,5 +1,7 @@
 """Which figures are made of which studies, of one run or of several side by side."""
 
+import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,10 +56,10 @@ def write_figures(folder: str | Path, summary: Mapping[str, Any]) -> list[Drawn]
     Raises:
         ValueError: The settings of a study are damaged.
     """
-    found = []
-    for studied in read_studies(folder):
+    found: list[Drawn] = []
+    for studied in read_studies(folder, summary["manifest"]):
         run = StudiedRun(str(summary["manifest"]["run"]), summary, studied)
-        found += _drawn(Path(folder) / FIGURES, studied.name, studied.kind, [run])
+        found += _drawn(Path(folder) / FIGURES, studied.name, studied.kind, [run], [one.name for one in found])
     return found
 
 
@@ -76,25 +78,43 @@ def compare_figures(folders: Sequence[tuple[str, Path]], out: str | Path) -> lis
     for name, folder in folders:
         label = name if names.count(name) == 1 else f"{name} ({folder})"
         summary = read_summary(folder)
-        for studied in read_studies(folder):
+        for studied in read_studies(folder, summary["manifest"]):
             runs.setdefault((studied.name, studied.kind), []).append(StudiedRun(label, summary, studied))
     if not runs:
         raise ValueError("none of these evaluations has a study; evaluate with one, such as those of configs/studies")
-    return [one for (name, kind), own in runs.items() for one in _drawn(Path(out), name, kind, own)]
+    found: list[Drawn] = []
+    for (name, kind), own in runs.items():
+        found += _drawn(Path(out), name, kind, own, [one.name for one in found])
+    return found
 
 
-def _drawn(folder: Path, name: str, kind: str, runs: list[StudiedRun]) -> list[Drawn]:
+def _drawn(folder: Path, name: str, kind: str, runs: list[StudiedRun], taken: Sequence[str]) -> list[Drawn]:
     own = next((run.studied.drawing for run in runs if run.studied.drawing), "")
     try:
         if own:
-            return _written(folder, name, sheets_of(own, runs))
+            return _written(folder, name, sheets_of(own, runs), taken)
         if kind not in SHEETS:
             raise NothingToDrawError(f"This version draws no study of the kind {kind}, and its class names no drawing.")
-        return _written(folder, name, SHEETS[kind](runs))
+        return _written(folder, name, SHEETS[kind](runs), taken)
     except NothingToDrawError as error:
         return [Drawn(name, name.replace("_", " "), "", str(error))]
 
 
-def _written(folder: Path, name: str, made: Sequence[Sheet]) -> list[Drawn]:
-    names = [f"{name}_{sheet.name}" if len(made) > 1 else name for sheet in made]
-    return [write_sheet(folder, sheet._replace(name=own)) for own, sheet in zip(names, made, strict=True)]
+def _written(folder: Path, name: str, made: Sequence[Sheet], taken: Sequence[str]) -> list[Drawn]:
+    names = list(taken)
+    for sheet in made:
+        names.append(_free_name(f"{name}_{sheet.name}" if len(made) > 1 else name, names))
+    own = names[len(taken) :]
+    return [write_sheet(folder, sheet._replace(name=one)) for one, sheet in zip(own, made, strict=True)]
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    """A name for files, without characters that lead elsewhere; with a number if it is taken.
+
+    >>> _free_name("sweep_pgd 1/255", []), _free_name("sweep", ["sweep", "sweep-2"])
+    ('sweep_pgd_1_255', 'sweep-3')
+    """
+    plain = re.sub(r"[^\w.-]", "_", name)
+    known = {one.casefold() for one in taken}  # some disks do not tell capitals apart
+    numbered = (f"{plain}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([plain], numbered) if one.casefold() not in known)

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, percent, radii, series
-from medrobust.results.figures.studied_run import StudiedRun
+from medrobust.results.figures.studied_run import StudiedRun, of_other_norms, said_of_other_norms
 from medrobust.results.formats import format_epsilon, format_percent
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def _accuracies(run: StudiedRun) -> pl.DataFrame:
     """A row for each attack and radius, of the worst case, too; the clean images are at radius 0."""
     summary = run.summary
     areas = {row["key"]: row["auroc"] for row in (summary.get("classes") or {}).get("rows", [])}
-    rows = []
+    rows, others = [], of_other_norms(run)
     for row in summary["rows"]:
-        if row["kind"] != "clean" and row["epsilon"] is None:
+        if row["kind"] != "clean" and (row["epsilon"] is None or row["key"] in others):
             continue
         low, high = row["accuracy_under_attack_interval"] or (None, None)
         rows.append(
@@ -111,6 +111,7 @@ def _sheet(name: str, title: str, what: str, table: pl.DataFrame, runs: Sequence
 
     band = " Bands are 95 % intervals over patients." if what == "accuracy" else " Of several classes, the mean."
     note = f"The dotted line is that of the clean images.{band} Noise of the same size is the control."
+    note += said_of_other_norms(runs)
     return Sheet(name, title, "Ma20 Fig. 4, 5", note, f"{title}. {_told(known, what, runs)}", known, draw)
 
 

@@ -42,6 +42,7 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 3.5,
     "figure.constrained_layout.use": True,
     "svg.fonttype": "none",  # words stay words
+    "text.parse_math": False,  # names of runs, attacks and classes may hold dollars
     "pdf.fonttype": 42,  # fonts that journals take
 }
 

@@ -39,6 +39,24 @@ def drawn_attacks(run: StudiedRun) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["kind"] == "control" or not wanted or row["attack"] in wanted]
 
 
+def of_other_norms(run: StudiedRun) -> dict[str, str]:
+    """The attacks whose radius cannot stand beside the others', by key: names with their norms.
+
+    As in the worst case, that is all that are not bound by L-infinity, or where none is, not by the first one's norm.
+    """
+    entries = [entry for entry in run.summary["manifest"].get("attacks") or () if entry.get("epsilon") is not None]
+    norms = [str(entry.get("norm", "linf")) for entry in entries if not entry.get("control")]
+    norm = norms[0] if norms and "linf" not in norms else "linf"
+    own = [(entry, str(entry.get("norm", "linf"))) for entry in entries]
+    return {entry["key"]: f"{entry['attack']} ({other})" for entry, other in own if other != norm}
+
+
+def said_of_other_norms(runs: Sequence[StudiedRun]) -> str:
+    """A sentence about attacks that a figure leaves out for their norm; empty where it leaves out none."""
+    names = dict.fromkeys(name for run in runs for name in of_other_norms(run).values())
+    return f" Left out, because their radii are of another norm: {', '.join(names)}." if names else ""
+
+
 class StudiedAttack(NamedTuple):
     """What a study has kept of one attack.
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from medrobust.results.formats import DASH
 from medrobust.results.report.behind import FigureTable
-from medrobust.results.studied import SETTINGS, STUDIES
+from medrobust.results.studied import SETTINGS, STUDIES, remove_other_figures
 
 MOST = 200  # lines of a table; the files have all of them
 
@@ -41,11 +41,14 @@ def studied_figures(folder: Path, summary: Mapping[str, Any]) -> list[StudiedFig
         summary: Its summary.
     """
     if not any((folder / STUDIES).glob(f"*/{SETTINGS}")):
+        remove_other_figures(folder, ())
         return []
     from medrobust.results.figures import write_figures  # takes matplotlib, which most evaluations do not need
 
     found = []
-    for one in write_figures(folder, summary):
+    drawn = write_figures(folder, summary)
+    remove_other_figures(folder, {one.name for one in drawn if one.svg})
+    for one in drawn:
         tables = []
         if one.table is not None and len(one.table.columns):
             words = sum(kind in ("String", "Boolean") for kind in map(str, one.table.dtypes))
