@@ -245,7 +245,7 @@ def test_names_with_dollars_are_words_and_no_formulas(tmp_path: Path) -> None:
 
 
 def sweep(folder: Path, name: str, kind: str = "RadiusSweep", shared: str = "this") -> None:
-    write_settings(folder, name, kind, {}, ["1"], "clean", {}, shared)
+    write_settings(folder, name, kind, {}, ["1"], "clean", {}, shared=shared)
 
 
 CORRUPTED = {**row("blur", None, 0.7, "control"), "key": "blur", "means": {}, "success_rate": 0.2}
@@ -265,7 +265,7 @@ def test_no_figure_takes_the_files_of_another(tmp_path: Path) -> None:
 def test_the_studies_of_an_evaluation_that_was_replaced_are_passed_over(tmp_path: Path) -> None:
     sweep(tmp_path, "old", shared="that")
     keys = {"here": "own", "gone": "other"}
-    write_settings(tmp_path, "own", "Saliency", {}, ["1"], "clean", keys, "this")
+    write_settings(tmp_path, "own", "Saliency", {}, ["1"], "clean", keys, shared="this")
     write_settings(tmp_path, "unsaid", "Saliency", {}, ["1"], "clean", {})  # by an earlier version
     manifest = {"shared": "this", "attacks": [{"key": "here"}]}
     found = {one.name: one for one in read_studies(tmp_path, manifest)}
