@@ -27,7 +27,8 @@ SIZE := --data.init_args.image_size 96
 SHORT := --trainer.max_epochs 8
 NIH := --data.init_args.image_size 64 $(SHORT)
 NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
-  --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) --data.init_args.image_size 64 --trainer.max_epochs 6
+  --model.init_args.head_std 0.01 --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) \
+  --data.init_args.image_size 64 --data.init_args.batch_size 32 --trainer.max_epochs 6
 RANDOM := --model.init_args.weights null $(DENSE_HEAD) $(SIZE) --model.init_args.optimizer.init_args.lr 0.002 --trainer.max_epochs 12
 RESNET := --model.init_args.backbone resnet50 --model.init_args.options '{channels: [16, 32, 64, 128]}' $(RANDOM)
 DENSENET := --model.init_args.backbone densenet121 \
@@ -129,7 +130,7 @@ $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
 # HFC21
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
 $(call study,chest_xray,chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/chest_xray_surrogate,chest_xray_surrogate)
-$(call studies,chest_xray_resnet,chest_xray,hfc21_table2)
+$(call studies,chest_xray_resnet,chest_xray,hfc21_figure3b)
 $(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2)
 $(call studies,cifar10,cifar10,hfc21_figure2 hfc21_table1)
 
