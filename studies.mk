@@ -9,7 +9,7 @@
 # lies, adds its column to tables.
 SCALE ?= small
 DATA ?= data
-PHANTOMS := phantom_ct phantom_endoscopy
+PHANTOMS := phantom_aptos phantom_ct phantom_endoscopy
 SETS ?= chest_xray nih_cxr14 ham10000 cifar10 covid_ct $(PHANTOMS)
 WEIGHTS ?= hub
 PLACE := runs/$(SCALE)
@@ -26,6 +26,7 @@ ifeq ($(SCALE),small)
 SIZE := --data.init_args.image_size 96
 SHORT := --trainer.max_epochs 8
 NIH := --data.init_args.image_size 64 $(SHORT)
+GRADES := --data.init_args.image_size 128
 NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.head_std 0.01 --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) \
   --data.init_args.image_size 64 --data.init_args.batch_size 32 --trainer.max_epochs 6
@@ -51,6 +52,7 @@ else
 SIZE := --data.init_args.image_size 224
 SHORT :=
 NIH :=
+GRADES :=
 FINER := 448
 LONGER := 40
 NATURAL :=
@@ -120,7 +122,8 @@ $(call victim,chest_xray_smoothed,chest_xray,chest_xray,$(MOBILENET) --model.ini
 $(call victim,chest_xray_finer,chest_xray,chest_xray,$(PRETRAINED) $(DENSE_HEAD) --data.init_args.image_size $(FINER))
 $(call victim,chest_xray_random,chest_xray,chest_xray,$(SIZE) $(DENSE_HEAD) --model.init_args.weights null $(SHORT))
 $(call victim,ham10000_malignant,ham10000,ham10000,$(MOBILENET) --data.init_args.classes malignant --model.init_args.num_classes 2)
-FGSM := balanced unweighted longer decayed smoothed finer random resnet densenet
+$(call victim,chest_xray_noisy,chest_xray,chest_xray,$(MOBILENET) --data.init_args.augment '{noise: 0.05}')
+FGSM := balanced unweighted noisy longer decayed smoothed finer random resnet densenet
 $(call studies,chest_xray,chest_xray,ma20_fgsm)
 $(foreach one,$(FGSM),$(call studies,chest_xray_$(one),chest_xray,ma20_fgsm))
 $(foreach one,ham10000 ham10000_malignant,$(call studies,$(one),ham10000,ma20_fgsm))
@@ -144,9 +147,11 @@ $(call studies,ham10000,ham10000,sbf20_white_box sbf20_table2 sbf20_figure4 sbf2
 $(call study,chest_xray,chest_xray,medmnist_c,-c configs/attacks/corruptions_xray.yaml)
 $(call study,ham10000,ham10000,medmnist_c,-c configs/attacks/corruptions_dermoscopy.yaml)
 
-# SMIA21, on seven classes and on two, on masks and on boxes
+# SMIA21, on seven classes, five grades and two classes, on masks and on boxes
 SMIA := $(foreach one,1 2 3 4 6,smia21_table$(one)_classification) smia21_figure2
 $(call studies,ham10000,ham10000,$(SMIA))
+$(call victim,phantom_aptos,phantom_aptos,phantom_aptos,$(PRETRAINED) $(GRADES))
+$(call studies,phantom_aptos,phantom_aptos,$(SMIA))
 $(call studies,chest_xray,chest_xray,$(SMIA))
 $(call victim,phantom_ct,phantom_ct,phantom_ct)
 $(call victim,covid_ct,covid_ct,covid_ct,$(PRETRAINED) $(COVID))
