@@ -130,6 +130,15 @@ class Run:
         """
         return self._only(self.figure(name), f"row of {name}", **wanted)
 
+    def cosine(self, one: str, other: str) -> float:
+        """The mean cosine between the changes of the features under two attacks (HFC21 Fig. 2b).
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        pairs = [{"of": {row["attack"], row["compared_with"]}, **row} for row in self.figure("directions_attacks")]
+        return float(self._only(pairs, "cosine", of={one, other})["cosine"])
+
     @property
     def network(self) -> str:
         """The victim's network and its number of parameters, such as ``mobilenetv2_100, 2.4 M``."""
@@ -249,7 +258,7 @@ def written_page(template: Path, runs: Mapping[str, Run]) -> str:
     page = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     page.trim_blocks = page.lstrip_blocks = True
     page.filters |= {"rate": rate, "score": score, "epsilon": format_epsilon, "measure": format_measure}
-    page.filters |= {"percent": format_percent, "number": number}
+    page.filters |= {"percent": format_percent, "number": number, "decimals": decimals}
     try:
         return page.get_template(template.name).render(run=run, runs=runs)
     except jinja2.UndefinedError as error:
@@ -267,6 +276,11 @@ def rate(row: Mapping[str, Any], name: str = "accuracy_under_attack") -> str:
 def score(row: Mapping[str, Any], name: str = "auroc") -> str:
     """An AUROC in percent with its interval; a dash where it is undefined."""
     return rate(row, name)
+
+
+def decimals(value: float | None, digits: int = 2) -> str:
+    """A number with a fixed count of decimals; a dash where it is undefined."""
+    return DASH if value is None else f"{value:.{digits}f}"
 
 
 def number(row: Mapping[str, Any], name: str, digits: int = 2) -> str:

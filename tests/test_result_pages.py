@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from benchmarks.result_pages import PAGES, STORED, TEMPLATE, read_stored, store, written_page
@@ -75,3 +76,26 @@ def test_the_pages_are_what_the_stored_summaries_give() -> None:
         if template.with_name(template.name.removesuffix(".j2")).read_text() != written_page(template, runs)
     }
     assert not stale, "write them again: python -m benchmarks.result_pages"
+
+
+def test_numbers_of_images_become_means_with_intervals(evaluation: Path, tmp_path: Path) -> None:
+    (evaluation / "figures").mkdir()
+    of_images = pl.DataFrame(
+        {
+            "run": ["a"] * 4,
+            "attack": ["pgd", "pgd", "pgd", "bim"],
+            "image": list("wxyz"),
+            "overlap": [1.0, 2.0, 3.0, 5.0],
+        }
+    )
+    of_images.write_parquet(evaluation / "figures" / "cam_overlap.parquet")
+    pl.DataFrame({"run": ["a"], "attack": ["pgd"], "epsilon": [1 / 255], "area": [0.25]}).write_parquet(
+        evaluation / "figures" / "sweep_smallest.parquet"
+    )
+    half = 1.96 / 3**0.5  # the standard deviation of 1, 2 and 3 is 1
+    words = "{% set a = run('a') %}{{ a.drawn('cam_overlap', attack='pgd') | number('overlap') }}; "
+    words += "{{ a.drawn('cam_overlap', attack='bim') | number('overlap', 1) }}; "
+    words += "{{ a.drawn('sweep_smallest', epsilon='1/255').area | decimals }}"
+    assert page_of(tmp_path, words, evaluation) == f"2.00 ({2 - half:.2f}–{2 + half:.2f}); 5.0; 0.25"
+    with pytest.raises(ValueError, match="a: expected a stored figure, cam_overlap, sweep_smallest, got 'maps'"):
+        page_of(tmp_path, "{{ run('a').figure('maps') }}", evaluation)

@@ -58,7 +58,7 @@ class Defence(PlainNumbers, ABC):
             passes, as the methods' authors have it, or those of the ``clean`` images alone, for which a loss without
             them makes one more forward pass. Clean ones can leave a victim without defence: its training normalises
             adversarial images by their own statistics, its evaluation by those of clean images, and where the two
-            differ it learns what it is not asked (docs/results/datasets.md has an example).
+            differ it learns what it is not asked (docs/results/defences.md has an example).
 
     Raises:
         ValueError: A field is out of its range, or the attack cannot be used in training.
