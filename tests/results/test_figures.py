@@ -113,6 +113,7 @@ def test_an_element_has_the_figures_own_box() -> None:
     head = '<?xml version="1.0"?>\n<svg width="72pt" height="36pt" viewBox="0 0 72 36" version="1.1">'
     file = f"{head}<metadata>x</metadata><g/></svg>"
     assert "<metadata>" not in inline(file, "a") and 'viewBox="0 0 72 36"' in inline(file, "a")
+    assert "min-width:90px;max-width:115px;" in inline(file, "a")  # 72 points; a page's own least width is larger
 
 
 def evaluation(folder: Path, kind: str = "RadiusSweep", name: str = "sweep") -> None:
