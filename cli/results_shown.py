@@ -12,6 +12,7 @@ from medrobust.results.formats import all_printable
 from medrobust.results.report.dense_tables import console_tables
 from medrobust.results.report.detection import console_detection
 from medrobust.results.report.tables import console_flags, console_table, dense_tables
+from medrobust.results.studied import FIGURES
 
 DRY = "a dry run (trainer.fast_dev_run): nothing of it is kept"
 
@@ -83,3 +84,6 @@ def show_results(summary: Mapping[str, Any], quality: Sequence[tuple[str, float]
     screen.print(console_flags(seen))
     for kind in ("report", "summary", "evidence", "records"):
         screen.print(f"{kind:8} {shown(summary['paths'][kind])}", soft_wrap=True)
+    figures = Path(summary["paths"]["report"]).parent / FIGURES
+    if any(figures.glob("*.svg")):
+        screen.print(f"figures  {shown(figures)}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """What a command prints when an evaluation has come to its end."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,3 +53,15 @@ def test_tables_of_masks_and_boxes_are_shown(capsys: pytest.CaptureFixture[str],
     printed = " ".join(capsys.readouterr().out.split())
     assert "mAP@0.5" in printed and "62.5" in printed and "37.5" in printed and "9 true boxes in 3 images" in printed
     assert "each class" not in printed  # of which there are none
+
+
+def test_the_figures_of_studies_are_named_where_there_are_some(
+    capsys: pytest.CaptureFixture[str], quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cli.results_shown.console_flags", lambda *_: "")
+    paths = {kind: tmp_path / kind for kind in ("report", "summary", "evidence", "records")}
+    assert "figures" not in shown(capsys, {"paths": paths}, [], bare=False, dry=False)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "saliency.svg").touch()
+    assert shown(capsys, {"paths": paths}, [], bare=False, dry=False).endswith("records records figures figures")

@@ -12,10 +12,11 @@ import pytest
 from medrobust.results.figures import compare_figures, write_figures
 from medrobust.results.figures.drawing import _free_name
 from medrobust.results.figures.radius_sweep import area_under, radius_sweep
+from medrobust.results.figures.saliency import saliency
 from medrobust.results.figures.sheet import COLOURS, NothingToDrawError, Sheet, inline, panels, series, write_sheet
 from medrobust.results.figures.studied_run import StudiedRun
 from medrobust.results.report.studied_figures import studied_figures
-from medrobust.results.studied import SETTINGS, STUDIES, Studied, keep, read_studies, write_settings
+from medrobust.results.studied import SETTINGS, STUDIES, Kept, Studied, keep, read_studies, write_settings
 from medrobust.results.summary import SCHEMA, SUMMARY
 
 BLUR = {"modality": "xray", "kind": "gaussian_blur", "severity": 1, "strength": 1.0}
@@ -112,10 +113,20 @@ def test_an_element_has_the_figures_own_box() -> None:
     head = '<?xml version="1.0"?>\n<svg width="72pt" height="36pt" viewBox="0 0 72 36" version="1.1">'
     file = f"{head}<metadata>x</metadata><g/></svg>"
     assert "<metadata>" not in inline(file, "a") and 'viewBox="0 0 72 36"' in inline(file, "a")
+    assert "min-width:90px;max-width:115px;" in inline(file, "a")  # 72 points; a page's own least width is larger
 
 
 def evaluation(folder: Path, kind: str = "RadiusSweep", name: str = "sweep") -> None:
     write_settings(folder, name, kind, {}, ["1"], "clean", {})
+
+
+def test_the_share_of_images_rises_from_nothing_to_all() -> None:
+    values = {"1": np.array(0.5), "2": np.array(0.25)}
+    kept = [Kept(id, {}, {"gini": value, "top_energy": value}) for id, value in values.items()]
+    run = StudiedRun("a", {}, Studied("saliency", "Saliency", {}, ["1", "2"], kept, {}))
+    _, concentration = saliency([run])
+    line = concentration.draw().axes[0].lines[0]
+    assert line.get_xydata().tolist() == [[0.25, 0.0], [0.25, 0.5], [0.5, 1.0]]
 
 
 def test_a_study_without_numbers_says_why_and_writes_nothing(tmp_path: Path) -> None:
@@ -169,6 +180,7 @@ def test_a_class_from_elsewhere_names_its_drawing(tmp_path: Path, monkeypatch: p
     assert alone.svg and pl.read_parquet(tmp_path / "a/figures/mine.parquet")["largest"].to_list() == [0.5]
     (beside,) = compare_figures([("a", tmp_path / "a"), ("b", tmp_path / "b")], tmp_path / "out")
     assert beside.table is not None and dict(beside.table.iter_rows()) == {"a": 0.5, "b": 0.25}
+    assert (tmp_path / "out/captions.txt").read_text() == "mine\nLargest changes. By image.\n"
 
 
 @pytest.mark.parametrize(

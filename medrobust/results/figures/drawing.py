@@ -22,9 +22,11 @@ from medrobust.results.figures.sheet import Drawn, NothingToDrawError, Sheet, wr
 from medrobust.results.figures.stress_test import stress_test
 from medrobust.results.figures.studied_run import StudiedRun
 from medrobust.results.figures.trajectory import trajectory
+from medrobust.results.manifest import replace_file
 from medrobust.results.studied import FIGURES, read_studies
 from medrobust.results.summary import read_summary
 
+CAPTIONS = "captions.txt"  # what the figures of several evaluations show and how each is read
 # by the name of a study's class
 SHEETS: dict[str, Callable[[Sequence[StudiedRun]], list[Sheet]]] = {
     "BiasFields": bias_fields,
@@ -64,7 +66,7 @@ def write_figures(folder: str | Path, summary: Mapping[str, Any]) -> list[Drawn]
 
 
 def compare_figures(folders: Sequence[tuple[str, Path]], out: str | Path) -> list[Drawn]:
-    """Draw the studies of several evaluations, those of one name and kind side by side.
+    """Draw the studies of several evaluations, those of one name and kind side by side, and write their captions.
 
     Args:
         folders: What each evaluation is called in the figures, and its folder; those without studies are passed over.
@@ -85,7 +87,15 @@ def compare_figures(folders: Sequence[tuple[str, Path]], out: str | Path) -> lis
     found: list[Drawn] = []
     for (name, kind), own in runs.items():
         found += _drawn(Path(out), name, kind, own, [one.name for one in found])
+    drawn = [one for one in found if one.svg]
+    if drawn:
+        replace_file(Path(out) / CAPTIONS, "\n".join(_caption(one) for one in drawn).encode())
     return found
+
+
+def _caption(drawn: Drawn) -> str:
+    source = f" (after {drawn.source})" if drawn.source else ""
+    return f"{drawn.name}\n{drawn.title}{source}. {drawn.note}\n"
 
 
 def _drawn(folder: Path, name: str, kind: str, runs: list[StudiedRun], taken: Sequence[str]) -> list[Drawn]:

@@ -169,7 +169,7 @@ def _surface(
     axis.view_init(elev=25, azim=-130)
     axis.set_xlabel(FIRST, labelpad=-8)
     axis.set_ylabel(SECOND, labelpad=-8)
-    axis.text2D(0.02, 0.86, label, transform=axis.transAxes)
+    axis.text2D(0.02, 0.94, label, transform=axis.transAxes)
     axis.tick_params(pad=-4, labelsize=FONT - 1)
     axis.set_box_aspect((1, 1, 0.8), zoom=zoom)
     for direction in (axis.xaxis, axis.yaxis, axis.zaxis):

@@ -1,7 +1,7 @@
 """Saliency maps beside their images, and how concentrated they are in each run (Ma20 Fig. 6)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -74,8 +74,9 @@ def _concentration(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
         for axis, (name, words) in zip(axes, MEASURES.items(), strict=True):
             for number, run in enumerate(runs):
                 values = np.sort(known.filter(pl.col("run") == run.label)[name].to_numpy())
-                heights = np.arange(1, len(values) + 1) / max(len(values), 1)
-                axis.step(values, heights, where="post", label=run.label, **{**series(number + 1), "marker": ""})
+                heights = np.arange(len(values) + 1) / max(len(values), 1)
+                places = np.concatenate([values[:1], values])  # from 0 up at the least of them
+                axis.step(places, heights[: len(places)], where="post", label=run.label, **_line(number))
             axis.set_xlabel(words)
         axes[0].set_ylabel("share of images up to this")
         if len(runs) > 1:
@@ -91,7 +92,13 @@ def _concentration(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
     zero = f" {lost} images whose gradient is zero everywhere have neither and are left out." if lost else ""
     title = "How concentrated saliency is"
     note = (
-        "Both are larger where fewer pixels matter: the Gini coefficient of the map's values, and the share of the sum "
-        f"of their squares in the largest 1 %. {'; '.join(told)}.{zero}"
+        "Both are larger where fewer pixels matter: the Gini coefficient of the map's values, 0 where all are alike "
+        "and near 1 where one is alone, and the share of the sum of their squares in the largest 1 %. "
+        f"{'; '.join(told)}.{zero}"
     )
     return Sheet("concentration", title, "Ma20 Fig. 6", note, f"{title}. {'; '.join(told)}.", table, draw)
+
+
+def _line(number: int) -> dict[str, Any]:
+    """The line of a run, by its number."""
+    return {**series(number + 1), "marker": ""}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COLUMN, PAGE = 3.4, 7.0  # inches: widths of a paper's column and of its text
 FONT = 8  # points; nothing is smaller than 7
 DOTS = 200  # of an inch of the PNG
+ON_PAGE = 1.25, 1.6  # pixels of a page for each point, at least and at most: a column's figure fits on a telephone
 # Okabe and Ito's colours, which colour-blind readers tell apart, darkest first; series differ in dashes and marks, too
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a8a00")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
@@ -115,13 +116,14 @@ def write_sheet(folder: str | Path, sheet: Sheet) -> Drawn:
 
 
 def inline(svg: str, label: str) -> str:
-    """An SVG file as an element of a page, as wide as the page lets it be."""
+    """An SVG file as an element of a page, as wide as the page lets it be while its words can be read."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, count=1, flags=re.DOTALL)
     head, _, rest = element.partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     wide = re.search(r'width="([\d.]+)pt"', head)
-    width = f"max-width:{float(wide[1]) * 1.6:.0f}px;" if wide else ""
+    least, most = (scale * float(wide[1]) if wide else 0.0 for scale in ON_PAGE)
+    width = f"min-width:{least:.0f}px;max-width:{most:.0f}px;" if wide else ""
     start = f'<svg class="paper" role="img" aria-label="{escape(label)}" {box[0] if box else ""} '
     return f'{start}style="{width}width:100%;height:auto" xmlns="http://www.w3.org/2000/svg" ' + (
         f'xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'
