@@ -17,11 +17,13 @@ PLACE := runs/$(SCALE)
 STUDIES :=
 VICTIMS :=
 
+ifneq ($(filter studies% runs/%,$(MAKECMDGOALS)),) # else a variable of that name is nobody's business here
 ifeq ($(filter $(SCALE),small paper),)
 $(error SCALE is small or paper, got '$(SCALE)')
 endif
 ifneq ($(if $(strip $(SETS)),$(filter-out $(EVERY_SET),$(SETS)),none),)
 $(error SETS names some of $(EVERY_SET), got '$(SETS)')
+endif
 endif
 PRETRAINED := --model.init_args.weights $(WEIGHTS)
 DENSE_HEAD := --model.init_args.head dense

@@ -17,7 +17,9 @@ from medrobust.results.formats import (
     DASH,
     format_epsilon,
     format_interval,
+    format_linf,
     format_measure,
+    format_passes,
     format_percent,
     format_score,
 )
@@ -258,7 +260,14 @@ def written_page(template: Path, runs: Mapping[str, Run]) -> str:
     page = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     page.trim_blocks = page.lstrip_blocks = True
     page.filters |= {"rate": rate, "score": score, "epsilon": format_epsilon, "measure": format_measure}
-    page.filters |= {"percent": format_percent, "number": number, "decimals": decimals, "share": format_score}
+    page.filters |= {
+        "percent": format_percent,
+        "number": number,
+        "decimals": decimals,
+        "share": format_score,
+        "length": format_linf,
+        "passes": format_passes,
+    }
     try:
         return page.get_template(template.name).render(run=run, runs=runs)
     except jinja2.UndefinedError as error:
