@@ -259,15 +259,7 @@ def written_page(template: Path, runs: Mapping[str, Run]) -> str:
     loader = jinja2.FileSystemLoader(template.parent)
     page = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     page.trim_blocks = page.lstrip_blocks = True
-    page.filters |= {"rate": rate, "score": score, "epsilon": format_epsilon, "measure": format_measure}
-    page.filters |= {
-        "percent": format_percent,
-        "number": number,
-        "decimals": decimals,
-        "share": format_score,
-        "length": format_linf,
-        "passes": format_passes,
-    }
+    page.filters |= FILTERS
     try:
         return page.get_template(template.name).render(run=run, runs=runs)
     except jinja2.UndefinedError as error:
@@ -298,6 +290,13 @@ def number(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
         return DASH
     interval = row.get(f"{name}_interval")
     return f"{row[name]:.{digits}f}" + (f" ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})" if interval else "")
+
+
+FILTERS = {
+    **{"rate": rate, "score": score, "share": format_score, "percent": format_percent, "number": number},
+    **{"decimals": decimals, "measure": format_measure, "passes": format_passes},
+    **{"epsilon": format_epsilon, "linf": format_linf},
+}
 
 
 def _shortened(value: Any) -> Any:
