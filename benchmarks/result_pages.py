@@ -23,7 +23,7 @@ from medrobust.results.formats import (
     format_percent,
     format_score,
 )
-from medrobust.results.manifest import replace_file, write_json
+from medrobust.results.manifest import replace_file
 from medrobust.results.statistics import Z95
 from medrobust.results.summary import read_summary
 
@@ -31,9 +31,14 @@ PAGES = Path(__file__).resolve().parents[1] / "docs" / "results"
 STORED, TEMPLATE = "stored", ".md.j2"
 DIGITS = 6  # of a stored number that are significant
 # what of a summary is stored: what pages may quote
-OF_MANIFEST = ("run", "created", "command", "code", "victim", "data", "attacks", "versions")
-OF_SUMMARY = ("rows", "worst_case", "flags", "classes", "labels", "masks", "boxes", "detection", "smallest")
-CURVES = {"roc", "reliability", "confusion", "points"}  # long, and on no page
+OF_MANIFEST = ("run", "created", "command", "code", "victim", "data", "versions")
+OF_SUMMARY = ("rows", "worst_case", "classes", "masks", "boxes", "detection")
+UNQUOTED = {  # long, or on no page
+    *("roc", "reliability", "confusion", "points", "key", "method", "control", "images", "complete", "undefined"),
+    *("broken_by", "n_timed", "mean_seconds", "specificity", "specificity_interval", "controls", "threshold"),
+    *("fitted_positives", "wrong_signs", "quality_before", "quality_before_interval", "n_quality_before", "splits"),
+    *("clean_accuracy", "clean_accuracy_interval", "n_quality_after", "attacks", "findings", "calibration_error"),
+}
 OF_SUMMARY_TOO = ("_accuracy", "_auroc", "_images", "_maps")  # figures whose numbers are in the summary or another one
 LONGEST = 400  # rows of a figure's table that is stored; those of surfaces and scattered points have more
 
@@ -199,7 +204,13 @@ def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
             raise ValueError(f"{folder} and {found[path][0]} would both be stored as {path.name}: store one of them")
         drawn = {"figures": figures} if (figures := _figures(own / "figures")) else {}
         found[path] = folder, _shortened({"manifest": manifest, "detection": {}, **kept, **drawn})
-    return [write_json(path, stored) for path, (_, stored) in found.items()]
+    return [replace_file(path, _compact(stored)) for path, (_, stored) in found.items()]
+
+
+def _compact(stored: Mapping[str, Any]) -> bytes:
+    """JSON with a line for each part, so that what changes can be seen."""
+    parts = (f"{json.dumps(name)}: {json.dumps(part, separators=(',', ':'))}" for name, part in stored.items())
+    return ("{\n" + ",\n".join(parts) + "\n}\n").encode()
 
 
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -300,9 +311,9 @@ FILTERS = {
 
 
 def _shortened(value: Any) -> Any:
-    """A value without curves, and with numbers of few digits."""
+    """A value without what no page quotes, and with numbers of few digits."""
     if isinstance(value, Mapping):
-        return {name: _shortened(inner) for name, inner in value.items() if name not in CURVES}
+        return {name: _shortened(inner) for name, inner in value.items() if name not in UNQUOTED}
     if isinstance(value, list):
         return [_shortened(inner) for inner in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
