@@ -29,6 +29,7 @@ from medrobust.results.summary import read_summary
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "results"
 STORED, TEMPLATE = "stored", ".md.j2"
+WIDTH = 96  # of a command on a page
 DIGITS = 6  # of a stored number that are significant
 # what of a summary is stored: what pages may quote
 OF_MANIFEST = ("run", "created", "command", "code", "victim", "data", "versions")
@@ -164,8 +165,15 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The evaluation's command."""
-        return str(self.summary["manifest"]["command"])
+        """The evaluation's command, on several lines where it is long."""
+        parts = str(self.summary["manifest"]["command"]).replace(" -", "\n-").split("\n")
+        lines = [parts[0]]
+        for part in parts[1:]:
+            if len(lines[-1]) + len(part) < WIDTH:
+                lines[-1] += f" {part}"
+            else:
+                lines.append(f"  {part}")
+        return " \\\n".join(lines)
 
     def _only(self, rows: Sequence[Mapping[str, Any]], what: str, **wanted: Any) -> Mapping[str, Any]:
         radius = wanted.pop("epsilon", None)

@@ -99,3 +99,13 @@ def test_numbers_of_images_become_means_with_intervals(evaluation: Path, tmp_pat
     assert page_of(tmp_path, words, evaluation) == f"2.00 ({2 - half:.2f}–{2 + half:.2f}); 5.0; 0.25"
     with pytest.raises(ValueError, match="a: expected a stored figure, cam_overlap, sweep_smallest, got 'maps'"):
         page_of(tmp_path, "{{ run('a').figure('maps') }}", evaluation)
+
+
+def test_a_long_command_is_written_on_several_lines(evaluation: Path, tmp_path: Path) -> None:
+    stored = store([evaluation], tmp_path)[0]
+    run = read_stored(tmp_path)[stored.stem]
+    command = "python evaluate.py test -c runs/a/train.yaml -c " + "x" * 60 + " --ckpt_path best --evaluation name"
+    long = type(run)("a", {**run.summary, "manifest": {**run.summary["manifest"], "command": command}})
+    lines = long.command.split(" \\\n")
+    assert len(lines) == 3 and max(map(len, lines)) < 100
+    assert " ".join(line.strip() for line in lines) == command
