@@ -286,7 +286,7 @@ def test_detectors_and_studies_by_two_processes_are_those_of_one(
     one, two = (table.sort("key", "id") for table in tables)
     for column in ("detector_dnn_same", "detector_dnn_fgsm", "detector_dnn-maps_same", "detector_dnn-maps_fgsm"):
         assert (one[column] - two[column]).abs().max() < 1e-3 * one[column].std(), column  # rounding stays rounding
-    assert one["grad_cam_overlap"].equals(two["grad_cam_overlap"]) and one["grad_cam_overlap"].is_not_null().any()
+    assert one["grad_cam_overlap"].equals(two["grad_cam_overlap"])  # also where a map has no place above 0
     assert_same_studies(folder / "one-detects", folder / "two-detect")
     assert len(cells[0]) == 2 * 2 * 10  # attacks, fits and detectors
     for cell, other in zip(*cells, strict=True):

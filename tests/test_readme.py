@@ -127,7 +127,7 @@ def test_the_search_for_files_finds_some() -> None:
 def test_a_small_study_is_given_after_its_big_one(page: Path) -> None:
     text = page.read_text()
     for place in re.finditer(r"-c (configs/studies/\w+)_small\.yaml", text):
-        assert text[: place.start()].rstrip().endswith(f"-c {place[1]}.yaml"), place[0]
+        assert text[: place.start()].rstrip(" \\\n").endswith(f"-c {place[1]}.yaml"), place[0]
 
 
 def test_the_examples_of_the_recipes_run() -> None:
