@@ -68,7 +68,9 @@ def test_grad_cam_shows_the_overlap_of_every_attack_and_the_control_last(tmp_pat
     own = overlap.table.filter((pl.col("run") == "a") & (pl.col("attack") == "pgd"))
     assert own["overlap"].to_list() == [0.9, 0.2, None] and own["fooled"].to_list() == [False, True, True]
     assert "a, pgd: median 0.55 of 2 images" in overlap.note and "b, pgd: median 0.60 of 2 images" in overlap.note
-    assert "1 pairs with a map that is 0 everywhere" in overlap.note
+    assert "Pairs left out, since a map is 0 everywhere: 1." in overlap.note
+    line = overlap.draw().axes[0].lines[0]
+    assert line.get_xydata().tolist() == [[0.0, 0.0], [0.2, 0.5], [0.9, 1.0], [1.0, 1.0]]
     assert "a: 2 x 3 of the last spatial layer" in maps.note and "fewer than 4 x 4 places" in overlap.note
     drawn([maps, overlap], tmp_path)
 

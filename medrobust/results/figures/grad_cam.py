@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from medrobust.results.figures.pictures import name_row, show, show_blended
-from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, series
+from medrobust.results.figures.sheet import NothingToDrawError, Sheet, cumulative, panels, series
 from medrobust.results.figures.studied_run import StudiedAttack, StudiedRun, attacks_of, fooled
 
 if TYPE_CHECKING:
@@ -128,12 +128,10 @@ def _overlap(found: Sequence[tuple[StudiedRun, list[StudiedAttack]]], table: pl.
         for axis, (run, attacks) in zip(axes, found, strict=True):
             for attack in attacks:
                 own = known.filter((pl.col("run") == run.label) & (pl.col("attack") == attack.label))
-                values = np.sort(own["overlap"].to_numpy())
-                heights = np.arange(1, len(values) + 1) / max(len(values), 1)
                 style: dict[str, Any] = series(names.index(attack.label) + 1)
                 style |= {"color": NOISE} if attack.control else {}
-                places, heights = np.concatenate([[0.0], values, [1.0]]), np.concatenate([[0.0], heights, [1.0]])
-                axis.step(places, heights, where="post", label=attack.label, **{**style, "marker": ""})
+                line = cumulative(own["overlap"].to_numpy(), start=0.0, end=1.0)
+                axis.step(*line, where="post", label=attack.label, **{**style, "marker": ""})
             axis.set_xlim(-0.02, 1.02)
             axis.set_xlabel("overlap with the clean map (IoU)")
             if len(found) > 1:
@@ -151,7 +149,7 @@ def _overlap(found: Sequence[tuple[StudiedRun, list[StudiedAttack]]], table: pl.
                 median = np.median(own["overlap"].to_numpy())
                 told.append(f"{run.label}, {attack.label}: median {median:.2f} of {len(own)} images")
     lost = len(table) - len(known)
-    zero = f" {lost} pairs with a map that is 0 everywhere have no overlap and are left out." if lost else ""
+    zero = f" Pairs left out, since a map is 0 everywhere: {lost}." if lost else ""
     title = "Overlap of Grad-CAM before and after an attack"
     note = (
         "The largest tenth of the clean image's map and that of the adversarial one, of places above 0: pixels in both "

@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from medrobust.results.figures.pictures import frame, shown_image
-from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, series
+from medrobust.results.figures.sheet import NothingToDrawError, Sheet, cumulative, panels, series
 from medrobust.results.figures.studied_run import StudiedRun, attack_labels
 from medrobust.results.studied import Kept
 
@@ -125,10 +125,9 @@ def _change(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
         for axis, place in zip(axes, places, strict=False):
             for number, (run, attack) in enumerate(lines):
                 own = known.filter((pl.col("place") == place) & (pl.col("run") == run) & (pl.col("attack") == attack))
-                values = np.sort(own["change"].to_numpy())
                 label = f"{run}, {attack}" if len(runs) > 1 else attack
-                heights = np.arange(1, len(values) + 1) / max(len(values), 1)
-                axis.step(values, heights, where="post", label=label, **{**series(number + 1), "marker": ""})
+                line = cumulative(own["change"].to_numpy(), start=0.0)
+                axis.step(*line, where="post", label=label, **{**series(number + 1), "marker": ""})
             axis.set_title(f"layer {place}")
             axis.set_xlabel("change of the map, relative to its length")
             axis.set_xlim(left=0)

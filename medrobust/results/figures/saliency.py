@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from medrobust.results.figures.pictures import frame, name_row, shown_image
-from medrobust.results.figures.sheet import NothingToDrawError, Sheet, panels, series
+from medrobust.results.figures.sheet import NothingToDrawError, Sheet, cumulative, panels, series
 from medrobust.results.figures.studied_run import StudiedRun
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ def _concentration(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
         figure, (axes,) = panels(1, len(MEASURES), sharey=True)
         for axis, (name, words) in zip(axes, MEASURES.items(), strict=True):
             for number, run in enumerate(runs):
-                values = np.sort(known.filter(pl.col("run") == run.label)[name].to_numpy())
-                heights = np.arange(len(values) + 1) / max(len(values), 1)
-                places = np.concatenate([values[:1], values])  # from 0 up at the least of them
-                axis.step(places, heights[: len(places)], where="post", label=run.label, **_line(number))
+                values = known.filter(pl.col("run") == run.label)[name].to_numpy()
+                axis.step(*cumulative(values), where="post", label=run.label, **_line(number))
             axis.set_xlabel(words)
         axes[0].set_ylabel("share of images up to this")
         if len(runs) > 1:
@@ -89,7 +87,7 @@ def _concentration(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
         medians = [f"{words} {np.median(own[name].to_numpy()):.3f}" for name, words in MEASURES.items() if len(own)]
         told.append(f"{run.label}: median {', '.join(medians) or 'of no image'}, {len(own)} images")
     lost = len(table) - len(known)
-    zero = f" {lost} images whose gradient is zero everywhere have neither and are left out." if lost else ""
+    zero = f" Images left out, since their gradient is zero everywhere: {lost}." if lost else ""
     title = "How concentrated saliency is"
     note = (
         "Both are larger where fewer pixels matter: the Gini coefficient of the map's values, 0 where all are alike "

@@ -9,7 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from medrobust.results.manifest import replace_file
 
@@ -148,6 +150,29 @@ def series(number: int) -> dict[str, Any]:
         "linestyle": DASHES[(number + number // len(COLOURS)) % len(DASHES)],
         "marker": MARKS[number % len(MARKS)],
     }
+
+
+def cumulative(
+    values: NDArray[np.float64], start: float | None = None, end: float | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Places and heights of the line that says which share of values is at most so large, for ``where="post"``.
+
+    It rises from 0, and from the least value on; of no values it is empty.
+
+    Args:
+        values: ``(N,)``, in any order.
+        start: Where the line begins instead of at the least value.
+        end: Where it ends instead of at the largest.
+
+    >>> places, heights = cumulative(np.array([3.0, 1.0]), start=0.0)
+    >>> places.tolist(), heights.tolist()
+    ([0.0, 1.0, 3.0], [0.0, 0.5, 1.0])
+    """
+    if not len(values):
+        return np.zeros(0), np.zeros(0)
+    places = np.concatenate([[values.min() if start is None else start], np.sort(values)])
+    heights = np.arange(len(values) + 1) / len(values)
+    return (places, heights) if end is None else (np.append(places, end), np.append(heights, 1.0))
 
 
 def percent(axis: "Axes", label: str) -> None:
