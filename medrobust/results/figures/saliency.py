@@ -78,7 +78,7 @@ def _concentration(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
             axis.set_xlabel(words)
         axes[0].set_ylabel("share of images up to this")
         if len(runs) > 1:
-            axes[0].legend(loc="best")
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 3))
         return figure
 
     told = []
