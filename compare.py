@@ -71,12 +71,12 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from medrobust.results.dashboard.places import places_of
+    from medrobust.results.dashboard.places import places_of, told_apart
     from medrobust.results.figures import compare_figures
 
     places, left_out = places_of(options.runs)
     _say_left_out(left_out)
-    drawn = compare_figures([(place.name, place.folder) for place in places], options.out)
+    drawn = compare_figures(list(zip(told_apart(places), (place.folder for place in places), strict=True)), options.out)
     for one in drawn:
         sys.stdout.write(f"{options.out / one.name}.svg: {one.title}\n" if one.svg else f"{one.name}: {one.note}\n")
     return 0 if all(one.svg for one in drawn) else 1

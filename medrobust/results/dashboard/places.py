@@ -13,10 +13,16 @@ TRACES = ("checkpoints", "train.yaml", "evaluate")  # by which the folder of a r
 
 
 class Place(NamedTuple):
-    """Where an evaluation lies, and how it is called: "run", or "run · NAME" for a further one of the same run."""
+    """Where an evaluation lies, the name of its run, and its own where it is not the run's first one."""
 
     folder: Path
-    name: str
+    run: str
+    further: str = ""
+
+    @property
+    def name(self) -> str:
+        """How it is called: "run", or "run · NAME" for a further evaluation of the same run."""
+        return f"{self.run} · {self.further}" if self.further else self.run
 
 
 def places_of(given: Sequence[str | Path]) -> tuple[list[Place], list[str]]:
@@ -43,7 +49,7 @@ def places_of(given: Sequence[str | Path]) -> tuple[list[Place], list[str]]:
                 left_out.append(f"{printable(str(run))} has not been evaluated yet.")
             for folder in folders:
                 try:
-                    place = Place(folder, _name(run, folder))
+                    place = _place(run, folder)
                     if not (folder / SUMMARY).is_file():
                         raise ValueError(
                             "the evaluation has not ended, it has no summary.json; the same command again goes on "
@@ -64,10 +70,20 @@ def _holds(folder: Path) -> bool:
     return folder.is_dir() and bool(evaluations_of(folder) or _is_run(folder))
 
 
-def _name(run: Path, folder: Path) -> str:
-    """Name of the run by the manifest, and of the evaluation where that is not the run's first one."""
+def _place(run: Path, folder: Path) -> Place:
+    """The evaluation by the names in its manifest and its folder."""
     manifest: dict[str, Any] = read_manifest(folder)
-    name = printable(str(manifest["run"]))
-    if one := further_name(folder):
-        return f"{name} · {printable(one)}"
-    return f"{name} · validate" if folder.name == "validate" and folder != run else name
+    further = printable(further_name(folder)) or ("validate" if folder.name == "validate" and folder != run else "")
+    return Place(folder, printable(str(manifest["run"])), further)
+
+
+def told_apart(places: Sequence[Place]) -> list[str]:
+    """How places are called beside each other: by their runs alone where these differ and nothing else does.
+
+    >>> told_apart([Place(Path("a/evaluations/pgd"), "a", "pgd"), Place(Path("b/evaluations/pgd"), "b", "pgd")])
+    ['a', 'b']
+    >>> told_apart([Place(Path("a/evaluate"), "a"), Place(Path("b/evaluations/pgd"), "b", "pgd")])
+    ['a', 'b · pgd']
+    """
+    runs, further = [place.run for place in places], {place.further for place in places}
+    return runs if len(further) == 1 and len(set(runs)) == len(runs) else [place.name for place in places]
