@@ -42,7 +42,7 @@ DENSENET := --model.init_args.backbone densenet121 \
   --model.init_args.options '{growth_rate: 12, block_config: [4, 8, 8, 6]}' $(RANDOM)
 FINER := 224
 LONGER := 16
-TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32
+TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32 --detection.folds 3
 STRESSED :=
 COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.init_args.num_classes 2 \
   --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
@@ -114,11 +114,14 @@ $(call victim,chest_xray_resnet,chest_xray,chest_xray,$(RESNET))
 $(call victim,chest_xray_densenet,chest_xray,chest_xray,$(DENSENET))
 $(call victim,chest_xray_surrogate,chest_xray,chest_xray,$(MOBILENET) --seed_everything 7)
 $(call victim,ham10000,ham10000,ham10000,$(MOBILENET))
+$(call victim,ham10000_surrogate,ham10000,ham10000,$(MOBILENET) --seed_everything 7)
+$(call victim,chest_xray_resnet_surrogate,chest_xray,chest_xray,$(RESNET) --seed_everything 7)
 $(call victim,cifar10,cifar10,cifar10,$(NATURAL))
 $(foreach one,2 3 4,$(call victim,nih_cxr$(one),nih_cxr14,nih_cxr$(one),$(PRETRAINED) $(NIH)))
 
 $(call studies,chest_xray,chest_xray,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_figure10 ma20_figure11 ma20_table4)
 $(call studies,chest_xray_resnet,chest_xray,ma20_figure4 ma20_figure6 ma20_table4)
+$(foreach one,densenet random,$(call studies,chest_xray_$(one),chest_xray,ma20_table4))
 $(call studies,ham10000,ham10000,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_figure11 ma20_table4)
 $(call studies,cifar10,cifar10,ma20_figure4 ma20_figure6 ma20_figure7)
 $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_figure4))
@@ -142,9 +145,10 @@ $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
 
 # HFC21
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
-$(call study,chest_xray,chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/chest_xray_surrogate,chest_xray_surrogate)
-$(call studies,chest_xray_resnet,chest_xray,hfc21_figure3b)
-$(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2)
+$(foreach one,chest_xray chest_xray_resnet,$(call study,$(one),chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/$(one)_surrogate,$(one)_surrogate))
+$(foreach one,resnet random,$(call studies,chest_xray_$(one),chest_xray,hfc21_figure3b))
+$(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2 hfc21_table3)
+$(call study,ham10000,ham10000,hfc21_table4,--attack.surrogate $(PLACE)/ham10000_surrogate,ham10000_surrogate)
 $(call studies,cifar10,cifar10,hfc21_figure2)
 $(call study,cifar10,cifar10,hfc21_table1,$(STRESSED))
 

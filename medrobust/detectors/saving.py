@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,13 +119,16 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def load_detectors(path: str | Path, victim: str, device: torch.device | str = "cpu") -> dict[str, Detector]:
+def load_detectors(
+    path: str | Path, victim: str, device: torch.device | str = "cpu", names: Collection[str] | None = None
+) -> dict[str, Detector]:
     """Read fitted detectors back, onto a device.
 
     Args:
         path: A file that `save_detectors` wrote.
         victim: Hash of the checkpoint of the victim whose features the detectors will judge.
         device: The device for their buffers.
+        names: Those that are wanted, of the file's; None for all.
 
     Returns:
         The detectors by name; they share the tensors that they shared when they were saved.
@@ -136,12 +139,14 @@ def load_detectors(path: str | Path, victim: str, device: torch.device | str = "
     header = read_header(path)
     if header["victim"] != victim:
         raise ValueError(f"{path} holds detectors of the victim {header['victim']!r}, expected those of {victim!r}")
-    classes = {entry["class"]: _find(entry["class"]) for entry in header["detectors"].values()}
+    wanted = {name: entry for name, entry in header["detectors"].items() if names is None or name in names}
+    classes = {entry["class"]: _find(entry["class"]) for entry in wanted.values()}
+    keys = {key for entry in wanted.values() for key in entry["buffers"].values()}
     loaded = {}
     with torch.inference_mode(False):
-        tensors = {key: values.to(device) for key, values in _tensors(path).items()}
+        tensors = {key: values.to(device) for key, values in _tensors(path, keys).items()}
         try:
-            for name, entry in header["detectors"].items():
+            for name, entry in wanted.items():
                 detector = loaded[name] = classes[entry["class"]](**entry["parameters"])
                 detector.layer_names = entry["layers"]
                 detector.keep(**{buffer: tensors[key] for buffer, key in entry["buffers"].items()})
@@ -150,11 +155,11 @@ def load_detectors(path: str | Path, victim: str, device: torch.device | str = "
     return loaded
 
 
-def _tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a file, copied into memory: safetensors maps them from the file, which may change."""
+def _tensors(path: str | Path, keys: Collection[str]) -> dict[str, Tensor]:
+    """Some tensors of a file, copied into memory: safetensors maps them from the file, which may change."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - no mapping
+            return {key: file.get_tensor(key).clone() for key in file.keys() if key in keys}  # noqa: SIM118 - no mapping
     except Exception as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__})") from error
 

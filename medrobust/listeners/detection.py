@@ -28,6 +28,7 @@ from medrobust.evaluation.detectors_left_out import fitted_ones, servable
 from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of, record_key, weights_hash
+from medrobust.evaluation.shared_fits import FITS, fit_digest, found_elsewhere, of_fits, offered
 from medrobust.evaluation.thresholds import FOLDS, PASSING
 from medrobust.networks.victims import EvaluatedVictim
 from medrobust.results import columns
@@ -108,6 +109,7 @@ class Detection(EvaluationListener):
         self.fits = True  # with False, only detectors that an evaluation has fitted give scores
         self._extractor: Extractor | None = None
         self._one_class = True  # whether each image has one true class
+        self._decides: tuple[dict[str, Any], list[dict[str, Any]]] = ({}, [])  # fits; for all, and for each attack
         self._fitted: dict[str, dict[str, Detector]] = {}
         self._chosen: dict[tuple[str, str], str | None] = {}
         self._measured: dict[Shown, dict[str, Tensor]] = {}
@@ -160,6 +162,8 @@ class Detection(EvaluationListener):
             "passes": extractor.passes,
             "seed": self.seed,
         }
+        of_all = {name: value for name, value in described.items() if name not in ("detectors", "fits", "attacks")}
+        self._decides = of_all, [identity for _, identity in attacks]
         return {"detection": described}
 
     def _found(self, context: EvaluationContext, victim: EvaluatedVictim) -> Extractor:
@@ -195,7 +199,7 @@ class Detection(EvaluationListener):
         plan: EvaluationPlan,
         crafter: Crafter,
     ) -> None:
-        """Fit the detectors, or load those that a killed evaluation has fitted."""
+        """Fit the detectors, or load those that a killed evaluation, or another one of the run, has fitted."""
         self._forget()
         if self._extractor is None or not plan.is_pending():
             return
@@ -211,17 +215,35 @@ class Detection(EvaluationListener):
             return
         if not self.fits:
             return
-        with torch.inference_mode(False), torch.no_grad():
-            self._fit(context, victim, data, plan, crafter, needed)
+        digests = self._digests(plan, crafter)
+        other = None
         if self.folder and context.is_first:
-            held = {
-                f"{fit_name(planned)}/{name}": detector
-                for planned in needed
-                for name, detector in self._fitted[planned.key].items()
-            }
+            other = found_elsewhere(
+                Path(self.folder), weights, {fit_name(planned): digests[fit_name(planned)] for planned in needed}
+            )
+        if other := context.broadcast(other):
+            self._load(other, weights, context.device, needed)
+            if context.is_first:
+                fits = ", ".join(fit_name(planned) for planned in needed)
+                logger.info("detectors on %s: those that %s has fitted are taken", fits, other.parent.parent)
+        else:
+            with torch.inference_mode(False), torch.no_grad():
+                self._fit(context, victim, data, plan, crafter, needed)
+        if self.folder and context.is_first:
+            fitted = {fit_name(planned): self._fitted[planned.key] for planned in needed}
+            held = {f"{fit}/{name}": one for fit, detectors in fitted.items() for name, one in detectors.items()}
             images = {fit_name(planned): self._counts[planned.key] for planned in needed}
             about = {"split": "adv_train", "images": images, "passing": PASSING}
-            save_detectors(file, held, weights, [fit_name(planned) for planned in needed], about)
+            about[FITS] = offered(fitted, digests, list(self.detectors))
+            save_detectors(file, held, weights, list(fitted), about)
+
+    def _digests(self, plan: EvaluationPlan, crafter: Crafter) -> dict[str, str]:
+        """What each fit is by all that decides it, by its name; equal ones of two evaluations are interchangeable."""
+        of_all, of_each = self._decides
+        return {
+            fit_name(planned): fit_digest(of_all, plan.victim, crafter.identity(), identity)
+            for planned, identity in zip(plan.attacks, of_each, strict=True)
+        }
 
     def _is_whole(self, file: Path, weights: str) -> bool:
         """Whether a file holds detectors that a killed evaluation has fitted; a warning says if it is damaged."""
@@ -300,8 +322,10 @@ class Detection(EvaluationListener):
         return found
 
     def _load(self, file: Path, weights: str, device: torch.device, needed: Sequence[PlannedAttack]) -> None:
-        """Load the detectors that a killed evaluation has fitted."""
-        loaded, images = load_detectors(file, weights, device), read_header(file)["about"]["images"]
+        """Load the detectors that a killed evaluation has fitted, or another one of the same run."""
+        header = read_header(file)
+        names = of_fits(header, {fit_name(planned): planned for planned in needed})
+        loaded, images = load_detectors(file, weights, device, names), header["about"]["images"]
         self._fitted = {planned.key: fitted_on(loaded, planned) for planned in needed}
         self._counts = {planned.key: images[fit_name(planned)] for planned in needed}
         one_of_each = {name: one for fitted in self._fitted.values() for name, one in fitted.items()}

@@ -25,7 +25,16 @@ SLOW = {  # others run a study of each kind, masks, boxes, detectors and judges 
     *("hfc21_ablation", "hfc21_defender", "hfc21_defender_small", "hfc21_figure1", "hfc21_figure3a", "hfc21_figure3b"),
     *("hfc21_table2", "hfc21_table2_small", "hfc21_table3", "hfc21_table3_small", "hfc21_table4"),
     "hfc21_table4_small",
-    *("ma20_figure4", "ma20_figure9", "ma20_table4", "radii", "sbf20_table1", "sbf20_table2", "sbf20_white_box"),
+    *(
+        "ma20_figure4",
+        "ma20_figure4_small",
+        "ma20_figure9",
+        "ma20_table4",
+        "radii",
+        "sbf20_table1",
+        "sbf20_table2",
+        "sbf20_white_box",
+    ),
     *("smia21_table1_boxes", "smia21_table1_classification", "smia21_table2", "smia21_table2_classification"),
     *("smia21_table3", "smia21_table3_classification", "smia21_table4_classification"),
     *("smia21_table6_boxes", "smia21_table6_classification", "smia21_table6_masks"),
@@ -46,7 +55,7 @@ OWN: dict[str, dict[str, Any]] = {
     "hfc21_figure3b": {
         "attack": {
             "epsilons": ["8/255", "64/255"],
-            "attacks+": {name: {"init_args": {"step_size": "16/255"}} for name in ("bim", "bim-hfc", "bim-strong")},
+            "attacks+": {name: {"init_args": {"step_size": "16/255"}} for name in ("bim", "bim-hfc")},
         }
     },
     "hfc21_table1": {
