@@ -93,6 +93,8 @@ class Ending:
     ) -> None:
         """End the command as the cause says; an error without a cause keeps its traceback."""
         tied = self._first is not None or self._other is not None
+        if kind is KeyboardInterrupt:  # from a library that takes the signal while it computes, as polars does
+            self._note(signal.SIGINT)
         if kind is not None and self.cause is None and tied and issubclass(kind, RuntimeError):
             self._noted.wait(5)  # it may only be what the end of another process looks like from here
         if kind is None and self.cause is None:
@@ -289,7 +291,7 @@ class Ending:
     def _what_is_kept(self) -> str:
         try:
             return self.kept()
-        except Exception:  # whatever is wrong there, the sentence has to be said
+        except (Exception, KeyboardInterrupt):  # whatever is wrong there, the sentence has to be said
             return "run the same command again"
 
     def _reap(self) -> None:

@@ -139,6 +139,17 @@ def test_a_command_that_ends_by_itself_says_how(tmp_path: Path, body: str, statu
     assert Run(tmp_path, body).end() == (status, lines)
 
 
+def test_an_interrupt_that_a_library_has_taken_is_one_like_any_other(tmp_path: Path) -> None:
+    """Polars takes SIGINT while it computes, and raises then."""
+    assert Run(tmp_path, "raise KeyboardInterrupt").end() == (130, [f"stopped by SIGINT: {KEPT}"])
+
+
+def test_an_interrupt_while_it_is_counted_what_is_kept_is_none_of_its_own(tmp_path: Path) -> None:
+    kept = "def kept():\n        raise KeyboardInterrupt\n    ending.kept = kept\n    "
+    body = f"{kept}ending.fail(1, 'error: full', kept=True)"
+    assert Run(tmp_path, body).end() == (1, ["error: full; run the same command again"])
+
+
 def test_an_unforeseen_error_keeps_its_traceback(tmp_path: Path) -> None:
     status, lines = Run(tmp_path, "raise KeyError('x')").end()
     assert (status, lines[0], lines[-1]) == (1, "Traceback (most recent call last):", "KeyError: 'x'")
