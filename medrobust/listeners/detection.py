@@ -224,7 +224,7 @@ class Detection(EvaluationListener):
         if other := context.broadcast(other):
             self._load(other, weights, context.device, needed)
             if context.is_first:
-                fits = ", ".join(fit_name(planned) for planned in needed)
+                fits = ", ".join(map(_told, needed))
                 logger.info("detectors on %s: those that %s has fitted are taken", fits, other.parent.parent)
         else:
             with torch.inference_mode(False), torch.no_grad():
@@ -378,7 +378,7 @@ class Detection(EvaluationListener):
             if on_first:
                 logger.info(
                     "detectors on %s: %d clean images of train, %d clean and %d adversarial of adv_train",
-                    planned.name if planned.epsilon is None else f"{planned.name} {radius_of(planned.attack)}",
+                    _told(planned),
                     len(reference),
                     counts["clean"],
                     counts["adversarial"],
@@ -392,3 +392,8 @@ class Detection(EvaluationListener):
 
     def _forget(self) -> None:
         self._fitted, self._chosen, self._counts, self._measured, self._batch = {}, {}, {}, {}, []
+
+
+def _told(planned: PlannedAttack) -> str:
+    """An attack as the log names it, with its radius as it was given."""
+    return planned.name if planned.epsilon is None else f"{planned.name} {radius_of(planned.attack)}"
