@@ -34,8 +34,9 @@ LIBRARY = {
     "medrobust.listeners": {
         *("medrobust.detectors", "medrobust.evaluation", "medrobust.metrics", "medrobust.networks"),
         *("medrobust.results.studied", "medrobust.studies"),
-        *("medrobust.results.columns", "medrobust.results.formats", "medrobust.results.manifest"),
-        *("medrobust.results.records", "medrobust.results.timings", "medrobust.results.writer"),
+        *("medrobust.results.columns", "medrobust.results.evaluations", "medrobust.results.formats"),
+        *("medrobust.results.manifest", "medrobust.results.records", "medrobust.results.timings"),
+        "medrobust.results.writer",
     },
     "medrobust.one_call": {
         *("medrobust.attacks", "medrobust.detectors", "medrobust.evaluation", "medrobust.listeners"),

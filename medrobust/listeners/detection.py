@@ -28,8 +28,8 @@ from medrobust.evaluation.detectors_left_out import fitted_ones, servable
 from medrobust.evaluation.extraction import Extractor, clean_features
 from medrobust.evaluation.listener import AttackIdentity, EvaluationListener
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, radius_of, record_key, weights_hash
-from medrobust.evaluation.shared_fits import FITS, fit_digest, found_elsewhere, of_fits, offered
 from medrobust.evaluation.thresholds import FOLDS, PASSING
+from medrobust.listeners.shared_fits import FITS, fit_digest, found_elsewhere, of_fits, offered
 from medrobust.networks.victims import EvaluatedVictim
 from medrobust.results import columns
 
@@ -240,8 +240,9 @@ class Detection(EvaluationListener):
     def _digests(self, plan: EvaluationPlan, crafter: Crafter) -> dict[str, str]:
         """What each fit is by all that decides it, by its name; equal ones of two evaluations are interchangeable."""
         of_all, of_each = self._decides
+        shared = {name: value for name, value in crafter.identity().items() if name != "surrogate"}  # a white box
         return {
-            fit_name(planned): fit_digest(of_all, plan.victim, crafter.identity(), identity)
+            fit_name(planned): fit_digest(of_all, plan.victim, shared, identity)
             for planned, identity in zip(plan.attacks, of_each, strict=True)
         }
 
