@@ -20,11 +20,12 @@ from cli.console import console
 from cli.endings import Ending, UnfinishedError
 from cli.help_texts import SUBCOMMANDS
 from cli.main import MedRobustCLI, command_options
-from cli.replayed_files import linked_files, run_folder_of, stored_configuration, write_replay
+from cli.replayed_files import linked_files, stored_configuration, write_replay
 from datamodules import MedicalDataModule
 from lightning_modules import VictimModule
 from medrobust.listeners.journal import device_name, versions
 from medrobust.listeners.provenance import environment
+from medrobust.results.evaluations import run_folder_of
 from medrobust.results.formats import format_epsilon, printable
 from medrobust.results.manifest import read_manifest
 from medrobust.results.records import read_journal

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from torch import Tensor
 
+from medrobust.results.evaluations import run_folder_of
 from medrobust.results.manifest import replace_file, write_json
 
 CONFIG = "evaluate.yaml"
@@ -27,12 +28,6 @@ HERE = {
     "enable_progress_bar": False,
     "profiler": None,
 }
-
-
-def run_folder_of(folder: Path) -> Path:
-    """The folder of the run that an evaluation's folder belongs to."""
-    parent = folder.absolute().parent
-    return parent.parent if parent.name in ("evaluations", "evaluate_on") else parent
 
 
 def stored_configuration(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:

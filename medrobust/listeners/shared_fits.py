@@ -7,7 +7,7 @@ from typing import Any
 
 from medrobust.detectors import Detector, load_detectors, read_header
 from medrobust.evaluation.plan import record_key
-from medrobust.results.evaluations import NAMED, evaluations_of
+from medrobust.results.evaluations import evaluations_of, run_folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,7 @@ def found_elsewhere(folder: Path, weights: str, digests: Mapping[str, str]) -> P
         weights: Hash of the victim's weights.
         digests: Digest of each fit that is needed, by its name.
     """
-    run = folder.parent.parent if folder.parent.name in (NAMED, "evaluate_on") else folder.parent
-    others = [one for one in evaluations_of(run) if one.resolve() != folder.resolve()]
+    others = [one for one in evaluations_of(run_folder_of(folder)) if one.resolve() != folder.resolve()]
     for path in [path for one in others for path in sorted((one / "detectors").glob("*.safetensors"))]:
         try:
             header = read_header(path)

@@ -5,6 +5,8 @@ from pathlib import Path
 from medrobust.results.manifest import MANIFEST
 
 NAMED = "evaluations"  # folder of those that were given a name
+ON_OTHERS = "evaluate_on"  # folder of those on other data
+FURTHER = (NAMED, ON_OTHERS)  # folders of evaluations below that of a run
 
 
 def evaluations_of(run: Path) -> list[Path]:
@@ -19,7 +21,7 @@ def evaluations_of(run: Path) -> list[Path]:
     """
     if (run / MANIFEST).is_file():
         return [run]
-    places = [run / "evaluate", *_inside(run / NAMED), *_inside(run / "evaluate_on"), run / "validate"]
+    places = [run / "evaluate", *_inside(run / NAMED), *_inside(run / ON_OTHERS), run / "validate"]
     return [place for place in places if (place / MANIFEST).is_file()]
 
 
@@ -34,4 +36,10 @@ def further_name(folder: Path) -> str:
     >>> further_name(Path("runs/demo/evaluations/hiding")), further_name(Path("runs/demo/evaluate"))
     ('hiding', '')
     """
-    return folder.name if folder.parent.name in ("evaluations", "evaluate_on") else ""
+    return folder.name if folder.parent.name in FURTHER else ""
+
+
+def run_folder_of(folder: Path) -> Path:
+    """The folder of the run that an evaluation's folder belongs to."""
+    parent = folder.absolute().parent
+    return parent.parent if parent.name in FURTHER else parent

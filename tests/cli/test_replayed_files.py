@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.replayed_files import linked_files, run_folder_of, stored_configuration
+from cli.replayed_files import linked_files, stored_configuration
+from medrobust.results.evaluations import run_folder_of
 
 RECORD: dict[str, Any] = {"attack": "pgd", "epsilon": 1 / 255}
 

@@ -8,25 +8,20 @@ import pytest
 import torch
 
 from medrobust.attacks import FGSM, Attack
-from medrobust.detectors import Detector, KernelDensity, LayerNetworks, Mahalanobis, load_detectors, read_header
+from medrobust.detectors import KernelDensity, load_detectors, read_header
 from medrobust.evaluation.plan import weights_hash
 from medrobust.results.records import read_records
 from medrobust.results.report.page import finish
-from tests.listeners.test_detection import ATTACKS, data_of, evaluate, fits, records, victim_of
+from tests.listeners.test_detection import ATTACKS, data_of, evaluate, fits, records, some_detectors, victim_of
 
 __all__ = ["fits"]
-
-
-def two_detectors(**changes: Any) -> dict[str, Detector]:
-    """Networks, and a distance that moves the images."""
-    return {"maha": Mahalanobis(perturbation=0.005), "dnn": LayerNetworks(**{"hidden": 4, "epochs": 5, **changes})}
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has been evaluated once, under two attacks."""
     run = tmp_path_factory.mktemp("run")
-    evaluate(run / "evaluate", two_detectors())
+    evaluate(run / "evaluate", some_detectors())
     finish(run / "evaluate")
     return run
 
@@ -34,7 +29,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def another(first: Path, name: str, **settings: Any) -> Path:
     """A further evaluation of that run, by default of one of its attacks."""
     folder = first / "evaluations" / name
-    asked = {"detectors": two_detectors(), "attacks": {"fgsm": FGSM(epsilon=0.03)}, **settings}
+    asked = {"detectors": some_detectors(), "attacks": {"fgsm": FGSM(epsilon=0.03)}, **settings}
     evaluate(folder, asked.pop("detectors"), asked.pop("attacks"), **asked)
     return folder
 
@@ -47,7 +42,7 @@ def test_what_another_evaluation_of_the_run_has_fitted_is_taken_and_gives_the_sa
     assert not fits
     assert [text for text in caplog.messages if f"that {first / 'evaluate'} has fitted" in text]
 
-    evaluate(tmp_path / "alone", two_detectors(), {"fgsm": FGSM(epsilon=0.03)})
+    evaluate(tmp_path / "alone", some_detectors(), {"fgsm": FGSM(epsilon=0.03)})
     assert fits == [["fgsm"]]
     one, other = records(folder), records(tmp_path / "alone")
     assert one.equals(other.select(one.columns))
@@ -70,8 +65,8 @@ def test_what_another_evaluation_of_the_run_has_fitted_is_taken_and_gives_the_sa
         {"fit_per_class": 5},
         {"reference_per_class": 5},
         {"layers": ["act2"]},
-        {"detectors": {**two_detectors(), "kd": KernelDensity()}},
-        {"detectors": two_detectors(epochs=6)},
+        {"detectors": {**some_detectors(), "kd": KernelDensity()}},
+        {"detectors": some_detectors(epochs=6)},
         {"attacks": {"fgsm": FGSM(epsilon=0.04)}},
         {"attacks": {**ATTACKS, "other": FGSM(epsilon=0.03)}},
     ],
@@ -101,13 +96,13 @@ def test_other_images_to_fit_on_have_it_made_again(fits: list[list[str]], first:
 
 
 def test_an_evaluation_of_another_run_gives_nothing(fits: list[list[str]], first: Path, tmp_path: Path) -> None:
-    evaluate(tmp_path / "other" / "evaluate", two_detectors(), {"fgsm": FGSM(epsilon=0.03)})
+    evaluate(tmp_path / "other" / "evaluate", some_detectors(), {"fgsm": FGSM(epsilon=0.03)})
     assert len(fits) == 1
 
 
 def test_a_damaged_file_gives_nothing(fits: list[list[str]], tmp_path: Path) -> None:
     attacks: dict[str, Attack] = {"fgsm": FGSM(epsilon=0.03)}
-    evaluate(tmp_path / "evaluate", two_detectors(), attacks)
+    evaluate(tmp_path / "evaluate", some_detectors(), attacks)
     finish(tmp_path / "evaluate")
     (file,) = (tmp_path / "evaluate" / "detectors").iterdir()
     file.write_bytes(file.read_bytes()[:-100])
@@ -121,7 +116,7 @@ def test_a_fit_that_lacks_something_is_made_again_and_says_so_again(
     fits: list[list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     harmless: dict[str, Attack] = {"fgsm": FGSM(epsilon=1e-7)}  # fools nobody, so that no classifier can be fitted
-    evaluate(tmp_path / "evaluate", two_detectors(), harmless)
+    evaluate(tmp_path / "evaluate", some_detectors(), harmless)
     finish(tmp_path / "evaluate")
     caplog.clear()
     another(tmp_path, "after", attacks=harmless)

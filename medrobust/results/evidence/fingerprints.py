@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medrobust.results.evaluations import run_folder_of
 from medrobust.results.evidence.fields import Field, answered, either, open_field
 from medrobust.results.records import RECORDS
 
 EARLIER = "the manifest is of a version that did not record it"
-ON_OTHERS = ("evaluations", "evaluate_on")  # folders of evaluations below that of a run
 
 
 def fingerprints(manifest: Mapping[str, Any], folder: Path) -> dict[str, Field]:
@@ -26,7 +26,7 @@ def fingerprints(manifest: Mapping[str, Any], folder: Path) -> dict[str, Field]:
         ``train.yaml`` and ``splits.csv`` (SHA-256 of the files), ``code`` (version, commit, whether files have changed
         since), ``environment``, ``seeds`` and ``command``.
     """
-    victim, run = manifest.get("victim") or {}, run_folder(folder)
+    victim, run = manifest.get("victim") or {}, run_folder_of(folder)
     weights = victim.get("weights")
     data = manifest["data"].get("fingerprint")
     return {
@@ -46,12 +46,6 @@ def fingerprints(manifest: Mapping[str, Any], folder: Path) -> dict[str, Field]:
         "seeds": _seeds(manifest),
         "command": either("The command", manifest.get("command"), EARLIER),
     }
-
-
-def run_folder(folder: Path) -> Path:
-    """The folder of the run that an evaluation belongs to."""
-    parent = folder.absolute().parent
-    return parent.parent if parent.name in ON_OTHERS else parent
 
 
 def sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from medrobust.results.evaluations import FURTHER
 from medrobust.results.evidence.fields import Field
 from medrobust.results.evidence.fingerprints import fingerprints
 from medrobust.results.evidence.reviewers import AI_ACT, FDA, ISO, ai_act, fda, iso
@@ -111,7 +112,7 @@ def place_of(folder: Path) -> str:
     here = Path.cwd()
     if folder.absolute().is_relative_to(here):
         return folder.absolute().relative_to(here).as_posix()
-    deep = 4 if folder.parent.name in ("evaluations", "evaluate_on") else 3
+    deep = 4 if folder.parent.name in FURTHER else 3
     return Path(*folder.absolute().parts[-deep:]).as_posix()
 
 
