@@ -29,13 +29,13 @@ PRETRAINED := --model.init_args.weights $(WEIGHTS)
 DENSE_HEAD := --model.init_args.head dense
 # what each scale changes: words of every fine-tuning, words of every evaluation, and which second file of a study
 ifeq ($(SCALE),small)
-SIZE := --data.init_args.image_size 96
+SIZE := --data.init_args.image_size 64
 SHORT := --trainer.max_epochs 8
-NIH := --data.init_args.image_size 64 $(SHORT)
+NIH := $(SIZE) $(SHORT)
 GRADES := --data.init_args.image_size 128
 NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.head_std 0.01 --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) \
-  --data.init_args.image_size 64 --data.init_args.batch_size 32 --trainer.max_epochs 6
+  $(SIZE) --data.init_args.batch_size 32 --trainer.max_epochs 6
 RANDOM := --model.init_args.weights null $(DENSE_HEAD) $(SIZE) --model.init_args.optimizer.init_args.lr 0.002 --trainer.max_epochs 12
 RESNET := --model.init_args.backbone resnet50 --model.init_args.options '{channels: [16, 32, 64, 128]}' $(RANDOM)
 DENSENET := --model.init_args.backbone densenet121 \
@@ -47,14 +47,17 @@ STRESSED :=
 COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.init_args.num_classes 2 \
   --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
   --trainer.limit_val_batches 0 --checkpoint.monitor null
-MASKS := $(SIZE) --trainer.max_epochs 4
+MASKS := --data.init_args.image_size 96 --trainer.max_epochs 4
 BOXES := $(PRETRAINED) --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.mean 0.5 --model.init_args.std 0.5 \
   --model.init_args.optimizer.init_args.lr 3.0e-4 --model.init_args.width 64 \
-  --model.init_args.num_classes 1 --data.init_args.classes lesion $(SIZE) --trainer.max_epochs 4
+  --model.init_args.num_classes 1 --data.init_args.classes lesion \
+  --data.init_args.image_size 96 --trainer.max_epochs 4
 TEST_DENSE := --trainer.limit_test_batches 3 --data.init_args.batch_size 8
 TEST_LONG := --trainer.limit_test_batches 2 --data.init_args.batch_size 4
 LAID_OVER := _small
+# the last maps of small images are 2x2
+SHARPER := --study.studies.grad_cam.layer blocks.4
 else
 SIZE := --data.init_args.image_size 224
 SHORT :=
@@ -75,6 +78,7 @@ RESNET := -c configs/recipes/ma20.yaml
 DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
 LAID_OVER :=
+SHARPER :=
 endif
 
 MOBILENET := $(PRETRAINED) $(SIZE) $(DENSE_HEAD)
@@ -119,11 +123,12 @@ $(call victim,chest_xray_resnet_surrogate,chest_xray,chest_xray,$(RESNET) --seed
 $(call victim,cifar10,cifar10,cifar10,$(NATURAL))
 $(foreach one,2 3 4,$(call victim,nih_cxr$(one),nih_cxr14,nih_cxr$(one),$(PRETRAINED) $(NIH)))
 
-$(call studies,chest_xray,chest_xray,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_figure10 ma20_figure11 ma20_table4)
+$(call studies,chest_xray,chest_xray,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_figure10 ma20_table4)
 $(call studies,chest_xray_resnet,chest_xray,ma20_figure4 ma20_figure6 ma20_table4)
 $(foreach one,densenet random,$(call studies,chest_xray_$(one),chest_xray,ma20_table4))
-$(call studies,ham10000,ham10000,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_figure11 ma20_table4)
+$(call studies,ham10000,ham10000,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_table4)
 $(call studies,cifar10,cifar10,ma20_figure4 ma20_figure6 ma20_figure7)
+$(foreach one,chest_xray ham10000 cifar10,$(call study,$(one),$(one),ma20_figure11,$(SHARPER)))
 $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_figure4))
 
 # Ma20's FGSM: what leaves the X-rays right, one setting changed at a time
