@@ -10,7 +10,7 @@
 SCALE ?= small
 DATA ?= data
 PHANTOMS := phantom_aptos phantom_ct phantom_endoscopy
-EVERY_SET := chest_xray nih_cxr14 ham10000 cifar10 covid_ct $(PHANTOMS)
+EVERY_SET := chest_xray nih_cxr14 ham10000 cifar10 covid_ct kvasir_boxes $(PHANTOMS)
 SETS ?= $(EVERY_SET)
 WEIGHTS ?= hub
 PLACE := runs/$(SCALE)
@@ -48,11 +48,13 @@ COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.in
   --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
   --trainer.limit_val_batches 0 --checkpoint.monitor null
 MASKS := --data.init_args.image_size 96 --trainer.max_epochs 4
-BOXES := $(PRETRAINED) --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
+DETECTOR := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.mean 0.5 --model.init_args.std 0.5 \
-  --model.init_args.optimizer.init_args.lr 3.0e-4 --model.init_args.width 64 \
-  --model.init_args.num_classes 1 --data.init_args.classes lesion \
+  --model.init_args.optimizer.init_args.lr 3.0e-4 --model.init_args.width 64
+BOXES := $(PRETRAINED) $(DETECTOR) --model.init_args.num_classes 1 --data.init_args.classes lesion \
   --data.init_args.image_size 96 --trainer.max_epochs 4
+POLYPS := --data.init_args.image_size 128 --trainer.max_epochs 12
+POLYP_BOXES := $(DETECTOR) --data.init_args.image_size 160 --trainer.max_epochs 12
 TEST_DENSE := --trainer.limit_test_batches 3 --data.init_args.batch_size 8
 TEST_LONG := --trainer.limit_test_batches 2 --data.init_args.batch_size 4
 LAID_OVER := _small
@@ -72,6 +74,8 @@ STRESSED := --representation.layers '[layer1.0.act1, layer2.0.act1, layer3.0.act
 COVID :=
 MASKS :=
 BOXES :=
+POLYPS :=
+POLYP_BOXES :=
 TEST_DENSE :=
 TEST_LONG :=
 RESNET := -c configs/recipes/ma20.yaml
@@ -109,7 +113,7 @@ study = $(if $(filter $(2),$(SETS)),$(eval $(call study_rule,$(1),$(2),$(3),$(4)
 studies = $(foreach one,$(3),$(call study,$(1),$(2),$(one)))
 
 # victims of masks and boxes, and their longest studies
-DENSE := phantom_ct covid_ct ham10000_masks phantom_endoscopy ham10000_boxes
+DENSE := phantom_ct covid_ct ham10000_masks kvasir_masks phantom_endoscopy ham10000_boxes kvasir_boxes
 LONG := smia21_table2 smia21_table3 smia21_table4
 
 # Ma20: medical images of two and more classes, natural images, two architectures
@@ -178,9 +182,13 @@ $(call victim,covid_ct,covid_ct,covid_ct,$(PRETRAINED) $(COVID))
 $(call victim,ham10000_masks,ham10000,ham10000_masks,$(PRETRAINED) $(MASKS))
 $(call victim,phantom_endoscopy,phantom_endoscopy,phantom_endoscopy)
 $(call victim,ham10000_boxes,ham10000,ham10000_boxes,$(BOXES))
+$(call victim,kvasir_masks,kvasir_boxes,kvasir_masks,$(PRETRAINED) $(POLYPS))
+$(call victim,kvasir_boxes,kvasir_boxes,kvasir_boxes,$(PRETRAINED) $(POLYP_BOXES))
 $(foreach one,phantom_ct covid_ct,$(call studies,$(one),$(one),smia21_table1_masks smia21_table6_masks))
 $(call studies,ham10000_masks,ham10000,smia21_table1_masks smia21_table6_masks)
+$(call studies,kvasir_masks,kvasir_boxes,smia21_table1_masks smia21_table6_masks)
 $(call studies,ham10000_boxes,ham10000,smia21_table1_boxes smia21_table6_boxes)
+$(call studies,kvasir_boxes,kvasir_boxes,smia21_table1_boxes smia21_table6_boxes)
 $(call studies,phantom_endoscopy,phantom_endoscopy,smia21_table1_boxes smia21_table6_boxes smia21_table4 smia21_table3 smia21_table2)
 
 .PHONY: studies studies-left studies-data
