@@ -188,8 +188,7 @@ $(foreach one,phantom_ct covid_ct,$(call studies,$(one),$(one),smia21_table1_mas
 $(call studies,ham10000_masks,ham10000,smia21_table1_masks smia21_table6_masks)
 $(call studies,kvasir_masks,kvasir_boxes,smia21_table1_masks smia21_table6_masks)
 $(call studies,ham10000_boxes,ham10000,smia21_table1_boxes smia21_table6_boxes)
-$(call studies,kvasir_boxes,kvasir_boxes,smia21_table1_boxes smia21_table6_boxes)
-$(call studies,phantom_endoscopy,phantom_endoscopy,smia21_table1_boxes smia21_table6_boxes smia21_table4 smia21_table3 smia21_table2)
+$(foreach one,kvasir_boxes phantom_endoscopy,$(call studies,$(one),$(one),smia21_table1_boxes smia21_table6_boxes smia21_table4 smia21_table3 smia21_table2))
 
 .PHONY: studies studies-left studies-data
 studies: $(STUDIES)
