@@ -135,6 +135,9 @@ $(call studies,cifar10,cifar10,ma20_figure4 ma20_figure6 ma20_figure7)
 $(foreach one,chest_xray ham10000 cifar10,$(call study,$(one),$(one),ma20_figure11,$(SHARPER)))
 $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_figure4))
 
+# the papers' size of images
+$(call studies,chest_xray_finer,chest_xray,ma20_figure4 ma20_table4)
+
 # Ma20's FGSM: what leaves the X-rays right, one setting changed at a time
 $(call victim,chest_xray_balanced,chest_xray,chest_xray,$(MOBILENET) --data.init_args.balance true)
 $(call victim,chest_xray_unweighted,chest_xray,chest_xray,$(MOBILENET) --model.init_args.class_weights null)
@@ -156,6 +159,8 @@ $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
 $(foreach one,chest_xray chest_xray_resnet,$(call study,$(one),chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/$(one)_surrogate,$(one)_surrogate))
 $(foreach one,resnet random,$(call studies,chest_xray_$(one),chest_xray,hfc21_figure3b))
+# how often the constraint fools, by the seed, the length of the training, the images' size and the weights at the start
+$(foreach one,surrogate longer finer random,$(call studies,chest_xray_$(one),chest_xray,hfc21_table2))
 $(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2 hfc21_table3)
 $(call study,ham10000,ham10000,hfc21_table4,--attack.surrogate $(PLACE)/ham10000_surrogate,ham10000_surrogate)
 $(call studies,cifar10,cifar10,hfc21_figure2)
