@@ -30,20 +30,20 @@ DENSE_HEAD := --model.init_args.head dense
 # what each scale changes: words of every fine-tuning, words of every evaluation, and which second file of a study
 ifeq ($(SCALE),small)
 SIZE := --data.init_args.image_size 64
+XRAYS := --data.init_args.image_size 80
 SHORT := --trainer.max_epochs 8
 NIH := $(SIZE) $(SHORT)
 GRADES := --data.init_args.image_size 128
 NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.head_std 0.01 --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) \
   $(SIZE) --data.init_args.batch_size 32 --trainer.max_epochs 6
-RANDOM := --model.init_args.weights null $(DENSE_HEAD) $(SIZE) --model.init_args.optimizer.init_args.lr 0.002 --trainer.max_epochs 12
+RANDOM := --model.init_args.weights null $(DENSE_HEAD) $(XRAYS) --model.init_args.optimizer.init_args.lr 0.002 --trainer.max_epochs 12
 RESNET := --model.init_args.backbone resnet50 --model.init_args.options '{channels: [16, 32, 64, 128]}' $(RANDOM)
 DENSENET := --model.init_args.backbone densenet121 \
   --model.init_args.options '{growth_rate: 12, block_config: [4, 8, 8, 6]}' $(RANDOM)
 FINER := 224
 LONGER := 16
 TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32 --detection.folds 3
-FEWER := --trainer.limit_test_batches 1
 STRESSED :=
 COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.init_args.num_classes 2 \
   --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
@@ -63,6 +63,7 @@ LAID_OVER := _small
 SHARPER := --study.studies.grad_cam.layer blocks.4
 else
 SIZE := --data.init_args.image_size 224
+XRAYS := $(SIZE)
 SHORT :=
 NIH :=
 GRADES :=
@@ -82,12 +83,11 @@ TEST_LONG :=
 RESNET := -c configs/recipes/ma20.yaml
 DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
-FEWER :=
 LAID_OVER :=
 SHARPER :=
 endif
 
-MOBILENET := $(PRETRAINED) $(SIZE) $(DENSE_HEAD)
+MOBILENET := $(PRETRAINED) $(DENSE_HEAD)
 
 # $(call victim,NAME,SET,CONFIG,WORDS): a victim and how it is fine-tuned; nothing where its set is not wanted
 define victim_rule
@@ -119,12 +119,12 @@ DENSE := phantom_ct covid_ct ham10000_masks kvasir_masks phantom_endoscopy ham10
 LONG := smia21_table2 smia21_table3 smia21_table4
 
 # Ma20: medical images of two and more classes, natural images, two architectures
-$(call victim,chest_xray,chest_xray,chest_xray,$(MOBILENET))
+$(call victim,chest_xray,chest_xray,chest_xray,$(MOBILENET) $(XRAYS))
 $(call victim,chest_xray_resnet,chest_xray,chest_xray,$(RESNET))
 $(call victim,chest_xray_densenet,chest_xray,chest_xray,$(DENSENET))
-$(call victim,chest_xray_surrogate,chest_xray,chest_xray,$(MOBILENET) --seed_everything 7)
-$(call victim,ham10000,ham10000,ham10000,$(MOBILENET))
-$(call victim,ham10000_surrogate,ham10000,ham10000,$(MOBILENET) --seed_everything 7)
+$(call victim,chest_xray_surrogate,chest_xray,chest_xray,$(MOBILENET) $(XRAYS) --seed_everything 7)
+$(call victim,ham10000,ham10000,ham10000,$(MOBILENET) $(SIZE))
+$(call victim,ham10000_surrogate,ham10000,ham10000,$(MOBILENET) $(SIZE) --seed_everything 7)
 $(call victim,chest_xray_resnet_surrogate,chest_xray,chest_xray,$(RESNET) --seed_everything 7)
 $(call victim,cifar10,cifar10,cifar10,$(NATURAL))
 $(foreach one,2 3 4,$(call victim,nih_cxr$(one),nih_cxr14,nih_cxr$(one),$(PRETRAINED) $(NIH)))
@@ -137,19 +137,16 @@ $(call studies,cifar10,cifar10,ma20_figure4 ma20_figure6 ma20_figure7)
 $(foreach one,chest_xray ham10000 cifar10,$(call study,$(one),$(one),ma20_figure11,$(SHARPER)))
 $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_figure4))
 
-# the papers' size of images
-$(call study,chest_xray_finer,chest_xray,ma20_figure4,$(FEWER))
-
 # Ma20's FGSM: what leaves the X-rays right, one setting changed at a time
-$(call victim,chest_xray_balanced,chest_xray,chest_xray,$(MOBILENET) --data.init_args.balance true)
-$(call victim,chest_xray_unweighted,chest_xray,chest_xray,$(MOBILENET) --model.init_args.class_weights null)
-$(call victim,chest_xray_longer,chest_xray,chest_xray,$(MOBILENET) --trainer.max_epochs $(LONGER))
-$(call victim,chest_xray_decayed,chest_xray,chest_xray,$(MOBILENET) --model.init_args.optimizer.init_args.weight_decay 1.0)
-$(call victim,chest_xray_smoothed,chest_xray,chest_xray,$(MOBILENET) --model.init_args.label_smoothing 0.2)
+$(call victim,chest_xray_balanced,chest_xray,chest_xray,$(MOBILENET) $(XRAYS) --data.init_args.balance true)
+$(call victim,chest_xray_unweighted,chest_xray,chest_xray,$(MOBILENET) $(XRAYS) --model.init_args.class_weights null)
+$(call victim,chest_xray_longer,chest_xray,chest_xray,$(MOBILENET) $(XRAYS) --trainer.max_epochs $(LONGER))
+$(call victim,chest_xray_decayed,chest_xray,chest_xray,$(MOBILENET) $(XRAYS) --model.init_args.optimizer.init_args.weight_decay 1.0)
+$(call victim,chest_xray_smoothed,chest_xray,chest_xray,$(MOBILENET) $(XRAYS) --model.init_args.label_smoothing 0.2)
 $(call victim,chest_xray_finer,chest_xray,chest_xray,$(PRETRAINED) $(DENSE_HEAD) --data.init_args.image_size $(FINER))
-$(call victim,chest_xray_random,chest_xray,chest_xray,$(SIZE) $(DENSE_HEAD) --model.init_args.weights null $(SHORT))
-$(call victim,ham10000_malignant,ham10000,ham10000,$(MOBILENET) --data.init_args.classes malignant --model.init_args.num_classes 2)
-$(call victim,chest_xray_noisy,chest_xray,chest_xray,$(MOBILENET) --data.init_args.augment '{noise: 0.05}')
+$(call victim,chest_xray_random,chest_xray,chest_xray,$(XRAYS) $(DENSE_HEAD) --model.init_args.weights null $(SHORT))
+$(call victim,ham10000_malignant,ham10000,ham10000,$(MOBILENET) $(SIZE) --data.init_args.classes malignant --model.init_args.num_classes 2)
+$(call victim,chest_xray_noisy,chest_xray,chest_xray,$(MOBILENET) $(XRAYS) --data.init_args.augment '{noise: 0.05}')
 FGSM := balanced unweighted noisy longer decayed smoothed finer random resnet densenet
 $(call studies,chest_xray,chest_xray,ma20_fgsm)
 $(foreach one,$(FGSM),$(call studies,chest_xray_$(one),chest_xray,ma20_fgsm))
@@ -161,8 +158,6 @@ $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
 $(foreach one,chest_xray chest_xray_resnet,$(call study,$(one),chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/$(one)_surrogate,$(one)_surrogate))
 $(foreach one,resnet random,$(call studies,chest_xray_$(one),chest_xray,hfc21_figure3b))
-# how often the constraint fools, by the seed, the length of the training, the images' size and the weights at the start
-$(foreach one,surrogate longer finer random,$(call studies,chest_xray_$(one),chest_xray,hfc21_table2))
 $(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2 hfc21_table3)
 $(call study,ham10000,ham10000,hfc21_table4,--attack.surrogate $(PLACE)/ham10000_surrogate,ham10000_surrogate)
 $(call studies,cifar10,cifar10,hfc21_figure2)
