@@ -44,6 +44,7 @@ DENSENET := --model.init_args.backbone densenet121 \
 FINER := 224
 LONGER := 16
 TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32 --detection.folds 3
+FEWER := --trainer.limit_test_batches 1
 STRESSED :=
 COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.init_args.num_classes 2 \
   --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
@@ -83,6 +84,7 @@ TEST_LONG :=
 RESNET := -c configs/recipes/ma20.yaml
 DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
+FEWER :=
 LAID_OVER :=
 SHARPER :=
 endif
@@ -158,6 +160,7 @@ $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
 $(foreach one,chest_xray chest_xray_resnet,$(call study,$(one),chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/$(one)_surrogate,$(one)_surrogate))
 $(foreach one,resnet random,$(call studies,chest_xray_$(one),chest_xray,hfc21_figure3b))
+$(call study,chest_xray_finer,chest_xray,hfc21_table2,$(FEWER))
 $(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2 hfc21_table3)
 $(call study,ham10000,ham10000,hfc21_table4,--attack.surrogate $(PLACE)/ham10000_surrogate,ham10000_surrogate)
 $(call studies,cifar10,cifar10,hfc21_figure2)
