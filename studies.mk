@@ -1,7 +1,8 @@
 # The studies of the four papers, in an order in which every victim is fine-tuned once: make studies
 #   SCALE=small     small images, and some of them: for two CPU cores; SCALE=paper has the papers' sizes, for a GPU
 #   DATA=data       folder that holds the folders of the public sets
-#   SETS="..."      the sets that are wanted, of those below; all by default. Phantoms are painted and need no folder
+#   SETS="..."      the sets that are wanted, of those below; by default all but phantom_ct and phantom_endoscopy, which
+#                   stand in for covid_ct and kvasir_boxes. Phantoms are painted and need no folder
 #   WEIGHTS=hub     pretrained weights of the MobileNets: timm's download, or a file
 # Runs go to runs/SCALE. What is there is not made again; a training or an evaluation that was stopped goes on where it
 # was; make studies-left names what is left. Files of a study are not watched: remove its folder to have it made anew.
@@ -11,7 +12,7 @@ SCALE ?= small
 DATA ?= data
 PHANTOMS := phantom_aptos phantom_ct phantom_endoscopy
 EVERY_SET := chest_xray nih_cxr14 ham10000 cifar10 covid_ct kvasir_boxes $(PHANTOMS)
-SETS ?= $(EVERY_SET)
+SETS ?= $(filter-out phantom_ct phantom_endoscopy,$(EVERY_SET))
 WEIGHTS ?= hub
 PLACE := runs/$(SCALE)
 STUDIES :=
@@ -33,7 +34,7 @@ SIZE := --data.init_args.image_size 64
 XRAYS := --data.init_args.image_size 80
 SHORT := --trainer.max_epochs 8
 NIH := $(SIZE) $(SHORT)
-GRADES := --data.init_args.image_size 128
+GRADES := --data.init_args.image_size 96
 NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options '{pad_type: same}' \
   --model.init_args.head_std 0.01 --model.init_args.std 0.5 --model.init_args.weights $(WEIGHTS) \
   $(SIZE) --data.init_args.batch_size 32 --trainer.max_epochs 6
@@ -44,7 +45,8 @@ DENSENET := --model.init_args.backbone densenet121 \
 FINER := 224
 LONGER := 16
 TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32 --detection.folds 3
-FEWER := --trainer.limit_test_batches 1
+FEWER := --trainer.limit_test_batches 1 --detection.fit_per_class 24
+TWO_RADII := --attack.epsilons '[1/256, 4/256]'
 STRESSED :=
 COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.init_args.num_classes 2 \
   --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
@@ -85,6 +87,7 @@ RESNET := -c configs/recipes/ma20.yaml
 DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
 FEWER :=
+TWO_RADII :=
 LAID_OVER :=
 SHARPER :=
 endif
@@ -133,7 +136,7 @@ $(foreach one,2 3 4,$(call victim,nih_cxr$(one),nih_cxr14,nih_cxr$(one),$(PRETRA
 
 $(call studies,chest_xray,chest_xray,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_figure10 ma20_table4)
 $(call studies,chest_xray_resnet,chest_xray,ma20_figure4 ma20_figure6 ma20_table4)
-$(foreach one,densenet random,$(call studies,chest_xray_$(one),chest_xray,ma20_table4))
+$(call studies,chest_xray_random,chest_xray,ma20_table4)
 $(call studies,ham10000,ham10000,ma20_figure4 ma20_figure6 ma20_figure7 ma20_figure9 ma20_table4)
 $(call studies,cifar10,cifar10,ma20_figure4 ma20_figure6 ma20_figure7)
 $(foreach one,chest_xray ham10000 cifar10,$(call study,$(one),$(one),ma20_figure11,$(SHARPER)))
@@ -159,7 +162,7 @@ $(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
 # HFC21
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
 $(foreach one,chest_xray chest_xray_resnet,$(call study,$(one),chest_xray,hfc21_table4,--attack.surrogate $(PLACE)/$(one)_surrogate,$(one)_surrogate))
-$(foreach one,resnet random,$(call studies,chest_xray_$(one),chest_xray,hfc21_figure3b))
+$(foreach one,resnet random,$(call study,chest_xray_$(one),chest_xray,hfc21_figure3b,$(TWO_RADII)))
 $(call study,chest_xray_finer,chest_xray,hfc21_table2,$(FEWER))
 $(call studies,ham10000,ham10000,hfc21_figure2 hfc21_table1 hfc21_table2 hfc21_table3)
 $(call study,ham10000,ham10000,hfc21_table4,--attack.surrogate $(PLACE)/ham10000_surrogate,ham10000_surrogate)
@@ -181,7 +184,7 @@ SMIA := $(foreach one,1 2 3 4 6,smia21_table$(one)_classification) smia21_figure
 $(call studies,ham10000,ham10000,$(SMIA))
 $(call victim,phantom_aptos,phantom_aptos,phantom_aptos,$(PRETRAINED) $(GRADES))
 $(call studies,phantom_aptos,phantom_aptos,$(SMIA))
-$(call studies,chest_xray,chest_xray,$(SMIA))
+$(call studies,chest_xray,chest_xray,smia21_table1_classification smia21_table6_classification smia21_figure2)
 $(call victim,phantom_ct,phantom_ct,phantom_ct)
 $(call victim,covid_ct,covid_ct,covid_ct,$(PRETRAINED) $(COVID))
 $(call victim,ham10000_masks,ham10000,ham10000_masks,$(PRETRAINED) $(MASKS))

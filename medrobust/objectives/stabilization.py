@@ -58,11 +58,12 @@ class Stabilization(Objective):
     backward too if ``through``. Masks and labels take the mean over an image's labelled entries; a single logit z, for
     an image, a pixel or a label, is a decision between the logits 0 and z.
 
-    A victim that finds boxes gives no probabilities of its own: the boxes of two images are others in another number,
-    and choosing them has no gradient. There p and q are those of the classes, background included, of the proposals
-    of the clean image, so that both branches are asked about the same places, and the mean is taken over these, as the
-    detector's own classification loss is a mean over proposals; its regression is not compared. It costs two forwards
-    and two backwards (one if not ``through``) beside those of the victim's loss, and one for the proposals.
+    A victim that finds boxes gives no probabilities of its own: the boxes of two images are others in another
+    number, and choosing them has no gradient. There p and q are those of the classes, background included, of the
+    clean image's 300 likeliest proposals, as many as Faster R-CNN goes on with, so that both branches are asked
+    about the same places, and the mean is taken over these, as the detector's own classification loss is a mean
+    over proposals; its regression is not compared. It costs two forwards and two backwards (one if not ``through``)
+    beside those of the victim's loss, and one for the proposals.
 
     Args:
         distance: ``kl``, sum q (ln q - ln p), KL(q || p); ``kl_eq5``, sum p (ln p - ln q), KL(p || q) of SMIA21 eq. 5;

@@ -23,7 +23,7 @@ from medrobust.objectives import (
     Step,
     Vanishing,
 )
-from medrobust.objectives.proposals import OVERLAP, mean_of_each
+from medrobust.objectives.proposals import LIKELIEST, OVERLAP, clean_proposals, mean_of_each
 from medrobust.objectives.stabilization import smoothed
 from tests.two_stage import TwoStage, frames
 
@@ -188,6 +188,15 @@ def test_a_smaller_weight_of_the_stabilisation_is_closer_to_the_deviation_alone(
     alone = SMIA(epsilon=0.1, weight=0.0).craft(victim, images, targets).images
     little, much = (SMIA(epsilon=0.1, weight=weight).craft(victim, images, targets).images for weight in (1e-6, 50.0))
     assert torch.equal(little, alone) and not torch.equal(much, alone)
+
+
+def test_only_the_likeliest_proposals_count() -> None:
+    clean, targets = frames(2)
+    victim = TwoStage()
+    few, many = torch.rand(LIKELIEST, 4), torch.rand(7, 4)
+    victim.proposals = lambda images, overlap: [torch.cat((few, many)), many]  # type: ignore[method-assign]
+    step = Step(WatchedVictim(victim, clean, targets), clean, clean, targets, ["a", "b"], index=1)
+    assert all(map(torch.equal, clean_proposals(step, "a test"), [few, many]))
 
 
 def test_the_mean_of_no_proposals_is_zero() -> None:
