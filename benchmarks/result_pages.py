@@ -25,7 +25,7 @@ from medrobust.results.formats import (
 )
 from medrobust.results.manifest import replace_file
 from medrobust.results.statistics import Z95
-from medrobust.results.summary import read_summary
+from medrobust.results.summary import SUMMARY, read_summary
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "results"
 STORED, TEMPLATE = "stored", ".md.j2"
@@ -76,7 +76,7 @@ class Run:
         Raises:
             ValueError: There is none.
         """
-        return self._only(self.summary["worst_case"], "worst case", epsilon=epsilon)
+        return self._only(self._part("worst_case"), "worst case", epsilon=epsilon)
 
     def detected(
         self, detector: str, attack: str, epsilon: str | float | None = None, fit: str = "same"
@@ -95,8 +95,8 @@ class Run:
         Raises:
             ValueError: There is no such row or class.
         """
-        row = self._only(self.summary["classes"]["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
-        names: list[str] = self.summary["classes"]["names"]
+        row = self._only(self._part("classes")["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
+        names: list[str] = self._part("classes")["names"]
         if name not in names:
             raise ValueError(f"{self.name}: expected one of the classes {', '.join(names)}, got {name!r}")
         found: Mapping[str, Any] = row["classes"][names.index(name)]
@@ -108,7 +108,7 @@ class Run:
         Raises:
             ValueError: There is none, or there are several.
         """
-        return self._only(self.summary["masks"]["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
+        return self._only(self._part("masks")["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
 
     def boxes(self, attack: str, epsilon: str | float | None = None) -> Mapping[str, Any]:
         """What an attack leaves of boxes.
@@ -116,7 +116,7 @@ class Run:
         Raises:
             ValueError: There is none, or there are several.
         """
-        return self._only(self.summary["boxes"]["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
+        return self._only(self._part("boxes")["rows"], f"row of {attack}", attack=attack, epsilon=epsilon)
 
     def figure(self, name: str) -> list[Mapping[str, Any]]:
         """The numbers of a figure, such as ``saliency_concentration``; of images their means.
@@ -165,18 +165,19 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The evaluation's command, on several lines where it is long."""
-        parts = str(self.summary["manifest"]["command"]).replace(" -", "\n-").split("\n")
-        lines = [parts[0]]
-        for part in parts[1:]:
-            if len(lines[-1]) + len(part) < WIDTH:
-                lines[-1] += f" {part}"
-            else:
-                lines.append(f"  {part}")
-        return " \\\n".join(lines)
+        """The evaluation's command, or its commands one after the other, on several lines where one is long."""
+        commands = str(self.summary["manifest"]["command"]).replace("\\n", "\n")  # as ``read_summary`` writes it
+        return "\n".join(map(_folded, commands.splitlines()))
+
+    def _part(self, name: str) -> Any:
+        if name not in self.summary:
+            raise ValueError(f"{self.name}: nothing is stored of {name}, only {', '.join(self.summary)}")
+        return self.summary[name]
 
     def _only(self, rows: Sequence[Mapping[str, Any]], what: str, **wanted: Any) -> Mapping[str, Any]:
         radius = wanted.pop("epsilon", None)
+        if unknown := next((name for name in wanted if rows and name not in rows[0]), None):
+            raise ValueError(f"{self.name}: a {what} has {', '.join(rows[0])}, got {unknown!r}")
         found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
         if radius is not None:
             asked = radius if isinstance(radius, str) else format_epsilon(radius)
@@ -187,15 +188,31 @@ class Run:
         return found[0]
 
 
+def _folded(command: str) -> str:
+    """A command on several lines where it is long."""
+    parts = command.replace(" -", "\n-").split("\n")
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) < WIDTH:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"  {part}")
+    return " \\\n".join(lines)
+
+
 def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
     """Store what pages quote of evaluations' summaries, each as RUN.json, or RUN.NAME.json of a named evaluation.
+
+    An evaluation of fewer images than its split has (``--trainer.limit_test_batches``) is stored if all of its attacks
+    have seen the same number of them, which the rows give.
 
     Args:
         folders: Folders of evaluations.
         place: Where the files go.
 
     Raises:
-        ValueError: A folder has no summary, the evaluation is not complete, or two have one name; nothing is stored.
+        ValueError: A folder has no summary, an attack lacks images that the clean row has, figures were drawn before
+            the summary was written, or two have one name; nothing is stored.
     """
     found: dict[Path, tuple[Path, Any]] = {}
     for folder in folders:
@@ -210,6 +227,8 @@ def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
         path = place / f"{manifest['run']}{named}.json"
         if path in found and found[path][0].resolve() != own:
             raise ValueError(f"{folder} and {found[path][0]} would both be stored as {path.name}: store one of them")
+        if old := [path.name for path in _tables(own / "figures") if _age(path) < _age(own / SUMMARY)]:
+            raise ValueError(f"{folder}: {old[0]} is older than {SUMMARY}: let the evaluation draw its figures anew")
         drawn = {"figures": figures} if (figures := _figures(own / "figures")) else {}
         found[path] = folder, _shortened({"manifest": manifest, "detection": {}, **kept, **drawn})
     return [replace_file(path, _compact(stored)) for path, (_, stored) in found.items()]
@@ -217,19 +236,30 @@ def store(folders: Sequence[Path], place: Path = PAGES / STORED) -> list[Path]:
 
 def _compact(stored: Mapping[str, Any]) -> bytes:
     """JSON with a line for each part, so that what changes can be seen."""
-    parts = (f"{json.dumps(name)}: {json.dumps(part, separators=(',', ':'))}" for name, part in stored.items())
+    words = {name: json.dumps(part, separators=(",", ":"), allow_nan=False) for name, part in stored.items()}
+    parts = (f"{json.dumps(name)}: {part}" for name, part in words.items())
     return ("{\n" + ",\n".join(parts) + "\n}\n").encode()
 
 
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The numbers of each figure whose table is not too long, of images their means with intervals."""
-    paths = [path for path in sorted(folder.glob("*.parquet")) if not path.stem.endswith(OF_SUMMARY_TOO)]
-    tables = {path.stem: _of_images(pl.read_parquet(path)) for path in paths}
+    tables = {path.stem: _of_images(pl.read_parquet(path)) for path in _tables(folder)}
     return {name: table.to_dicts() for name, table in tables.items() if 0 < len(table) <= LONGEST}
 
 
+def _tables(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.parquet")) if not path.stem.endswith(OF_SUMMARY_TOO)]
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
 def _of_images(table: pl.DataFrame) -> pl.DataFrame:
-    """A figure's table; where it has a row an image, means and their intervals for each of its other names."""
+    """A figure's table; where it has a row an image, means and their intervals for each of its other names.
+
+    A mean is over the images that have its number; ``n`` is the least of their counts.
+    """
     table = table.drop("run", strict=False)
     if "image" not in table.columns:
         return table
@@ -237,12 +267,16 @@ def _of_images(table: pl.DataFrame) -> pl.DataFrame:
     names += [name for name in ("epsilon", "label", "predicted") if name in table.columns and name not in names]
     rows = []
     for key, found in table.group_by(names, maintain_order=True) if names else [((), table)]:
-        row: dict[str, Any] = {**dict(zip(names, key, strict=True)), "n": len(found)}
-        for name in found.columns:
-            if name not in ("image", *names) and found.schema[name].is_numeric():
-                values = found[name].cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
-                row[name] = float(values.mean()) if len(values) else None
-                row[f"{name}_interval"] = _interval(values)
+        numbers = {
+            name: found[name].cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
+            for name, kind in found.schema.items()
+            if name not in ("image", *names) and kind.is_numeric()
+        }
+        counts = [len(values) for values in numbers.values() if len(values)]
+        row: dict[str, Any] = {**dict(zip(names, key, strict=True)), "n": min(counts, default=len(found))}
+        for name, values in numbers.items():
+            row[name] = float(values.mean()) if len(values) else None
+            row[f"{name}_interval"] = _interval(values)
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -286,7 +320,13 @@ def written_page(template: Path, runs: Mapping[str, Run]) -> str:
 
 
 def rate(row: Mapping[str, Any], name: str = "accuracy_under_attack") -> str:
-    """A rate in percent with its interval, such as ``36.7 (21.1–53.6)``; a dash where it is undefined."""
+    """A rate in percent with its interval, such as ``36.7 (21.1–53.6)``; a dash where it is undefined.
+
+    Raises:
+        ValueError: There is no such rate.
+    """
+    if name not in row:
+        raise ValueError(f"expected one of {', '.join(row)}, got {name!r}")
     if row[name] is None:
         return DASH
     interval = format_interval(row.get(f"{name}_interval"))
@@ -324,7 +364,9 @@ def _shortened(value: Any) -> Any:
         return {name: _shortened(inner) for name, inner in value.items() if name not in UNQUOTED}
     if isinstance(value, list):
         return [_shortened(inner) for inner in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The pages of results: every number comes from a stored summary, and the pages that ship are what these give."""
 
 import json
+import os
 from pathlib import Path
 
 import polars as pl
@@ -43,6 +44,8 @@ def test_what_is_not_stored_cannot_be_quoted(evaluation: Path, tmp_path: Path) -
         ("{{ run('a').row('cw') | rate }}", "a: expected one row of cw, found 0"),
         ("{{ run('a').row('pgd', '8/255') | rate }}", "a: expected one row of pgd at 8/255, found 0"),
         ("{{ run('a').row('pgd').acuracy }}", "one.md.j2: .*acuracy"),
+        ("{{ run('a').row('pgd', '1/255') | rate('acuracy') }}", "expected one of .*got 'acuracy'"),
+        ("{{ run('a').masks('pgd') }}", "a: nothing is stored of masks, only "),
     ):
         with pytest.raises(ValueError, match=message):
             page_of(tmp_path, words, evaluation)
@@ -99,6 +102,36 @@ def test_numbers_of_images_become_means_with_intervals(evaluation: Path, tmp_pat
     assert page_of(tmp_path, words, evaluation) == f"2.00 ({2 - half:.2f}–{2 + half:.2f}); 5.0; 0.25"
     with pytest.raises(ValueError, match="a: expected a stored figure, cam_overlap, sweep_smallest, got 'maps'"):
         page_of(tmp_path, "{{ run('a').figure('maps') }}", evaluation)
+
+
+def test_numbers_that_are_not_finite_are_dashes_and_n_counts_what_has_a_number(
+    evaluation: Path, tmp_path: Path
+) -> None:
+    (evaluation / "figures").mkdir()
+    gini = pl.DataFrame({"image": list("wxyz"), "gini": [1.0, float("nan"), None, 0.5]})
+    gini.write_parquet(evaluation / "figures" / "maps.parquet")
+    pl.DataFrame({"attack": ["pgd"], "area": [float("inf")]}).write_parquet(evaluation / "figures" / "other.parquet")
+    words = "{% set a = run('a') %}{{ a.figure('maps')[0].n }} {{ a.figure('maps')[0] | number('gini') }} "
+    words += "{{ a.figure('other')[0].area | decimals }}"
+    images, mean, area = page_of(tmp_path, words, evaluation).split(" ", 2)
+    assert images == "2" and mean.startswith("0.75") and area.endswith("–")
+
+
+def test_figures_that_were_drawn_before_the_summary_are_not_stored(evaluation: Path, tmp_path: Path) -> None:
+    (evaluation / "figures").mkdir()
+    figure = evaluation / "figures" / "sweep_smallest.parquet"
+    pl.DataFrame({"area": [0.25]}).write_parquet(figure)
+    os.utime(figure, (0, 0))
+    with pytest.raises(ValueError, match=r"sweep_smallest.parquet is older than summary.json"):
+        store([evaluation], tmp_path / "stored")
+
+
+def test_several_commands_stand_under_each_other(evaluation: Path, tmp_path: Path) -> None:
+    stored = store([evaluation], tmp_path)[0]
+    run = read_stored(tmp_path)[stored.stem]
+    manifest = {**run.summary["manifest"], "command": "python evaluate.py test -c a\\npython evaluate.py test -c b"}
+    both = type(run)("a", {**run.summary, "manifest": manifest})
+    assert both.command.splitlines() == ["python evaluate.py test -c a", "python evaluate.py test -c b"]
 
 
 def test_a_long_command_is_written_on_several_lines(evaluation: Path, tmp_path: Path) -> None:

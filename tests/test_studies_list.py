@@ -15,9 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
     """What make says; nothing is made."""
+    return run_make("-n", *words)
+
+
+def run_make(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run make with some words."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # not of an outer make
     options = {"cwd": ROOT, "env": own, "capture_output": True, "text": True, "timeout": 60}
-    return subprocess.run(["make", "-n", *words], check=False, **options)
+    return subprocess.run(["make", *words], check=False, **options)
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
@@ -36,6 +41,23 @@ def test_a_victim_is_fine_tuned_once_and_only_for_the_sets_that_are_wanted() -> 
     assert fits == ["cifar10"] and "chest_xray" not in said and said.count("evaluate.py test") > 1
     everything = re.findall(r"train\.py fit .* --name (\S+)", make("studies").stdout)
     assert len(everything) == len(set(everything)) > 5
+
+
+def test_what_is_left_follows_from_what_make_would_do(tmp_path: Path) -> None:
+    """All seven are left without anything; what is done of a victim that was fine-tuned later is left again."""
+
+    def left() -> list[str]:
+        return run_make("studies-left", "SETS=cifar10", f"PLACE={tmp_path}", "DATA=.").stdout.split()
+
+    every = left()
+    assert "cifar10/evaluations/ma20_figure4" in every and len(every) == 7
+    for number, name in enumerate(("cifar10/checkpoints", *every)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "done").touch()
+        os.utime(tmp_path / name / "done", (number + 1, number + 1))
+    assert left() == []
+    os.utime(tmp_path / "cifar10/checkpoints/done", (3.5, 3.5))
+    assert left() == every[:2]
 
 
 def test_a_scale_that_does_not_exist_is_refused() -> None:

@@ -19,7 +19,7 @@ from medrobust.evaluation.deployment import Deployment, Precision, check_precisi
 from medrobust.evaluation.extraction import LOGITS, Extractor, clean_features
 from medrobust.evaluation.goals import Goals, check_goals, choose_goals
 from medrobust.evaluation.other_victims import victim_beside
-from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, weights_hash
+from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key, weights_hash
 from medrobust.networks.finite import finite_outputs
 from medrobust.networks.victims import (
     EvaluatedVictim,
@@ -154,7 +154,9 @@ class Crafter:
             extractor = Extractor(attacked, union, logits=True)
             ids, features, labels = clean_features(context, extractor, loader, "clean features for the attacks")
             layers = {name: features.layers[name].to(context.device) for name in extractor.names}
-            key = f"{weights_hash(attacked.state_dict())} {data.fingerprint('train')} {self.reference_per_class}"
+            # equal weights compute other features behind an input defence, or with another activation
+            of_victim = (weights_hash(attacked.state_dict()), attacked.description())
+            key = record_key(*of_victim, data.fingerprint("train"), self.reference_per_class)
             folder = Path(self.fitted) if self.fitted else None
             logits = features.layers[LOGITS].to(context.device)
             reference = CleanFeatures(layers, labels.to(context.device), ids, named, key, folder, logits)

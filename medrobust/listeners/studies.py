@@ -21,7 +21,7 @@ from medrobust.evaluation.other_victims import victim_beside
 from medrobust.evaluation.plan import EvaluationPlan, PlannedAttack, record_key, weights_hash
 from medrobust.listeners.held_evaluation import shared_key
 from medrobust.networks.victims import EvaluatedVictim
-from medrobust.results.studied import keep, place_of_image, read_image, write_settings
+from medrobust.results.studied import keep, kept_keys, place_of_image, read_image, write_settings
 from medrobust.studies import Study
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -125,8 +125,11 @@ class Studies(EvaluationListener):
         """Write down what each study was asked for."""
         for name, study in self.studies.items() if context.is_first else ():
             asked = (type(study).__name__, study.parameters(), self._chosen[name])
-            keys = (self._clean_keys[name], self._keys[name])
-            write_settings(self.folder, name, *asked, *keys, drawing=study.drawing, shared=shared_key(plan))
+            shared = shared_key(plan)
+            # what was kept of attacks that this evaluation joins stays beside its own; the manifest says which count
+            before = kept_keys(self.folder, name, type(study).__name__, self._clean_keys[name], shared)
+            keys = (self._clean_keys[name], {**before, **self._keys[name]})
+            write_settings(self.folder, name, *asked, *keys, drawing=study.drawing, shared=shared)
 
     def on_adversarial_batch(
         self, context: EvaluationContext, victim: EvaluatedVictim, batch: AdversarialBatch

@@ -14,7 +14,7 @@ from medrobust.results.columns import COLUMNS, MEASURES, SCORE_PATTERNS, TYPES, 
 from medrobust.results.manifest import naming, read_manifest, replace_file
 
 SCHEMA = 2  # of the records that are written; those of schema 1 are read as well
-KEYS = 2  # version of what decides a record; not of its columns
+KEYS = 3  # version of what decides a record; not of its columns
 JOURNAL = "journal"
 RECORDS = "records.parquet"
 REMEDY = "; delete the line or the file, and its images are attacked again"

@@ -119,6 +119,24 @@ def write_settings(
     write_json(Path(folder) / STUDIES / study / SETTINGS, settings)
 
 
+def kept_keys(folder: str | Path, study: str, kind: str, clean_key: str, shared: str) -> dict[str, str]:
+    """The attacks' keys in a study's settings; none if they are of another study or evaluation, or damaged.
+
+    Args:
+        folder: Folder of the evaluation.
+        study: Name of the study.
+        kind: Name of its class.
+        clean_key: Key of what it keeps of clean images, on which its parameters decide, too.
+        shared: Hash of what all records of the evaluation share.
+    """
+    try:
+        settings = json.loads((Path(folder) / STUDIES / study / SETTINGS).read_bytes())
+        same = (settings["study"], settings["clean_key"], settings["shared"]) == (kind, clean_key, shared)
+        return {str(key): str(own) for key, own in settings["keys"].items()} if same else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def read_studies(folder: str | Path, manifest: Mapping[str, Any] | None = None) -> list[Studied]:
     """The studies of an evaluation by name, with what they have kept so far; damaged files count as missing.
 

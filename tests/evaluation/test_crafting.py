@@ -16,6 +16,8 @@ from medrobust.evaluation import EvaluationContext, EvaluationListener, Evaluati
 from medrobust.evaluation.crafting import Crafter, judged
 from medrobust.evaluation.plan import weights_hash
 from medrobust.listeners import Detection, RecordJournal
+from medrobust.networks.defended_victim import DefendedVictim
+from medrobust.networks.input_defences import GaussianSmoothing
 from medrobust.objectives import CrossEntropy, FeatureConstraint, TypicalMargin, WeightedSum
 from medrobust.objectives.clean_features import CleanFeatures, fit_objectives, patterns_wanted
 from medrobust.results.records import merge
@@ -241,6 +243,14 @@ def test_the_reference_is_part_of_the_key_of_attacks_that_are_fitted_and_of_no_o
         other = keys(**changes)
         assert other["fgsm"] == usual["fgsm"]
         assert other["hide"] != usual["hide"]
+
+
+def test_equal_weights_behind_an_input_defence_have_fits_of_their_own(fits: list[CleanFeatures]) -> None:
+    victim = victim_of()
+    for one in (victim, DefendedVictim(victim, GaussianSmoothing(sigma=1.0)), victim):
+        evaluate({"hide": hiding(steps=1)}, victim=one)
+    plain, defended, again = (reference.key for reference in fits)
+    assert plain == again != defended
 
 
 def test_a_complete_evaluation_reads_no_clean_image_of_train_again(tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def summary(radii: tuple[float, ...] = (0.1, 0.2)) -> dict[str, Any]:
     }
 
 
+def test_the_curve_of_smallest_perturbations_ends_at_the_largest_radius() -> None:
+    """What an attack without a radius needs beyond it belongs to the whole of the images, not to the curve."""
+    far = summary()
+    far["smallest"]["points"].append({"distance": 0.9, "share": 1.0, "share_interval": [0.0, 1.0]})
+    *_, sheet = radius_sweep([StudiedRun("a", far, NONE)])
+    points = sheet.table.sort("epsilon").select("epsilon", "wrong").rows()
+    assert points == [(0.0, 0.1), (0.1, 0.5), (0.2, 0.7), (0.2, 0.7)]
+
+
 def test_the_area_is_the_mean_of_the_steps() -> None:
     # 0.1 on [0, 0.1), 0.5 on [0.1, 0.2): what happens at the end itself has no width
     points = summary()["smallest"]["points"]

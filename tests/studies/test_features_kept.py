@@ -49,6 +49,17 @@ def look(folder: Path, study: Study, batch_size: int = 4) -> tuple[Studied, InMe
     return studied, data, heard
 
 
+def test_what_was_kept_of_earlier_attacks_stays_when_another_one_joins(tmp_path: Path) -> None:
+    data: InMemoryData = random_data(COUNT, batch_size=4)
+    for attacks in ({"fgsm": ATTACKS["fgsm"]}, {"pgd": ATTACKS["pgd"]}):
+        mine = Studies(str(tmp_path), {"mine": LayerMaps(images=2, layers=("act1",))})
+        journal = RecordJournal(str(tmp_path), "tiny", seed=1)
+        recording.evaluate(as_victim(Copies(), mean=0.0, std=1.0), data, attacks, journal, mine)
+    (studied,) = read_studies(tmp_path)
+    looked = sorted({one.about["attack"] for found in studied.attacked.values() for one in found})
+    assert looked == ["fgsm", "pgd"] and all(len(found) == 2 for found in studied.attacked.values())
+
+
 def of(kept: Studied, name: str, array: str) -> dict[str, Any]:
     """An array of every image that was looked at, clean or under an attack."""
     every = {

@@ -156,11 +156,11 @@ def _smallest(runs: Sequence[StudiedRun]) -> Sheet | None:
     rows, areas = [], {}
     for run, own in found:
         areas[run.label] = area_under(own["points"], own["largest"])
-        for one in own["points"]:
+        # attacks without a radius may need more than the largest one: the curve ends there
+        inside = [one for one in own["points"] if one["distance"] <= own["largest"]]
+        for one in [*inside, {**inside[-1], "distance": own["largest"]}]:
             low, high = one["share_interval"]
             rows.append({"run": run.label, "epsilon": one["distance"], "wrong": one["share"], "low": low, "high": high})
-        last = rows[-1]
-        rows.append({**last, "epsilon": own["largest"]})
     table = pl.DataFrame(rows).with_columns(pl.col("run").replace_strict(areas).alias("area"))
 
     def draw() -> "Figure":
