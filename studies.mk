@@ -197,7 +197,7 @@ $(call studies,ham10000_masks,ham10000,smia21_table1_masks smia21_table6_masks)
 $(call studies,kvasir_masks,kvasir_boxes,smia21_table1_masks smia21_table6_masks)
 $(call studies,ham10000_boxes,ham10000,smia21_table1_boxes smia21_table6_boxes)
 $(foreach one,kvasir_boxes phantom_endoscopy,$(call studies,$(one),$(one),smia21_table1_boxes smia21_table6_boxes))
-$(call studies,kvasir_boxes,kvasir_boxes,smia21_table4 smia21_table3 smia21_table2)
+$(call studies,ham10000_boxes,ham10000,smia21_table4 smia21_table3 smia21_table2)
 
 .PHONY: studies studies-left studies-data
 studies: $(STUDIES)

@@ -152,21 +152,25 @@ def _sheet(name: str, title: str, planes: Sequence[Plane], left: Sequence[int]) 
         return figure
 
     told = "; ".join(_told(plane, own) for plane, own in zip(planes, kinds, strict=True))
+    drawn = any(plane.gaussians for plane in planes)
+    told = f"Inside an ellipse are, {told}." if drawn else ""
     meaning = (
         "Both axes of a run have one scale."
         if planes[0].variance
-        else "Only who is whose neighbour counts: lengths, and the ellipses with them, mean little."
+        else f"Only who is whose neighbour counts: lengths{', and the ellipses with them,' * drawn} mean little."
+    )
+    ellipses = (
+        f"The ellipses hold {100 * LEVEL:.0f} % of a Gaussian with the mean and the covariance of a class's clean "
+        f"images in this plane; a class with fewer than {FEWEST_OF_CLASS} has none."
+        if drawn
+        else f"No class has {FEWEST_OF_CLASS} clean images, which an ellipse around it would take."
     )
     more = f" {sum(left)} further attacks are left out." if sum(left) else ""
     note = (
-        f"Each panel shows one kind of image over the clean ones in grey. The ellipses hold {100 * LEVEL:.0f} % of a "
-        "Gaussian with the mean and the covariance of a class's clean images in this plane; a class with fewer than "
-        f"{FEWEST_OF_CLASS} has none. {meaning} Noise is as long as each image's own perturbation. Images that the "
-        f"victim gets wrong anyway are left out.{more} Inside an ellipse are, {told}."
-    )
-    return Sheet(
-        name, title, "Ma20 Fig. 9, HFC21 Fig. 1, 3a", note, f"{title}. Inside an ellipse are, {told}.", table, draw
-    )
+        f"Each panel shows one kind of image over the clean ones in grey. {ellipses} {meaning} Noise is as long as "
+        f"each image's own perturbation. Images that the victim gets wrong anyway are left out.{more} {told}"
+    ).rstrip()
+    return Sheet(name, title, "Ma20 Fig. 9, HFC21 Fig. 1, 3a", note, f"{title}. {told}".rstrip(), table, draw)
 
 
 def _told(plane: Plane, kinds: Sequence[str]) -> str:
