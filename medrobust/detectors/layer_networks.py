@@ -64,11 +64,14 @@ class LayerNetworks(LayerwiseDetector):
         """Train a network on each layer's columns of the negatives ``(N, D)`` and of the positives ``(M, D)``."""
         check_groups(negative, positive)
         device, sizes = negative.device.type, self.layer_widths.tolist()
-        layers = zip(negative.split(sizes, 1), positive.split(sizes, 1), strict=True)
+        layers = list(zip(self.layer_names, negative.split(sizes, 1), positive.split(sizes, 1), strict=True))
         apart = groups or rows_apart(negative, positive)
+        trained: dict[str, list[Tensor]] = {}
         # the caller may have switched gradients off or run in half precision
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
-            networks = [self._train(name, *layer, apart) for name, layer in zip(self.layer_names, layers, strict=True)]
+            for size in dict.fromkeys(sizes):  # layers of one width learn side by side
+                trained |= self._train([layer for layer, own in zip(layers, sizes, strict=True) if own == size], apart)
+            networks = [trained[name] for name in self.layer_names]
             centre, width, first, first_bias, second, second_bias = zip(*networks, strict=True)
             self.keep(
                 centre=torch.cat(centre),
@@ -100,32 +103,44 @@ class LayerNetworks(LayerwiseDetector):
         """
         return self.layer_logits(measured).sum(1)
 
-    def _train(self, name: str, negative: Tensor, positive: Tensor, groups: Groups) -> tuple[Tensor, ...]:
-        """Scaling and weights of one layer's network, from the features ``(N, C)`` and ``(M, C)`` of both groups."""
-        negative, positive = (group.detach().clone() for group in (negative, positive))
-        centre, width = standardisation(negative.double())
-        normal, other = (standardised(group, centre, width).float() for group in (negative, positive))
-        learnt, held = (_Rows(*part) for part in parted(normal, other, groups))
-        channels = negative.shape[1]
-        first = torch.randn((channels, self.hidden), generator=self.generator(name)) * (2 / channels) ** 0.5
+    def _train(self, layers: list[tuple[str, Tensor, Tensor]], groups: Groups) -> dict[str, list[Tensor]]:
+        """Scaling and weights of the networks of L layers of one width, by name.
+
+        Args:
+            layers: Name of each, and the features ``(N, C)`` and ``(M, C)`` of both groups.
+            groups: Patients of both.
+        """
+        names = [name for name, *_ in layers]
+        scales = [standardisation(negative.detach().double()) for _, negative, _ in layers]
+        centre, width = (torch.stack(parts) for parts in zip(*scales, strict=True))
+        negative, positive = (  # images first, as patients are dealt
+            standardised(torch.stack(own, 1).detach(), centre, width).float()
+            for own in ([negative for _, negative, _ in layers], [positive for *_, positive in layers])
+        )
+        learnt, held = (_Rows(*part) for part in parted(negative, positive, groups))
+        channels, count = negative.shape[2], len(layers)
+        drawn = [torch.randn((channels, self.hidden), generator=self.generator(name)) for name in names]
+        shapes = ((count, self.hidden), (count, self.hidden), (count,))
         weights = [
-            first.to(width).float(),
-            *(width.new_zeros(shape).float() for shape in (self.hidden, self.hidden, ())),
+            (torch.stack(drawn) * (2 / channels) ** 0.5).to(width).float(),
+            *(width.new_zeros(shape).float() for shape in shapes),
         ]
         best = self.train_weights(weights, lambda: [learnt.loss(weights)], lambda: [held.loss(weights)])
-        return centre, width, *best
+        return {name: [part[place] for part in (centre, width, *best)] for place, name in enumerate(names)}
 
 
 class _Rows:
-    """Standardised features of one layer, ``(N, C)`` and ``(M, C)``, with what the loss needs of them."""
+    """Standardised features of L layers, ``(N, L, C)`` and ``(M, L, C)``, with what the loss needs of them."""
 
     def __init__(self, negative: Tensor, positive: Tensor) -> None:
-        self.values = torch.cat([negative, positive])
+        self.values = torch.cat([negative, positive]).transpose(0, 1).contiguous()
         self.truth = torch.cat([negative.new_zeros(len(negative)), negative.new_ones(len(positive))])
         self.shares = torch.where(self.truth > 0, 0.5 / len(positive), 0.5 / len(negative)).to(negative)
 
     def loss(self, weights: list[Tensor]) -> Tensor:
-        """Cross-entropy, with balanced classes, of the network with these weights."""
+        """Cross-entropy, with balanced classes, of each of the networks with these weights, ``(L,)``."""
         first, first_bias, second, second_bias = weights
-        logits = functional.gelu(torch.addmm(first_bias, self.values, first)) @ second + second_bias
-        return functional.binary_cross_entropy_with_logits(logits, self.truth, reduction="none") @ self.shares
+        hidden = functional.gelu(torch.baddbmm(first_bias.unsqueeze(1), self.values, first))
+        logits = (hidden @ second.unsqueeze(2)).squeeze(2) + second_bias.unsqueeze(1)
+        truth = self.truth.expand_as(logits)
+        return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") @ self.shares

@@ -49,27 +49,34 @@ class LayerwiseDetector(SupervisedDetector):
     def train_weights(
         self, weights: list[Tensor], learnt: Callable[[], Iterable[Tensor]], held: Callable[[], Iterable[Tensor]]
     ) -> list[Tensor]:
-        """Train one network, and return its weights after the step with the lowest loss on held-out patients.
+        """Train networks, and return each one's weights after its step with the lowest loss on held-out patients.
+
+        Networks of one shape are trained side by side, as AdamW moves each number by its own gradient alone; nothing
+        waits for a device.
 
         Args:
-            weights: Initial weights, which are changed.
-            learnt: Gives the parts of the loss, with these weights, on the rows to learn from; they are summed.
+            weights: Initial weights, which are changed: of one network, or of L with L as the leading dimension.
+            learnt: Gives the parts of the loss, a number or ``(L,)``, with these weights on the rows to learn from;
+                they are summed.
             held: The same on the held-out rows.
         """
         optimizer = torch.optim.AdamW(
             [weight.requires_grad_() for weight in weights], self.learning_rate, weight_decay=self.weight_decay
         )
-        best, least = [weight.detach().clone() for weight in weights], math.log(2)
+        best, least = [weight.detach().clone() for weight in weights], torch.tensor(math.log(2))
         for _ in range(self.epochs):
             optimizer.zero_grad()
             for part in learnt():
-                for weight, gradient in zip(weights, torch.autograd.grad(part, weights), strict=True):
+                for weight, gradient in zip(weights, torch.autograd.grad(part.sum(), weights), strict=True):
                     weight.grad = gradient if weight.grad is None else weight.grad + gradient
             optimizer.step()
             with torch.no_grad():
-                loss = float(torch.stack(list(held())).sum())
-            if loss < least:
-                best, least = [weight.detach().clone() for weight in weights], loss
+                loss = torch.stack(list(held())).sum(0)
+                better, least = loss < least.to(loss), torch.minimum(loss, least.to(loss))
+                for weight, kept in zip(weights, best, strict=True):
+                    kept.copy_(
+                        torch.where(better.view(*better.shape, *[1] * (weight.ndim - better.ndim)), weight, kept)
+                    )
         return best
 
 
