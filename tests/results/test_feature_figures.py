@@ -80,6 +80,13 @@ def test_the_planes_do_not_depend_on_the_order_of_the_images() -> None:
         assert one.table.equals(other.table)
 
 
+def test_without_an_ellipse_nothing_is_said_to_be_inside_one() -> None:
+    few, many = embedding([embedded(count=6)])[0], embedding([embedded()])[0]
+    assert "Inside an ellipse are" in many.note and "Inside an ellipse are" in many.label
+    assert "No class has the 6 clean images" in few.note
+    assert "nside an ellipse" not in few.note + few.label and few.note == few.note.strip()
+
+
 def test_planes_of_two_runs_are_their_own(tmp_path: Path) -> None:
     pca, _ = drawn(tmp_path, embedding([embedded(), embedded()._replace(label="b")]))
     one, other = (pca.filter(pl.col("run") == run).drop("run") for run in "ab")

@@ -163,7 +163,7 @@ def _sheet(name: str, title: str, planes: Sequence[Plane], left: Sequence[int]) 
         f"The ellipses hold {100 * LEVEL:.0f} % of a Gaussian with the mean and the covariance of a class's clean "
         f"images in this plane; a class with fewer than {FEWEST_OF_CLASS} has none."
         if drawn
-        else f"No class has {FEWEST_OF_CLASS} clean images, which an ellipse around it would take."
+        else f"No class has the {FEWEST_OF_CLASS} clean images, spread over the plane, that an ellipse takes."
     )
     more = f" {sum(left)} further attacks are left out." if sum(left) else ""
     note = (
