@@ -40,6 +40,7 @@ NATURAL := --model.init_args.backbone mobilenetv2_100 --model.init_args.options 
   $(SIZE) --data.init_args.batch_size 32 --trainer.max_epochs 6
 RANDOM := --model.init_args.weights null $(DENSE_HEAD) $(XRAYS) --model.init_args.optimizer.init_args.lr 0.002 --trainer.max_epochs 12
 RESNET := --model.init_args.backbone resnet50 --model.init_args.options '{channels: [16, 32, 64, 128]}' $(RANDOM)
+LARGER := --model.init_args.backbone resnet50 --model.init_args.options '{}' $(RANDOM)
 DENSENET := --model.init_args.backbone densenet121 \
   --model.init_args.options '{growth_rate: 12, block_config: [4, 8, 8, 6]}' $(RANDOM)
 FINER := 224
@@ -47,6 +48,7 @@ LONGER := 16
 TEST := --trainer.limit_test_batches 3 --data.init_args.batch_size 32 --detection.folds 3
 FEWER := --trainer.limit_test_batches 1 --detection.fit_per_class 24
 TWO_RADII := --attack.epsilons '[1/256, 4/256]'
+ONE_STEP := --attack.epsilons '[1/255, 2/255]'
 STRESSED :=
 COVID := --data.init_args.image_size 128 --data.init_args.labels lung --model.init_args.num_classes 2 \
   --data.init_args.fractions '{train: 0.5, val: 0, adv_train: 0, adv_test: 0.5}' \
@@ -84,10 +86,12 @@ POLYP_BOXES :=
 TEST_DENSE :=
 TEST_LONG :=
 RESNET := -c configs/recipes/ma20.yaml
+LARGER := $(RESNET) --model.init_args.backbone resnet101
 DENSENET := $(RESNET) --model.init_args.backbone densenet121
 TEST :=
 FEWER :=
 TWO_RADII :=
+ONE_STEP :=
 LAID_OVER :=
 SHARPER :=
 endif
@@ -152,12 +156,12 @@ $(call victim,chest_xray_finer,chest_xray,chest_xray,$(PRETRAINED) $(DENSE_HEAD)
 $(call victim,chest_xray_random,chest_xray,chest_xray,$(XRAYS) $(DENSE_HEAD) --model.init_args.weights null $(SHORT))
 $(call victim,ham10000_malignant,ham10000,ham10000,$(MOBILENET) $(SIZE) --data.init_args.classes malignant --model.init_args.num_classes 2)
 $(call victim,chest_xray_noisy,chest_xray,chest_xray,$(MOBILENET) $(XRAYS) --data.init_args.augment '{noise: 0.05}')
-FGSM := balanced unweighted noisy longer decayed smoothed finer random resnet densenet
-$(call studies,chest_xray,chest_xray,ma20_fgsm)
-$(foreach one,$(FGSM),$(call studies,chest_xray_$(one),chest_xray,ma20_fgsm))
+$(call victim,chest_xray_larger,chest_xray,chest_xray,$(LARGER))
+FGSM := balanced unweighted noisy longer decayed smoothed finer random larger densenet
+$(foreach one,$(FGSM),$(call study,chest_xray_$(one),chest_xray,ma20_fgsm,$(ONE_STEP)))
+$(foreach one,chest_xray chest_xray_resnet,$(call studies,$(one),chest_xray,ma20_fgsm))
 $(foreach one,ham10000 ham10000_malignant,$(call studies,$(one),ham10000,ma20_fgsm))
 $(call studies,cifar10,cifar10,ma20_fgsm)
-$(foreach one,2 3 4,$(call studies,nih_cxr$(one),nih_cxr14,ma20_fgsm))
 
 # HFC21
 $(call studies,chest_xray,chest_xray,hfc21_figure1 hfc21_figure2 hfc21_figure3a hfc21_figure3b hfc21_table1 hfc21_table2 hfc21_table3 hfc21_ablation hfc21_defender)
