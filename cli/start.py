@@ -4,6 +4,7 @@ import sys
 from typing import Literal
 
 from cli.endings import while_importing
+from cli.freed_memory import keep_freed_memory
 from cli.quick_answers import answer
 
 
@@ -14,6 +15,7 @@ def main(program: Literal["train", "evaluate", "prepare"]) -> None:
         program: Its name.
     """
     answer(f"{program}.py", sys.argv[1:])
+    keep_freed_memory()
     with while_importing():  # which takes seconds
         if program == "prepare":
             from cli.prepare import main as prepare
