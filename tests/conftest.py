@@ -289,6 +289,11 @@ class Seen:
         return class_outcome(outputs, targets)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with processes of their own come first: they are long, and at the end a worker would wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("processes") is None)
+
+
 @pytest.fixture
 def seen_victim() -> type[Seen]:
     """The victim whose features are the image."""

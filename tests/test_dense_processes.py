@@ -11,7 +11,7 @@ from medrobust.results.same_records import differences
 from tests.dense_toys import TASKS
 from tests.programs import PAIR, run, run_here
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(280)]
 
 ATTACKS = """
 attack:
@@ -25,7 +25,7 @@ OPTIONS = (
 ).split()
 
 
-@pytest.mark.parametrize("task", [pytest.param("masks", marks=pytest.mark.slow), "boxes"])
+@pytest.mark.parametrize("task", ["masks", "boxes"])
 def test_two_processes_leave_the_records_of_one(task: str, tmp_path: Path, run_of: Callable[[Path, Any], str]) -> None:
     victim, data = TASKS[task]
     best = Path(run_of(tmp_path / "run", victim())) / "checkpoints" / "best.ckpt"
