@@ -79,7 +79,8 @@ def _figures(options: argparse.Namespace) -> int:
     drawn = compare_figures(list(zip(told_apart(places), (place.folder for place in places), strict=True)), options.out)
     for one in drawn:
         sys.stdout.write(f"{options.out / one.name}.svg: {one.title}\n" if one.svg else f"{one.name}: {one.note}\n")
-    return 0 if all(one.svg for one in drawn) else 1
+    lacking = any(not places_of([one])[0] for one in options.runs)  # a folder that was named has no evaluation
+    return 1 if lacking or not all(one.svg for one in drawn) else 0
 
 
 def _transfer(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import compare
 from medrobust.results.figures import compare_figures, write_figures
 from medrobust.results.figures.drawing import _free_name
 from medrobust.results.figures.radius_sweep import area_under, radius_sweep
@@ -18,6 +19,7 @@ from medrobust.results.figures.studied_run import StudiedRun
 from medrobust.results.report.studied_figures import studied_figures
 from medrobust.results.studied import SETTINGS, STUDIES, Kept, Studied, keep, read_studies, write_settings
 from medrobust.results.summary import SCHEMA, SUMMARY
+from tests.made_runs import write_run
 
 BLUR = {"modality": "xray", "kind": "gaussian_blur", "severity": 1, "strength": 1.0}
 CORRUPTION = {"key": "blur", "attack": "blur", "method": "Corruption", "parameters": BLUR}
@@ -190,6 +192,25 @@ def test_a_class_from_elsewhere_names_its_drawing(tmp_path: Path, monkeypatch: p
     (beside,) = compare_figures([("a", tmp_path / "a"), ("b", tmp_path / "b")], tmp_path / "out")
     assert beside.table is not None and dict(beside.table.iter_rows()) == {"a": 0.5, "b": 0.25}
     assert (tmp_path / "out/captions.txt").read_text() == "mine\nLargest changes. By image.\n"
+
+
+def test_figures_without_one_of_the_runs_that_were_named_do_not_end_with_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "figures_of_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "figures_of_mine", raising=False)
+    run, missing, out = write_run(tmp_path, "a", {("pgd", 2): "1100"}), tmp_path / "b", str(tmp_path / "out")
+    place = run / "evaluate"
+    (key,) = (row["key"] for row in json.loads((place / SUMMARY).read_text())["rows"] if row["attack"] == "pgd")
+    write_settings(place, "mine", "Mine", {}, ["1"], "clean", {key: "of pgd"}, "figures_of_mine.largest")
+    keep(place, "mine", "of pgd", "1", {"attack": "pgd"}, {"change": np.ones(2)})
+    compare.main(["figures", str(run), "--out", out])
+    assert capsys.readouterr().err == ""
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["figures", str(run), str(missing), "--out", out])
+    assert ended.value.code == 1 and (tmp_path / "out/mine.svg").exists()
+    assert capsys.readouterr().err == f"left out: {missing} does not exist.\n"
 
 
 @pytest.mark.parametrize(
