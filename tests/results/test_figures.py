@@ -140,6 +140,17 @@ def test_the_share_of_images_rises_from_nothing_to_all() -> None:
     assert line.get_xydata().tolist() == [[0.25, 0.0], [0.25, 0.5], [0.5, 1.0]]
 
 
+@pytest.mark.parametrize(
+    ("objectives", "said"),
+    [([None], "its loss with"), ([None, {"class": "Margin", "kappa": 0.0}], "its Margin or loss with")],
+)
+def test_the_note_of_maps_names_what_was_differentiated(objectives: list[Any], said: str) -> None:
+    kept = [Kept("1", {}, {"gini": np.array(0.5), "top_energy": np.array(0.5)})]
+    studied = [Studied("saliency", "Saliency", {"objective": one}, ["1"], kept, {}) for one in objectives]
+    maps, _ = saliency([StudiedRun(str(number), {}, one) for number, one in enumerate(studied)])
+    assert f"the size of the gradient of {said} respect to each pixel" in maps.note
+
+
 def test_a_study_without_numbers_says_why_and_writes_nothing(tmp_path: Path) -> None:
     evaluation(tmp_path)
     evaluation(tmp_path, "Saliency", "saliency")

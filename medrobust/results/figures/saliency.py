@@ -1,6 +1,6 @@
 """Saliency maps beside their images, and how concentrated they are in each run (Ma20 Fig. 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,11 +59,18 @@ def _maps(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
 
     title = "Saliency"
     label = f"{title}: images of {', '.join(run.label for run in runs)}, and below each its input gradient."
+    differentiated = sorted({_differentiated(run.studied.parameters) for run in runs})
     note = (
-        "Below each image the size of its loss's gradient with respect to each pixel, each map from black, 0, to "
-        "light, the 99.5th percentile of its values."
+        f"Below each image the size of the gradient of its {' or '.join(differentiated)} with respect to each pixel, "
+        "each map from black, 0, to light, the 99.5th percentile of its values."
     )
     return Sheet("maps", title, "Ma20 Fig. 6", note, label, table, draw)
+
+
+def _differentiated(parameters: Mapping[str, Any]) -> str:
+    """What a study has differentiated: the victim's loss, or an objective by its class."""
+    objective = parameters.get("objective")
+    return str(objective.get("class", "objective")) if isinstance(objective, Mapping) else "loss"
 
 
 def _concentration(runs: Sequence[StudiedRun], table: pl.DataFrame) -> Sheet:
