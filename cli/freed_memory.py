@@ -22,8 +22,9 @@ def keep_freed_memory() -> bool:
     """
     if sys.platform != "linux" or any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
         return False
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is None:  # musl has none
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # a Python that loads no libraries; a C library without it, such as musl
         return False
     asked = ((MMAP_MAX, 0), (TRIM_THRESHOLD, NEVER), (TOP_PAD, 64 * MEBIBYTE))
     return all(set_option(option, value) == 1 for option, value in asked)

@@ -72,7 +72,8 @@ class LayerwiseDetector(SupervisedDetector):
             optimizer.step()
             with torch.no_grad():
                 loss = torch.stack(list(held())).sum(0)
-                better, least = loss < least.to(loss), torch.minimum(loss, least.to(loss))
+                better = loss < least.to(loss)
+                least = torch.where(better, loss, least.to(loss))  # a loss that is NaN leaves it as it is
                 for weight, kept in zip(weights, best, strict=True):
                     kept.copy_(
                         torch.where(better.view(*better.shape, *[1] * (weight.ndim - better.ndim)), weight, kept)
